@@ -1,0 +1,38 @@
+//! Where tokens come from: real text, and synthetic sources whose true conditional distribution is known.
+//!
+//! Tokens are `u32`, batches `[sequence, position]`. A batch for training has one position more than the context,
+//! so that every input has a next token.
+
+mod markov;
+mod text;
+mod vocab;
+
+pub use markov::Markov;
+pub use text::Corpus;
+pub use vocab::Vocab;
+
+use ndarray::Array2;
+
+use crate::num::Rng;
+
+/// A supply of token sequences.
+pub trait Source {
+    /// Number of different tokens.
+    fn d_vocab(&self) -> usize;
+
+    /// Draws `n_seqs` sequences of `len` tokens to train on: `[n_seqs, len]`.
+    fn sample(&self, n_seqs: usize, len: usize, rng: &mut Rng) -> crate::Result<Array2<u32>>;
+
+    /// The same from data that training never sees. For a source without end, simply more of it.
+    fn sample_held_out(&self, n_seqs: usize, len: usize, rng: &mut Rng) -> crate::Result<Array2<u32>>;
+
+    /// The true distribution of each next token, given the tokens so far: `[len, d_vocab]`, row `t` for token `t + 1`.
+    /// `None` where nobody knows it, as for real text.
+    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>>;
+
+    /// How a token is written in a figure.
+    fn token_text(&self, token: u32) -> String;
+
+    /// One line on what this is, for cards and files.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,75 @@
+//! One error type: a sentence that says what happened, and a way out.
+
+use std::fmt;
+
+/// What went wrong, as a class that a program can match on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting, or a pair of settings, is impossible.
+    Config,
+    /// Arrays, models or files that do not fit each other.
+    Shape,
+    /// Data that cannot be used: empty, too short, not text, not finite, out of range.
+    Data,
+    /// A file could not be read or written, or is not what its name says.
+    File,
+    /// A computation has no finite answer: a singular system, a loss that is not a number.
+    Numeric,
+}
+
+/// Result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A sentence with the offending value, then `help:` with the remedy.
+///
+/// `Debug` prints the same text as `Display`, so that `unwrap()` and a notebook's `?` show it too.
+///
+/// ```
+/// use onelens::{Error, ErrorKind};
+/// let e = Error::new(ErrorKind::Config, "n_heads is 0", "set n_heads to 1 or more");
+/// assert_eq!(e.to_string(), "n_heads is 0\nhelp: set n_heads to 1 or more");
+/// assert_eq!(format!("{e:?}"), e.to_string());
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Error {
+    kind: ErrorKind,
+    what: String,
+    help: String,
+}
+
+impl Error {
+    /// An error from what happened and how to get out of it.
+    pub fn new(kind: ErrorKind, what: impl Into<String>, help: impl Into<String>) -> Self {
+        Error { kind, what: what.into(), help: help.into() }
+    }
+
+    /// The class of the error.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What happened, without the remedy.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The remedy.
+    pub fn help(&self) -> &str {
+        &self.help
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nhelp: {}", self.what, self.help)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,240 @@
+//! The weights. A gradient, and each of AdamW's averages, is a `Params` too.
+
+use ndarray::{Array1, Array2, ArrayView, ArrayViewD, Dimension};
+
+use super::Config;
+use crate::num::{Rng, normal, rng};
+
+/// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockParams {
+    /// Gain of the norm before attention, `[d_model]`.
+    pub ln1_w: Array1<f32>,
+    /// Bias of the norm before attention, `[d_model]`.
+    pub ln1_b: Array1<f32>,
+    /// Queries, `[d_model, n_heads · d_head]`.
+    pub w_q: Array2<f32>,
+    /// Bias of the queries, `[n_heads · d_head]`.
+    pub b_q: Array1<f32>,
+    /// Keys, `[d_model, n_heads · d_head]`.
+    pub w_k: Array2<f32>,
+    /// Bias of the keys, `[n_heads · d_head]`.
+    pub b_k: Array1<f32>,
+    /// Values, `[d_model, n_heads · d_head]`.
+    pub w_v: Array2<f32>,
+    /// Bias of the values, `[n_heads · d_head]`.
+    pub b_v: Array1<f32>,
+    /// Attention output, `[n_heads · d_head, d_model]`.
+    pub w_o: Array2<f32>,
+    /// Bias of the attention output, `[d_model]`.
+    pub b_o: Array1<f32>,
+    /// Gain of the norm before the MLP, `[d_model]`.
+    pub ln2_w: Array1<f32>,
+    /// Bias of the norm before the MLP, `[d_model]`.
+    pub ln2_b: Array1<f32>,
+    /// MLP in, `[d_model, d_mlp]`.
+    pub w_in: Array2<f32>,
+    /// Bias of the MLP's hidden layer, `[d_mlp]`.
+    pub b_in: Array1<f32>,
+    /// MLP out, `[d_mlp, d_model]`.
+    pub w_out: Array2<f32>,
+    /// Bias of the MLP's output, `[d_model]`.
+    pub b_out: Array1<f32>,
+}
+
+/// All weights of a transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// Token embedding, `[d_vocab, d_model]`.
+    pub w_e: Array2<f32>,
+    /// Position embedding, `[n_ctx, d_model]`.
+    pub w_pos: Array2<f32>,
+    /// One per layer.
+    pub blocks: Vec<BlockParams>,
+    /// Gain of the final norm, `[d_model]`.
+    pub ln_final_w: Array1<f32>,
+    /// Bias of the final norm, `[d_model]`.
+    pub ln_final_b: Array1<f32>,
+    /// Unembedding, `[d_model, d_vocab]`.
+    pub w_u: Array2<f32>,
+    /// Bias of the logits, `[d_vocab]`.
+    pub b_u: Array1<f32>,
+}
+
+/// Calls `$each!(name, field, size...)` for every tensor of a block, in order: the one list of them.
+macro_rules! block_fields {
+    ($each:ident) => {
+        $each!(ln1_w);
+        $each!(ln1_b);
+        $each!(w_q);
+        $each!(b_q);
+        $each!(w_k);
+        $each!(b_k);
+        $each!(w_v);
+        $each!(b_v);
+        $each!(w_o);
+        $each!(b_o);
+        $each!(ln2_w);
+        $each!(ln2_b);
+        $each!(w_in);
+        $each!(b_in);
+        $each!(w_out);
+        $each!(b_out);
+    };
+}
+
+impl BlockParams {
+    fn zeros(c: &Config) -> Self {
+        let (d, heads, mlp) = (c.d_model, c.n_heads * c.d_head, c.d_mlp);
+        let (vector, matrix) = (Array1::zeros, |rows, columns| Array2::zeros((rows, columns)));
+        BlockParams {
+            ln1_w: vector(d),
+            ln1_b: vector(d),
+            w_q: matrix(d, heads),
+            b_q: vector(heads),
+            w_k: matrix(d, heads),
+            b_k: vector(heads),
+            w_v: matrix(d, heads),
+            b_v: vector(heads),
+            w_o: matrix(heads, d),
+            b_o: vector(d),
+            ln2_w: vector(d),
+            ln2_b: vector(d),
+            w_in: matrix(d, mlp),
+            b_in: vector(mlp),
+            w_out: matrix(mlp, d),
+            b_out: vector(d),
+        }
+    }
+}
+
+impl Params {
+    /// All zeros: the start of a gradient.
+    pub fn zeros(c: &Config) -> Self {
+        Params {
+            w_e: Array2::zeros((c.d_vocab, c.d_model)),
+            w_pos: Array2::zeros((c.n_ctx, c.d_model)),
+            blocks: (0..c.n_layers).map(|_| BlockParams::zeros(c)).collect(),
+            ln_final_w: Array1::zeros(c.d_model),
+            ln_final_b: Array1::zeros(c.d_model),
+            w_u: Array2::zeros((c.d_model, c.d_vocab)),
+            b_u: Array1::zeros(c.d_vocab),
+        }
+    }
+
+    /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual stream
+    /// smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `1/√d_model` instead
+    /// of 0.02 where that is larger, else they start out almost linear.
+    pub fn init(c: &Config) -> Self {
+        let mut params = Params::zeros(c);
+        let rng = &mut rng(c.seed, 0);
+        let std = (0.02_f64).max(0.5 / (c.d_model as f64).sqrt());
+        let out = std / (2.0 * c.n_layers as f64).sqrt();
+        fill(&mut params.w_e, std, rng);
+        fill(&mut params.w_pos, std, rng);
+        for b in &mut params.blocks {
+            b.ln1_w.fill(1.0);
+            b.ln2_w.fill(1.0);
+            for w in [&mut b.w_q, &mut b.w_k, &mut b.w_v, &mut b.w_in] {
+                fill(w, std, rng);
+            }
+            for w in [&mut b.w_o, &mut b.w_out] {
+                fill(w, out, rng);
+            }
+        }
+        params.ln_final_w.fill(1.0);
+        fill(&mut params.w_u, std, rng);
+        params
+    }
+
+    /// Every tensor with its name, in a fixed order. Names are TransformerLens's.
+    ///
+    /// ```
+    /// use onelens::model::{Config, Params};
+    /// let params = Params::zeros(&Config::default());
+    /// let (name, w_e) = &params.tensors()[0];
+    /// assert_eq!((name.as_str(), w_e.shape()), ("embed.W_E", [96, 64].as_slice()));
+    /// ```
+    pub fn tensors(&self) -> Vec<(String, ArrayViewD<'_, f32>)> {
+        fn entry<'a, D: Dimension>(name: String, a: ArrayView<'a, f32, D>) -> (String, ArrayViewD<'a, f32>) {
+            (name, a.into_dyn())
+        }
+        let mut all = vec![entry("embed.W_E".into(), self.w_e.view()), entry("pos_embed.W_pos".into(), self.w_pos.view())];
+        for (l, b) in self.blocks.iter().enumerate() {
+            macro_rules! each {
+                ($field:ident) => {
+                    all.push(entry(format!("blocks.{l}.{}", hooked_name(stringify!($field))), b.$field.view()))
+                };
+            }
+            block_fields!(each);
+        }
+        all.push(entry("ln_final.w".into(), self.ln_final_w.view()));
+        all.push(entry("ln_final.b".into(), self.ln_final_b.view()));
+        all.push(entry("unembed.W_U".into(), self.w_u.view()));
+        all.push(entry("unembed.b_U".into(), self.b_u.view()));
+        all
+    }
+
+    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors).
+    pub fn slices(&self) -> Vec<&[f32]> {
+        let mut all: Vec<Option<&[f32]>> = vec![self.w_e.as_slice(), self.w_pos.as_slice()];
+        for b in &self.blocks {
+            macro_rules! each {
+                ($field:ident) => {
+                    all.push(b.$field.as_slice())
+                };
+            }
+            block_fields!(each);
+        }
+        all.extend([self.ln_final_w.as_slice(), self.ln_final_b.as_slice(), self.w_u.as_slice(), self.b_u.as_slice()]);
+        all.into_iter().map(|s| s.expect("a parameter is stored row by row")).collect()
+    }
+
+    /// The same to write to.
+    pub fn slices_mut(&mut self) -> Vec<&mut [f32]> {
+        let mut all = vec![self.w_e.as_slice_mut(), self.w_pos.as_slice_mut()];
+        for b in &mut self.blocks {
+            macro_rules! each {
+                ($field:ident) => {
+                    all.push(b.$field.as_slice_mut())
+                };
+            }
+            block_fields!(each);
+        }
+        all.extend([
+            self.ln_final_w.as_slice_mut(),
+            self.ln_final_b.as_slice_mut(),
+            self.w_u.as_slice_mut(),
+            self.b_u.as_slice_mut(),
+        ]);
+        all.into_iter().map(|s| s.expect("a parameter is stored row by row")).collect()
+    }
+
+    /// Number of parameters.
+    pub fn count(&self) -> usize {
+        self.slices().iter().map(|s| s.len()).sum()
+    }
+
+    /// Adds `other` to these numbers, tensor by tensor. Panics if the shapes differ.
+    pub(crate) fn add(&mut self, other: &Params) {
+        for (a, b) in self.slices_mut().into_iter().zip(other.slices()) {
+            for (a, b) in a.iter_mut().zip(b) {
+                *a += b;
+            }
+        }
+    }
+}
+
+fn fill(w: &mut Array2<f32>, std: f64, rng: &mut Rng) {
+    w.mapv_inplace(|_| (normal(rng) * std) as f32);
+}
+
+/// `w_q` as TransformerLens writes it, `attn.W_Q`.
+fn hooked_name(field: &str) -> String {
+    match field.split_once('_') {
+        Some((norm @ ("ln1" | "ln2"), part)) => format!("{norm}.{part}"),
+        Some((kind, part @ ("q" | "k" | "v" | "o"))) => format!("attn.{}_{}", kind.to_uppercase(), part.to_uppercase()),
+        Some((kind, part)) => format!("mlp.{}_{part}", kind.to_uppercase()),
+        None => field.into(),
+    }
+}

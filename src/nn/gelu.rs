@@ -1,0 +1,32 @@
+//! The Gaussian error linear unit in its tanh form (Hendrycks & Gimpel 2016), as in GPT-2.
+
+use ndarray::{Array2, ArrayView2, Zip};
+
+use crate::num::Real;
+
+const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+const CUBIC: f64 = 0.044715;
+
+/// `½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, element by element.
+///
+/// ```
+/// use onelens::{ndarray::array, nn::gelu};
+/// let y = gelu(array![[0.0, 100.0, -100.0]].view());
+/// assert_eq!(y, array![[0.0, 100.0, 0.0]]);
+/// ```
+pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
+    let (half, k, cubic) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC));
+    x.mapv(|x| half * x * (F::one() + (k * (x + cubic * x * x * x)).tanh_real()))
+}
+
+/// `dx = dy · gelu'(x)`.
+pub fn gelu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
+    let (half, k, cubic, three) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC), F::of(3.0));
+    let mut dx = dy.as_standard_layout().into_owned();
+    Zip::from(&mut dx).and(&x).for_each(|d, &x| {
+        let t = (k * (x + cubic * x * x * x)).tanh_real();
+        let slope = k * (F::one() + three * cubic * x * x);
+        *d *= half * (F::one() + t) + half * x * (F::one() - t * t) * slope;
+    });
+    dx
+}

@@ -1,0 +1,84 @@
+//! Factorisations of symmetric positive definite matrices.
+
+use faer::linalg::solvers::Solve;
+use faer::{Mat, Side};
+use ndarray::{Array2, ArrayView2};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The Cholesky factor `S = L Lᵀ` of a symmetric positive definite matrix, kept to solve with many right-hand sides.
+///
+/// ```
+/// use onelens::{ndarray::array, num::Cholesky};
+/// let factor = Cholesky::new(array![[4.0, 0.0], [0.0, 2.0]].view())?;
+/// assert_eq!(factor.solve(array![[8.0], [8.0]].view()), array![[2.0], [4.0]]);
+/// # Ok::<(), onelens::Error>(())
+/// ```
+pub struct Cholesky(faer::linalg::solvers::Llt<f64>);
+
+impl Cholesky {
+    /// Factors `s: [d, d]`; only its lower triangle is read.
+    ///
+    /// Fails if `s` is not square, or not positive definite to working precision.
+    pub fn new(s: ArrayView2<f64>) -> Result<Self> {
+        let (d, columns) = s.dim();
+        if d != columns {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("a Cholesky factor needs a square matrix, this one is {d} x {columns}"),
+                "pass a covariance or Gram matrix",
+            ));
+        }
+        let singular = || {
+            Error::new(
+                ErrorKind::Numeric,
+                format!("this {d} x {d} matrix is not positive definite: some direction has no variance"),
+                "add a ridge (a larger `lambda`), or use more samples than dimensions",
+            )
+        };
+        let mat = Mat::from_fn(d, d, |i, j| s[(i, j)]);
+        let factor = mat.llt(Side::Lower).map_err(|_| singular())?;
+        // Rounding can let a singular matrix through with a pivot that is only noise.
+        let l = factor.L();
+        let (mut smallest, mut largest) = (f64::INFINITY, 0.0_f64);
+        for i in 0..d {
+            let pivot = l[(i, i)] * l[(i, i)];
+            (smallest, largest) = (smallest.min(pivot), largest.max(pivot));
+        }
+        let finite = largest.is_finite() && !smallest.is_nan();
+        if d > 0 && !(finite && smallest > largest * d as f64 * f64::EPSILON) {
+            return Err(singular());
+        }
+        Ok(Cholesky(factor))
+    }
+
+    /// The `x` with `S x = rhs`; both `[d, k]`. Panics if `rhs` does not have `d` rows.
+    pub fn solve(&self, rhs: ArrayView2<f64>) -> Array2<f64> {
+        let x = self.0.solve(Mat::from_fn(rhs.nrows(), rhs.ncols(), |i, j| rhs[(i, j)]));
+        Array2::from_shape_fn(rhs.dim(), |(i, j)| x[(i, j)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn solution_satisfies_the_system() {
+        let s = array![[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]];
+        let rhs = array![[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]];
+        let x = Cholesky::new(s.view()).unwrap().solve(rhs.view());
+        assert!((s.dot(&x) - rhs).iter().all(|e| e.abs() < 1e-14));
+    }
+
+    #[test]
+    fn singular_and_non_finite_matrices_are_errors() {
+        for s in [array![[1.0, 1.0], [1.0, 1.0]], array![[1.0, 0.0], [0.0, 0.0]], array![[f64::NAN, 0.0], [0.0, 1.0]]] {
+            let e = Cholesky::new(s.view()).err().expect("singular");
+            assert_eq!(e.kind(), ErrorKind::Numeric);
+            assert!(e.to_string().contains("positive definite"), "{e}");
+        }
+        assert_eq!(Cholesky::new(Array2::zeros((2, 3)).view()).err().unwrap().kind(), ErrorKind::Shape);
+    }
+}

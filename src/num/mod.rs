@@ -1,0 +1,13 @@
+//! Mathematics that has never heard of tokens: products, factorisations, probability, seeded randomness.
+
+mod factor;
+mod probability;
+mod product;
+mod random;
+mod real;
+
+pub use factor::Cholesky;
+pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
+pub use product::{add_matmul, matmul};
+pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
+pub use real::Real;

@@ -1,0 +1,212 @@
+//! A drawing surface: `plotters`' SVG writer with tenths of a pixel and with text that is safe to draw.
+
+use plotters::backend::{BackendCoord, DrawingBackend, SVGBackend};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBAColor, RGBColor, ShapeStyle, TextStyle};
+
+use super::text;
+use super::theme::{self, PAPER, Rgb};
+use crate::session::escape_html;
+
+/// `plotters` draws at whole units; ten units to the pixel keep curves smooth.
+const UNITS: f64 = 10.0;
+
+/// Where a text stands relative to its point; vertically it is always centred.
+#[derive(Clone, Copy)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+    /// Reads upwards and ends at the point.
+    UpEnd,
+}
+
+/// A finished drawing: elements in units of a tenth of a pixel.
+#[derive(Clone)]
+pub(super) struct Drawing {
+    width: f64,
+    height: f64,
+    elements: String,
+}
+
+impl Drawing {
+    /// Draws on a canvas of `width` by `height` pixels.
+    pub(super) fn new(width: f64, height: f64, draw: impl FnOnce(&mut Canvas)) -> Drawing {
+        let mut svg = String::new();
+        draw(&mut Canvas { backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)) });
+        // `plotters` writes one opening tag first and one closing tag last; all between are the elements.
+        let start = svg.find('>').map_or(0, |i| i + 1);
+        let end = svg.rfind("</svg>").unwrap_or(svg.len());
+        let elements = svg[start..end]
+            .replace(" opacity=\"1\"", "")
+            .replace(" stroke=\"none\"", "")
+            .replace(" \"/>", "\"/>")
+            .replace(">\n", ">")
+            .replace("\n<", "<");
+        Drawing { width, height, elements }
+    }
+
+    /// The drawing inside HTML, where the page's style sheet colours it.
+    pub(super) fn inline(&self, title: &str) -> String {
+        format!(
+            "<svg width=\"{}\" height=\"{}\" viewBox=\"0 0 {} {}\" stroke-linejoin=\"round\" role=\"img\" aria-label=\"{}\">{}</svg>",
+            self.width,
+            self.height,
+            units(self.width),
+            units(self.height),
+            escape_html(title),
+            self.elements
+        )
+    }
+
+    /// The drawing as a file that stands alone.
+    pub(super) fn standalone(&self, title: &str) -> String {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {w} {h}\" \
+             stroke-linejoin=\"round\" role=\"img\"><title>{}</title><style>{}</style>\
+             <rect width=\"{w}\" height=\"{h}\" fill=\"{}\"/>{}</svg>\n",
+            self.width,
+            self.height,
+            escape_html(title),
+            *theme::SVG_STYLE,
+            theme::hex(PAPER),
+            self.elements,
+            w = units(self.width),
+            h = units(self.height),
+        )
+    }
+
+    /// Both drawings in one, `other` to the right or below.
+    pub(super) fn with(&self, other: &Drawing, beside: bool) -> Drawing {
+        const GAP: f64 = 28.0;
+        let (x, y) = if beside { (self.width + GAP, 0.0) } else { (0.0, self.height + GAP) };
+        let elements = format!("{}<g transform=\"translate({} {})\">{}</g>", self.elements, units(x), units(y), other.elements);
+        Drawing { width: self.width.max(x + other.width), height: self.height.max(y + other.height), elements }
+    }
+}
+
+/// What a figure draws on while it is being drawn; all lengths in pixels.
+pub(super) struct Canvas<'a> {
+    backend: SVGBackend<'a>,
+}
+
+fn units(pixels: f64) -> i32 {
+    (pixels * UNITS).round() as i32
+}
+
+fn at((x, y): (f64, f64)) -> BackendCoord {
+    (units(x), units(y))
+}
+
+fn colour((r, g, b): Rgb, alpha: f64) -> RGBAColor {
+    RGBColor(r, g, b).mix(alpha)
+}
+
+fn stroke(c: Rgb, width: f64) -> ShapeStyle {
+    ShapeStyle { color: colour(c, 1.0), filled: false, stroke_width: units(width) as u32 }
+}
+
+fn fill(c: Rgb, alpha: f64) -> ShapeStyle {
+    ShapeStyle { color: colour(c, alpha), filled: true, stroke_width: 0 }
+}
+
+/// Writing into a `String` has no way to fail, so a failure is a bug here and not a user's.
+const WRITES: &str = "plotters writes into a String";
+
+impl Canvas<'_> {
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), c: Rgb, width: f64) {
+        self.backend.draw_line(at(from), at(to), &stroke(c, width)).expect(WRITES);
+    }
+
+    pub(super) fn path(&mut self, points: &[(f64, f64)], c: Rgb, width: f64) {
+        self.backend.draw_path(points.iter().map(|&p| at(p)), &stroke(c, width)).expect(WRITES);
+    }
+
+    /// A path in strokes of 6 pixels with gaps of 4.
+    pub(super) fn dashed(&mut self, points: &[(f64, f64)], c: Rgb, width: f64) {
+        let (on, off) = (6.0, 4.0);
+        let mut left = on;
+        let mut drawing = true;
+        let mut dash: Vec<(f64, f64)> = points.first().copied().into_iter().collect();
+        for pair in points.windows(2) {
+            let (mut from, to) = (pair[0], pair[1]);
+            let mut length = (to.0 - from.0).hypot(to.1 - from.1);
+            while length > left {
+                let t = left / length;
+                from = (from.0 + t * (to.0 - from.0), from.1 + t * (to.1 - from.1));
+                length -= left;
+                if drawing {
+                    dash.push(from);
+                    self.path(&dash, c, width);
+                    dash.clear();
+                } else {
+                    dash.push(from);
+                }
+                drawing = !drawing;
+                left = if drawing { on } else { off };
+            }
+            left -= length;
+            if drawing {
+                dash.push(to);
+            }
+        }
+        if dash.len() > 1 {
+            self.path(&dash, c, width);
+        }
+    }
+
+    pub(super) fn polygon(&mut self, points: &[(f64, f64)], c: Rgb, alpha: f64) {
+        self.backend.fill_polygon(points.iter().map(|&p| at(p)), &fill(c, alpha)).expect(WRITES);
+    }
+
+    pub(super) fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), c: Rgb) {
+        self.backend.draw_rect(at((x, y)), at((x + width, y + height)), &fill(c, 1.0), true).expect(WRITES);
+    }
+
+    /// A rectangle hatched with diagonals: there is no value here.
+    pub(super) fn hatched(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), ground: Rgb, lines: Rgb) {
+        self.rect((x, y), (width, height), ground);
+        // The lines `u + v = s` across the rectangle, each from where it enters to where it leaves.
+        let mut s = 5.0;
+        while s < width + height {
+            let from = (x + (s - height).max(0.0), y + s.min(height));
+            let to = (x + s.min(width), y + (s - width).max(0.0));
+            self.line(from, to, lines, 1.0);
+            s += 6.0;
+        }
+    }
+
+    /// A mark at a data point; the shape says the series where colours do not.
+    pub(super) fn mark(&mut self, (x, y): (f64, f64), shape: usize, c: Rgb) {
+        let around = |r: f64, corners: &[(f64, f64)]| corners.iter().map(|(u, v)| (x + r * u, y + r * v)).collect::<Vec<_>>();
+        match shape % 4 {
+            0 => self.backend.draw_circle(at((x, y)), units(3.0) as u32, &fill(c, 1.0), true).expect(WRITES),
+            1 => self.polygon(&around(2.8, &[(-1., -1.), (1., -1.), (1., 1.), (-1., 1.)]), c, 1.0),
+            2 => self.polygon(&around(3.8, &[(0., -1.), (0.95, 0.75), (-0.95, 0.75)]), c, 1.0),
+            _ => self.polygon(&around(4.0, &[(0., -1.), (1., 0.), (0., 1.), (-1., 0.)]), c, 1.0),
+        }
+    }
+
+    pub(super) fn text(&mut self, at_point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb) {
+        self.words(at_point, words, size, anchor, c, FontStyle::Normal);
+    }
+
+    pub(super) fn bold(&mut self, at_point: (f64, f64), words: &str, size: f64, c: Rgb) {
+        self.words(at_point, words, size, Anchor::Start, c, FontStyle::Bold);
+    }
+
+    fn words(&mut self, point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb, style: FontStyle) {
+        let h_pos = match anchor {
+            Anchor::Start => HPos::Left,
+            Anchor::Middle => HPos::Center,
+            Anchor::End | Anchor::UpEnd => HPos::Right,
+        };
+        // `plotters` divides sizes by 1.24 when it writes them.
+        let mut font = ("sans-serif", size * UNITS * 1.24).into_font().style(style);
+        if matches!(anchor, Anchor::UpEnd) {
+            font = font.transform(FontTransform::Rotate270);
+        }
+        let style = TextStyle::from(font).color(&colour(c, 1.0)).pos(Pos::new(h_pos, VPos::Center));
+        self.backend.draw_text(&text::one_line(words), &style, at(point)).expect(WRITES);
+    }
+}
