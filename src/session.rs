@@ -86,8 +86,16 @@ pub struct Progress {
 impl Progress {
     /// A progress line for `total` steps. Nothing is shown before the first update.
     pub fn new(label: &str, total: usize) -> Self {
-        let id = format!("onelens-progress-{}-{}", std::process::id(), NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        Progress { label: label.into(), total: total.max(1), id, started: Instant::now(), shown: None, tenths: 0 }
+        let id =
+            format!("onelens-progress-{}-{}", std::process::id(), NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        Progress {
+            label: label.into(),
+            total: total.max(1),
+            id,
+            started: Instant::now(),
+            shown: None,
+            tenths: 0,
+        }
     }
 
     /// Reports that `done` of the steps are done; `note` is called only if something will be shown.

@@ -51,7 +51,8 @@ impl Source for Markov {
         let mut out = Array2::zeros((n_seqs, len));
         for mut row in out.rows_mut() {
             // A Dirichlet draw is a vector of gamma draws, normalised; `sample_index` normalises.
-            let chain = Array2::from_shape_simple_fn((self.n_states, self.n_states), || gamma(self.alpha, rng));
+            let chain =
+                Array2::from_shape_simple_fn((self.n_states, self.n_states), || gamma(self.alpha, rng));
             let mut state = uniform_index(rng, self.n_states);
             for token in &mut row {
                 *token = state as u32;

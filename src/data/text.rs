@@ -43,7 +43,11 @@ impl Corpus {
         let path = path.as_ref();
         let shown = path.display();
         let meta = std::fs::metadata(path).map_err(|e| {
-            Error::new(ErrorKind::File, format!("cannot open {shown}: {e}"), "give the path of a text file or a folder of text files")
+            Error::new(
+                ErrorKind::File,
+                format!("cannot open {shown}: {e}"),
+                "give the path of a text file or a folder of text files",
+            )
         })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         if meta.is_file() {
@@ -54,7 +58,8 @@ impl Corpus {
         collect_files(path, &mut files)?;
         files.sort();
         // A folder may hold pictures and object files beside its text; those are not what was asked for.
-        let texts: Vec<String> = files.iter().filter_map(|f| read_text(f).ok()).filter(|t| !t.is_empty()).collect();
+        let texts: Vec<String> =
+            files.iter().filter_map(|f| read_text(f).ok()).filter(|t| !t.is_empty()).collect();
         match texts.len() {
             0 => Err(Error::new(
                 ErrorKind::Data,
@@ -85,8 +90,16 @@ impl Corpus {
 
     fn from_files(name: &str, texts: &[String]) -> Result<Self> {
         let pick = |held_out: bool| -> Vec<&str> {
-            let is_held_out = |i: usize| i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 || (texts.len() < HELD_OUT_EVERY && i + 1 == texts.len());
-            texts.iter().enumerate().filter(|&(i, _)| is_held_out(i) == held_out).map(|(_, t)| t.as_str()).collect()
+            let is_held_out = |i: usize| {
+                i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+                    || (texts.len() < HELD_OUT_EVERY && i + 1 == texts.len())
+            };
+            texts
+                .iter()
+                .enumerate()
+                .filter(|&(i, _)| is_held_out(i) == held_out)
+                .map(|(_, t)| t.as_str())
+                .collect()
         };
         Self::build(name, &pick(false), &pick(true))
     }
@@ -194,7 +207,11 @@ impl std::fmt::Debug for Corpus {
 
 fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| {
-        Error::new(ErrorKind::File, format!("cannot read {}: {e}", path.display()), "check the path and its permissions")
+        Error::new(
+            ErrorKind::File,
+            format!("cannot read {}: {e}", path.display()),
+            "check the path and its permissions",
+        )
     })?;
     String::from_utf8(bytes).map_err(|e| {
         Error::new(
@@ -207,7 +224,11 @@ fn read_text(path: &Path) -> Result<String> {
 
 fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let unreadable = |e: std::io::Error| {
-        Error::new(ErrorKind::File, format!("cannot read the folder {}: {e}", folder.display()), "check its permissions")
+        Error::new(
+            ErrorKind::File,
+            format!("cannot read the folder {}: {e}", folder.display()),
+            "check its permissions",
+        )
     };
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
@@ -234,7 +255,9 @@ fn find_crate(name: &str, series: &str) -> Result<PathBuf> {
         }
         looked.push("vendor/ here and above".to_string());
     }
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| std::env::home_dir().map(|h| h.join(".cargo")));
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|h| h.join(".cargo")));
     let mut found = Vec::new();
     if let Some(home) = home {
         let registry = home.join("registry").join("src");
@@ -243,7 +266,8 @@ fn find_crate(name: &str, series: &str) -> Result<PathBuf> {
             for package in std::fs::read_dir(index.path()).into_iter().flatten().flatten() {
                 let folder = package.file_name().to_string_lossy().into_owned();
                 let version = folder.strip_prefix(name).and_then(|v| v.strip_prefix('-'));
-                let matches = version.and_then(|v| v.strip_prefix(series)).is_some_and(|rest| rest.starts_with('.'));
+                let matches =
+                    version.and_then(|v| v.strip_prefix(series)).is_some_and(|rest| rest.starts_with('.'));
                 if matches && package.path().join("src").is_dir() {
                     let patch = folder.rsplit('.').next().and_then(|p| p.parse::<u64>().ok()).unwrap_or(0);
                     found.push((patch, package.path()));

@@ -5,14 +5,26 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use super::forward::{BlockTape, Tape, head_slice};
 use super::{BlockParams, Config, Params};
 use crate::nn::{
-    attention_backward, embed_backward, gain_bias_backward, gelu_backward, layer_norm_backward, linear_backward,
+    attention_backward, embed_backward, gain_bias_backward, gelu_backward, layer_norm_backward,
+    linear_backward,
 };
 
 /// The gradient of a loss with respect to every parameter, from `dlogits: [sequence · pos, d_vocab]`.
-pub(crate) fn backward(config: &Config, params: &Params, tape: &Tape, tokens: ArrayView2<u32>, dlogits: ArrayView2<f32>) -> Params {
+pub(crate) fn backward(
+    config: &Config,
+    params: &Params,
+    tape: &Tape,
+    tokens: ArrayView2<u32>,
+    dlogits: ArrayView2<f32>,
+) -> Params {
     let mut grad = Params::zeros(config);
-    let dunembed_in =
-        linear_backward(dlogits, tape.unembed_in.view(), params.w_u.view(), grad.w_u.view_mut(), grad.b_u.view_mut());
+    let dunembed_in = linear_backward(
+        dlogits,
+        tape.unembed_in.view(),
+        params.w_u.view(),
+        grad.w_u.view_mut(),
+        grad.b_u.view_mut(),
+    );
     let dnorm = gain_bias_backward(
         dunembed_in.view(),
         tape.norm_final.view(),
@@ -34,10 +46,29 @@ pub(crate) fn backward(config: &Config, params: &Params, tape: &Tape, tokens: Ar
 }
 
 /// Turns `dh` from the gradient after the block into the gradient before it.
-fn block_backward(config: &Config, p: &BlockParams, tape: &BlockTape, grad: &mut BlockParams, dh: &mut Array2<f32>, n_pos: usize) {
-    let dpost = linear_backward(dh.view(), tape.mlp_post.view(), p.w_out.view(), grad.w_out.view_mut(), grad.b_out.view_mut());
+fn block_backward(
+    config: &Config,
+    p: &BlockParams,
+    tape: &BlockTape,
+    grad: &mut BlockParams,
+    dh: &mut Array2<f32>,
+    n_pos: usize,
+) {
+    let dpost = linear_backward(
+        dh.view(),
+        tape.mlp_post.view(),
+        p.w_out.view(),
+        grad.w_out.view_mut(),
+        grad.b_out.view_mut(),
+    );
     let dpre = gelu_backward(dpost.view(), tape.mlp_pre.view());
-    let dmlp_in = linear_backward(dpre.view(), tape.mlp_in.view(), p.w_in.view(), grad.w_in.view_mut(), grad.b_in.view_mut());
+    let dmlp_in = linear_backward(
+        dpre.view(),
+        tape.mlp_in.view(),
+        p.w_in.view(),
+        grad.w_in.view_mut(),
+        grad.b_in.view_mut(),
+    );
     let dnorm2 = gain_bias_backward(
         dmlp_in.view(),
         tape.norm2.view(),
@@ -47,8 +78,10 @@ fn block_backward(config: &Config, p: &BlockParams, tape: &BlockTape, grad: &mut
     );
     *dh += &layer_norm_backward(dnorm2.view(), tape.norm2.view(), tape.rstd2.view());
 
-    let dz = linear_backward(dh.view(), tape.z.view(), p.w_o.view(), grad.w_o.view_mut(), grad.b_o.view_mut());
-    let (mut dq, mut dk, mut dv) = (Array2::zeros(dz.dim()), Array2::zeros(dz.dim()), Array2::zeros(dz.dim()));
+    let dz =
+        linear_backward(dh.view(), tape.z.view(), p.w_o.view(), grad.w_o.view_mut(), grad.b_o.view_mut());
+    let (mut dq, mut dk, mut dv) =
+        (Array2::zeros(dz.dim()), Array2::zeros(dz.dim()), Array2::zeros(dz.dim()));
     for sequence in 0..dz.nrows() / n_pos {
         for head in 0..config.n_heads {
             let at = head_slice(config, n_pos, sequence, head);

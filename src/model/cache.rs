@@ -97,6 +97,10 @@ impl ActivationCache {
 impl std::fmt::Debug for ActivationCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let c = &self.config;
-        write!(f, "ActivationCache: {} layers, {} sequences of {} tokens", c.n_layers, self.tape.n_seqs, self.tape.n_pos)
+        write!(
+            f,
+            "ActivationCache: {} layers, {} sequences of {} tokens",
+            c.n_layers, self.tape.n_seqs, self.tape.n_pos
+        )
     }
 }

@@ -37,7 +37,17 @@ pub struct Config {
 impl Default for Config {
     /// Six blocks of width 64 over 64 tokens: small enough to train while you read.
     fn default() -> Self {
-        Config { d_vocab: 96, n_ctx: 64, d_model: 64, n_layers: 6, n_heads: 4, d_head: 16, d_mlp: 256, eps: 1e-5, seed: 0 }
+        Config {
+            d_vocab: 96,
+            n_ctx: 64,
+            d_model: 64,
+            n_layers: 6,
+            n_heads: 4,
+            d_head: 16,
+            d_mlp: 256,
+            eps: 1e-5,
+            seed: 0,
+        }
     }
 }
 
@@ -63,7 +73,11 @@ impl Config {
             }
         }
         if !(self.eps > 0.0 && self.eps.is_finite()) {
-            return Err(Error::new(ErrorKind::Config, format!("eps is {}", self.eps), "set eps to a small positive number, for example 1e-5"));
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("eps is {}", self.eps),
+                "set eps to a small positive number, for example 1e-5",
+            ));
         }
         Ok(())
     }

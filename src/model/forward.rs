@@ -93,7 +93,23 @@ fn block(config: &Config, p: &BlockParams, resid_pre: ArrayView2<f32>, n_pos: us
     let mlp_post = gelu(mlp_pre.view());
     let mut resid_post = linear(mlp_post.view(), p.w_out.view(), p.b_out.view());
     resid_post += &resid_mid;
-    BlockTape { norm1, rstd1, attn_in, q, k, v, pattern, z, resid_mid, norm2, rstd2, mlp_in, mlp_pre, mlp_post, resid_post }
+    BlockTape {
+        norm1,
+        rstd1,
+        attn_in,
+        q,
+        k,
+        v,
+        pattern,
+        z,
+        resid_mid,
+        norm2,
+        rstd2,
+        mlp_in,
+        mlp_pre,
+        mlp_post,
+        resid_post,
+    }
 }
 
 /// Where one head of one sequence sits in a `[sequence · pos, head · d_head]` array.

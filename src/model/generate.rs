@@ -13,13 +13,22 @@ impl Transformer {
     /// The model sees at most its last `n_ctx` tokens.
     pub fn generate_greedy(&self, prompt: &[u32], n: usize) -> Result<Vec<u32>> {
         self.generate(prompt, n, |logits| {
-            let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b });
+            let best = logits
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b });
             best.0
         })
     }
 
     /// `n` more tokens after `prompt`, drawn at `temperature` (1 is the model's own distribution, towards 0 greedy).
-    pub fn generate_sampled(&self, prompt: &[u32], n: usize, temperature: f64, seed: u64) -> Result<Vec<u32>> {
+    pub fn generate_sampled(
+        &self,
+        prompt: &[u32],
+        n: usize,
+        temperature: f64,
+        seed: u64,
+    ) -> Result<Vec<u32>> {
         if !(temperature > 0.0 && temperature.is_finite()) {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -34,9 +43,18 @@ impl Transformer {
         })
     }
 
-    fn generate(&self, prompt: &[u32], n: usize, mut choose: impl FnMut(&[f32]) -> usize) -> Result<Vec<u32>> {
+    fn generate(
+        &self,
+        prompt: &[u32],
+        n: usize,
+        mut choose: impl FnMut(&[f32]) -> usize,
+    ) -> Result<Vec<u32>> {
         if prompt.is_empty() {
-            return Err(Error::new(ErrorKind::Data, "the prompt is empty", "give at least one token to start from"));
+            return Err(Error::new(
+                ErrorKind::Data,
+                "the prompt is empty",
+                "give at least one token to start from",
+            ));
         }
         let mut tokens = prompt.to_vec();
         while tokens.len() < prompt.len() + n && !session::interrupted() {

@@ -61,7 +61,7 @@ pub struct Params {
     pub b_u: Array1<f32>,
 }
 
-/// Calls `$each!(name, field, size...)` for every tensor of a block, in order: the one list of them.
+/// Calls `$each!(field)` for every tensor of a block: the one list of them, and their order.
 macro_rules! block_fields {
     ($each:ident) => {
         $each!(ln1_w);
@@ -159,11 +159,17 @@ impl Params {
         fn entry<'a, D: Dimension>(name: String, a: ArrayView<'a, f32, D>) -> (String, ArrayViewD<'a, f32>) {
             (name, a.into_dyn())
         }
-        let mut all = vec![entry("embed.W_E".into(), self.w_e.view()), entry("pos_embed.W_pos".into(), self.w_pos.view())];
+        let mut all = vec![
+            entry("embed.W_E".into(), self.w_e.view()),
+            entry("pos_embed.W_pos".into(), self.w_pos.view()),
+        ];
         for (l, b) in self.blocks.iter().enumerate() {
             macro_rules! each {
                 ($field:ident) => {
-                    all.push(entry(format!("blocks.{l}.{}", hooked_name(stringify!($field))), b.$field.view()))
+                    all.push(entry(
+                        format!("blocks.{l}.{}", hooked_name(stringify!($field))),
+                        b.$field.view(),
+                    ))
                 };
             }
             block_fields!(each);
@@ -186,7 +192,12 @@ impl Params {
             }
             block_fields!(each);
         }
-        all.extend([self.ln_final_w.as_slice(), self.ln_final_b.as_slice(), self.w_u.as_slice(), self.b_u.as_slice()]);
+        all.extend([
+            self.ln_final_w.as_slice(),
+            self.ln_final_b.as_slice(),
+            self.w_u.as_slice(),
+            self.b_u.as_slice(),
+        ]);
         all.into_iter().map(|s| s.expect("a parameter is stored row by row")).collect()
     }
 
@@ -229,12 +240,13 @@ fn fill(w: &mut Array2<f32>, std: f64, rng: &mut Rng) {
     w.mapv_inplace(|_| (normal(rng) * std) as f32);
 }
 
-/// `w_q` as TransformerLens writes it, `attn.W_Q`.
+/// `w_q` as TransformerLens writes it, `attn.W_Q`; biases keep their small `b`.
 fn hooked_name(field: &str) -> String {
-    match field.split_once('_') {
-        Some((norm @ ("ln1" | "ln2"), part)) => format!("{norm}.{part}"),
-        Some((kind, part @ ("q" | "k" | "v" | "o"))) => format!("attn.{}_{}", kind.to_uppercase(), part.to_uppercase()),
-        Some((kind, part)) => format!("mlp.{}_{part}", kind.to_uppercase()),
-        None => field.into(),
+    let (kind, part) = field.split_once('_').unwrap_or((field, ""));
+    let kind = if kind == "w" { "W" } else { kind };
+    match part {
+        "q" | "k" | "v" | "o" => format!("attn.{kind}_{}", part.to_uppercase()),
+        "in" | "out" => format!("mlp.{kind}_{part}"),
+        _ => format!("{kind}.{part}"),
     }
 }

@@ -63,7 +63,7 @@ impl Training {
         if step < self.warmup {
             return self.lr * (step + 1) as f64 / self.warmup as f64;
         }
-        let done = (step - self.warmup) as f64 / (self.steps - self.warmup).max(1) as f64;
+        let done = (step - self.warmup) as f64 / self.steps.saturating_sub(self.warmup).max(1) as f64;
         self.lr * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * done).cos()))
     }
 
@@ -88,10 +88,6 @@ impl Training {
         }
         if self.batch_size == 0 {
             return bad("batch_size", "0".into(), "1 or more");
-        }
-        if self.warmup > self.steps {
-            let help = format!("at most steps, which is {}", self.steps);
-            return bad("warmup", self.warmup.to_string(), &help);
         }
         Ok(())
     }
@@ -140,9 +136,14 @@ impl Transformer {
         }
         let len = self.config.n_ctx + 1;
         let mut batches = rng(how.seed, 1);
-        let mut adam = AdamW { mean: Params::zeros(&self.config), square: Params::zeros(&self.config), step: 0 };
+        let mut adam =
+            AdamW { mean: Params::zeros(&self.config), square: Params::zeros(&self.config), step: 0 };
         let mut last_good = self.params.clone();
-        let mut log = TrainingLog { losses: Vec::with_capacity(how.steps), held_out_loss: f64::NAN, interrupted: false };
+        let mut log = TrainingLog {
+            losses: Vec::with_capacity(how.steps),
+            held_out_loss: f64::NAN,
+            interrupted: false,
+        };
         let mut progress = Progress::new("training", how.steps);
         for step in 0..how.steps {
             if session::interrupted() {
@@ -157,7 +158,10 @@ impl Transformer {
                 return Err(Error::new(
                     ErrorKind::Numeric,
                     format!("training broke down at step {step}: loss {loss}, gradient norm {norm}"),
-                    format!("the model is back at its last good weights; train with a smaller `lr` (it was {})", how.lr),
+                    format!(
+                        "the model is back at its last good weights; train with a smaller `lr` (it was {})",
+                        how.lr
+                    ),
                 ));
             }
             last_good.clone_from(&self.params);
@@ -171,11 +175,18 @@ impl Transformer {
             return Err(Error::new(
                 ErrorKind::Numeric,
                 format!("the loss after the last step is {}", log.held_out_loss),
-                format!("the model is back at its last good weights; train with a smaller `lr` (it was {})", how.lr),
+                format!(
+                    "the model is back at its last good weights; train with a smaller `lr` (it was {})",
+                    how.lr
+                ),
             ));
         }
         let how_it_ended = if log.interrupted { ", interrupted" } else { "" };
-        progress.finish(&format!("{} steps{how_it_ended}, held-out loss {:.3} nats per token", log.losses.len(), log.held_out_loss));
+        progress.finish(&format!(
+            "{} steps{how_it_ended}, held-out loss {:.3} nats per token",
+            log.losses.len(),
+            log.held_out_loss
+        ));
         Ok(log)
     }
 }
@@ -208,7 +219,9 @@ impl AdamW {
         let (b1, b2, scale) = (how.beta1 as f32, how.beta2 as f32, scale as f32);
         let decays: Vec<bool> = params.tensors().iter().map(|(_, t)| t.ndim() > 1).collect();
         let state = self.mean.slices_mut().into_iter().zip(self.square.slices_mut());
-        for (((p, g), (m, v)), decays) in params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(decays) {
+        for (((p, g), (m, v)), decays) in
+            params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(decays)
+        {
             let keep = if decays { (1.0 - lr * how.weight_decay) as f32 } else { 1.0 };
             for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                 let g = g * scale;

@@ -44,11 +44,16 @@ impl Transformer {
     /// Fails on a token outside the vocabulary, an empty batch, or more positions than `n_ctx`.
     pub fn forward(&self, tokens: &Array2<u32>) -> Result<Array3<f32>> {
         self.check_tokens(tokens)?;
-        let parts: Vec<Array2<f32>> =
-            self.parts(tokens).into_par_iter().map(|part| forward(&self.config, &self.params, part).logits).collect();
+        let parts: Vec<Array2<f32>> = self
+            .parts(tokens)
+            .into_par_iter()
+            .map(|part| forward(&self.config, &self.params, part).logits)
+            .collect();
         let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
         let rows = ndarray::concatenate(Axis(0), &views).expect("parts have the same width");
-        Ok(rows.into_shape_with_order((tokens.nrows(), tokens.ncols(), self.config.d_vocab)).expect("one row per token"))
+        Ok(rows
+            .into_shape_with_order((tokens.nrows(), tokens.ncols(), self.config.d_vocab))
+            .expect("one row per token"))
     }
 
     /// The logits, and everything the network computed on the way.
@@ -170,8 +175,14 @@ impl Transformer {
         if n_pos > self.config.n_ctx {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("sequences of {n_pos} tokens do not fit the model's context of {}", self.config.n_ctx),
-                format!("pass at most {} tokens, or build the model with a larger `n_ctx`", self.config.n_ctx),
+                format!(
+                    "sequences of {n_pos} tokens do not fit the model's context of {}",
+                    self.config.n_ctx
+                ),
+                format!(
+                    "pass at most {} tokens, or build the model with a larger `n_ctx`",
+                    self.config.n_ctx
+                ),
             ));
         }
         self.check_range(tokens)
@@ -182,8 +193,14 @@ impl Transformer {
             None => Ok(()),
             Some(((sequence, pos), token)) => Err(Error::new(
                 ErrorKind::Data,
-                format!("token {token} (sequence {sequence}, position {pos}) is outside the vocabulary of {}", self.config.d_vocab),
-                format!("tokens are 0 to {}; was the text encoded with another vocabulary?", self.config.d_vocab - 1),
+                format!(
+                    "token {token} (sequence {sequence}, position {pos}) is outside the vocabulary of {}",
+                    self.config.d_vocab
+                ),
+                format!(
+                    "tokens are 0 to {}; was the text encoded with another vocabulary?",
+                    self.config.d_vocab - 1
+                ),
             )),
         }
     }

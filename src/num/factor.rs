@@ -74,7 +74,11 @@ mod tests {
 
     #[test]
     fn singular_and_non_finite_matrices_are_errors() {
-        for s in [array![[1.0, 1.0], [1.0, 1.0]], array![[1.0, 0.0], [0.0, 0.0]], array![[f64::NAN, 0.0], [0.0, 1.0]]] {
+        for s in [
+            array![[1.0, 1.0], [1.0, 1.0]],
+            array![[1.0, 0.0], [0.0, 0.0]],
+            array![[f64::NAN, 0.0], [0.0, 1.0]],
+        ] {
             let e = Cholesky::new(s.view()).err().expect("singular");
             assert_eq!(e.kind(), ErrorKind::Numeric);
             assert!(e.to_string().contains("positive definite"), "{e}");

@@ -38,18 +38,22 @@ impl Axis {
         Axis { lo, hi, log: false, ticks: ticks(first, last, step) }
     }
 
-    /// A logarithmic axis for positive values: ticks at powers of ten, with 2 and 5 between where the range is short.
-    pub(super) fn log(lo: f64, hi: f64) -> Axis {
+    /// A logarithmic axis for positive values: ticks at powers of ten, at 2 and 5 too where the range is short. It ends
+    /// where the data end if `tight`, else at the next 1, 2 or 5 times a power of ten.
+    pub(super) fn log(lo: f64, hi: f64, tight: bool) -> Axis {
+        const HAIR: f64 = 1.0 + 1e-9;
         let (lo, hi) = if hi > lo { (lo, hi) } else { (lo / 2.0, hi * 2.0) };
         let (first, last) = (lo.log10().floor() as i32, hi.log10().ceil() as i32);
-        let every = ((last - first) / 8).max(1);
-        let multiples: &[f64] = if last - first <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let all = (first..=last).step_by(every as usize).flat_map(|e| multiples.iter().map(move |m| (e, m * 10f64.powi(e))));
-        // Widen to the next tick on both sides, not to the next power of ten.
-        let all: Vec<f64> = all.map(|(_, v)| v).collect();
-        let lo = all.iter().copied().rfind(|v| *v <= lo * (1.0 + 1e-9)).unwrap_or(lo);
-        let hi = all.iter().copied().find(|v| *v >= hi * (1.0 - 1e-9)).unwrap_or(hi);
-        let ticks = all.into_iter().filter(|v| (lo..=hi).contains(v)).map(|v| (v, text::number(v))).collect();
+        let round = |e: i32| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(e));
+        let below = round(first).into_iter().rfind(|v| *v <= lo * HAIR).unwrap_or(lo);
+        let above = round(last - 1).into_iter().chain(round(last)).find(|v| *v * HAIR >= hi).unwrap_or(hi);
+        let (lo, hi) = if tight { (lo, hi) } else { (below, above) };
+        let short = (hi / lo).log10() <= 2.0;
+        let every = if short { 1 } else { ((last - first) / 7).max(1) as usize };
+        let powers = (first..=last).step_by(every);
+        let all = powers.flat_map(|e| round(e).into_iter().take(if short { 3 } else { 1 }));
+        let ticks =
+            all.filter(|v| *v * HAIR >= lo && *v <= hi * HAIR).map(|v| (v, text::number(v))).collect();
         Axis { lo: lo.log10(), hi: hi.log10(), log: true, ticks }
     }
 
@@ -83,7 +87,16 @@ fn ticks(first: f64, last: f64, step: f64) -> Vec<(f64, String)> {
         .map(|i| {
             let v = (first + i as f64) * step;
             let plain = largest < 1e6 && step > 0.9e-5;
-            (v, if plain { format!("{:.decimals$}", v + 0.0) } else if v == 0.0 { "0".into() } else { format!("{v:.1e}") })
+            (
+                v,
+                if plain {
+                    format!("{:.decimals$}", v + 0.0)
+                } else if v == 0.0 {
+                    "0".into()
+                } else {
+                    format!("{v:.1e}")
+                },
+            )
         })
         .collect()
 }

@@ -1,8 +1,10 @@
 //! A drawing surface: `plotters`' SVG writer with tenths of a pixel and with text that is safe to draw.
 
-use plotters::backend::{BackendCoord, DrawingBackend, SVGBackend};
+use plotters::backend::{DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBAColor, RGBColor, ShapeStyle, TextStyle};
+use plotters::style::{
+    Color, FontStyle, FontTransform, IntoFont, RGBAColor, RGBColor, ShapeStyle, TextStyle,
+};
 
 use super::text;
 use super::theme::{self, PAPER, Rgb};
@@ -33,7 +35,9 @@ impl Drawing {
     /// Draws on a canvas of `width` by `height` pixels.
     pub(super) fn new(width: f64, height: f64, draw: impl FnOnce(&mut Canvas)) -> Drawing {
         let mut svg = String::new();
-        draw(&mut Canvas { backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)) });
+        draw(&mut Canvas {
+            backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)),
+        });
         // `plotters` writes one opening tag first and one closing tag last; all between are the elements.
         let start = svg.find('>').map_or(0, |i| i + 1);
         let end = svg.rfind("</svg>").unwrap_or(svg.len());
@@ -80,8 +84,18 @@ impl Drawing {
     pub(super) fn with(&self, other: &Drawing, beside: bool) -> Drawing {
         const GAP: f64 = 28.0;
         let (x, y) = if beside { (self.width + GAP, 0.0) } else { (0.0, self.height + GAP) };
-        let elements = format!("{}<g transform=\"translate({} {})\">{}</g>", self.elements, units(x), units(y), other.elements);
-        Drawing { width: self.width.max(x + other.width), height: self.height.max(y + other.height), elements }
+        let elements = format!(
+            "{}<g transform=\"translate({} {})\">{}</g>",
+            self.elements,
+            units(x),
+            units(y),
+            other.elements
+        );
+        Drawing {
+            width: self.width.max(x + other.width),
+            height: self.height.max(y + other.height),
+            elements,
+        }
     }
 }
 
@@ -94,7 +108,7 @@ fn units(pixels: f64) -> i32 {
     (pixels * UNITS).round() as i32
 }
 
-fn at((x, y): (f64, f64)) -> BackendCoord {
+fn at((x, y): (f64, f64)) -> (i32, i32) {
     (units(x), units(y))
 }
 
@@ -164,7 +178,13 @@ impl Canvas<'_> {
     }
 
     /// A rectangle hatched with diagonals: there is no value here.
-    pub(super) fn hatched(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), ground: Rgb, lines: Rgb) {
+    pub(super) fn hatched(
+        &mut self,
+        (x, y): (f64, f64),
+        (width, height): (f64, f64),
+        ground: Rgb,
+        lines: Rgb,
+    ) {
         self.rect((x, y), (width, height), ground);
         // The lines `u + v = s` across the rectangle, each from where it enters to where it leaves.
         let mut s = 5.0;
@@ -178,7 +198,9 @@ impl Canvas<'_> {
 
     /// A mark at a data point; the shape says the series where colours do not.
     pub(super) fn mark(&mut self, (x, y): (f64, f64), shape: usize, c: Rgb) {
-        let around = |r: f64, corners: &[(f64, f64)]| corners.iter().map(|(u, v)| (x + r * u, y + r * v)).collect::<Vec<_>>();
+        let around = |r: f64, corners: &[(f64, f64)]| {
+            corners.iter().map(|(u, v)| (x + r * u, y + r * v)).collect::<Vec<_>>()
+        };
         match shape % 4 {
             0 => self.backend.draw_circle(at((x, y)), units(3.0) as u32, &fill(c, 1.0), true).expect(WRITES),
             1 => self.polygon(&around(2.8, &[(-1., -1.), (1., -1.), (1., 1.), (-1., 1.)]), c, 1.0),
@@ -206,7 +228,8 @@ impl Canvas<'_> {
         if matches!(anchor, Anchor::UpEnd) {
             font = font.transform(FontTransform::Rotate270);
         }
-        let style = TextStyle::from(font).color(&colour(c, 1.0)).pos(Pos::new(h_pos, VPos::Center));
+        let c = colour(c, 1.0);
+        let style = TextStyle::from(font).color(&c).pos(Pos::new(h_pos, VPos::Center));
         self.backend.draw_text(&text::one_line(words), &style, at(point)).expect(WRITES);
     }
 }

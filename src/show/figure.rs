@@ -80,8 +80,13 @@ impl Figure {
 
     fn with(&self, other: &Figure, beside: bool) -> Figure {
         let class = if beside { "ol-beside" } else { "ol-above" };
-        let body = format!("<div class=\"{class}\"><div>{}</div><div>{}</div></div>", self.body(), other.body());
-        let title = text::sentences(&[&self.title, if self.title.is_empty() || other.title.is_empty() { "" } else { "/" }, &other.title]);
+        let body =
+            format!("<div class=\"{class}\"><div>{}</div><div>{}</div></div>", self.body(), other.body());
+        let title = text::sentences(&[
+            &self.title,
+            if self.title.is_empty() || other.title.is_empty() { "" } else { "/" },
+            &other.title,
+        ]);
         let text = (if beside { side_by_side(&self.text, &other.text) } else { None })
             .unwrap_or_else(|| format!("{}\n{}", self.text, other.text));
         let drawing = self.drawing.as_ref().zip(other.drawing.as_ref()).map(|(a, b)| a.with(b, beside));
@@ -127,7 +132,10 @@ impl Figure {
             Some("svg") => self.svg.clone().ok_or_else(|| {
                 Error::new(
                     ErrorKind::File,
-                    format!("{}: this figure has no SVG form, because it is or contains a table", path.display()),
+                    format!(
+                        "{}: this figure has no SVG form, because it is or contains a table",
+                        path.display()
+                    ),
                     "end the name in .html or .txt",
                 )
             })?,
@@ -223,7 +231,11 @@ pub(super) fn same_length(what: &str, got: usize, expected: usize, of: &str) -> 
 
 /// The error for a figure without anything in it.
 pub(super) fn empty(kind: &str, title: &str, help: &str) -> Error {
-    let name = if title.is_empty() { String::new() } else { format!(" \"{}\"", text::cut(&text::one_line(title), 60)) };
+    let name = if title.is_empty() {
+        String::new()
+    } else {
+        format!(" \"{}\"", text::cut(&text::one_line(title), 60))
+    };
     Error::new(ErrorKind::Data, format!("the {kind}{name} is empty"), help)
 }
 

@@ -27,9 +27,14 @@ pub(super) fn number(v: f64) -> String {
 pub(super) fn column(values: &[f64], significant: i32) -> Vec<String> {
     let finite = || values.iter().copied().filter(|v| v.is_finite());
     let largest = finite().map(f64::abs).fold(0.0, f64::max);
-    if largest >= 1e6 && !finite().all(|v| v.fract() == 0.0 && v.abs() < 1e12) || largest > 0.0 && largest < 1e-3 {
+    if largest >= 1e6 && !finite().all(|v| v.fract() == 0.0 && v.abs() < 1e12)
+        || largest > 0.0 && largest < 1e-3
+    {
         let digits = (significant - 1).max(0) as usize;
-        return values.iter().map(|v| if v.is_finite() { format!("{v:.digits$e}") } else { format!("{v}") }).collect();
+        return values
+            .iter()
+            .map(|v| if v.is_finite() { format!("{v:.digits$e}") } else { format!("{v}") })
+            .collect();
     }
     let digits = if finite().all(|v| v.fract() == 0.0) {
         0
@@ -37,7 +42,23 @@ pub(super) fn column(values: &[f64], significant: i32) -> Vec<String> {
         (significant - 1 - largest.log10().floor() as i32).clamp(0, 6) as usize
     };
     // `-0.000` would claim a sign that the digits do not show.
-    values.iter().map(|v| if v.abs() < 0.5 * 10f64.powi(-(digits as i32)) { 0.0 } else { *v }).map(|v| format!("{v:.digits$}")).collect()
+    let smallest = 0.5 * 10f64.powi(-(digits as i32));
+    let rounded = values.iter().map(|v| if v.abs() < smallest { 0.0 } else { *v });
+    let written: Vec<String> = rounded.map(|v| format!("{v:.digits$}")).collect();
+    // Zeros that end every number in the column say nothing.
+    let zeros = |text: &String| text.len() - text.trim_end_matches('0').len();
+    let spare = written
+        .iter()
+        .zip(values)
+        .filter(|(_, v)| v.is_finite())
+        .map(|(text, _)| zeros(text))
+        .min()
+        .unwrap_or(0);
+    let shorter = if digits == 0 { 0 } else { spare.min(digits) };
+    let keep = |text: String, v: &f64| {
+        if v.is_finite() { text[..text.len() - shorter].trim_end_matches('.').into() } else { text }
+    };
+    written.into_iter().zip(values).map(|(text, v)| keep(text, v)).collect()
 }
 
 /// A probability as a percentage of two digits or so: `41%`, `4.1%`, `<0.1%`.
@@ -87,8 +108,15 @@ fn is_invisible(c: char) -> bool {
 fn char_columns(c: char) -> usize {
     match c as u32 {
         0x300..=0x36F | 0x1AB0..=0x1AFF | 0x20D0..=0x20FF | 0xFE00..=0xFE0F => 0,
-        0x1100..=0x115F | 0x2E80..=0xA4CF | 0xAC00..=0xD7A3 | 0xF900..=0xFAFF | 0xFE30..=0xFE6F | 0xFF00..=0xFF60
-        | 0xFFE0..=0xFFE6 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD => 2,
+        0x1100..=0x115F
+        | 0x2E80..=0xA4CF
+        | 0xAC00..=0xD7A3
+        | 0xF900..=0xFAFF
+        | 0xFE30..=0xFE6F
+        | 0xFF00..=0xFF60
+        | 0xFFE0..=0xFFE6
+        | 0x1F300..=0x1FAFF
+        | 0x20000..=0x3FFFD => 2,
         _ => 1,
     }
 }
@@ -104,7 +132,13 @@ pub(super) fn cut(text: &str, limit: usize) -> String {
         return text.into();
     }
     let mut used = 1;
-    let head: String = text.chars().take_while(|&c| { used += char_columns(c); used <= limit }).collect();
+    let head: String = text
+        .chars()
+        .take_while(|&c| {
+            used += char_columns(c);
+            used <= limit
+        })
+        .collect();
     head + "…"
 }
 
@@ -121,7 +155,8 @@ pub(super) fn aligned(rows: &[Vec<String>], right: &[bool]) -> String {
         .collect();
     let mut out = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().enumerate().map(|(j, cell)| pad(cell, widths[j], right[j])).collect();
+        let cells: Vec<String> =
+            row.iter().enumerate().map(|(j, cell)| pad(cell, widths[j], right[j])).collect();
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
@@ -140,7 +175,10 @@ pub(super) fn sparkline(values: &[f64]) -> String {
     let (lo, hi) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
     // Halves first: the difference of two huge numbers must not overflow.
     let height = |v: f64| if hi > lo { (v / 2.0 - lo / 2.0) / (hi / 2.0 - lo / 2.0) } else { 0.5 };
-    picked.iter().map(|v| if v.is_finite() { BARS[(height(*v) * 7.0).round() as usize] } else { ' ' }).collect()
+    picked
+        .iter()
+        .map(|v| if v.is_finite() { BARS[(height(*v) * 7.0).round() as usize] } else { ' ' })
+        .collect()
 }
 
 /// At most `limit` of the indices `0..n`, evenly spread, first and last included.
@@ -195,8 +233,19 @@ pub(super) fn sentences(parts: &[&str]) -> String {
 
 /// A text twin: title, body, caption, whichever are not empty.
 pub(super) fn page(title: &str, body: &str, note: &str) -> String {
-    let note = if note.is_empty() { String::new() } else { format!("({note})") };
-    let parts: Vec<&str> = [title, body.trim_end_matches('\n'), &note].into_iter().filter(|p| !p.is_empty()).collect();
+    let mut wrapped = if note.is_empty() { String::new() } else { format!("({note})") };
+    let mut width = 0;
+    // Breaks replace spaces, so that the words stay as they were given.
+    for (at, _) in wrapped.clone().match_indices(' ') {
+        let next = wrapped[at + 1..].find(' ').map_or(wrapped.len(), |i| at + 1 + i);
+        if columns(&wrapped[width..next]) > COLUMNS {
+            wrapped.replace_range(at..=at, "\n");
+            width = at + 1;
+        }
+    }
+    let note = wrapped;
+    let parts: Vec<&str> =
+        [title, body.trim_end_matches('\n'), &note].into_iter().filter(|p| !p.is_empty()).collect();
     parts.join("\n") + "\n"
 }
 

@@ -86,7 +86,10 @@ fn drawing_rules(scope: &str) -> String {
         _ = write!(out, "{scope} [fill=\"{light}\"]{{fill:var(--ol-{name})}}");
         _ = write!(out, "{scope} [stroke=\"{light}\"]{{stroke:var(--ol-{name})}}");
     }
-    _ = write!(out, "{scope} text{{font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif;font-variant-numeric:tabular-nums}}");
+    _ = write!(
+        out,
+        "{scope} text{{font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif;font-variant-numeric:tabular-nums}}"
+    );
     // Neighbouring cells of a heat map must touch without a seam.
     _ = write!(out, "{scope} rect{{shape-rendering:crispEdges}}");
     out
@@ -107,7 +110,10 @@ pub(super) static STYLE: LazyLock<String> = LazyLock::new(|| {
     css += include_str!("style.css");
     for level in 1..N_SHADES {
         let (class, alpha) = (shade_class(level), level as f64 / (N_SHADES - 1) as f64);
-        _ = write!(css, ".onelens .ol-traj td.{class},.onelens .ol-key .{class}{{background:rgba(var(--ol-a),{alpha:.2})}}");
+        _ = write!(
+            css,
+            ".onelens .ol-traj td.{class},.onelens .ol-key .{class}{{background:rgba(var(--ol-a),{alpha:.2})}}"
+        );
         if alpha > 0.6 {
             _ = write!(css, ".onelens .ol-traj td.{class}{{color:#fff}}");
         }
@@ -167,7 +173,7 @@ pub(super) fn map_colour(fraction: f64, diverging: bool) -> Rgb {
 pub(super) fn on((r, g, b): Rgb) -> Rgb {
     let linear = |c: u8| (c as f64 / 255.0).powf(2.2);
     let luminance = 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-    if luminance > 0.18 { (0, 0, 0) } else { (0xFF, 0xFF, 0xFF) }
+    if luminance > 0.22 { (0, 0, 0) } else { (0xFF, 0xFF, 0xFF) }
 }
 
 /// The background, for the page around a figure.

@@ -1,0 +1,195 @@
+//! Moments of every layer of one model, from one pass over its tokens.
+
+use std::path::Path;
+
+use ndarray::{Array1, Array2, Axis};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Moments;
+use crate::model::Transformer;
+use crate::num::log_softmax_rows;
+use crate::session::{self, Progress};
+use crate::{Error, ErrorKind, Result, record};
+
+/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, h_L)`; and the mean prediction, the best one
+/// that does not look.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerMoments {
+    /// The model these are from ([`Transformer::fingerprint`]).
+    pub fingerprint: u64,
+    /// One per residual stream, the embedding first.
+    pub layers: Vec<Moments>,
+    /// Mean over tokens of the model's final distribution, `[d_vocab]`. Of all constant predictions it has the least KL.
+    pub mean_prediction: Array1<f64>,
+}
+
+/// Sequences run at a time by one thread: what bounds the memory.
+const CHUNK: usize = 4;
+/// Chunks between two looks at the clock and at an interrupt.
+const ROUND: usize = 16;
+const KIND: &str = "layer-moments";
+const VERSION: u32 = 1;
+
+impl LayerMoments {
+    /// The moments of nothing yet, for this model.
+    pub fn new(model: &Transformer) -> Self {
+        let d = model.config.d_model;
+        LayerMoments {
+            fingerprint: model.fingerprint(),
+            layers: (0..=model.config.n_layers).map(|_| Moments::new(d, d)).collect(),
+            mean_prediction: Array1::zeros(model.config.d_vocab),
+        }
+    }
+
+    /// Runs `model` over `tokens: [sequence, pos]` and gathers the moments of every layer, with progress.
+    ///
+    /// Fails if an activation is not finite, or when interrupted.
+    pub fn collect(model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {
+        let mut all = Self::new(model);
+        all.push(model, tokens)?;
+        Ok(all)
+    }
+
+    /// Adds more tokens of the same model. Activations are never held for more than a few sequences at a time.
+    pub fn push(&mut self, model: &Transformer, tokens: &Array2<u32>) -> Result<()> {
+        model.check_tokens(tokens)?;
+        self.check_model(model)?;
+        let mut more = Self::new(model);
+        let mut progress = Progress::new("moments", tokens.nrows());
+        for round in tokens.axis_chunks_iter(Axis(0), CHUNK * ROUND) {
+            if session::interrupted() {
+                return Err(Error::new(
+                    ErrorKind::Data,
+                    format!("interrupted after {} of {} tokens", more.n(), tokens.len()),
+                    "run the cell again; the moments are as they were before it",
+                ));
+            }
+            let chunks: Vec<_> = round.axis_chunks_iter(Axis(0), CHUNK).collect();
+            let parts: Vec<Result<LayerMoments>> = chunks
+                .into_par_iter()
+                .map(|chunk| {
+                    let tape = model.tape(chunk);
+                    let mut part = LayerMoments::new_like(&more);
+                    let target = tape.resid(model.config.n_layers);
+                    for (l, moments) in part.layers.iter_mut().enumerate() {
+                        moments.push(tape.resid(l).view(), target.view()).map_err(|e| {
+                            Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help())
+                        })?;
+                    }
+                    let log_p = log_softmax_rows(tape.logits.view());
+                    part.mean_prediction =
+                        log_p.mapv(|x| f64::from(x).exp()).mean_axis(Axis(0)).expect("a chunk has rows");
+                    Ok(part)
+                })
+                .collect();
+            for part in parts {
+                more.merge(&part?)?;
+            }
+            progress.update(more.layers[0].n as usize / tokens.ncols(), || format!("{} tokens", more.n()));
+        }
+        progress.finish(&format!("{} tokens, {} layers", more.n(), more.layers.len()));
+        self.merge(&more)
+    }
+
+    fn new_like(other: &LayerMoments) -> Self {
+        let empty = |m: &Moments| Moments::new(m.x_mean.len(), m.z_mean.len());
+        LayerMoments {
+            fingerprint: other.fingerprint,
+            layers: other.layers.iter().map(empty).collect(),
+            mean_prediction: Array1::zeros(other.mean_prediction.len()),
+        }
+    }
+
+    /// Number of tokens seen.
+    pub fn n(&self) -> u64 {
+        self.layers.first().map_or(0, |m| m.n)
+    }
+
+    /// Adds what `other` has seen. Fails if it is of another model.
+    pub fn merge(&mut self, other: &LayerMoments) -> Result<()> {
+        if self.fingerprint != other.fingerprint || self.layers.len() != other.layers.len() {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!(
+                    "moments of model {:016x} cannot merge with moments of model {:016x}",
+                    self.fingerprint, other.fingerprint
+                ),
+                "merge moments that were collected with the same weights",
+            ));
+        }
+        let share = other.n() as f64 / (self.n() + other.n()).max(1) as f64;
+        self.mean_prediction = &self.mean_prediction * (1.0 - share) + &other.mean_prediction * share;
+        for (a, b) in self.layers.iter_mut().zip(&other.layers) {
+            a.merge(b)?;
+        }
+        Ok(())
+    }
+
+    /// The sum over some of the layers: what a lens shared by them is fitted to.
+    ///
+    /// Fails on a layer that does not exist, or on none.
+    pub fn pooled(&self, layers: &[usize]) -> Result<Moments> {
+        let mut sum: Option<Moments> = None;
+        for &l in layers {
+            let m = self.layers.get(l).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Shape,
+                    format!("there is no residual stream {l} among {}", self.layers.len()),
+                    format!("streams are 0 (the embedding) to {}", self.layers.len() - 1),
+                )
+            })?;
+            match &mut sum {
+                None => sum = Some(m.clone()),
+                Some(sum) => sum.merge(m)?,
+            }
+        }
+        sum.ok_or_else(|| {
+            Error::new(ErrorKind::Config, "no layers to fit a lens to", "name at least one layer")
+        })
+    }
+
+    /// Refuses a model whose weights are not those of these moments.
+    pub(crate) fn check_model(&self, model: &Transformer) -> Result<()> {
+        check_fingerprint("moments are", self.fingerprint, model)
+    }
+
+    /// Saves these moments; written under a temporary name first.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        record::save(path.as_ref(), KIND, VERSION, self)
+    }
+
+    /// Reads saved moments. A file that is cut off, damaged or something else is refused.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let all: LayerMoments = record::load(path, KIND, VERSION)?;
+        match all.layers.iter().find_map(|m| m.check_shapes().err()) {
+            None => Ok(all),
+            Some(what) => Err(Error::new(
+                ErrorKind::File,
+                format!("{} {what}", path.display()),
+                "save the moments anew",
+            )),
+        }
+    }
+}
+
+/// Refuses to use something fitted on one model with another.
+pub(crate) fn check_fingerprint(what: &str, fingerprint: u64, model: &Transformer) -> Result<()> {
+    let actual = model.fingerprint();
+    if fingerprint == actual {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Shape,
+        format!("these {what} of model {fingerprint:016x}, the model at hand is {actual:016x}"),
+        "collect moments and fit again: weights changed, or this is another model",
+    ))
+}
+
+impl std::fmt::Debug for LayerMoments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let d = self.layers.first().map_or(0, |m| m.x_mean.len());
+        write!(f, "LayerMoments: {} tokens, {} residual streams of width {d}", self.n(), self.layers.len())
+    }
+}

@@ -1,0 +1,124 @@
+//! Closed-form lenses: ridge regression of the last residual stream on an earlier one.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+use super::{AffineLens, LayerLenses, LayerMoments, Moments};
+use crate::num::Cholesky;
+use crate::{Error, ErrorKind, Result};
+
+/// What a ridge penalty pulls the matrix towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Towards {
+    /// No prediction at all, `A = 0`: ordinary ridge regression.
+    Zero,
+    /// The logit lens, `A = I`: the convention of the tuned lens (Belrose et al. 2023).
+    Identity,
+}
+
+/// Ridge regression with an intercept that is not penalised.
+///
+/// With `K = S_xx + λ s² n I`, where `s² = tr(S_xx) / (n d)` is the mean variance of a feature, so that one `lambda`
+/// means the same at every layer: `A = S_zx K⁻¹` towards zero, `A = I + (S_zx - S_xx) K⁻¹` towards the identity, and
+/// `b = z̄ - A x̄`. (scikit-learn's `Ridge(alpha)` is `Towards::Zero` with `alpha = λ s² n`.)
+///
+/// ```
+/// use onelens::{lens::{Moments, Ridge, Towards}, ndarray::array};
+/// let mut m = Moments::new(1, 1);
+/// m.push(array![[0.0], [1.0], [2.0]].view(), array![[1.0], [3.0], [5.0]].view())?; // z = 2 x + 1
+/// let lens = Ridge { lambda: 0.0, ..Default::default() }.fit(&m)?;
+/// assert!((lens.a[(0, 0)] - 2.0).abs() < 1e-12 && (lens.b[0] - 1.0).abs() < 1e-12);
+/// // λ = 1 doubles the denominator: half way from 2 to the 0 that the penalty pulls to.
+/// let lens = Ridge { lambda: 1.0, towards: Towards::Zero }.fit(&m)?;
+/// assert!((lens.a[(0, 0)] - 1.0).abs() < 1e-12);
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ridge {
+    /// Strength of the penalty, relative to the mean variance of the features. 0 is least squares.
+    pub lambda: f64,
+    /// What the penalty pulls towards.
+    pub towards: Towards,
+}
+
+impl Default for Ridge {
+    fn default() -> Self {
+        Ridge { lambda: 1e-4, towards: Towards::Identity }
+    }
+}
+
+impl Ridge {
+    /// The lens of these moments.
+    ///
+    /// Fails with fewer than `d_x + 1` rows, a negative or non-finite `lambda`, or where the system is singular.
+    pub fn fit(&self, m: &Moments) -> Result<AffineLens> {
+        if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("lambda is {}", self.lambda),
+                "set lambda to 0 or a positive number, for example 1e-4",
+            ));
+        }
+        let (d_z, d_x) = m.s_zx.dim();
+        if self.towards == Towards::Identity && d_x != d_z {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("a map from width {d_x} to width {d_z} cannot be pulled towards the identity"),
+                "use `towards: Towards::Zero`",
+            ));
+        }
+        if m.n < d_x as u64 + 1 {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("{} rows cannot determine a lens of {d_x} dimensions and an intercept", m.n),
+                format!("collect moments of at least {} tokens; ten times that is better", d_x + 1),
+            ));
+        }
+        let mut k = m.s_xx.clone();
+        let penalty = self.lambda * m.s_xx.diag().sum() / d_x as f64;
+        k.diag_mut().mapv_inplace(|x| x + penalty);
+        let factor = Cholesky::new(k.view())?;
+        let right = match self.towards {
+            Towards::Zero => m.s_zx.clone(),
+            Towards::Identity => &m.s_zx - &m.s_xx,
+        };
+        // A K = S, so K Aᵀ = Sᵀ, K being symmetric.
+        let mut a = factor.solve(right.t()).reversed_axes().as_standard_layout().into_owned();
+        if self.towards == Towards::Identity {
+            a += &Array2::<f64>::eye(d_x);
+        }
+        let b = &m.z_mean - &a.dot(&m.x_mean);
+        Ok(AffineLens { a, b })
+    }
+
+    /// A lens of its own for every layer.
+    pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let fitted =
+            m.layers.iter().enumerate().map(|(l, moments)| Ok(Arc::new(self.fit_layer(l, moments)?)));
+        Ok(LayerLenses::new("own lens", m.fingerprint, fitted.collect::<Result<_>>()?))
+    }
+
+    /// One lens for all layers, fitted to all of them.
+    pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let every: Vec<usize> = (0..m.layers.len()).collect();
+        let lens = Arc::new(self.fit(&m.pooled(&every)?)?);
+        Ok(LayerLenses::new("shared lens", m.fingerprint, vec![lens; m.layers.len()]))
+    }
+
+    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
+    pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let fit = |l: usize| {
+            let others: Vec<usize> = (0..m.layers.len()).filter(|&k| k != l).collect();
+            Ok(Arc::new(self.fit(&m.pooled(&others)?)?))
+        };
+        let fitted = (0..m.layers.len()).map(fit).collect::<Result<_>>()?;
+        Ok(LayerLenses::new("left-out lens", m.fingerprint, fitted))
+    }
+
+    fn fit_layer(&self, layer: usize, moments: &Moments) -> Result<AffineLens> {
+        self.fit(moments)
+            .map_err(|e| Error::new(e.kind(), format!("residual stream {layer}: {}", e.what()), e.help()))
+    }
+}

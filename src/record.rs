@@ -1,0 +1,89 @@
+//! Files that are either whole or refused.
+//!
+//! A record is the line `onelens KIND VERSION`, the payload's length and CRC-32, and the payload (postcard). It is
+//! written under a temporary name and renamed, so that a file half written is never read back as whole.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Writes `bytes` to `path`: under a temporary name first, then renamed.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        // Nothing can be done if even removing fails; the first error is the one to tell.
+        let _ = std::fs::remove_file(&temporary);
+        Error::new(
+            ErrorKind::File,
+            format!("cannot write {}: {e}", path.display()),
+            "check that the folder exists, can be written to, and that the disk is not full",
+        )
+    })
+}
+
+/// Writes `value` as a record.
+pub(crate) fn save<T: Serialize>(path: &Path, kind: &str, version: u32, value: &T) -> Result<()> {
+    let payload = postcard::to_stdvec(value).map_err(|e| {
+        Error::new(
+            ErrorKind::File,
+            format!("cannot encode {kind} for {}: {e}", path.display()),
+            "please report this: it should not happen",
+        )
+    })?;
+    let mut bytes = format!("onelens {kind} {version}\n").into_bytes();
+    bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+    bytes.extend_from_slice(&payload);
+    write_atomic(path, &bytes)
+}
+
+/// Reads a record of this kind and version, or says why the file is not one.
+pub(crate) fn load<T: DeserializeOwned>(path: &Path, kind: &str, version: u32) -> Result<T> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|e| {
+        Error::new(ErrorKind::File, format!("cannot read {shown}: {e}"), "check the path and its permissions")
+    })?;
+    let refuse = |why: String| {
+        Err(Error::new(
+            ErrorKind::File,
+            format!("{shown} {why}"),
+            format!("give a file that this version saved as {kind}, or save it anew"),
+        ))
+    };
+    // The first line is short; looking no further keeps a large foreign file from being searched.
+    let Some(end) = bytes.iter().take(64).position(|&b| b == b'\n') else {
+        return refuse("is not an onelens file".into());
+    };
+    let line = String::from_utf8_lossy(&bytes[..end]);
+    if line != format!("onelens {kind} {version}") {
+        return match line.strip_prefix("onelens ") {
+            Some(other) => refuse(format!("holds `{other}`, not `{kind} {version}`")),
+            None => refuse("is not an onelens file".into()),
+        };
+    }
+    let rest = &bytes[end + 1..];
+    let (Some(len), Some(crc), Some(payload)) = (rest.first_chunk::<8>(), rest.get(8..12), rest.get(12..))
+    else {
+        return refuse("is cut off in its header".into());
+    };
+    let len = u64::from_le_bytes(*len);
+    if len != payload.len() as u64 {
+        return refuse(format!("should hold {len} bytes of {kind} and holds {}", payload.len()));
+    }
+    if crc32fast::hash(payload).to_le_bytes() != crc {
+        return refuse("is damaged: its checksum does not fit its content".into());
+    }
+    postcard::from_bytes(payload).or_else(|e| refuse(format!("cannot be decoded: {e}")))
+}

@@ -1,0 +1,351 @@
+//! What each layer would predict at each position of one text. Axes: `[layer, pos]`, drawn with the last layer on top,
+//! so that one reads upwards from the token that went in to the token that came next.
+
+use std::fmt::Write as _;
+
+use ndarray::Array2;
+
+use super::figure::{Figure, empty, same_length, show};
+use super::table::{caption, heading};
+use super::text;
+use super::theme::{self, N_SHADES};
+use crate::error::Result;
+use crate::session::escape_html;
+
+/// The HTML of one table stays under this many bytes.
+const MAX_BYTES: usize = 1_000_000;
+/// Tokens that a cell lists.
+const LISTED: usize = 5;
+
+/// One layer's prediction at one position.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrajectoryCell {
+    /// The most probable tokens with their probabilities, best first; the first stands in the cell, five are listed.
+    pub top: Vec<(String, f32)>,
+    /// The number that the colour shows, such as a KL or a probability.
+    pub value: f32,
+    /// The place of the true next token among all tokens, 1 for the most probable; `None` where it is not known.
+    pub target_rank: Option<usize>,
+}
+
+/// Layers by positions: the most probable token in each cell, the colour by a number, the five best on hover.
+///
+/// Row 0 of `cells` is the first layer and is drawn at the bottom.
+///
+/// ```
+/// use ndarray::array;
+/// use onelens::show::{TrajectoryCell, TrajectoryTable};
+/// let cell = |token: &str, value| TrajectoryCell {
+///     top: vec![(token.into(), 0.75)],
+///     value,
+///     target_rank: Some(if token == "\n" { 1 } else { 9 }),
+/// };
+/// let table = TrajectoryTable {
+///     tokens: vec![";".into()],
+///     targets: vec!["\n".into()],
+///     layers: vec!["layer 0".into(), "layer 1".into()],
+///     cells: array![[cell("x", 2.0)], [cell("\n", 0.5)]],
+///     value_label: "KL".into(),
+///     ..Default::default()
+/// };
+/// let figure = table.figure()?;
+/// assert!(figure.html().contains("title=\"KL 0.5 · target is no. 1\n⏎  75%\""));
+/// assert!(figure.text().contains("layer 1          0.5   ⏎*\n"));
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrajectoryTable {
+    /// Heading; may be empty.
+    pub title: String,
+    /// The token that goes in, one per position.
+    pub tokens: Vec<String>,
+    /// The true next token, one per position; empty if it is not known.
+    pub targets: Vec<String>,
+    /// Names of the layers, first layer first.
+    pub layers: Vec<String>,
+    /// The predictions, `[layer, pos]`.
+    pub cells: Array2<TrajectoryCell>,
+    /// What the number in the cells is, with its unit.
+    pub value_label: String,
+    /// Caption under the table.
+    pub note: String,
+}
+
+impl TrajectoryTable {
+    /// Checks that names and cells fit and writes the table.
+    ///
+    /// The HTML stays under one megabyte: where there are more cells than that holds, first the hover texts get shorter
+    /// and then the last positions are left out, and the caption says which.
+    ///
+    /// # Errors
+    /// Without layers or positions, and when `layers`, `tokens` or `targets` do not fit `cells`.
+    pub fn figure(&self) -> Result<Figure> {
+        let (n_layers, n_positions) = self.cells.dim();
+        if self.cells.is_empty() {
+            return Err(empty("trajectory", &self.title, "give it at least one layer and one position"));
+        }
+        same_length("names in layers", self.layers.len(), n_layers, "rows of cells")?;
+        same_length("tokens", self.tokens.len(), n_positions, "columns of cells")?;
+        if !self.targets.is_empty() {
+            same_length("targets", self.targets.len(), n_positions, "columns of cells")?;
+        }
+        let view = View::new(self);
+        Ok(Figure::written(&self.title, &view.html(), view.text()))
+    }
+
+    /// Shows the table in the notebook, now; or the error in its place.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}
+
+/// How much a hovered cell tells.
+#[derive(Clone, Copy)]
+struct Detail {
+    listed: usize,
+    numbers: bool,
+}
+
+/// The table with what is common to its cells.
+struct View<'a> {
+    table: &'a TrajectoryTable,
+    /// Least and greatest finite value.
+    range: Option<(f32, f32)>,
+    value_label: String,
+}
+
+impl View<'_> {
+    fn new(table: &TrajectoryTable) -> View<'_> {
+        let finite = table.cells.iter().map(|c| c.value).filter(|v| v.is_finite());
+        let range = finite
+            .fold(None, |range, v| Some(range.map_or((v, v), |(lo, hi): (f32, f32)| (lo.min(v), hi.max(v)))));
+        let label = text::cut(&text::one_line(&table.value_label), 40);
+        View { table, range, value_label: if label.is_empty() { "value".into() } else { label } }
+    }
+
+    /// Place in the range of values, 0 for the least.
+    fn fraction(&self, value: f32) -> Option<f64> {
+        let (lo, hi) = self.range.filter(|_| value.is_finite())?;
+        // In f64, where the difference of two f32 cannot overflow.
+        let (value, lo, hi) = (f64::from(value), f64::from(lo), f64::from(hi));
+        Some(if hi > lo { (value - lo) / (hi - lo) } else { 0.0 })
+    }
+
+    /// What the colours leave unsaid, as a sentence.
+    fn missing(&self) -> String {
+        match self.table.cells.iter().filter(|c| !c.value.is_finite()).count() {
+            0 => String::new(),
+            1 => "Hatched: one value, not finite.".into(),
+            n => format!("Hatched: {n} values, not finite."),
+        }
+    }
+
+    fn has_hits(&self) -> bool {
+        self.table.cells.iter().any(|c| c.target_rank == Some(1))
+    }
+
+    fn html(&self) -> String {
+        let TrajectoryTable { title, tokens, targets, layers, cells, note, .. } = self.table;
+        let (n_layers, n_positions) = cells.dim();
+        // What does not grow with the positions, with room to spare for the sentences about what was left out.
+        let names: usize = layers.iter().map(|l| row_name(l).len() + 4).sum();
+        let frame =
+            Figure::overhead() + heading(title).len() + caption(note).len() + self.key().len() + names + 2000;
+        let column = |pos: usize, detail: Detail| -> usize {
+            let cells: usize = cells.column(pos).iter().map(|c| self.cell(c, detail).len()).sum();
+            cells + end_cell(&tokens[pos]).len() + targets.get(pos).map_or(0, |t| end_cell(t).len()) + 16
+        };
+        let fitting = |detail: Detail| {
+            let bytes = (0..n_positions).scan(frame, |sum, pos| {
+                *sum += column(pos, detail);
+                Some(*sum)
+            });
+            bytes.take_while(|sum| *sum <= MAX_BYTES).count()
+        };
+        let full = Detail { listed: LISTED, numbers: true };
+        let bare = Detail { listed: LISTED, numbers: false };
+        let short = Detail { listed: 3, numbers: false };
+        let (detail, n_shown, less) = if fitting(full) == n_positions {
+            (full, n_positions, "")
+        } else if fitting(bare) == n_positions {
+            (
+                bare,
+                n_positions,
+                "Hover lists tokens without the number behind the colour, to keep this figure under 1 MB.",
+            )
+        } else {
+            (short, fitting(short), "Hover lists three tokens only, to keep this figure under 1 MB.")
+        };
+        let elided = match n_positions - n_shown {
+            0 => String::new(),
+            n => format!(
+                "The first {n_shown} of {n_positions} positions are shown; {n} more would take this figure over 1 MB."
+            ),
+        };
+
+        let mut out = heading(title) + "<div class=\"ol-scroll\"><table class=\"ol-traj\">";
+        if !targets.is_empty() {
+            out += "<thead><tr class=\"ol-ends\"><th scope=\"row\">next token";
+            targets[..n_shown].iter().for_each(|t| out += &end_cell(t));
+            out += "</thead>";
+        }
+        out += "<tbody>";
+        for layer in (0..n_layers).rev() {
+            out += &row_name(&layers[layer]);
+            (0..n_shown).for_each(|pos| out += &self.cell(&cells[(layer, pos)], detail));
+        }
+        out += "</tbody><tfoot><tr class=\"ol-ends\"><th scope=\"row\">token";
+        tokens[..n_shown].iter().for_each(|t| out += &end_cell(t));
+        out += "<tr class=\"ol-pos\"><th scope=\"row\">position";
+        for pos in 0..n_shown {
+            // Every fifth is enough to find one's way.
+            _ = if pos % 5 == 0 { write!(out, "<td>{pos}") } else { write!(out, "<td>") };
+        }
+        out += "</tfoot></table></div>";
+        out + &self.key() + &caption(&text::sentences(&[note, &self.missing(), less, &elided]))
+    }
+
+    /// One cell. Closing tags are left out, as HTML allows: there may be 15 000 cells in a megabyte.
+    fn cell(&self, cell: &TrajectoryCell, detail: Detail) -> String {
+        let class = match self.fraction(cell.value) {
+            None => " class=n".into(),
+            Some(f) => match (f * (N_SHADES - 1) as f64).round() as usize {
+                0 => String::new(),
+                level => format!(" class={}", theme::shade_class(level.min(N_SHADES - 1))),
+            },
+        };
+        let mut lines: Vec<String> = Vec::new();
+        if detail.numbers {
+            let rank = cell.target_rank.map_or(String::new(), |rank| format!(" · target is no. {rank}"));
+            lines.push(format!("{} {}{rank}", self.value_label, text::number(significant(cell.value))));
+        }
+        let listed = cell.top.iter().take(detail.listed);
+        lines
+            .extend(listed.map(|(token, p)| {
+                format!("{}  {}", text::cut(&text::visible(token), 40), text::percent(*p))
+            }));
+        let hover = escape_html(&lines.join("\n"));
+        let best = cell.top.first().map_or("–".into(), |(token, _)| shown_token(token));
+        if cell.target_rank == Some(1) {
+            format!("<td{class} title=\"{hover}\"><b>{best}</b>")
+        } else {
+            format!("<td{class} title=\"{hover}\">{best}")
+        }
+    }
+
+    /// The legend.
+    fn key(&self) -> String {
+        let mut out = format!("<div class=\"ol-key\"><span>{}</span>", escape_html(&self.value_label));
+        if let Some((lo, hi)) = self.range {
+            _ = write!(out, "<span>{}</span><span>", text::number(significant(lo)));
+            for level in 0..N_SHADES {
+                _ = if level == 0 {
+                    write!(out, "<i></i>")
+                } else {
+                    write!(out, "<i class={}></i>", theme::shade_class(level))
+                };
+            }
+            _ = write!(out, "</span><span>{}</span>", text::number(significant(hi)));
+        }
+        if self.table.cells.iter().any(|c| !c.value.is_finite()) {
+            out += "<span><i class=n></i> not finite</span>";
+        }
+        if self.has_hits() {
+            out += "<span>· <b><u>bold</u></b>: the next token</span>";
+        }
+        out + "<span>· hover a cell for its best tokens</span></div>"
+    }
+
+    fn text(&self) -> String {
+        let TrajectoryTable { title, tokens, targets, layers, cells, note, .. } = self.table;
+        let (n_layers, n_positions) = cells.dim();
+        let short = |token: &str| text::cut(&text::visible(token), 8);
+        let word = |layer: usize, pos: usize| {
+            let cell = &cells[(layer, pos)];
+            let best = cell.top.first().map_or("–".into(), |(token, _)| short(token));
+            let hit = if cell.target_rank == Some(1) { "*" } else { "" };
+            format!("{}{best}{hit}", text::shade(self.fraction(cell.value)))
+        };
+        let means: Vec<f64> = cells
+            .outer_iter()
+            .map(|row| {
+                let finite = row.iter().map(|c| f64::from(c.value)).filter(|v| v.is_finite());
+                let (sum, n) = finite.fold((0.0, 0.0), |(sum, n), v| (sum + v, n + 1.0));
+                sum / n
+            })
+            .collect();
+        let means: Vec<String> = text::column(&means, 3);
+
+        // One column after another, top row first, until the terminal is full.
+        let top_down = || (0..n_layers).rev();
+        let edge = |words: &[String], name: &str, pos: Option<usize>| match pos {
+            None => name.to_string(),
+            Some(pos) => words.get(pos).map_or(String::new(), |t| format!(" {}", short(t))),
+        };
+        let mut names = vec![edge(targets, "next token", None)];
+        names.extend(top_down().map(|l| text::cut(&text::one_line(&layers[l]), 24)));
+        names.push(edge(tokens, "token", None));
+        let mut numbers = vec!["mean".to_string()];
+        numbers.extend(top_down().map(|l| means[l].clone()));
+        numbers.push(String::new());
+        let mut columns = vec![names, numbers];
+        let width = |column: &[String]| column.iter().map(|cell| text::columns(cell)).max().unwrap_or(0) + 2;
+        let mut used = columns.iter().map(|c| width(c)).sum::<usize>() - 2;
+        let mut n_shown = 0;
+        while n_shown < n_positions {
+            let mut column = vec![edge(targets, "", Some(n_shown))];
+            column.extend(top_down().map(|l| word(l, n_shown)));
+            column.push(edge(tokens, "", Some(n_shown)));
+            used += width(&column);
+            if used > text::COLUMNS {
+                break;
+            }
+            columns.push(column);
+            n_shown += 1;
+        }
+        let first = if targets.is_empty() { 1 } else { 0 };
+        let rows: Vec<Vec<String>> =
+            (first..n_layers + 2).map(|r| columns.iter().map(|c| c[r].clone()).collect()).collect();
+        let mut right = vec![false; columns.len()];
+        right[1] = true;
+        let mut body = text::aligned(&rows, &right);
+        if n_shown < n_positions {
+            let more = text::count(n_positions - n_shown, "more position");
+            _ = writeln!(body, "({more} to the right do not fit in {} characters)", text::COLUMNS);
+        }
+        if let Some((lo, hi)) = self.range {
+            let (lo, hi) = (text::number(significant(lo)), text::number(significant(hi)));
+            _ = writeln!(body, "shades ░▒▓█: {} from {lo} to {hi}", self.value_label);
+        }
+        if self.has_hits() {
+            body += "*: the next token\n";
+        }
+        text::page(
+            &text::one_line(title),
+            &body,
+            &text::sentences(&[note, &self.missing().replace("Hatched", "?")]),
+        )
+    }
+}
+
+/// Three digits, of which two f32 computed in different ways do not usually differ.
+fn significant(v: f32) -> f64 {
+    if v == 0.0 || !v.is_finite() {
+        return f64::from(v);
+    }
+    format!("{v:.2e}").parse().unwrap_or(f64::from(v))
+}
+
+fn row_name(name: &str) -> String {
+    format!("<tr><th scope=row>{}", escape_html(&text::cut(&text::one_line(name), 40)))
+}
+
+/// A cell of the rows of given tokens.
+fn end_cell(token: &str) -> String {
+    format!("<td>{}", shown_token(token))
+}
+
+/// A token short enough for a column.
+fn shown_token(token: &str) -> String {
+    escape_html(&text::cut(&text::visible(token), 12))
+}
