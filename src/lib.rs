@@ -1,12 +1,81 @@
-//! See how a transformer arrives at its prediction, layer by layer.
+//! See how a transformer arrives at its prediction, layer by layer, in a Rust notebook.
+//!
+//! The layers of a language model seem to sharpen one prediction step by step. Is that iterative inference, or would any
+//! network look so? If it is, *one and the same lens* has to read every layer. This crate trains or loads a
+//! transformer, fits lenses in closed form, and shows the answer with its controls.
+//!
+//! # The map
+//!
+//! Data flow one way:
+//!
+//! ```text
+//!  source of tokens ──> Transformer ──> ActivationCache ──> Moments ──> Lens ──> Comparison, Transfer, Trajectory ──> Figure
+//!    data                 model            model              lens       lens     lens                                  show
+//! ```
+//!
+//! Modules in reading order; each imports only from those before it, and a test holds it to that:
+//!
+//! | module | what it is | what it never does |
+//! |---|---|---|
+//! | [`session`] | displays, progress, interrupts: where a computation meets who watches it | compute |
+//! | [`num`] | products, factorisations, probability, seeded randomness | know what a token is |
+//! | [`data`] | text, and sources whose true conditional is known | know what a model is |
+//! | [`nn`] | one operation per file, forward next to backward | keep state |
+//! | [`model`] | [`Config`](model::Config), [`Transformer`](model::Transformer), [`ActivationCache`](model::ActivationCache), training | draw |
+//! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
+//! | [`show`] | figures; the only place that writes HTML or SVG | compute |
+//!
+//! Weights and activations are `f32`; statistics and solves are `f64`. Public types are concrete and owned, so that a
+//! notebook can keep them between cells.
+//!
+//! # From nothing to an answer
+//!
+//! ```no_run
+//! use onelens::prelude::*;
+//!
+//! let corpus = Corpus::rust_source()?;
+//! let mut model = Transformer::new(Config { d_vocab: corpus.d_vocab(), ..Default::default() })?;
+//! model.train(&corpus, &Training::default())?;
+//!
+//! let moments = LayerMoments::collect(&model, &corpus.sample(512, 64, &mut rng(0, 0))?)?;
+//! let ridge = Ridge::default();
+//! let (own, shared) = (ridge.own(&moments)?, ridge.shared(&moments)?);
+//! let held_out = corpus.sample_held_out(128, 64, &mut rng(0, 1))?;
+//! let seen = compare(&model, &[&own, &shared, &LogitLens], &moments, &held_out)?;
+//! seen.figure()?.save("one_lens.html")?;
+//! # Ok::<(), onelens::Error>(())
+//! ```
+//!
+//! # Coming from elsewhere
+//!
+//! | there | here |
+//! |---|---|
+//! | TransformerLens `HookedTransformer.run_with_cache` | [`Transformer::run_with_cache`](model::Transformer::run_with_cache) |
+//! | TransformerLens `cache["resid_post", 3]` | [`cache.resid_post(3)?`](model::ActivationCache::resid_post) |
+//! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form |
+//! | tuned-lens `PredictionTrajectory` | [`Trajectory`](lens::Trajectory) |
+//! | scikit-learn `Ridge(alpha)` | [`Ridge { lambda, towards: Zero }`](lens::Ridge), `alpha = λ s² n` |
+
+// Named by notebook engines that write down the type of a `let`: without this path `let y = &x * 2.0;` does not compile
+// in a cell.
 pub use ndarray;
 
-pub mod data;
 mod error;
-pub mod lens;
-pub mod model;
-pub mod nn;
-pub mod num;
 mod record;
+
 pub mod session;
+
+pub mod num;
+
+pub mod data;
+pub mod nn;
+
+pub mod model;
+
+pub mod lens;
+
+pub mod show;
+
+pub mod prelude;
+
 pub use error::{Error, ErrorKind, Result};

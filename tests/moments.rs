@@ -94,7 +94,9 @@ fn a_lens_from_merged_halves_is_the_lens_from_one_pass() {
 fn ridge_solves_its_normal_equations() {
     // The minimiser of Σ|z - A x - b|² + penalty |A - T|² makes the gradient zero: (A S_xx - S_zx) + penalty (A - T) = 0.
     let m = definition(&random(3, 60, 4, 1.0), &random(4, 60, 4, 0.0));
-    for (towards, target) in [(Towards::Zero, Array2::<f64>::zeros((4, 4))), (Towards::Identity, Array2::eye(4))] {
+    for (towards, target) in
+        [(Towards::Zero, Array2::<f64>::zeros((4, 4))), (Towards::Identity, Array2::eye(4))]
+    {
         for lambda in [0.0, 0.3, 50.0] {
             let lens = Ridge { lambda, towards }.fit(&m).unwrap();
             let penalty = lambda * m.s_xx.diag().sum() / 4.0;

@@ -1,1 +1,11 @@
-fn main() {}
+//! The `onelens` binary: see [`onelens_kernel`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The process that runs cells. It forks, so this comes before any thread is started.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
+        onelens_kernel::engine::worker_main();
+    }
+    ExitCode::from(onelens_kernel::cli::main())
+}

@@ -218,6 +218,10 @@ impl Canvas<'_> {
     }
 
     fn words(&mut self, point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb, style: FontStyle) {
+        let words = text::one_line(words);
+        if words.is_empty() {
+            return;
+        }
         let h_pos = match anchor {
             Anchor::Start => HPos::Left,
             Anchor::Middle => HPos::Center,
@@ -230,6 +234,6 @@ impl Canvas<'_> {
         }
         let c = colour(c, 1.0);
         let style = TextStyle::from(font).color(&c).pos(Pos::new(h_pos, VPos::Center));
-        self.backend.draw_text(&text::one_line(words), &style, at(point)).expect(WRITES);
+        self.backend.draw_text(&words, &style, at(point)).expect(WRITES);
     }
 }

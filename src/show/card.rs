@@ -73,7 +73,7 @@ impl Card {
             body += &format!("\n{table_text}");
         }
         html += &caption(&note);
-        Ok(Figure::written(&self.title, &html, text::page(&text::one_line(&self.title), &body, &note)))
+        Ok(Figure::written(&self.title, &html, text::page(&self.title, &body, &note)))
     }
 
     /// Shows the card in the notebook, now; or the error in its place.

@@ -204,8 +204,8 @@ impl Cells {
         // The unit stands over the bar and may run to the right of it.
         let width =
             (bar_left + f64::max(22.0 + bar_labels, text::ems(&unit_words) * TICK) + 4.0).max(320.0).ceil();
-        let titles = text::wrap(&title_words, width / TITLE / 1.06);
-        let notes = text::wrap(&text::one_line(note), width / LABEL);
+        let titles = text::wrap(&title_words, width / TITLE / 1.06, text::ems);
+        let notes = text::wrap(&text::one_line(note), width / LABEL, text::ems);
         let head = titles.len() as f64 * 20.0;
         let top = head + 26.0;
         let bar_height = plot_height.max(80.0);
@@ -363,7 +363,7 @@ impl Cells {
                 text::one_line(&map.unit)
             );
         }
-        text::page(&text::one_line(&map.title), &body, note)
+        text::page(&map.title, &body, note)
     }
 }
 

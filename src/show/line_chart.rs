@@ -104,8 +104,9 @@ impl LineChart {
         let nothing =
             || empty("line chart", &self.title, "give it at least one series with at least one value");
         let first = self.series.first().ok_or_else(nothing)?;
+        let name = |s: &Series| text::cut(&text::one_line(&s.name), 60);
         let (n, of) = match (self.x.len(), self.x_ticks.len()) {
-            (0, 0) => (first.y.len(), format!("values in series \"{}\"", first.name)),
+            (0, 0) => (first.y.len(), format!("values in series \"{}\"", name(first))),
             (0, n) => (n, "names in x_ticks".into()),
             (n, _) => (n, "values in x".into()),
         };
@@ -113,10 +114,10 @@ impl LineChart {
             same_length("names in x_ticks", self.x_ticks.len(), n, &of)?;
         }
         for s in &self.series {
-            same_length(&format!("values in series \"{}\"", s.name), s.y.len(), n, &of)?;
+            same_length(&format!("values in series \"{}\"", name(s)), s.y.len(), n, &of)?;
             if let Some((lower, upper)) = &s.band {
-                same_length(&format!("lower limits in the band of \"{}\"", s.name), lower.len(), n, &of)?;
-                same_length(&format!("upper limits in the band of \"{}\"", s.name), upper.len(), n, &of)?;
+                same_length(&format!("lower limits in the band of \"{}\"", name(s)), lower.len(), n, &of)?;
+                same_length(&format!("upper limits in the band of \"{}\"", name(s)), upper.len(), n, &of)?;
             }
         }
         if n == 0 {
@@ -135,7 +136,8 @@ impl LineChart {
         for s in &self.series {
             let n = s.y.iter().zip(x).filter(|(y, x)| !self.has_place(**y) || !is_drawable(**x)).count();
             if n > 0 {
-                gaps.push(format!("{} in \"{}\"", text::count(n, "value"), s.name));
+                let name = text::cut(&text::one_line(&s.name), 60);
+                gaps.push(format!("{} in \"{name}\"", text::count(n, "value")));
             }
         }
         if gaps.len() > 6 {
@@ -223,7 +225,7 @@ impl LineChart {
             })
             .collect();
         body += &text::aligned(&sparks, &[false, false, false]);
-        text::page(&text::one_line(&self.title), &body, note)
+        text::page(&self.title, &body, note)
     }
 }
 
@@ -277,8 +279,8 @@ impl<'a> Layout<'a> {
             20.0
         };
 
-        let titles = text::wrap(&text::one_line(&chart.title), WIDTH / TITLE_SIZE / 1.06);
-        let notes = text::wrap(&text::one_line(note), WIDTH / LABEL_SIZE);
+        let titles = text::wrap(&text::one_line(&chart.title), WIDTH / TITLE_SIZE / 1.06, text::ems);
+        let notes = text::wrap(&text::one_line(note), WIDTH / LABEL_SIZE, text::ems);
         let y_label_height = if chart.y_label.is_empty() { 10.0 } else { 22.0 };
         let top = titles.len() as f64 * 20.0 + y_label_height + 4.0;
         let bottom = top + f64::max(260.0, names.len() as f64 * NAME_STEP);

@@ -30,6 +30,8 @@ mod card;
 mod figure;
 mod heatmap;
 mod line_chart;
+mod of_lens;
+mod of_model;
 mod table;
 mod text;
 mod theme;

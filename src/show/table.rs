@@ -144,7 +144,7 @@ impl Table {
         if n > TEXT_ROWS {
             _ = writeln!(body, "(and {} more)", text::count(n - TEXT_ROWS, "row"));
         }
-        text::page(&text::one_line(&self.title), &body, note)
+        text::page(&self.title, &body, note)
     }
 }
 

@@ -202,28 +202,34 @@ pub(super) fn ems(text: &str) -> f64 {
         .sum()
 }
 
-/// The text broken at spaces into lines of at most `width` ems; words longer than a line are broken too.
-pub(super) fn wrap(text: &str, width: f64) -> Vec<String> {
+/// The text broken at spaces into lines of at most `width`, as `measure` counts; words longer than a line break too.
+pub(super) fn wrap(text: &str, width: f64, measure: fn(&str) -> f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {
-        if !line.is_empty() && ems(&line) + 0.34 + ems(word) > width {
+        if !line.is_empty() && measure(&format!("{line} {word}")) > width {
             lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
             line.push(' ');
         }
         for c in word.chars() {
-            if !line.is_empty() && ems(&line) + ems(c.encode_utf8(&mut [0; 4])) > width {
-                lines.push(std::mem::take(&mut line));
-            }
             line.push(c);
+            if line.len() > c.len_utf8() && measure(&line) > width {
+                line.pop();
+                lines.push(std::mem::replace(&mut line, c.into()));
+            }
         }
     }
     if !line.is_empty() {
         lines.push(line);
     }
     lines
+}
+
+/// [`columns`] as a measure for [`wrap`].
+fn columns_of(text: &str) -> f64 {
+    columns(text) as f64
 }
 
 /// Sentences that are not empty, joined by spaces.
@@ -233,20 +239,10 @@ pub(super) fn sentences(parts: &[&str]) -> String {
 
 /// A text twin: title, body, caption, whichever are not empty.
 pub(super) fn page(title: &str, body: &str, note: &str) -> String {
-    let mut wrapped = if note.is_empty() { String::new() } else { format!("({note})") };
-    let mut width = 0;
-    // Breaks replace spaces, so that the words stay as they were given.
-    for (at, _) in wrapped.clone().match_indices(' ') {
-        let next = wrapped[at + 1..].find(' ').map_or(wrapped.len(), |i| at + 1 + i);
-        if columns(&wrapped[width..next]) > COLUMNS {
-            wrapped.replace_range(at..=at, "\n");
-            width = at + 1;
-        }
-    }
-    let note = wrapped;
-    let parts: Vec<&str> =
-        [title, body.trim_end_matches('\n'), &note].into_iter().filter(|p| !p.is_empty()).collect();
-    parts.join("\n") + "\n"
+    let (title, note) = (one_line(title), one_line(note));
+    let note = if note.is_empty() { vec![] } else { wrap(&format!("({note})"), COLUMNS as f64, columns_of) };
+    let parts = [&title, body.trim_end_matches('\n'), &note.join("\n")];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// `1 point`, `3 points`.

@@ -74,7 +74,9 @@ fn variables(dark: bool) -> String {
     for (name, light_value, dark_value) in THEMED {
         _ = write!(out, "--ol-{name}:{};", hex(if dark { dark_value } else { light_value }));
     }
-    _ = write!(out, "--ol-a:{}", if dark { SHADE.1 } else { SHADE.0 });
+    let (shade, scheme) = if dark { (SHADE.1, "dark") } else { (SHADE.0, "light") };
+    // The scheme colours scroll bars, which would else follow the system and not the notebook.
+    _ = write!(out, "--ol-a:{shade};color-scheme:{scheme}");
     out
 }
 

@@ -50,7 +50,7 @@ pub struct TrajectoryCell {
 /// };
 /// let figure = table.figure()?;
 /// assert!(figure.html().contains("title=\"KL 0.5 · target is no. 1\n⏎  75%\""));
-/// assert!(figure.text().contains("layer 1          0.5   ⏎*\n"));
+/// assert!(figure.text().contains("layer 1      0.5   ⏎*\n"));
 /// # Ok::<(), onelens::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]

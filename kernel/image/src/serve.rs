@@ -1,0 +1,168 @@
+//! The worker's loop: load a cell, let a copy of this process fall asleep, run the cell.
+//!
+//! Forking before every cell is what makes nothing get lost: if the cell takes the process down, the kernel wakes
+//! the copy, which has every variable as it was. A cell that ends lets the copy be killed.
+
+use crate::stage::{Cell, CellThread, install_panic_hook};
+use crate::{channel, frame, rt, store};
+use std::ffi::{CStr, CString, c_int};
+use std::fs::File;
+use std::os::fd::{FromRawFd, RawFd};
+
+/// Serves cells until the kernel closes `commands`. Called once, by the worker process, before any thread.
+///
+/// # Safety
+/// The three numbers are open file descriptors that nothing else uses.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged: c_int) {
+    // SAFETY: the caller hands the descriptors over.
+    let (mut commands, out, acknowledged) =
+        unsafe { (file(commands), file(out), file(acknowledged)) };
+    channel::open(out, acknowledged);
+    install_panic_hook();
+    stop_politely_on_interrupt();
+    let wake = block_wake_signal();
+    let Ok(mut thread) = CellThread::start() else {
+        channel::send(&["fatal", "the worker cannot start a thread"]);
+        return;
+    };
+    channel::send(&["ready", &std::process::id().to_string()]);
+    while let Ok(command) = frame::read(&mut commands) {
+        match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["run", path] => match run(&thread, path, &wake) {
+                Ran::Here => report_end(),
+                Ran::Woken => {
+                    // The old thread and pool stayed in the process that died.
+                    std::mem::forget(thread);
+                    thread = match CellThread::start() {
+                        Ok(new) => new,
+                        Err(_) => return,
+                    };
+                    channel::forget_acknowledgements();
+                    channel::send(&["ready", &std::process::id().to_string()]);
+                    report_end();
+                }
+            },
+            ["forget", name] => store::forget(name),
+            _ => {}
+        }
+    }
+}
+
+// SAFETY: callers pass an open descriptor that nothing else owns.
+#[allow(unsafe_code)]
+unsafe fn file(fd: RawFd) -> File {
+    // SAFETY: as above. Programs that a cell starts must not hold the kernel's pipes open.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        File::from_raw_fd(fd)
+    }
+}
+
+/// Tells the kernel that the cell is over, and which variables there are.
+fn report_end() {
+    onelens::session::clear_interrupt();
+    let variables = store::variables();
+    let mut parts = vec!["done"];
+    for (name, ty) in &variables {
+        parts.extend([name.as_str(), ty]);
+    }
+    channel::send(&parts);
+}
+
+enum Ran {
+    /// In this process, to its end.
+    Here,
+    /// This is the copy, and the process it was copied from is gone.
+    Woken,
+}
+
+#[allow(unsafe_code)]
+fn run(thread: &CellThread, path: &str, wake: &libc::sigset_t) -> Ran {
+    // SAFETY: the only other threads wait for work, and the copy uses none of them.
+    let copy = unsafe { libc::fork() };
+    if copy == 0 {
+        sleep_until_woken(wake);
+        return Ran::Woken;
+    }
+    // Without a copy the cell runs all the same; the kernel then says what a crash cost.
+    channel::send(&["forked", &copy.max(0).to_string()]);
+    prefer_as_victim(true);
+    match load(path) {
+        Ok(cell) => thread.run(cell),
+        Err(error) => channel::send(&["failed", "load", &error, "0", "", "0", "0"]),
+    }
+    prefer_as_victim(false);
+    if rt::take_lost() && copy > 0 {
+        channel::send(&["lost"]);
+        // SAFETY: ends this process without running anything of the user's.
+        unsafe { libc::_exit(0) };
+    }
+    if copy > 0 {
+        // SAFETY: `copy` is a child of this process that has not been waited for.
+        unsafe {
+            libc::kill(copy, libc::SIGKILL);
+            libc::waitpid(copy, std::ptr::null_mut(), 0);
+        }
+    }
+    Ran::Here
+}
+
+/// The kernel's out-of-memory killer should take the process that grew, and leave the copy.
+fn prefer_as_victim(yes: bool) {
+    let _ = std::fs::write("/proc/self/oom_score_adj", if yes { "500" } else { "0" });
+}
+
+/// Cells are never unloaded: values hold pointers to the code and the vtables of the cell that made them.
+#[allow(unsafe_code)]
+fn load(path: &str) -> Result<Cell, String> {
+    let path = CString::new(path).map_err(|e| e.to_string())?;
+    // SAFETY: both strings are terminated; the kernel compiled the file, and `onelens_cell` has the type `Cell`.
+    unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        let symbol = match library.is_null() {
+            true => library,
+            false => libc::dlsym(library, c"onelens_cell".as_ptr()),
+        };
+        if symbol.is_null() {
+            return Err(CStr::from_ptr(libc::dlerror()).to_string_lossy().into_owned());
+        }
+        Ok(std::mem::transmute::<*mut libc::c_void, Cell>(symbol))
+    }
+}
+
+extern "C" fn on_interrupt(_: c_int) {
+    onelens::session::interrupt();
+}
+
+#[allow(unsafe_code)]
+fn stop_politely_on_interrupt() {
+    // SAFETY: the handler only stores to an atomic; a zeroed `sigaction` is a valid one.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_interrupt as extern "C" fn(c_int) as usize;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGINT, &action, std::ptr::null_mut());
+    }
+}
+
+/// Blocks the signal that wakes a copy, so that one sent before the copy waits is not lost.
+#[allow(unsafe_code)]
+fn block_wake_signal() -> libc::sigset_t {
+    // SAFETY: a zeroed set is initialised by `sigemptyset`.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    }
+}
+
+#[allow(unsafe_code)]
+fn sleep_until_woken(wake: &libc::sigset_t) {
+    let mut signal = 0;
+    // SAFETY: `wake` is initialised and blocked in this thread.
+    while unsafe { libc::sigwait(wake, &mut signal) } != 0 {}
+}

@@ -1,0 +1,149 @@
+//! Stages: a cell runs as a row of them, each ending with a `let`. What one defined is kept when the next fails.
+
+use crate::{channel, rt};
+use std::any::{Any, type_name};
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, Location, PanicHookInfo, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+/// The text of an error that `?` ended a cell with.
+pub struct Failure(String);
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(error.to_string())
+    }
+}
+
+/// Runs one stage, which returns the tuple of the variables it defines (`names`, comma separated).
+///
+/// `None` when it failed, after the kernel has been told: by `?`, by a panic, by an interrupt that came before
+/// it, or because a variable's type has no name that the next cell could write.
+pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Option<R> {
+    if !may_start(names, type_name::<R>()) {
+        return None;
+    }
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(variables)) => Some(variables),
+        Ok(Err(Failure(text))) => {
+            failed("error", &text, None);
+            None
+        }
+        Err(payload) => {
+            panicked(payload);
+            None
+        }
+    }
+}
+
+#[inline(never)]
+fn may_start(names: &str, types: &'static str) -> bool {
+    if onelens::session::interrupted() {
+        failed("interrupted", "", None);
+        return false;
+    }
+    if types.contains("{{") {
+        channel::send(&["unnameable", names, types]);
+        return false;
+    }
+    true
+}
+
+/// Where the last panic was.
+struct Place {
+    message: String,
+    file: String,
+    line: u32,
+    column: u32,
+}
+
+static LAST_PANIC: Mutex<Option<Place>> = Mutex::new(None);
+
+#[inline(never)]
+fn panicked(payload: Box<dyn Any + Send>) {
+    let message = text_of(&*payload);
+    let place = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failed("panic", &message, place.filter(|place| place.message == message));
+    // A payload whose own drop panics must not end the process.
+    std::mem::forget(payload);
+}
+
+fn failed(kind: &str, message: &str, place: Option<Place>) {
+    channel::flush();
+    channel::result_ends();
+    let (file, line, column) = place.map_or((String::new(), 0, 0), |p| (p.file, p.line, p.column));
+    channel::send(&["failed", kind, message, &rt::line().to_string(), &file, &line.to_string(), &column.to_string()]);
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        text.to_string()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic whose payload is not text".to_string()
+    }
+}
+
+fn remember(info: &PanicHookInfo) {
+    let message = text_of(info.payload());
+    let (file, line, column) = match info.location() {
+        Some(at) => (Location::file(at).to_string(), at.line(), at.column()),
+        None => (String::new(), 0, 0),
+    };
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    // A panic in the cell itself is reported when the stage ends; one in a thread of the user's would be silent.
+    if !name.starts_with("cell") {
+        eprintln!("thread '{name}' panicked at {file}:{line}:{column}:\n{message}");
+    }
+    *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(Place { message, file, line, column });
+}
+
+/// Panics are remembered with their place, and reported once, by [`stage`].
+pub(crate) fn install_panic_hook() {
+    std::panic::set_hook(Box::new(remember));
+}
+
+/// A compiled cell's one function.
+pub(crate) type Cell = extern "C" fn();
+
+/// The thread that cells run on. It is member 0 of a pool of our own, because threads do not survive a fork and
+/// rayon's global pool cannot be made again: a woken copy makes a new thread with a new pool.
+pub(crate) struct CellThread {
+    jobs: SyncSender<(Cell, SyncSender<()>)>,
+}
+
+impl CellThread {
+    /// Room for deep recursion of unoptimised code, and little enough that endless recursion ends at once.
+    const STACK: usize = 64 << 20;
+
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel::<(Cell, SyncSender<()>)>(0);
+        let work = move || {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .thread_name(|i| format!("cell pool {i}"))
+                .use_current_thread()
+                .build();
+            if let Err(error) = &pool {
+                eprintln!("onelens: no thread pool: {error}");
+            }
+            while let Ok((cell, done)) = queue.recv() {
+                cell();
+                channel::flush();
+                let _ = done.send(());
+            }
+        };
+        std::thread::Builder::new().name("cell".into()).stack_size(Self::STACK).spawn(work)?;
+        Ok(CellThread { jobs })
+    }
+
+    /// Runs `cell` to its end.
+    pub(crate) fn run(&self, cell: Cell) {
+        let (done, wait) = sync_channel(1);
+        if self.jobs.send((cell, done)).is_ok() {
+            let _ = wait.recv();
+        }
+    }
+}

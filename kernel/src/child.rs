@@ -1,0 +1,161 @@
+//! A kernel of our own as a child process, with a client connected to it.
+
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::jupyter::client::{Client, FromKernel};
+use crate::jupyter::connection::Connection;
+use crate::jupyter::message::random_hex;
+use crate::jupyter::socket::lock;
+
+/// A running kernel process; dropping it ends the process.
+pub struct KernelProcess {
+    child: Child,
+    /// The way to talk to it.
+    pub client: Client,
+    connection_file: PathBuf,
+    said: Arc<Mutex<String>>,
+}
+
+/// How long a kernel may take until it answers; it does so in a few milliseconds on an idle machine.
+const READY: Duration = Duration::from_secs(60);
+
+impl KernelProcess {
+    /// Starts `program kernel FILE` with `folder` as its working directory and waits until it answers.
+    pub fn start(program: &Path, folder: &Path) -> Result<KernelProcess, Failure> {
+        let doctor = "run `onelens doctor`; if it finds nothing, report this";
+        let name = random_hex(8).map_err(|e| Failure::new(e, doctor))?;
+        let connection_file = std::env::temp_dir().join(format!("onelens-{name}.json"));
+        Connection::any_ports()?.write(&connection_file)?;
+        let started = Command::new(program)
+            .arg("kernel")
+            .arg(&connection_file)
+            .current_dir(folder)
+            // By this a kernel notices that whoever started it has gone.
+            .env("JPY_PARENT_PID", std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C in the terminal is for us; we pass it on as the protocol says.
+            .process_group(0)
+            .spawn();
+        let mut child = match started {
+            Ok(child) => child,
+            Err(e) => {
+                let _ = std::fs::remove_file(&connection_file);
+                return Err(Failure::new(format!("cannot start {}: {e}", program.display()), doctor));
+            }
+        };
+        let said = Arc::new(Mutex::new(String::new()));
+        if let Some(mut pipe) = child.stderr.take() {
+            let said = said.clone();
+            std::thread::spawn(move || {
+                let mut buffer = [0u8; 4096];
+                while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+                    let mut said = lock(&said);
+                    said.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                    if said.len() > 1 << 16 {
+                        let from = said.ceil_char_boundary(said.len() - (1 << 15));
+                        said.drain(..from);
+                    }
+                }
+            });
+        }
+        let client = match connect(&mut child, &connection_file) {
+            Ok(client) => client,
+            Err(why) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let _ = std::fs::remove_file(&connection_file);
+                let said = lock(&said).trim().to_string();
+                let why = if said.is_empty() { why } else { format!("{why}; it said:\n{said}") };
+                return Err(Failure::new(why, doctor));
+            }
+        };
+        Ok(KernelProcess { child, client, connection_file, said })
+    }
+
+    /// The process, for instance to look at what it uses.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// If the process has ended: a sentence about how, with what it said last.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        let mut text = format!("the kernel process {}", how(status));
+        let said = lock(&self.said);
+        let tail: Vec<&str> = said.lines().rev().take(5).collect();
+        if !tail.is_empty() {
+            text.push_str("; it said last:");
+            for line in tail.iter().rev() {
+                text.push_str(&format!("\n  {line}"));
+            }
+        }
+        Some(text)
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks the kernel to shut down and waits for it, for at most a few seconds.
+    fn shutdown(&mut self) {
+        self.client.control("shutdown_request", json!({ "restart": false }));
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            if let Some(FromKernel::Gone) = self.client.next(Duration::from_millis(5)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+impl Drop for KernelProcess {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.shutdown();
+        }
+        self.kill();
+        let _ = std::fs::remove_file(&self.connection_file);
+    }
+}
+
+fn connect(child: &mut Child, file: &Path) -> Result<Client, String> {
+    let start = Instant::now();
+    let connection = loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("the kernel process {}", how(status)));
+        }
+        match Connection::read(file) {
+            Ok(connection) if connection.is_bound() => break connection,
+            _ if start.elapsed() > READY => return Err("the kernel does not answer".into()),
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let client = Client::connect(&connection, Duration::from_secs(5))
+        .map_err(|e| format!("cannot connect to the kernel: {e}"))?;
+    client.wait_ready(READY).ok_or("the kernel does not answer")?;
+    Ok(client)
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(9)) => "was killed (signal 9), perhaps for want of memory".into(),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".into(),
+    }
+}

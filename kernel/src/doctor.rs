@@ -1,0 +1,134 @@
+//! `onelens doctor`: what is there, what is missing, how to get it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::failure::Failure;
+use crate::image::Image;
+use crate::screen::Screen;
+use crate::{install, lab, paths};
+
+/// What one check found.
+enum Finding {
+    Good(String),
+    /// Nothing to worry about, with what it is good for.
+    Optional(String, String),
+    /// Needed and missing, with how to get it.
+    Missing(String, String),
+}
+
+use Finding::{Good, Missing, Optional};
+
+/// Prints a table; the exit code says whether notebooks can be run.
+pub fn doctor() -> Result<u8, Failure> {
+    let mut screen = Screen::new();
+    let checks = [
+        ("Rust compiler", rustc()),
+        ("cargo", cargo()),
+        ("linker", linker()),
+        ("library for cells", image()),
+        ("Jupyter kernel", kernelspec()),
+        ("JupyterLab", jupyterlab()),
+    ];
+    let mut sound = true;
+    for (name, finding) in checks {
+        let (mark, what, help) = match finding {
+            Good(what) => ("ok", what, None),
+            Optional(what, help) => ("-", what, Some(help)),
+            Missing(what, help) => {
+                sound = false;
+                ("MISSING", what, Some(help))
+            }
+        };
+        screen.line(&format!("{mark:<8}{name:<19}{what}"));
+        if let Some(help) = help {
+            screen.line(&format!("{:<27}help: {help}", ""));
+        }
+    }
+    screen.line(if sound { "\nnotebooks can be run" } else { "\nnotebooks cannot be run yet" });
+    Ok(u8::from(!sound))
+}
+
+fn version(program: &str) -> Result<String, String> {
+    let output = Command::new(program).arg("--version").output().map_err(|e| e.to_string())?;
+    let text = if output.status.success() { &output.stdout } else { &output.stderr };
+    let line = String::from_utf8_lossy(text).lines().next().unwrap_or_default().to_string();
+    if output.status.success() { Ok(line) } else { Err(line) }
+}
+
+fn tool(variable: &str, name: &str) -> Finding {
+    let program = std::env::var(variable).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| name.into());
+    match version(&program) {
+        Ok(line) => Good(line),
+        Err(why) => Missing(format!("`{program}`: {why}"), "install Rust from https://rustup.rs".into()),
+    }
+}
+
+fn rustc() -> Finding {
+    tool("RUSTC", "rustc")
+}
+
+fn cargo() -> Finding {
+    tool("CARGO", "cargo")
+}
+
+/// Links an empty program, since a `cc` on the path proves little.
+fn linker() -> Finding {
+    let folder = std::env::temp_dir().join(format!("onelens-doctor-{}", std::process::id()));
+    let finding = link_in(&folder);
+    let _ = fs::remove_dir_all(&folder);
+    finding
+}
+
+fn link_in(folder: &Path) -> Finding {
+    let help = "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
+    let source = folder.join("empty.rs");
+    if let Err(e) = fs::create_dir_all(folder).and_then(|()| fs::write(&source, "fn main() {}\n")) {
+        let help = "free space there, or set TMPDIR to a folder you can write to";
+        return Missing(format!("cannot write to {}: {e}", folder.display()), help.into());
+    }
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    match Command::new(rustc).arg(&source).arg("--out-dir").arg(folder).output() {
+        Ok(output) if output.status.success() => Good("links a program".into()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let line = said.lines().find(|line| line.starts_with("error")).unwrap_or("it fails").to_string();
+            Missing(line, help.into())
+        }
+        Err(e) => Missing(format!("not tried, as the compiler does not start: {e}"), "see the first line".into()),
+    }
+}
+
+fn image() -> Finding {
+    let folder = Image::folder();
+    if folder.join("images").is_dir() {
+        Good(format!("in {}", folder.display()))
+    } else {
+        Optional(
+            format!("not built yet ({})", folder.display()),
+            "the first `onelens run` or `onelens install` builds it, in about a minute".into(),
+        )
+    }
+}
+
+fn kernelspec() -> Finding {
+    let found = paths::jupyter_search().into_iter().find_map(|j| Some((install::installed_program(&j)?, j)));
+    match found {
+        Some((program, jupyter)) if paths::is_executable(&program) => {
+            Good(format!("{}, starts {}", install::spec_folder(&jupyter).display(), program.display()))
+        }
+        Some((program, jupyter)) => Missing(
+            format!("{} starts {}, which is gone", install::spec_folder(&jupyter).display(), program.display()),
+            "onelens install".into(),
+        ),
+        None => Optional("not registered".into(), "`onelens install` registers it; `onelens lab` needs no registration".into()),
+    }
+}
+
+fn jupyterlab() -> Finding {
+    match lab::find() {
+        Some(lab) => Good(lab.display().to_string()),
+        None => Optional("not found".into(), "`onelens lab` offers a private one; `onelens run` needs none".into()),
+    }
+}

@@ -1,0 +1,328 @@
+//! What rustc says about a cell, told about the user's own lines.
+
+use super::CellError;
+use super::generate::Generated;
+use super::source::{Quote, Source, Text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+const RED: &str = "\x1b[1;31m";
+const BLUE: &str = "\x1b[1;34m";
+const BOLD: &str = "\x1b[1m";
+const CYAN: &str = "\x1b[1;36m";
+const YELLOW: &str = "\x1b[1;33m";
+const RESET: &str = "\x1b[0m";
+
+/// Something to point at, with what to say there.
+struct Mark {
+    at: Quote,
+    label: String,
+    primary: bool,
+}
+
+/// An error that has no diagnostic of rustc's behind it: a sentence, a remedy, and where.
+pub(super) fn refusal(what: &str, help: &str, at: &Quote) -> CellError {
+    report("CompileError", what, &[help.to_string()], at, "")
+}
+
+/// What the parser found wrong.
+pub(super) fn syntax(error: &syn::Error, text: &Text) -> CellError {
+    let range = error.span().byte_range();
+    let len = text.code.len();
+    // At the end of the input the parser points nowhere.
+    let range = if range.start == range.end || range.end > len {
+        let end = text.code.trim_end().len();
+        end.min(len)..end.min(len)
+    } else {
+        range
+    };
+    let (message, help) = explain_syntax(&error.to_string());
+    let at = Quote { text: text.clone(), range };
+    let (line, column) = at.position(at.range.start);
+    let mut reported = report("SyntaxError", &message, &help, &at, "");
+    reported.evalue = format!("{message} (line {line}, column {column})");
+    reported
+}
+
+fn explain_syntax(message: &str) -> (String, Vec<String>) {
+    if message.contains("unexpected end of input") {
+        let help = "something that was begun is not finished: a bracket, or a `;` after `let`".to_string();
+        return (message.to_string(), vec![help]);
+    }
+    (message.to_string(), vec![])
+}
+
+fn report(ename: &str, what: &str, helps: &[String], at: &Quote, label: &str) -> CellError {
+    let mark = Mark { at: at.clone(), label: label.to_string(), primary: true };
+    let mut text = format!("{RED}error{RESET}{BOLD}: {what}{RESET}\n");
+    excerpt(&[mark], at.text.cell, &mut text);
+    let mut evalue = what.to_string();
+    for help in helps {
+        let _ = writeln!(text, "  {BLUE}={RESET} {CYAN}help{RESET}: {help}");
+        let _ = write!(evalue, "\nhelp: {help}");
+    }
+    CellError { ename: ename.into(), evalue, traceback: lines(&text) }
+}
+
+pub(super) fn closure_sentence(name: &str) -> String {
+    format!("`{name}` is a closure, or holds one: its type has no name, so it cannot be kept for later cells")
+}
+
+pub(super) fn closure_help(name: &str) -> String {
+    format!(
+        "write a function (`fn {name}(..) {{ .. }}`), box it with a type (`let {name}: Box<dyn Fn(f64) -> f64> = Box::new(..);`), or use it within `{{ .. }}`"
+    )
+}
+
+pub(super) fn borrowed_sentence(name: &str) -> String {
+    format!("`{name}` borrows from another value, so it cannot be kept for later cells")
+}
+
+pub(super) fn borrowed_help() -> &'static str {
+    "keep a value of its own (`.clone()`, `.to_owned()`, `.to_vec()`), or put the lines that need the borrow within `{ .. }`"
+}
+
+/// The report on a cell that does not compile. `hints` maps names to what is known about them.
+pub(super) fn compile_error(
+    errors: &[Value],
+    generated: &Generated,
+    cell: usize,
+    hints: &BTreeMap<String, String>,
+) -> CellError {
+    let mut text = String::new();
+    let mut first = None;
+    // "aborting due to .." and the like have no place; they matter only when nothing else does.
+    let placed: Vec<&Value> = errors.iter().filter(|e| has_spans(e)).collect();
+    let shown = if placed.is_empty() { errors.iter().collect() } else { placed };
+    for error in shown {
+        let (message, helps) = explain(error, generated, hints);
+        let code = error["code"]["code"].as_str();
+        let title = code.map_or("error".to_string(), |code| format!("error[{code}]"));
+        let _ = writeln!(text, "{RED}{title}{RESET}{BOLD}: {message}{RESET}");
+        diagnostic_body(error, &generated.source, cell, &mut text);
+        for help in &helps {
+            let _ = writeln!(text, "  {BLUE}={RESET} {CYAN}help{RESET}: {help}");
+        }
+        text.push('\n');
+        first.get_or_insert_with(|| {
+            let evalue = helps.iter().fold(message.clone(), |text, help| format!("{text}\nhelp: {help}"));
+            (code.unwrap_or("CompileError").to_string(), evalue)
+        });
+    }
+    let (ename, evalue) =
+        first.unwrap_or_else(|| ("CompileError".into(), "the cell does not compile".into()));
+    CellError { ename, evalue, traceback: lines(text.trim_end()) }
+}
+
+/// A warning, as text for standard error.
+pub(super) fn warning(warning: &Value, source: &Source, cell: usize) -> Option<String> {
+    if warning["code"]["code"] != "unused_must_use" {
+        return None;
+    }
+    let message = warning["message"].as_str()?;
+    let mut text = format!("{YELLOW}warning{RESET}{BOLD}: {message}{RESET}\n");
+    diagnostic_body(warning, source, cell, &mut text);
+    Some(text)
+}
+
+/// The message, in words that fit a notebook where rustc's are about generated code.
+fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String>) -> (String, Vec<String>) {
+    let message = error["message"].as_str().unwrap_or("the cell does not compile").to_string();
+    let code = error["code"]["code"].as_str().unwrap_or_default();
+    if cannot_show(error, generated) {
+        let ty = between(&message, "for ", ",").or_else(|| between(&message, "for ", " in")).unwrap_or("this value");
+        let help = "put `#[derive(Debug)]` on its type, or end the line with `;`".to_string();
+        return (format!("{ty} has no form to be shown in: neither `Debug` nor `evcxr_display`"), vec![help]);
+    }
+    if matches!(code, "E0514" | "E0460" | "E0463" | "E0461") && message.contains("onelens_image") {
+        let help = "restart the kernel, which builds the library anew where needed".to_string();
+        return ("the Rust compiler is not the one that built the library for cells".into(), vec![help]);
+    }
+    let mut helps = Vec::new();
+    if let Some(name) = between(&message, "`", "`")
+        && matches!(code, "E0425" | "E0384" | "E0596" | "E0594")
+        && let Some(hint) = hints.get(name)
+    {
+        helps.push(hint.clone());
+    }
+    (message, helps)
+}
+
+/// Whether the error is that the last value cannot be shown.
+pub(super) fn cannot_show(error: &Value, generated: &Generated) -> bool {
+    let Some(shown) = &generated.shown else { return false };
+    let message = error["message"].as_str().unwrap_or_default();
+    message.contains("`evcxr_display`")
+        && spans(error).any(|span| span["is_primary"] == true && shown.contains(&byte(span, "byte_start")))
+}
+
+fn between<'t>(text: &'t str, open: &str, close: &str) -> Option<&'t str> {
+    let rest = &text[text.find(open)? + open.len()..];
+    Some(&rest[..rest.find(close)?])
+}
+
+fn has_spans(error: &Value) -> bool {
+    error["spans"].as_array().is_some_and(|spans| !spans.is_empty())
+}
+
+/// The spans of a diagnostic.
+pub(super) fn spans(error: &Value) -> impl Iterator<Item = &Value> {
+    error["spans"].as_array().into_iter().flatten()
+}
+
+/// A byte position of a span.
+pub(super) fn byte(span: &Value, key: &str) -> usize {
+    span[key].as_u64().unwrap_or_default() as usize
+}
+
+/// What the user wrote there; a span inside of a macro is where the macro was called.
+pub(super) fn origin(span: &Value, source: &Source) -> Option<Quote> {
+    if span["file_name"] == "cell.rs"
+        && let Some(quote) = source.origin(byte(span, "byte_start")..byte(span, "byte_end"))
+    {
+        return Some(quote);
+    }
+    span["expansion"]["span"].is_object().then(|| origin(&span["expansion"]["span"], source)).flatten()
+}
+
+fn diagnostic_body(error: &Value, source: &Source, cell: usize, text: &mut String) {
+    excerpt(&marks(error, source), cell, text);
+    for child in error["children"].as_array().into_iter().flatten() {
+        child_message(child, source, cell, text);
+    }
+}
+
+fn marks(error: &Value, source: &Source) -> Vec<Mark> {
+    let mark = |span: &Value| {
+        let label = in_users_words(span["label"].as_str().unwrap_or_default());
+        Some(Mark { at: origin(span, source)?, label, primary: span["is_primary"] == true })
+    };
+    spans(error).filter_map(mark).collect()
+}
+
+/// Statements run inside closures, which the user did not write.
+fn in_users_words(label: &str) -> String {
+    label
+        .replace("variable moved due to use in closure", "value moved here")
+        .replace(" due to use in closure", "")
+        .replace(" occurs due to use in closure", "")
+}
+
+fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String) {
+    let message = child["message"].as_str().unwrap_or_default();
+    let about_generated = ["onelens_image::rt", "__onelens", "onelens_cell", "`evcxr_display`", "`Show`"];
+    if message.is_empty() || about_generated.iter().any(|word| message.contains(word)) {
+        return;
+    }
+    let level = child["level"].as_str().unwrap_or("note");
+    let first_line = message.lines().next().unwrap_or_default();
+    let _ = write!(text, "  {BLUE}={RESET} {CYAN}{level}{RESET}: {first_line}");
+    let suggestions: Vec<&str> =
+        spans(child).filter_map(|span| span["suggested_replacement"].as_str()).map(str::trim).collect();
+    let placed: Vec<Mark> = marks(child, source);
+    let is_import = suggestions.iter().all(|s| s.starts_with("use ")) && !suggestions.is_empty();
+    if is_import || (!placed.is_empty() && suggestions.len() == 1 && !suggestions[0].is_empty()) {
+        let shown: Vec<String> = suggestions.iter().take(4).map(|s| format!("`{s}`")).collect();
+        let _ = write!(text, ": {}", shown.join(", "));
+    }
+    text.push('\n');
+    for line in message.lines().skip(1) {
+        let _ = writeln!(text, "      {line}");
+    }
+    if suggestions.is_empty() {
+        excerpt(&placed, cell, text);
+    }
+}
+
+/// The lines that are pointed at, each with its marks below.
+fn excerpt(marks: &[Mark], cell: usize, text: &mut String) {
+    let Some(main) = marks.iter().find(|mark| mark.primary).or(marks.first()) else { return };
+    let mut files: Vec<usize> = vec![main.at.text.cell];
+    for mark in marks {
+        if !files.contains(&mark.at.text.cell) {
+            files.push(mark.at.text.cell);
+        }
+    }
+    for file in files {
+        let here: Vec<&Mark> = marks.iter().filter(|mark| mark.at.text.cell == file).collect();
+        let head = here.iter().find(|mark| mark.primary).unwrap_or(&here[0]);
+        let (line, column) = head.at.position(head.at.range.start);
+        let name = if file == cell { "cell" } else { "earlier cell" };
+        let arrow = if file == main.at.text.cell { "-->" } else { ":::" };
+        let _ = writeln!(text, " {BLUE}{arrow}{RESET} {name}:{line}:{column}");
+        excerpt_of(&here, text);
+    }
+}
+
+fn excerpt_of(marks: &[&Mark], text: &mut String) {
+    let mut by_line: BTreeMap<usize, Vec<&Mark>> = BTreeMap::new();
+    for mark in marks {
+        by_line.entry(mark.at.position(mark.at.range.start).0).or_default().push(mark);
+    }
+    let width = by_line.keys().last().map_or(1, |line| line.to_string().len());
+    let blank = format!("{:width$} {BLUE}|{RESET}", "");
+    let _ = writeln!(text, "{blank}");
+    let mut previous = None;
+    for (line, mut marks) in by_line {
+        if previous.is_some_and(|before: usize| before + 1 < line) {
+            let _ = writeln!(text, "{BLUE}...{RESET}");
+        }
+        previous = Some(line);
+        let code = marks[0].at.text.code.lines().nth(line - 1).unwrap_or_default();
+        let _ = writeln!(text, "{BLUE}{line:width$} |{RESET} {}", code.replace('\t', "    "));
+        marks.sort_by_key(|mark| !mark.primary);
+        for mark in marks {
+            let (colour, sign) = if mark.primary { (RED, "^") } else { (BLUE, "-") };
+            let column = mark.at.position(mark.at.range.start).1 - 1;
+            let indent: usize = code.chars().take(column).map(|c| if c == '\t' { 4 } else { 1 }).sum();
+            let first = mark.at.as_str().lines().next().unwrap_or_default();
+            let signs = sign.repeat(first.chars().count().max(1));
+            let _ = writeln!(text, "{blank} {:indent$}{colour}{signs} {}{RESET}", "", mark.label);
+        }
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_string).collect()
+}
+
+/// A panic: the message, and the line of the cell where it was, or that ran when a library panicked.
+pub(super) fn panic(message: &str, at: Option<&Quote>, elsewhere: Option<&str>, cell: usize, text: &Text, line: usize) -> CellError {
+    let mut out = format!("{RED}Panic{RESET}{BOLD}: {message}{RESET}\n");
+    let statement = || {
+        let code = text.code.lines().nth(line.checked_sub(1)?)?;
+        let start = text.code.match_indices('\n').nth(line.checked_sub(2)?).map(|(at, _)| at + 1);
+        let start = if line == 1 { 0 } else { start? };
+        let indent = code.len() - code.trim_start().len();
+        Some(Quote { text: text.clone(), range: start + indent..start + code.len() })
+    };
+    let fallback = if line == 1 {
+        let code = text.code.lines().next().unwrap_or_default();
+        let indent = code.len() - code.trim_start().len();
+        Some(Quote { text: text.clone(), range: indent..code.len() })
+    } else {
+        statement()
+    };
+    let label = if at.is_some() { String::new() } else { elsewhere.map_or(String::new(), |e| format!("panicked in {e}")) };
+    if let Some(quote) = at.cloned().or(fallback) {
+        excerpt(&[Mark { at: quote, label, primary: true }], cell, &mut out);
+    }
+    CellError { ename: "Panic".into(), evalue: message.into(), traceback: lines(&out) }
+}
+
+/// The position of a panic for the first line of its value: `cell:3:5`.
+pub(super) fn place(quote: &Quote, cell: usize) -> String {
+    let (line, column) = quote.position(quote.range.start);
+    let name = if quote.text.cell == cell { "cell" } else { "earlier cell" };
+    format!("{name}:{line}:{column}")
+}
+
+/// An error with a text of its own and no place.
+pub(super) fn plain(ename: &str, text: &str) -> CellError {
+    let mut traceback = lines(text);
+    if let Some(first) = traceback.first_mut() {
+        *first = format!("{RED}{ename}{RESET}{BOLD}: {first}{RESET}");
+    }
+    CellError { ename: ename.into(), evalue: text.into(), traceback }
+}

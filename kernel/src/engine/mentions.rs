@@ -1,0 +1,50 @@
+//! The identifiers that a piece of code mentions, also inside the format strings of macros.
+
+use proc_macro2::{TokenStream, TokenTree};
+use std::collections::BTreeSet;
+
+/// Adds every identifier in `tokens`. A string literal `"{x:?} {0}"` mentions `x`.
+pub(super) fn collect(tokens: TokenStream, into: &mut BTreeSet<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Ident(ident) => {
+                into.insert(ident.to_string());
+            }
+            TokenTree::Group(group) => collect(group.stream(), into),
+            TokenTree::Literal(literal) => format_arguments(&literal.to_string(), into),
+            TokenTree::Punct(_) => {}
+        }
+    }
+}
+
+fn format_arguments(literal: &str, into: &mut BTreeSet<String>) {
+    if !literal.contains('"') {
+        return;
+    }
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    for piece in literal.split('{').skip(1) {
+        // The name of the argument, and names of widths and precisions: `{x:width$.precision$}`.
+        let inside = &piece[..piece.find('}').unwrap_or(piece.len())];
+        for word in inside.split(|c| !is_word(c)).filter(|word| !word.is_empty()) {
+            into.insert(word.to_string());
+        }
+    }
+}
+
+/// Whether `tokens` hold `name = ..`, also in a pattern on the left: then a moved variable may come back.
+pub(super) fn assigns(tokens: TokenStream, name: &str) -> bool {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    tokens.iter().enumerate().any(|(i, token)| match token {
+        TokenTree::Group(group) if assigns(group.stream(), name) => true,
+        TokenTree::Ident(_) | TokenTree::Group(_) => {
+            let mut mentioned = BTreeSet::new();
+            collect(std::iter::once(token.clone()).collect(), &mut mentioned);
+            mentioned.contains(name) && is_equals(tokens.get(i + 1)) && !is_equals(tokens.get(i + 2))
+        }
+        _ => false,
+    })
+}
+
+fn is_equals(token: Option<&TokenTree>) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == '=')
+}

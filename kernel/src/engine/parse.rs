@@ -1,0 +1,165 @@
+//! A cell taken apart: declarations, items, and statements grouped into stages.
+
+use super::items::{Item, items_of};
+use super::mentions;
+use super::source::{Quote, Text};
+use super::uses::{Use, flatten};
+use super::{CellError, diagnostics};
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use std::collections::BTreeSet;
+use syn::parse::Parser;
+use syn::spanned::Spanned;
+use syn::visit::Visit;
+
+/// What a cell consists of.
+pub(super) struct Cell {
+    pub(super) uses: Vec<Use>,
+    pub(super) items: Vec<Item>,
+    pub(super) stages: Vec<Stage>,
+    /// Every identifier in the statements: the variables that the cell may need.
+    pub(super) mentions: BTreeSet<String>,
+}
+
+/// Statements up to and including one that binds variables, or up to the end.
+#[derive(Default)]
+pub(super) struct Stage {
+    pub(super) statements: Vec<Statement>,
+    pub(super) binds: Vec<Bind>,
+    /// The expression whose value is the cell's result.
+    pub(super) tail: Option<Quote>,
+    pub(super) tokens: TokenStream,
+}
+
+pub(super) struct Statement {
+    pub(super) quote: Quote,
+    pub(super) needs_semicolon: bool,
+}
+
+/// A variable that a `let` defines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Bind {
+    pub(super) name: String,
+    pub(super) mutable: bool,
+}
+
+/// With more stages than this, several `let`s share one: each costs a closure to compile.
+const MOST_STAGES: usize = 8;
+
+/// Item macros that only make sense outside of functions, or whose items a later cell wants.
+const ITEM_MACROS: [&str; 3] = ["thread_local", "lazy_static", "bitflags"];
+
+pub(super) fn parse(text: &Text) -> Result<Cell, CellError> {
+    let parsed = syn::Block::parse_within.parse_str(&text.code);
+    let cell = match parsed {
+        Ok(statements) => take_apart(statements, text),
+        Err(error) => Err(diagnostics::syntax(&error, text)),
+    };
+    // The positions of every parsed cell would stay in memory.
+    proc_macro2::extra::invalidate_current_thread_spans();
+    cell
+}
+
+fn take_apart(statements: Vec<syn::Stmt>, text: &Text) -> Result<Cell, CellError> {
+    let mut cell = Cell { uses: vec![], items: vec![], stages: vec![], mentions: BTreeSet::new() };
+    let lets = statements.iter().filter(|s| matches!(s, syn::Stmt::Local(_))).count();
+    let lets_per_stage = lets.div_ceil(MOST_STAGES).max(1);
+    let last = statements.len().wrapping_sub(1);
+    let mut stage = Stage::default();
+    let mut lets_in_stage = 0;
+    for (i, statement) in statements.into_iter().enumerate() {
+        let quote = Quote { text: text.clone(), range: statement.span().byte_range() };
+        match statement {
+            syn::Stmt::Item(syn::Item::Use(item)) => cell.uses.extend(flatten(&item, text)),
+            syn::Stmt::Item(item) => cell.items.extend(items_of(&item, text)),
+            syn::Stmt::Macro(call) if is_item_macro(&call) => {
+                let item = syn::ItemMacro {
+                    attrs: call.attrs,
+                    ident: None,
+                    mac: call.mac,
+                    semi_token: call.semi_token,
+                };
+                cell.items.extend(items_of(&syn::Item::Macro(item), text));
+            }
+            syn::Stmt::Local(local) => {
+                let binds = binds_of(&local.pat);
+                refuse_oddities(&local, &binds, &quote)?;
+                if let Some(init) = &local.init {
+                    mentions::collect(init.expr.to_token_stream(), &mut cell.mentions);
+                    if let Some((_, diverge)) = &init.diverge {
+                        mentions::collect(diverge.to_token_stream(), &mut cell.mentions);
+                    }
+                }
+                stage.tokens.extend(local.to_token_stream());
+                stage.statements.push(Statement { quote, needs_semicolon: false });
+                for bind in binds {
+                    stage.binds.retain(|old| old.name != bind.name);
+                    stage.binds.push(bind);
+                }
+                lets_in_stage += 1;
+                if lets_in_stage >= lets_per_stage && !stage.binds.is_empty() {
+                    cell.stages.push(std::mem::take(&mut stage));
+                    lets_in_stage = 0;
+                }
+            }
+            statement => {
+                let tokens = statement.to_token_stream();
+                mentions::collect(tokens.clone(), &mut cell.mentions);
+                stage.tokens.extend(tokens);
+                let open = matches!(&statement, syn::Stmt::Expr(_, None))
+                    || matches!(&statement, syn::Stmt::Macro(call) if call.semi_token.is_none());
+                if open && i == last {
+                    stage.tail = Some(quote);
+                } else {
+                    stage.statements.push(Statement { quote, needs_semicolon: open });
+                }
+            }
+        }
+    }
+    if !stage.statements.is_empty() || stage.tail.is_some() {
+        cell.stages.push(stage);
+    }
+    Ok(cell)
+}
+
+fn is_item_macro(call: &syn::StmtMacro) -> bool {
+    call.mac.path.segments.last().is_some_and(|name| ITEM_MACROS.iter().any(|known| name.ident == known))
+}
+
+fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {
+    struct Binds(Vec<Bind>);
+    impl Visit<'_> for Binds {
+        fn visit_pat_ident(&mut self, pattern: &syn::PatIdent) {
+            let name = pattern.ident.to_string();
+            // `None` and constants look like bindings.
+            if !name.starts_with(char::is_uppercase) {
+                self.0.push(Bind { name, mutable: pattern.mutability.is_some() });
+            }
+            syn::visit::visit_pat_ident(self, pattern);
+        }
+        fn visit_expr(&mut self, _: &syn::Expr) {}
+    }
+    let mut binds = Binds(Vec::new());
+    binds.visit_pat(pattern);
+    binds.0
+}
+
+/// What cannot become a variable of the session, as far as one can see without types.
+fn refuse_oddities(local: &syn::Local, binds: &[Bind], quote: &Quote) -> Result<(), CellError> {
+    let name = binds.first().map_or("_", |bind| bind.name.as_str());
+    let Some(init) = &local.init else {
+        let what = format!("`{name}` is declared without a value, so there is nothing to keep for later cells");
+        let help = format!("give it its value at once: `let {name} = if .. {{ .. }} else {{ .. }};`");
+        return Err(diagnostics::refusal(&what, &help, quote));
+    };
+    let mut value = &*init.expr;
+    while let syn::Expr::Paren(inner) = value {
+        value = &inner.expr;
+    }
+    match value {
+        syn::Expr::Closure(_) if !matches!(local.pat, syn::Pat::Type(_)) && !binds.is_empty() => {
+            Err(diagnostics::refusal(&diagnostics::closure_sentence(name), &diagnostics::closure_help(name), quote))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,233 @@
+//! The kernel's end of the pipes to a session's processes.
+
+use super::frame;
+use super::streams::Utf8;
+use super::worker::Fds;
+use crate::image::Image;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+
+/// What happened next.
+pub(super) enum Event {
+    /// A frame from the worker; everything printed before it has been handed over.
+    Frame(Vec<String>),
+    /// A process of the session ended.
+    Ended { pid: i32, how: String },
+    /// The supervisor is gone, and with it everything.
+    Gone,
+}
+
+/// Text that was printed.
+pub(super) enum Printed {
+    Stdout(String),
+    Stderr(String),
+}
+
+/// The supervisor and its pipes.
+pub(super) struct Process {
+    child: Child,
+    commands: PipeWriter,
+    channel: PipeReader,
+    acknowledge: PipeWriter,
+    notices: PipeReader,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+    life: Option<PipeWriter>,
+    frames: Vec<u8>,
+    notice_bytes: Vec<u8>,
+    stdout_text: Utf8,
+    stderr_text: Utf8,
+}
+
+impl Process {
+    pub(super) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, String> {
+        let no_pipe = |e: std::io::Error| format!("no pipe to the worker: {e}\nhelp: close some programs and restart the kernel");
+        let (commands_end, commands) = std::io::pipe().map_err(no_pipe)?;
+        let (channel, channel_end) = std::io::pipe().map_err(no_pipe)?;
+        let (acknowledge_end, acknowledge) = std::io::pipe().map_err(no_pipe)?;
+        let (notices, notices_end) = std::io::pipe().map_err(no_pipe)?;
+        let (life_end, life) = std::io::pipe().map_err(no_pipe)?;
+        let fds = Fds {
+            commands: commands_end.as_raw_fd(),
+            channel: channel_end.as_raw_fd(),
+            acknowledge: acknowledge_end.as_raw_fd(),
+            notices: notices_end.as_raw_fd(),
+            life: life_end.as_raw_fd(),
+        };
+        let mut command = Command::new(program);
+        command.arg("worker").arg(image.std_library()?).arg(image.library()).arg(folder).arg(fds.to_argument());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        inherit(&mut command, fds);
+        let mut child = command
+            .spawn()
+            .map_err(|e| format!("the worker {} does not start: {e}\nhelp: install the kernel again", program.display()))?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err("no pipe to the worker".into());
+        };
+        Ok(Process {
+            child,
+            commands,
+            channel,
+            acknowledge,
+            notices,
+            stdout,
+            stderr,
+            life: Some(life),
+            frames: vec![],
+            notice_bytes: vec![],
+            stdout_text: Utf8::default(),
+            stderr_text: Utf8::default(),
+        })
+    }
+
+    /// Tells the worker something. If it is gone, [`next`](Self::next) says so.
+    pub(super) fn send(&mut self, parts: &[&str]) {
+        let _ = frame::write(&mut self.commands, parts);
+    }
+
+    /// Lets the worker go on after a frame that stands in the order of what is printed.
+    pub(super) fn acknowledge(&mut self) {
+        let _ = self.acknowledge.write_all(&[1]);
+    }
+
+    /// Forgets the beginning of a frame whose sender has died.
+    pub(super) fn forget_partial_frame(&mut self) {
+        self.frames.clear();
+    }
+
+    /// Waits for the next event, and hands over what is printed meanwhile.
+    pub(super) fn next(&mut self, on_text: &mut dyn FnMut(Printed)) -> Event {
+        loop {
+            if let Some(parts) = frame::decode(&mut self.frames) {
+                self.drain(on_text);
+                return Event::Frame(parts);
+            }
+            if let Some(parts) = frame::decode(&mut self.notice_bytes) {
+                self.drain(on_text);
+                let pid = parts.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
+                return Event::Ended { pid, how: parts.get(2).cloned().unwrap_or_default() };
+            }
+            let ready = self.wait();
+            // A dead worker's last frames come before the notice of its death.
+            if ready.channel && append(&mut self.channel, &mut self.frames) {
+                continue;
+            }
+            let read = if ready.stdout { self.read_stdout(usize::MAX, on_text) } else { 0 };
+            let read = read + if ready.stderr { self.read_stderr(usize::MAX, on_text) } else { 0 };
+            if read == 0 && ready.notices && !append(&mut self.notices, &mut self.notice_bytes) {
+                self.drain(on_text);
+                return Event::Gone;
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn wait(&self) -> Ready {
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [
+            watch(self.channel.as_raw_fd()),
+            watch(self.notices.as_raw_fd()),
+            watch(self.stdout.as_raw_fd()),
+            watch(self.stderr.as_raw_fd()),
+        ];
+        // SAFETY: four valid entries.
+        unsafe { libc::poll(fds.as_mut_ptr(), 4, -1) };
+        let [channel, notices, stdout, stderr] = fds.map(|fd| fd.revents != 0);
+        Ready { channel, notices, stdout, stderr }
+    }
+
+    /// Hands over what has been printed up to now, and not what is printed while this runs.
+    pub(super) fn drain(&mut self, on_text: &mut dyn FnMut(Printed)) {
+        let (mut stdout, mut stderr) = (available(&self.stdout), available(&self.stderr));
+        while stdout > 0 {
+            stdout -= self.read_stdout(stdout, on_text).max(1);
+        }
+        while stderr > 0 {
+            stderr -= self.read_stderr(stderr, on_text).max(1);
+        }
+    }
+
+    /// The rest of characters that were cut by the end of the cell.
+    pub(super) fn finish_text(&mut self, on_text: &mut dyn FnMut(Printed)) {
+        self.drain(on_text);
+        let (stdout, stderr) = (self.stdout_text.finish(), self.stderr_text.finish());
+        if !stdout.is_empty() {
+            on_text(Printed::Stdout(stdout));
+        }
+        if !stderr.is_empty() {
+            on_text(Printed::Stderr(stderr));
+        }
+    }
+
+    fn read_stdout(&mut self, most: usize, on_text: &mut dyn FnMut(Printed)) -> usize {
+        read_text(&mut self.stdout, &mut self.stdout_text, most, &mut |text| on_text(Printed::Stdout(text)))
+    }
+
+    fn read_stderr(&mut self, most: usize, on_text: &mut dyn FnMut(Printed)) -> usize {
+        read_text(&mut self.stderr, &mut self.stderr_text, most, &mut |text| on_text(Printed::Stderr(text)))
+    }
+}
+
+struct Ready {
+    channel: bool,
+    notices: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+/// Reads one piece of at most `most` bytes; 0 at the end.
+fn read_text(from: &mut impl Read, utf8: &mut Utf8, most: usize, on_text: &mut dyn FnMut(String)) -> usize {
+    let mut bytes = [0; 64 << 10];
+    let room = most.min(bytes.len());
+    let n = from.read(&mut bytes[..room]).unwrap_or(0);
+    let text = utf8.decode(&bytes[..n]);
+    if !text.is_empty() {
+        on_text(text);
+    }
+    n
+}
+
+/// Reads what is there; false at the end.
+fn append(from: &mut impl Read, to: &mut Vec<u8>) -> bool {
+    let mut bytes = [0; 64 << 10];
+    match from.read(&mut bytes) {
+        Ok(n) => {
+            to.extend_from_slice(&bytes[..n]);
+            n > 0
+        }
+        Err(_) => false,
+    }
+}
+
+#[allow(unsafe_code)]
+fn available(pipe: &impl AsRawFd) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut n) };
+    usize::try_from(n).unwrap_or_default()
+}
+
+/// Lets the program keep these descriptors, which every other program started meanwhile loses.
+#[allow(unsafe_code)]
+fn inherit(command: &mut Command, fds: Fds) {
+    let keep = move || {
+        for fd in fds.all() {
+            // SAFETY: only flags of descriptors of the new process change; `fcntl` is allowed after `fork`.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(keep) };
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The supervisor ends everything when this closes.
+        drop(self.life.take());
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,77 @@
+//! Generated source that remembers which of its bytes the user wrote, and where.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The text of one cell, shared by everything that quotes it. Numbers count cells executed.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) cell: usize,
+    pub(super) code: Arc<str>,
+}
+
+/// A part of a cell.
+#[derive(Clone, Debug)]
+pub(super) struct Quote {
+    pub(super) text: Text,
+    pub(super) range: Range<usize>,
+}
+
+impl Quote {
+    pub(super) fn as_str(&self) -> &str {
+        &self.text.code[self.range.clone()]
+    }
+
+    /// Line (from 1) and column (from 1, in characters) of a byte of the cell.
+    pub(super) fn position(&self, byte: usize) -> (usize, usize) {
+        let byte = byte.min(self.text.code.len());
+        let before = &self.text.code[..byte];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+}
+
+/// Source under construction.
+#[derive(Default)]
+pub(super) struct Source {
+    pub(super) code: String,
+    quotes: Vec<(usize, Quote)>,
+}
+
+impl Source {
+    /// Appends generated text.
+    pub(super) fn push(&mut self, generated: &str) {
+        self.code.push_str(generated);
+    }
+
+    /// Appends what the user wrote.
+    pub(super) fn quote(&mut self, quote: &Quote) {
+        self.quotes.push((self.code.len(), quote.clone()));
+        self.code.push_str(quote.as_str());
+    }
+
+    /// The part of a cell that a range of this source came from; `None` if it was generated.
+    pub(super) fn origin(&self, range: Range<usize>) -> Option<Quote> {
+        let after = self.quotes.partition_point(|(start, _)| *start <= range.start);
+        let (start, quote) = self.quotes.get(after.checked_sub(1)?)?;
+        let offset = range.start - start;
+        let len = quote.range.len();
+        // A diagnostic may point just behind the last byte.
+        if offset > len || (offset == len && range.end > range.start) {
+            return None;
+        }
+        let begin = quote.range.start + offset;
+        let end = (begin + (range.end - range.start)).min(quote.range.end);
+        Some(Quote { text: quote.text.clone(), range: begin..end })
+    }
+
+    /// The byte at a line and column, both from 1, as a panic's location gives them.
+    pub(super) fn byte_at(&self, line: usize, column: usize) -> usize {
+        let line_start = match line {
+            0 | 1 => 0,
+            _ => self.code.match_indices('\n').nth(line - 2).map_or(self.code.len(), |(at, _)| at + 1),
+        };
+        let in_line = &self.code[line_start..];
+        line_start + in_line.char_indices().nth(column.saturating_sub(1)).map_or(0, |(at, _)| at)
+    }
+}

@@ -1,0 +1,207 @@
+//! From the name that `std::any::type_name` gives a type to one that Rust code can write.
+//!
+//! `type_name` goes through private modules (`ndarray::data_repr::OwnedRepr`). A path's type is nearly always
+//! re-exported by one of the modules on the way, so these are tried in one compilation of `use` lines, and the
+//! answers are kept on disk with the image.
+
+use super::compile::Compiler;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// The crate that every cell is.
+pub(super) const CRATE: &str = "notebook";
+
+/// What is known about the public paths of types.
+pub(super) struct Paths {
+    known: BTreeMap<String, String>,
+    file: PathBuf,
+}
+
+impl Paths {
+    /// What earlier sessions found out about this image.
+    pub(super) fn load(file: PathBuf) -> Self {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let known = text.lines().filter_map(|line| line.split_once(' '));
+        Paths { known: known.map(|(from, to)| (from.to_string(), to.to_string())).collect(), file }
+    }
+
+    /// Finds public paths for everything in `types` that is new.
+    pub(super) fn learn<'t>(&mut self, types: impl Iterator<Item = &'t str>, compiler: &Compiler) {
+        let mut unknown = BTreeSet::new();
+        for ty in types {
+            for_each_path(ty, &mut |path| {
+                if !self.known.contains_key(path) && !path.starts_with("notebook::") {
+                    unknown.insert(path.to_string());
+                }
+            });
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let candidates: Vec<(&String, String)> =
+            unknown.iter().flat_map(|path| candidates(path).into_iter().map(move |c| (path, c))).collect();
+        let head = "#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n";
+        let mut probe = head.to_string();
+        for (i, (_, candidate)) in candidates.iter().enumerate() {
+            probe.push_str(&format!("use {candidate} as _P{i};\n"));
+        }
+        let Some(bad_lines) = compiler.probe(&probe) else { return };
+        let first_line = head.lines().count() + 1;
+        let mut found = BTreeMap::new();
+        for (i, (path, candidate)) in candidates.iter().enumerate() {
+            if !bad_lines.contains(&(first_line + i)) {
+                found.entry((*path).clone()).or_insert_with(|| candidate.clone());
+            }
+        }
+        let lines: String = found.iter().map(|(from, to)| format!("{from} {to}\n")).collect();
+        self.known.extend(found);
+        // A lost line costs a later session one probe.
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.file);
+        let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, lines.as_bytes()));
+    }
+
+    /// The type as code, or the path in it that has no public name.
+    pub(super) fn nameable(&self, ty: &str) -> Result<String, String> {
+        let mut unknown = None;
+        let text = map_paths(ty, &mut |path| {
+            if let Some(own) = path.strip_prefix("notebook::") {
+                return format!("crate::{own}");
+            }
+            self.known.get(path).cloned().unwrap_or_else(|| {
+                unknown = Some(path.to_string());
+                path.to_string()
+            })
+        });
+        match unknown {
+            Some(path) => Err(path),
+            None => Ok(text),
+        }
+    }
+}
+
+/// The path itself and its shortenings: `a::b::c::T`, `a::b::T`, `a::T`.
+fn candidates(path: &str) -> Vec<String> {
+    let segments: Vec<&str> = path.split("::").collect();
+    let (last, modules) = match segments.split_last() {
+        Some((last, modules)) => (*last, modules),
+        None => return vec![],
+    };
+    (1..=modules.len()).rev().map(|n| format!("{}::{last}", modules[..n].join("::"))).collect()
+}
+
+fn for_each_path(ty: &str, f: &mut dyn FnMut(&str)) {
+    map_paths(ty, &mut |path| {
+        f(path);
+        String::new()
+    });
+}
+
+/// Replaces every path with `::` in it.
+fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
+    let mut out = String::new();
+    let mut rest = ty;
+    while let Some(start) = rest.find(|c: char| c.is_alphanumeric() || c == '_') {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let end = word_end(rest);
+        let word = &rest[..end];
+        out.push_str(&if word.contains("::") { f(word) } else { word.to_string() });
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
+/// The end of a path: words joined by `::`.
+fn word_end(text: &str) -> usize {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '#';
+    let mut end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    while let Some(next) = text[end..].strip_prefix("::") {
+        let more = next.find(|c| !is_word(c)).unwrap_or(next.len());
+        if more == 0 {
+            break;
+        }
+        end += 2 + more;
+    }
+    end
+}
+
+/// The names of the user's own that occur in a type.
+pub(super) fn own_names(ty: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for_each_path(ty, &mut |path| {
+        if let Some(own) = path.strip_prefix("notebook::") {
+            names.extend(own.split("::").map(str::to_string));
+        }
+    });
+    names
+}
+
+/// The type as a reader wants it: last names only, and ndarray's aliases.
+pub(super) fn for_display(ty: &str) -> String {
+    let mut short = map_paths(ty, &mut |path| path.rsplit("::").next().unwrap_or(path).to_string());
+    for (n, shape) in [(0, "[usize; 0]"), (1, "[usize; 1]"), (2, "[usize; 2]"), (3, "[usize; 3]"), (4, "[usize; 4]")] {
+        short = alias(&short, &format!("Dim<{shape}>"), &format!("Array{n}"));
+    }
+    alias(&short, "Dim<IxDynImpl>", "ArrayD")
+}
+
+/// `ArrayBase<OwnedRepr<f64>, Dim<..>>` is `Array2<f64>`; since 0.17 the element is a third parameter.
+fn alias(ty: &str, dim: &str, name: &str) -> String {
+    let mut out = String::new();
+    let mut rest = ty;
+    let open = "ArrayBase<OwnedRepr<";
+    while let Some(at) = rest.find(open) {
+        let inside = &rest[at + open.len()..];
+        let Some(end) = closing(inside) else { break };
+        let element = &inside[..end];
+        let after = &inside[end + 1..];
+        let tail = [format!(", {dim}>"), format!(", {dim}, {element}>")];
+        match tail.iter().find(|tail| after.starts_with(tail.as_str())) {
+            Some(tail) => {
+                out.push_str(&format!("{}{name}<{element}>", &rest[..at]));
+                rest = &after[tail.len()..];
+            }
+            None => {
+                out.push_str(&rest[..at + open.len()]);
+                rest = inside;
+            }
+        }
+    }
+    out + rest
+}
+
+/// Where the angle bracket that is open at the start of `text` closes.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            '<' => depth += 1,
+            '>' if depth == 0 => return Some(at),
+            '>' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ndarray_types_are_shown_by_their_aliases() {
+        let ty = "alloc::vec::Vec<ndarray::ArrayBase<ndarray::data_repr::OwnedRepr<f64>, ndarray::dimension::dim::Dim<[usize; 2]>>>";
+        assert_eq!(for_display(ty), "Vec<Array2<f64>>");
+    }
+
+    #[test]
+    fn own_names_are_found_in_any_depth() {
+        let names = own_names("alloc::vec::Vec<(notebook::geo::Point, &str)>");
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["Point", "geo"]);
+    }
+
+    #[test]
+    fn candidates_come_longest_first() {
+        assert_eq!(candidates("a::b::T"), ["a::b::T", "a::T"]);
+    }
+}

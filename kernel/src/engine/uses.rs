@@ -1,0 +1,112 @@
+//! `use` declarations, taken apart into single names, so that the same name twice is a replacement and no error.
+
+use super::source::{Quote, Text};
+use std::collections::BTreeMap;
+use syn::spanned::Spanned;
+
+/// One imported name, or one glob.
+#[derive(Clone, Debug)]
+pub(super) struct Use {
+    /// What it brings into scope; globs bring nothing that could clash.
+    pub(super) name: Option<String>,
+    before: String,
+    leaf: Quote,
+    after: String,
+    /// The declaration without white space, by which repetitions are known.
+    whole: String,
+}
+
+impl Use {
+    pub(super) fn parts(&self) -> (&str, &Quote, &str) {
+        (&self.before, &self.leaf, &self.after)
+    }
+}
+
+/// The single names of a declaration.
+pub(super) fn flatten(item: &syn::ItemUse, text: &Text) -> Vec<Use> {
+    let mut uses = Vec::new();
+    let mut prefix = Vec::new();
+    walk(&item.tree, &mut prefix, text, &mut uses);
+    if item.leading_colon.is_some() {
+        for one in &mut uses {
+            one.before = one.before.replacen("use ", "use ::", 1);
+            one.whole.insert_str(0, "::");
+        }
+    }
+    uses
+}
+
+fn walk(tree: &syn::UseTree, prefix: &mut Vec<String>, text: &Text, uses: &mut Vec<Use>) {
+    let leaf = |name: Option<String>, quoted: &dyn Fn() -> std::ops::Range<usize>, prefix: &[String]| {
+        let path: String = prefix.iter().map(|segment| format!("{segment}::")).collect();
+        let leaf = Quote { text: text.clone(), range: quoted() };
+        let whole = format!("{path}{}", leaf.as_str().split_whitespace().collect::<Vec<_>>().join(" "));
+        Use { name, before: format!("use {path}"), leaf, after: ";\n".into(), whole }
+    };
+    match tree {
+        syn::UseTree::Path(path) => {
+            prefix.push(path.ident.to_string());
+            walk(&path.tree, prefix, text, uses);
+            prefix.pop();
+        }
+        syn::UseTree::Group(group) => {
+            for tree in &group.items {
+                walk(tree, prefix, text, uses);
+            }
+        }
+        syn::UseTree::Name(name) if name.ident == "self" => {
+            let bound = prefix.last().cloned();
+            let mut one = leaf(bound, &|| name.span().byte_range(), &prefix[..prefix.len().saturating_sub(1)]);
+            // `use a::b::{self}` is `use a::b`; `self` alone cannot stand at the end of a path.
+            let own = prefix.last().cloned().unwrap_or_default();
+            one.before = format!("{}{own}::{{", one.before);
+            one.after = "};\n".into();
+            one.whole = one.before.clone();
+            uses.push(one);
+        }
+        syn::UseTree::Name(name) => {
+            uses.push(leaf(Some(name.ident.to_string()), &|| name.span().byte_range(), prefix));
+        }
+        syn::UseTree::Rename(rename) => {
+            let bound = (rename.rename != "_").then(|| rename.rename.to_string());
+            let range = || rename.span().byte_range();
+            let mut one = leaf(bound, &range, prefix);
+            if rename.ident == "self" {
+                let own = prefix.last().cloned().unwrap_or_default();
+                let path: String = prefix[..prefix.len().saturating_sub(1)].iter().map(|s| format!("{s}::")).collect();
+                one.before = format!("use {path}{own}::{{");
+                one.after = "};\n".into();
+            }
+            uses.push(one);
+        }
+        syn::UseTree::Glob(glob) => uses.push(leaf(None, &|| glob.span().byte_range(), prefix)),
+    }
+}
+
+/// The declarations in force.
+#[derive(Clone, Default)]
+pub(super) struct Uses(Vec<Use>);
+
+impl Uses {
+    /// Adds a cell's declarations; a name declared anew replaces the old declarations of that name.
+    pub(super) fn add(&mut self, new: Vec<Use>) {
+        for one in &new {
+            self.0.retain(|old| old.whole != one.whole && (one.name.is_none() || old.name != one.name));
+        }
+        let mut seen = BTreeMap::new();
+        for one in new {
+            if seen.insert(one.whole.clone(), ()).is_none() {
+                self.0.push(one);
+            }
+        }
+    }
+
+    /// Forgets the declarations of a name that an item has taken.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.retain(|old| old.name.as_deref() != Some(name));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Use> {
+        self.0.iter()
+    }
+}

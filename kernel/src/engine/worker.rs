@@ -1,0 +1,196 @@
+//! The process that the kernel starts for a session: the supervisor, and the worker as its child.
+//!
+//! The supervisor runs no code of the user's. It adopts every process that a cell leaves behind, tells the
+//! kernel when one ends, and ends them all when the kernel is gone.
+
+use super::frame;
+use std::ffi::{CStr, CString, c_int};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
+
+/// The supervisor's ends of the pipes, by number, as they stand on its command line.
+#[derive(Clone, Copy)]
+pub(super) struct Fds {
+    pub(super) commands: c_int,
+    pub(super) channel: c_int,
+    pub(super) acknowledge: c_int,
+    pub(super) notices: c_int,
+    /// Closes when the kernel is gone.
+    pub(super) life: c_int,
+}
+
+impl Fds {
+    pub(super) fn all(self) -> [c_int; 5] {
+        [self.commands, self.channel, self.acknowledge, self.notices, self.life]
+    }
+
+    pub(super) fn to_argument(self) -> String {
+        self.all().map(|fd| fd.to_string()).join(",")
+    }
+
+    fn from_argument(text: &str) -> Option<Self> {
+        let fds: Option<Vec<c_int>> = text.split(',').map(|fd| fd.parse().ok()).collect();
+        let [commands, channel, acknowledge, notices, life] = fds?.try_into().ok()?;
+        Some(Fds { commands, channel, acknowledge, notices, life })
+    }
+}
+
+/// Runs the session's processes; called first thing by a program whose first argument is `worker`. The further
+/// arguments are the engine's: the standard library, the image, and the session's folder.
+#[allow(unsafe_code)]
+pub fn worker_main() -> ! {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    let (std_library, image, folder, fds) = match &arguments[..] {
+        [std_library, image, folder, fds] => (std_library, image, folder, Fds::from_argument(fds)),
+        _ => (&String::new(), &String::new(), &String::new(), None),
+    };
+    let Some(fds) = fds else {
+        eprintln!("`onelens worker` is started by the kernel only\nhelp: run `onelens --help`");
+        std::process::exit(2);
+    };
+    // SAFETY: these calls change only what this process, still with one thread, is to the system.
+    unsafe {
+        libc::setpgid(0, 0);
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        for fd in fds.all() {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+    let ends = watch_for_ends();
+    // SAFETY: there is one thread, so the child may do anything.
+    let worker = unsafe { libc::fork() };
+    if worker == 0 {
+        unblock_signals();
+        // SAFETY: the descriptors belong to the supervisor, which has its own copies of them.
+        unsafe {
+            libc::close(fds.life);
+            libc::close(fds.notices);
+            libc::close(ends.as_raw_fd());
+        }
+        std::mem::forget(ends);
+        work(std_library, image, fds)
+    }
+    supervise(ends, Path::new(folder), fds)
+}
+
+/// Loads the image and serves cells in it.
+#[allow(unsafe_code)]
+fn work(std_library: &str, image: &str, fds: Fds) -> ! {
+    // SAFETY: the names are terminated; the image's function has this type, and the pipes are handed to it.
+    let error = unsafe {
+        // By its full path first: the image asks for it by name only, and the name is then known.
+        let serve = open(std_library).and_then(|_| open(image)).and_then(|library| {
+            let serve = libc::dlsym(library, c"onelens_serve".as_ptr());
+            if serve.is_null() { Err(load_error()) } else { Ok(serve) }
+        });
+        match serve {
+            Ok(serve) => {
+                let serve: extern "C" fn(c_int, c_int, c_int) = std::mem::transmute(serve);
+                serve(fds.commands, fds.channel, fds.acknowledge);
+                libc::_exit(0)
+            }
+            Err(error) => error,
+        }
+    };
+    // SAFETY: the descriptor is this process's own.
+    let mut channel = unsafe { File::from_raw_fd(fds.channel) };
+    let _ = frame::write(&mut channel, &["fatal", &error]);
+    std::process::exit(1)
+}
+
+// SAFETY: loading runs the initialisers of our own libraries.
+#[allow(unsafe_code)]
+unsafe fn open(library: &str) -> Result<*mut libc::c_void, String> {
+    let path = CString::new(library).map_err(|e| e.to_string())?;
+    // SAFETY: as above.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() { Err(load_error()) } else { Ok(handle) }
+}
+
+#[allow(unsafe_code)]
+fn load_error() -> String {
+    // SAFETY: after a failure `dlerror` gives a terminated string, or null.
+    unsafe {
+        let error = libc::dlerror();
+        if error.is_null() { "unknown error".into() } else { CStr::from_ptr(error).to_string_lossy().into_owned() }
+    }
+}
+
+/// A descriptor that becomes readable when a child ends.
+#[allow(unsafe_code)]
+fn watch_for_ends() -> File {
+    // SAFETY: the set is initialised before use, and the descriptor is new.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        File::from_raw_fd(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
+    }
+}
+
+#[allow(unsafe_code)]
+fn unblock_signals() {
+    // SAFETY: the set is initialised before use.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+    }
+}
+
+#[allow(unsafe_code)]
+fn supervise(mut ends: File, folder: &Path, fds: Fds) -> ! {
+    // SAFETY: the pipes belong to this process from here on; the child has its own copies of what it needs.
+    let mut notices = unsafe {
+        for fd in [fds.commands, fds.channel, fds.acknowledge] {
+            libc::close(fd);
+        }
+        File::from_raw_fd(fds.notices)
+    };
+    loop {
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut watched = [watch(fds.life), watch(ends.as_raw_fd())];
+        // SAFETY: two valid entries.
+        unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) };
+        if watched[0].revents != 0 {
+            end_all(folder);
+        }
+        let mut seen = [0; 1024];
+        while ends.read(&mut seen).is_ok_and(|n| n > 0) {}
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is a valid place.
+            let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+            if pid <= 0 {
+                break;
+            }
+            let how = match libc::WIFSIGNALED(status) {
+                true => format!("signal {}", libc::WTERMSIG(status)),
+                false => format!("exit {}", libc::WEXITSTATUS(status)),
+            };
+            let _ = frame::write(&mut notices, &["ended", &pid.to_string(), &how]);
+        }
+    }
+}
+
+/// Kills everything that descends from this process, removes the session's files, and ends.
+#[allow(unsafe_code)]
+fn end_all(folder: &Path) -> ! {
+    let own = std::process::id();
+    loop {
+        // Children of a killed child become children of this process, and are found in the next round.
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            super::interrupt::signal(pid, libc::SIGKILL);
+        }
+        // SAFETY: no status is asked for.
+        if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } <= 0 {
+            break;
+        }
+    }
+    let _ = std::fs::remove_dir_all(folder);
+    std::process::exit(0)
+}

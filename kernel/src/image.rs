@@ -1,0 +1,339 @@
+//! The image: the one shared library that cells link against, built once per compiler and library version.
+//!
+//! It lies in a per-user cache, in a folder named after everything that could change it, so that a new compiler
+//! or a changed library gives a new image and kernels that run on the old one are not disturbed.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A finished image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    folder: PathBuf,
+    rustc: PathBuf,
+    std_folder: PathBuf,
+    crates: Vec<Crate>,
+}
+
+/// A crate that the image holds.
+#[derive(Clone, Debug)]
+pub struct Crate {
+    /// As Rust code writes it.
+    pub name: String,
+    /// As in `Cargo.lock`.
+    pub version: String,
+    /// The name of its metadata file in [`Image::deps`].
+    pub file: String,
+}
+
+impl Image {
+    /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
+    /// way go to `on_progress`.
+    pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, String> {
+        let toolchain = Toolchain::find()?;
+        let source = source()?;
+        let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
+        if !folder.join(MANIFEST).exists() {
+            build(&toolchain, &source, &folder, on_progress)?;
+        }
+        Self::open(folder, toolchain)
+    }
+
+    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`.
+    pub fn folder() -> PathBuf {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        set("ONELENS_CACHE")
+            .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("onelens")))
+            .or_else(|| set("HOME").map(|home| home.join(".cache/onelens")))
+            .unwrap_or_else(|| std::env::temp_dir().join("onelens-cache"))
+    }
+
+    /// The shared library itself.
+    pub fn library(&self) -> PathBuf {
+        self.folder.join(LIBRARY)
+    }
+
+    /// The folder with the metadata of the crates in the image.
+    pub fn deps(&self) -> PathBuf {
+        self.folder.join("deps")
+    }
+
+    /// The crates a cell can name.
+    pub fn crates(&self) -> &[Crate] {
+        &self.crates
+    }
+
+    /// The compiler that built the image, and compiles cells.
+    pub fn rustc(&self) -> &Path {
+        &self.rustc
+    }
+
+    /// The shared standard library that the image and the cells run on.
+    pub fn std_library(&self) -> Result<PathBuf, String> {
+        let is_std = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libstd-"))
+                && path.extension().is_some_and(|extension| extension == "so")
+        };
+        let found = fs::read_dir(&self.std_folder).ok().and_then(|entries| {
+            entries.flatten().map(|entry| entry.path()).find(is_std)
+        });
+        found.ok_or_else(|| {
+            format!(
+                "no shared standard library (libstd-*.so) in {}\nhelp: install Rust through https://rustup.rs, whose toolchains have it",
+                self.std_folder.display()
+            )
+        })
+    }
+
+    fn open(folder: PathBuf, toolchain: Toolchain) -> Result<Image, String> {
+        let manifest = folder.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).map_err(|e| cannot("read", &manifest, &e))?;
+        let crates = text.lines().filter_map(|line| {
+            let mut words = line.split_whitespace().map(str::to_string);
+            Some(Crate { name: words.next()?, version: words.next()?, file: words.next()? })
+        });
+        // What marks the image as used, so that old ones can be told from those in use.
+        let _ = File::create(folder.join("used"));
+        Ok(Image { crates: crates.collect(), folder, rustc: toolchain.rustc, std_folder: toolchain.std_folder })
+    }
+}
+
+const LIBRARY: &str = "libonelens_image.so";
+const MANIFEST: &str = "crates";
+
+struct Toolchain {
+    rustc: PathBuf,
+    cargo: PathBuf,
+    std_folder: PathBuf,
+    version: String,
+}
+
+impl Toolchain {
+    /// The real compiler, not rustup's stand-in, which would cost each cell some milliseconds.
+    fn find() -> Result<Self, String> {
+        let named = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let sysroot = PathBuf::from(ask(Path::new(&named), &["--print", "sysroot"])?.trim());
+        let inside = sysroot.join("bin/rustc");
+        let rustc = if inside.exists() { inside } else { PathBuf::from(named) };
+        let version = ask(&rustc, &["-vV"])?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
+        let std_folder = sysroot.join("lib/rustlib").join(host).join("lib");
+        let cargo = sysroot.join("bin/cargo");
+        let cargo = if cargo.exists() { cargo } else { std::env::var_os("CARGO").unwrap_or("cargo".into()).into() };
+        Ok(Toolchain { rustc, cargo, std_folder, version })
+    }
+}
+
+fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
+    let help = "install Rust from https://rustup.rs, or name the compiler in the variable RUSTC";
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|e| format!("the Rust compiler `{}` does not start: {e}\nhelp: {help}", program.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
+        return Err(format!("`{} {}` failed: {said}\nhelp: {help}", program.display(), arguments.join(" ")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The workspace that the library is built from: `$ONELENS_SOURCE`, else where this program was built.
+fn source() -> Result<PathBuf, String> {
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let folder = std::env::var_os("ONELENS_SOURCE").map_or_else(|| built_from.to_path_buf(), PathBuf::from);
+    if folder.join("kernel/image/Cargo.toml").exists() {
+        return Ok(folder);
+    }
+    Err(format!(
+        "the source of onelens is not in {}: cells link against a library that is built from it\nhelp: set the variable ONELENS_SOURCE to a clone of the onelens repository",
+        folder.display()
+    ))
+}
+
+/// A name for everything the image depends on.
+fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
+    let mut hash = Fnv::new();
+    hash.add(toolchain.version.as_bytes());
+    hash.add(std::env::var("RUSTFLAGS").unwrap_or_default().as_bytes());
+    let mut files = Vec::new();
+    for folder in ["src", "kernel/image"] {
+        collect(&source.join(folder), &mut files)?;
+    }
+    files.extend(["Cargo.toml", "Cargo.lock"].map(|name| source.join(name)).into_iter().filter(|f| f.exists()));
+    files.sort();
+    for file in files {
+        hash.add(file.strip_prefix(source).unwrap_or(&file).to_string_lossy().as_bytes());
+        hash.add(&fs::read(&file).map_err(|e| cannot("read", &file, &e))?);
+    }
+    Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hash.0))
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    for entry in fs::read_dir(folder).map_err(|e| cannot("read", folder, &e))?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// FNV-1a, which is the same in every version of Rust.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&[0xff]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+fn build(
+    toolchain: &Toolchain,
+    source: &Path,
+    folder: &Path,
+    on_progress: &mut dyn FnMut(&str),
+) -> Result<(), String> {
+    let cache = Image::folder();
+    let images = cache.join("images");
+    fs::create_dir_all(&images).map_err(|e| {
+        format!("{}\nhelp: set the variable ONELENS_CACHE to a folder you can write to", cannot("create", &images, &e))
+    })?;
+    let lock_file = cache.join("build.lock");
+    let lock = File::create(&lock_file).map_err(|e| cannot("create", &lock_file, &e))?;
+    if lock.try_lock().is_err() {
+        on_progress("waiting for another kernel that is building the library");
+        lock.lock().map_err(|e| cannot("lock", &lock_file, &e))?;
+    }
+    if folder.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    on_progress("building the library for cells (once per version of Rust and of onelens)");
+    let artifacts = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
+    let versions = linked_crates(toolchain, source)?;
+    let unfinished = images.join(format!(".unfinished-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&unfinished);
+    assemble(&artifacts, &versions, &unfinished).and_then(|()| {
+        let _ = fs::remove_dir_all(folder);
+        fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
+    })?;
+    remove_old(&images, folder);
+    on_progress("the library is ready");
+    Ok(())
+}
+
+/// Builds the image and returns the files cargo made: metadata, procedural macros, and the library itself.
+fn run_cargo(
+    toolchain: &Toolchain,
+    source: &Path,
+    target: &Path,
+    on_progress: &mut dyn FnMut(&str),
+) -> Result<Vec<PathBuf>, String> {
+    let mut child = Command::new(&toolchain.cargo)
+        .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
+        .arg("--manifest-path")
+        .arg(source.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .args(["--", "-C", "prefer-dynamic"])
+        .env("RUSTC", &toolchain.rustc)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+    let stdout = child.stdout.take();
+    let messages = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.map(|mut pipe| pipe.read_to_string(&mut text));
+        text
+    });
+    let mut said = Vec::new();
+    for line in BufReader::new(child.stderr.take().ok_or("no pipe from cargo")?).lines().map_while(Result::ok) {
+        on_progress(line.trim());
+        said.push(line);
+    }
+    let messages = messages.join().unwrap_or_default();
+    let status = child.wait().map_err(|e| format!("cargo cannot be waited for: {e}"))?;
+    if !status.success() {
+        let end = said[said.len().saturating_sub(30)..].join("\n");
+        return Err(format!(
+            "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
+            source.display()
+        ));
+    }
+    let artifacts = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter_map(|file| file.as_str().map(PathBuf::from))
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rmeta" || extension == "so"));
+    Ok(artifacts.collect())
+}
+
+/// Names and versions of the crates inside the image: no build scripts, no procedural macros.
+fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, String)>, String> {
+    let output = Command::new(&toolchain.cargo)
+        .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
+        .args(["--format", "{lib} {p}"])
+        .arg("--manifest-path")
+        .arg(source.join("Cargo.toml"))
+        .output()
+        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+    let mut crates: Vec<(String, String)> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_string(), words.nth(1)?.trim_start_matches('v').to_string()))
+        })
+        .collect();
+    crates.sort();
+    crates.dedup();
+    Ok(crates)
+}
+
+fn assemble(artifacts: &[PathBuf], versions: &[(String, String)], folder: &Path) -> Result<(), String> {
+    let deps = folder.join("deps");
+    fs::create_dir_all(&deps).map_err(|e| cannot("create", &deps, &e))?;
+    let mut manifest = String::new();
+    for artifact in artifacts {
+        let file = artifact.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let to = if file == LIBRARY { folder.join(&file) } else { deps.join(&file) };
+        fs::copy(artifact, &to).map_err(|e| cannot("copy", artifact, &e))?;
+        let name = file.strip_prefix("lib").and_then(|f| f.rsplit_once('-')).map_or("", |(name, _)| name);
+        // A crate that is there in two versions cannot be named.
+        let same: Vec<_> = versions.iter().filter(|(lib, _)| lib == name).collect();
+        if let ([(name, version)], true) = (&same[..], file.ends_with(".rmeta")) {
+            manifest.push_str(&format!("{name} {version} {file}\n"));
+        }
+    }
+    let path = folder.join(MANIFEST);
+    fs::write(&path, manifest).map_err(|e| cannot("write", &path, &e))
+}
+
+/// Removes images that no kernel opened for a month, and what broken builds left behind.
+fn remove_old(images: &Path, current: &Path) {
+    let month = std::time::Duration::from_secs(30 * 24 * 3600);
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let used = fs::metadata(path.join("used")).or_else(|_| fs::metadata(&path)).and_then(|m| m.modified());
+        let old = used.ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > month);
+        if path != current && old {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> String {
+    format!("cannot {verb} {}: {error}", path.display())
+}

@@ -1,0 +1,296 @@
+//! The queue of cells: one after the other, each between `busy` and `idle`, outputs sent as they happen.
+//!
+//! The session is made in the background from the first moment. A cell that comes before it is ready waits and
+//! shows why. After a failed cell the requests that were sent before its reply are aborted, as the protocol says.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::message::Message;
+use super::server::Kernel;
+use super::socket::{PeerId, lock};
+use crate::clock;
+use crate::engine::{Bundle, CellError, Output};
+use crate::session::{Session, Start};
+
+/// What the thread of cells is asked to do.
+pub(super) enum Job {
+    /// Run an `execute_request`.
+    Cell(PeerId, Message),
+    /// Drop the session, say so, and end.
+    Stop(Sender<()>),
+}
+
+/// How long a failed cell waits for requests that are already on their way, before it aborts them.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// Runs jobs until told to stop.
+pub(super) fn run(kernel: &Kernel, jobs: &Receiver<Job>, start: Start) {
+    let start: std::sync::Arc<Start> = start.into();
+    let mut cells = Cells { kernel, session: Preparation::begin(&start), start, count: 0 };
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Cell(peer, request) => {
+                if let Some(done) = cells.cell(peer, &request, jobs) {
+                    drop(cells);
+                    let _ = done.send(());
+                    return;
+                }
+            }
+            Job::Stop(done) => {
+                drop(cells);
+                let _ = done.send(());
+                return;
+            }
+        }
+    }
+}
+
+/// The session, or what is known of it while it is made.
+enum Preparation {
+    Ready(Box<dyn Session>),
+    Making(Receiver<Event>),
+    Failed,
+}
+
+enum Event {
+    Progress(String),
+    Made(Result<Box<dyn Session>, String>),
+}
+
+impl Preparation {
+    fn begin(start: &std::sync::Arc<Start>) -> Preparation {
+        let (events, receiver) = mpsc::channel();
+        let start = start.clone();
+        let make = move || {
+            let progress = events.clone();
+            let made = start(&mut |line| {
+                let _ = progress.send(Event::Progress(line.to_string()));
+            });
+            let _ = events.send(Event::Made(made));
+        };
+        match std::thread::Builder::new().name("prepare".into()).spawn(make) {
+            Ok(_) => Preparation::Making(receiver),
+            Err(_) => Preparation::Failed,
+        }
+    }
+}
+
+struct Cells<'a> {
+    kernel: &'a Kernel,
+    session: Preparation,
+    start: std::sync::Arc<Start>,
+    count: u64,
+}
+
+impl Cells<'_> {
+    /// Runs one cell, and aborts those behind it if it fails. Returns the request to stop if one came meanwhile.
+    fn cell(&mut self, peer: PeerId, request: &Message, jobs: &Receiver<Job>) -> Option<Sender<()>> {
+        let kernel = self.kernel;
+        let flag = |name: &str, default| request.content[name].as_bool().unwrap_or(default);
+        let code = request.content["code"].as_str().unwrap_or_default();
+        let silent = flag("silent", false);
+        let counted = !silent && flag("store_history", true) && !code.trim().is_empty();
+
+        kernel.status(request, "busy");
+        let metadata = json!({ "started": clock::now() });
+        self.count += u64::from(counted);
+        let count = self.count;
+        if !silent {
+            kernel.publish(request, "execute_input", json!({ "code": code, "execution_count": count }));
+        }
+        let mut shown = String::new();
+        let outcome = match page(kernel, code) {
+            Some(page) => Ok(vec![page]),
+            None if code.trim().is_empty() => Ok(Vec::new()),
+            None => self.execute(request, code, silent, &mut shown).map(|()| Vec::new()),
+        };
+        if counted {
+            lock(&kernel.history).push(count, code, &shown);
+        }
+        let mut waiting = Vec::new();
+        let content = match outcome {
+            Ok(payload) => {
+                json!({ "status": "ok", "execution_count": count, "user_expressions": {}, "payload": payload })
+            }
+            Err(e) => {
+                let error = json!({ "ename": e.ename, "evalue": e.evalue, "traceback": e.traceback });
+                kernel.publish(request, "error", error);
+                if flag("stop_on_error", true) {
+                    while let Ok(job) = jobs.recv_timeout(GRACE) {
+                        waiting.push(job);
+                    }
+                }
+                json!({
+                    "status": "error", "execution_count": count, "user_expressions": {}, "payload": [],
+                    "ename": e.ename, "evalue": e.evalue, "traceback": e.traceback,
+                })
+            }
+        };
+        kernel.reply(peer, request, "execute_reply", content, metadata);
+        kernel.status(request, "idle");
+
+        for job in waiting {
+            match job {
+                Job::Cell(peer, request) => {
+                    kernel.status(&request, "busy");
+                    kernel.reply(peer, &request, "execute_reply", json!({ "status": "aborted" }), json!({}));
+                    kernel.status(&request, "idle");
+                }
+                Job::Stop(done) => return Some(done),
+            }
+        }
+        None
+    }
+
+    fn execute(
+        &mut self,
+        request: &Message,
+        code: &str,
+        silent: bool,
+        shown: &mut String,
+    ) -> Result<(), CellError> {
+        let (kernel, count) = (self.kernel, self.count);
+        *lock(&kernel.running) = super::server::Running { request: Some(request.clone()), ..Default::default() };
+        let result = self.prepared(request).and_then(|session| {
+            {
+                let mut running = lock(&kernel.running);
+                if running.interrupted {
+                    return Err(interrupted());
+                }
+                running.interrupt = Some(session.interrupter());
+            }
+            let result = session.execute(code, &mut |output| {
+                if let Output::Result(bundle) = &output {
+                    if silent {
+                        return;
+                    }
+                    if let Some((_, text)) = bundle.iter().find(|(mime, _)| mime == "text/plain") {
+                        shown.push_str(text);
+                    }
+                }
+                let (kind, content) = output_message(output, count);
+                kernel.publish(request, kind, content);
+            });
+            *lock(&kernel.variables) = session.variables();
+            result
+        });
+        *lock(&kernel.running) = super::server::Running::default();
+        result
+    }
+
+    /// The session; waits for it if it is still being made, showing why on the cell's standard error.
+    fn prepared(&mut self, request: &Message) -> Result<&mut Box<dyn Session>, CellError> {
+        if matches!(self.session, Preparation::Failed) {
+            // The remedy may have been applied since: try again rather than ask for a restart.
+            self.session = Preparation::begin(&self.start);
+        }
+        if let Preparation::Making(events) = &self.session {
+            let say = |text: String| {
+                let text = format!("onelens: {text}\n");
+                self.kernel.publish(request, "stream", json!({ "name": "stderr", "text": text }));
+            };
+            let mut building: Option<Instant> = None;
+            let made = loop {
+                match events.recv_timeout(Duration::from_millis(50)) {
+                    // The first line says what is going on; the many after it name single crates.
+                    Ok(Event::Progress(line)) => {
+                        building.get_or_insert_with(|| {
+                            say(line);
+                            Instant::now()
+                        });
+                    }
+                    Ok(Event::Made(made)) => break made,
+                    Err(RecvTimeoutError::Timeout) => {
+                        let stopping = self.kernel.stopping.load(Ordering::SeqCst);
+                        if lock(&self.kernel.running).interrupted || stopping {
+                            return Err(interrupted());
+                        }
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break Err("the engine did not start".into()),
+                }
+            };
+            if let (Some(since), Ok(_)) = (building, &made) {
+                say(format!("the library is ready after {:.0} s; this happens once", since.elapsed().as_secs_f64()));
+            }
+            self.session = match made {
+                Ok(session) => Preparation::Ready(session),
+                Err(why) => {
+                    self.session = Preparation::Failed;
+                    return Err(cell_error("KernelNotReady", &why));
+                }
+            };
+        }
+        match &mut self.session {
+            Preparation::Ready(session) => Ok(session),
+            _ => Err(cell_error("KernelNotReady", "the engine did not start\nhelp: `onelens doctor` says what is missing")),
+        }
+    }
+}
+
+fn interrupted() -> CellError {
+    cell_error("Interrupted", "interrupted while the library was being prepared; the next cell goes on waiting for it")
+}
+
+fn cell_error(ename: &str, evalue: &str) -> CellError {
+    let mut traceback = vec![format!("\x1b[31m{ename}\x1b[0m: {}", evalue.lines().next().unwrap_or_default())];
+    traceback.extend(evalue.lines().skip(1).map(str::to_string));
+    CellError { ename: ename.into(), evalue: evalue.into(), traceback }
+}
+
+/// `?name` shows what is known of a variable in the pager.
+fn page(kernel: &Kernel, code: &str) -> Option<Value> {
+    let name = code.trim().strip_prefix('?')?.trim();
+    let text = match lock(&kernel.variables).get(name) {
+        Some(of_type) => format!("{name}: {of_type}"),
+        None => format!("no variable `{name}` is alive in this notebook"),
+    };
+    Some(json!({ "source": "page", "data": { "text/plain": text }, "start": 0 }))
+}
+
+fn output_message(output: Output, count: u64) -> (&'static str, Value) {
+    match output {
+        Output::Stdout(text) => ("stream", json!({ "name": "stdout", "text": text })),
+        Output::Stderr(text) => ("stream", json!({ "name": "stderr", "text": text })),
+        Output::Result(bundle) => {
+            ("execute_result", json!({ "execution_count": count, "data": data(bundle), "metadata": {} }))
+        }
+        Output::Display { bundle, id } => {
+            let transient = id.map_or(json!({}), |id| json!({ "display_id": id }));
+            ("display_data", json!({ "data": data(bundle), "metadata": {}, "transient": transient }))
+        }
+        Output::Update { bundle, id } => {
+            let transient = json!({ "display_id": id });
+            ("update_display_data", json!({ "data": data(bundle), "metadata": {}, "transient": transient }))
+        }
+        Output::Clear { wait } => ("clear_output", json!({ "wait": wait })),
+    }
+}
+
+/// A bundle as the protocol wants it: JSON types as JSON, everything else as text.
+fn data(bundle: Bundle) -> Map<String, Value> {
+    bundle
+        .into_iter()
+        .map(|(mime, text)| {
+            let is_json = mime == "application/json" || mime.ends_with("+json");
+            match serde_json::from_str(&text) {
+                Ok(value) if is_json => (mime, value),
+                _ => (mime, Value::String(text)),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_travels_as_json_and_numbers_in_text_stay_text() {
+        let bundle = vec![("application/json".into(), "[1]".into()), ("text/plain".into(), "1".into())];
+        assert_eq!(Value::Object(data(bundle)), json!({ "application/json": [1], "text/plain": "1" }));
+    }
+}

@@ -1,0 +1,325 @@
+//! A kernel: five sockets, the threads behind them, and the state that they share.
+//!
+//! | thread | does |
+//! |---|---|
+//! | shell | answers requests at once, also while a cell runs; hands cells to the queue |
+//! | control | interrupt, shutdown, and the welcome to new subscribers |
+//! | cells | runs cells one after the other ([`super::cells`]) |
+//!
+//! A message that cannot be read or is not signed is dropped and counted; no message can end the loops.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::cells::{self, Job};
+use super::connection::Connection;
+use super::history::History;
+use super::message::{DropCounts, Dropped, Message, Signer, random_hex};
+use super::requests;
+use super::socket::{Listener, PeerId, lock};
+use super::zmtp::{Incoming, Kind};
+use crate::failure::Failure;
+use crate::session::Start;
+
+/// A running kernel.
+pub struct Server {
+    connection: Connection,
+    kernel: Arc<Kernel>,
+    ended: Receiver<()>,
+}
+
+/// What the threads of a kernel share.
+pub(super) struct Kernel {
+    session: String,
+    signer: Signer,
+    dropped: DropCounts,
+    shell: Listener,
+    control: Listener,
+    iopub: Listener,
+    /// Cells on their way to the thread that runs them.
+    pub(super) jobs: Sender<Job>,
+    pub(super) history: Mutex<History>,
+    pub(super) variables: Mutex<BTreeMap<String, String>>,
+    pub(super) running: Mutex<Running>,
+    pub(super) stopping: AtomicBool,
+    end: Sender<()>,
+}
+
+/// The cell that runs now, if one does.
+#[derive(Default)]
+pub(super) struct Running {
+    pub(super) request: Option<Message>,
+    /// How to stop it; absent while the session is still being prepared.
+    pub(super) interrupt: Option<Box<dyn Fn() + Send>>,
+    /// Somebody asked for it while there was nothing to call yet.
+    pub(super) interrupted: bool,
+}
+
+/// What the control thread takes turns with.
+enum Control {
+    Request(PeerId, Vec<Vec<u8>>),
+    Subscribed(PeerId, Vec<u8>),
+}
+
+impl Server {
+    /// Binds the sockets that the connection file names, starts the threads, and begins to make the session.
+    ///
+    /// Ports given as 0 are chosen here and the file is written anew.
+    pub fn start(file: &Path, start: Start) -> Result<Server, Failure> {
+        let mut connection = Connection::read(file)?;
+        let ip = connection.address()?;
+        let (jobs, job_queue) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let (shell_sender, shell_queue) = mpsc::channel();
+        let (control_sender, control_queue) = mpsc::channel();
+        let subscribed = control_sender.clone();
+        let random = |e| Failure::new(e, "restart the machine, or report this");
+
+        let kernel = Arc::new(Kernel {
+            session: random_hex(16).map_err(random)?,
+            signer: Signer::new(&connection.key),
+            dropped: DropCounts::default(),
+            shell: bind(ip, connection.shell_port, Kind::Router, move |peer, incoming| {
+                if let Incoming::Message(frames) = incoming {
+                    let _ = shell_sender.send((peer, frames));
+                }
+            })?,
+            control: bind(ip, connection.control_port, Kind::Router, move |peer, incoming| {
+                if let Incoming::Message(frames) = incoming {
+                    let _ = control_sender.send(Control::Request(peer, frames));
+                }
+            })?,
+            iopub: bind(ip, connection.iopub_port, Kind::XPub, move |peer, incoming| {
+                if let Incoming::Subscribe(topic) = incoming {
+                    let _ = subscribed.send(Control::Subscribed(peer, topic));
+                }
+            })?,
+            jobs,
+            history: Mutex::default(),
+            variables: Mutex::default(),
+            running: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            end,
+        });
+        // Nothing asks the user yet: what arrives on stdin belongs to no question and is ignored.
+        let stdin = bind(ip, connection.stdin_port, Kind::Router, |_, _| {})?;
+        let heartbeat = heartbeat(ip, connection.hb_port)?;
+
+        let was_bound = connection.is_bound();
+        connection.shell_port = kernel.shell.port();
+        connection.control_port = kernel.control.port();
+        connection.iopub_port = kernel.iopub.port();
+        connection.stdin_port = stdin.port();
+        connection.hb_port = heartbeat.port();
+        if !was_bound {
+            connection.write(file)?;
+        }
+
+        let k = kernel.clone();
+        spawn("cells", move || cells::run(&k, &job_queue, start))?;
+        let k = kernel.clone();
+        spawn("shell", move || {
+            for (peer, frames) in shell_queue {
+                if let Some(message) = k.accept(frames) {
+                    k.shell_request(peer, &message);
+                }
+            }
+        })?;
+        let k = kernel.clone();
+        spawn("control", move || {
+            for turn in control_queue {
+                match turn {
+                    Control::Subscribed(peer, topic) => k.welcome(peer, &topic),
+                    Control::Request(peer, frames) => {
+                        if let Some(message) = k.accept(frames) {
+                            k.control_request(peer, &message);
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(Server { connection, kernel, ended })
+    }
+
+    /// Where the kernel listens, ports filled in.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// How many messages were thrown away so far, for one reason.
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        self.kernel.dropped.get(why)
+    }
+
+    /// Waits until a client shut the kernel down (true) or `limit` has passed (false).
+    pub fn wait(&self, limit: Duration) -> bool {
+        !matches!(self.ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+    }
+
+    /// Ends the running cell and the session, and sends what is still queued.
+    pub fn stop(&self) {
+        self.kernel.stop();
+    }
+}
+
+impl Kernel {
+    fn accept(&self, frames: Vec<Vec<u8>>) -> Option<Message> {
+        match Message::decode(frames, &self.signer) {
+            Ok(message) => Some(message),
+            Err(why) => {
+                self.dropped.count(why);
+                let n = self.dropped.get(why);
+                // A flood must not fill the log of the Jupyter server: 1, 2, 4, 8, ...
+                if n.is_power_of_two() {
+                    eprintln!("onelens: dropped a message ({why:?}; {n} of this kind so far)");
+                }
+                None
+            }
+        }
+    }
+
+    fn shell_request(&self, peer: PeerId, request: &Message) {
+        if request.kind() == "execute_request" {
+            let _ = self.jobs.send(Job::Cell(peer, request.clone()));
+            return;
+        }
+        self.status(request, "busy");
+        if request.kind() == "shutdown_request" {
+            self.shutdown(&self.shell, peer, request);
+            return;
+        }
+        if let Some((kind, content)) = requests::answer(self, request) {
+            self.shell.send(peer, &request.child(&self.session, kind, content).encode(&self.signer));
+        }
+        self.status(request, "idle");
+        // Front ends show one state per kernel: after this idle they would think that the cell has ended.
+        let running = lock(&self.running);
+        if let Some(cell) = &running.request {
+            self.status(cell, "busy");
+        }
+    }
+
+    fn control_request(&self, peer: PeerId, request: &Message) {
+        self.status(request, "busy");
+        match request.kind() {
+            "interrupt_request" => {
+                self.interrupt();
+                let reply = request.child(&self.session, "interrupt_reply", json!({ "status": "ok" }));
+                self.control.send(peer, &reply.encode(&self.signer));
+            }
+            "shutdown_request" => return self.shutdown(&self.control, peer, request),
+            _ => {
+                if let Some((kind, content)) = requests::answer(self, request) {
+                    self.control.send(peer, &request.child(&self.session, kind, content).encode(&self.signer));
+                }
+            }
+        }
+        self.status(request, "idle");
+    }
+
+    fn interrupt(&self) {
+        let mut running = lock(&self.running);
+        if running.request.is_some() {
+            running.interrupted = true;
+            if let Some(interrupt) = &running.interrupt {
+                interrupt();
+            }
+        }
+    }
+
+    fn shutdown(&self, socket: &Listener, peer: PeerId, request: &Message) {
+        let content = json!({ "status": "ok", "restart": request.content["restart"].as_bool().unwrap_or(false) });
+        let reply = request.child(&self.session, "shutdown_reply", content);
+        self.publish(request, "shutdown_reply", reply.content.clone());
+        socket.send(peer, &reply.encode(&self.signer));
+        self.status(request, "idle");
+        self.stop();
+    }
+
+    fn stop(&self) {
+        if !self.stopping.swap(true, Ordering::SeqCst) {
+            self.interrupt();
+            let (done, finished) = mpsc::channel();
+            let _ = self.jobs.send(Job::Stop(done));
+            // A cell that does not listen must not keep the kernel alive: its worker ends with our end of the pipe.
+            let _ = finished.recv_timeout(Duration::from_secs(1));
+            for socket in [&self.control, &self.shell, &self.iopub] {
+                socket.flush(Duration::from_secs(1));
+            }
+            let _ = self.end.send(());
+        }
+    }
+
+    /// JEP 65: tells a new subscriber that it is subscribed, so that it need not guess when to begin.
+    fn welcome(&self, peer: PeerId, topic: &[u8]) {
+        let content = json!({ "subscription": String::from_utf8_lossy(topic) });
+        let welcome = Message::new(&self.session, "iopub_welcome", content);
+        let mut frames = welcome.encode(&self.signer);
+        frames.insert(0, topic.to_vec());
+        self.iopub.send(peer, &frames);
+    }
+
+    /// Publishes the state of the kernel as seen by one request.
+    pub(super) fn status(&self, request: &Message, state: &str) {
+        self.publish(request, "status", json!({ "execution_state": state }));
+    }
+
+    /// Publishes one message, caused by `request`, to all subscribers.
+    pub(super) fn publish(&self, request: &Message, kind: &str, content: Value) {
+        let mut message = request.child(&self.session, kind, content);
+        message.routes = vec![format!("kernel.{}.{kind}", self.session).into_bytes()];
+        self.iopub.publish(&message.encode(&self.signer));
+    }
+
+    /// Answers a request that came through the shell.
+    pub(super) fn reply(&self, peer: PeerId, request: &Message, kind: &str, content: Value, metadata: Value) {
+        let mut reply = request.child(&self.session, kind, content);
+        reply.metadata = metadata;
+        self.shell.send(peer, &reply.encode(&self.signer));
+    }
+}
+
+fn bind(
+    ip: IpAddr,
+    port: u16,
+    kind: Kind,
+    handler: impl Fn(PeerId, Incoming) + Send + Sync + 'static,
+) -> Result<Listener, Failure> {
+    Listener::bind(ip, port, kind, Box::new(handler)).map_err(|e| {
+        Failure::new(
+            format!("cannot listen on {ip}, port {port}: {e}"),
+            "another program uses the port: restart the kernel, which chooses new ones",
+        )
+    })
+}
+
+/// The socket that sends everything back, so that a client knows that the process lives.
+fn heartbeat(ip: IpAddr, port: u16) -> Result<Listener, Failure> {
+    let (sender, beats) = mpsc::channel();
+    let listener = bind(ip, port, Kind::Rep, move |peer, incoming| {
+        if let Incoming::Message(frames) = incoming {
+            let _ = sender.send((peer, frames));
+        }
+    })?;
+    let echo = listener.clone();
+    spawn("heartbeat", move || {
+        for (peer, frames) in beats {
+            echo.send(peer, &frames);
+        }
+    })?;
+    Ok(listener)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    match std::thread::Builder::new().name(name.into()).spawn(run) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure::new(format!("cannot start a thread: {e}"), "raise the limit on processes (ulimit -u)")),
+    }
+}

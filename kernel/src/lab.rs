@@ -1,0 +1,104 @@
+//! `onelens lab`: JupyterLab on a folder of notebooks, with this kernel in it, without touching the user's files.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::Failure;
+use crate::screen::Screen;
+use crate::{install, paths, run};
+
+/// The version that a private environment gets: what was tried is what people have.
+const JUPYTERLAB: &str = "jupyterlab==4.6.6";
+
+/// What `onelens lab` was asked.
+pub struct Options {
+    /// The folder to open.
+    pub folder: Option<PathBuf>,
+    /// Whether to open a browser.
+    pub browser: bool,
+    /// The port, if not JupyterLab's own choice.
+    pub port: Option<u16>,
+}
+
+/// Prepares everything and becomes JupyterLab; returns only if that fails.
+pub fn lab(options: &Options) -> Result<u8, Failure> {
+    let folder = match &options.folder {
+        Some(folder) => folder.clone(),
+        None if Path::new("notebooks").is_dir() => "notebooks".into(),
+        None => ".".into(),
+    };
+    if !folder.is_dir() {
+        return Err(Failure::bad_input(
+            format!("there is no folder {}", folder.display()),
+            "give a folder with notebooks: onelens lab notebooks",
+        ));
+    }
+    let mut screen = Screen::new();
+    let lab = match find() {
+        Some(lab) => lab,
+        None => make_environment(&mut screen)?,
+    };
+    run::prepare(&mut screen)?;
+
+    // A kernelspec of our own on the search path, so that nothing needs to be installed for the user.
+    let jupyter = paths::onelens_data()?.join("jupyter");
+    install::write_spec(&jupyter)?;
+    let mut search = vec![jupyter];
+    search.extend(env::var_os("JUPYTER_PATH").iter().flat_map(env::split_paths));
+    let search = env::join_paths(search).unwrap_or_else(|_| OsString::new());
+
+    screen.line(&format!("starting {} in {} (stop it with Ctrl-C, twice)", lab.display(), folder.display()));
+    let mut command = Command::new(&lab);
+    command.env("JUPYTER_PATH", search).arg(&folder);
+    if !options.browser {
+        command.arg("--no-browser");
+    }
+    if let Some(port) = options.port {
+        command.arg(format!("--port={port}"));
+    }
+    let e = command.exec();
+    Err(Failure::new(format!("cannot start {}: {e}", lab.display()), "try it by hand: jupyter lab"))
+}
+
+/// JupyterLab on the search path, else in the private environment.
+pub fn find() -> Option<PathBuf> {
+    let private = || environment().ok().map(|folder| folder.join("bin/jupyter-lab"));
+    paths::program("jupyter-lab").or_else(|| private().filter(|file| paths::is_executable(file)))
+}
+
+fn environment() -> Result<PathBuf, Failure> {
+    Ok(paths::onelens_data()?.join("jupyterlab"))
+}
+
+fn make_environment(screen: &mut Screen) -> Result<PathBuf, Failure> {
+    let folder = environment()?;
+    let help = "install JupyterLab yourself (https://jupyter.org/install), or run notebooks with `onelens run`";
+    let Some(python) = paths::program("python3") else {
+        return Err(Failure::new("there is no JupyterLab, and no python3 on PATH to install it with", help));
+    };
+    screen.line(&format!(
+        "JupyterLab was not found; installing {JUPYTERLAB} from PyPI into {}\n(about 250 MB, a minute or two; remove that folder to be rid of it)",
+        folder.display()
+    ));
+    step(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&folder), "python3 -m venv", &format!(
+        "on Debian and Ubuntu: apt install python3-venv; or {help}"
+    ))?;
+    let pip = folder.join("bin/python");
+    step(
+        Command::new(&pip).args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", JUPYTERLAB]),
+        &format!("pip install {JUPYTERLAB}"),
+        &format!("check the network connection and any proxy; or {help}"),
+    )?;
+    Ok(folder.join("bin/jupyter-lab"))
+}
+
+fn step(command: &mut Command, name: &str, help: &str) -> Result<(), Failure> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::new(format!("`{name}` failed ({status})"), help)),
+        Err(e) => Err(Failure::new(format!("`{name}` does not start: {e}"), help)),
+    }
+}

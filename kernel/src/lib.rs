@@ -1,0 +1,44 @@
+//! A Jupyter kernel for Rust with an engine of its own, and the commands around it.
+//!
+//! ```text
+//!  Jupyter, VS Code, `onelens run`
+//!        │  signed messages over ZeroMQ
+//!  jupyter/      requests, replies, outputs; knows no Rust
+//!        │  the trait in session.rs: a cell in, outputs out
+//!  engine/       one `rustc` call per cell, in a process that can die without loss
+//!        │  links against
+//!  image.rs      the shared library with onelens and its dependencies, built once
+//! ```
+//!
+//! In reading order:
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`run`] | a notebook from first to last cell: [`notebook`] file, [`child`] process, [`outputs`], [`page`] |
+//! | [`jupyter`] | the protocol, both sides |
+//! | [`session`] | the seam between protocol and engine |
+//! | [`engine`], [`image`] | running cells |
+//! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
+//! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
+//!
+//! This package does not depend on the library `onelens`: cells do.
+
+pub mod child;
+pub mod cli;
+pub mod clock;
+pub mod doctor;
+pub mod engine;
+pub mod failure;
+pub mod image;
+pub mod install;
+pub mod jupyter;
+pub mod lab;
+pub mod notebook;
+pub mod outputs;
+pub mod page;
+pub mod paths;
+pub mod run;
+pub mod screen;
+pub mod session;
+pub mod signals;

@@ -1,0 +1,300 @@
+//! Notebook files: read with care, changed only where cells were run, written as Jupyter writes them.
+//!
+//! A notebook stays a JSON value in the order of the file, so that whatever is not understood here survives.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+
+/// The name of the kernelspec.
+pub const KERNEL_NAME: &str = "onelens";
+/// The name that people see.
+pub const DISPLAY_NAME: &str = "Rust (onelens)";
+
+/// A notebook of format 4 whose cells are Rust.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Notebook {
+    root: Map<String, Value>,
+}
+
+/// A cell, as far as running and showing it needs.
+pub struct Cell<'a> {
+    /// `code`, `markdown` or `raw`.
+    pub kind: &'a str,
+    /// The text of the cell.
+    pub source: String,
+    /// All of it.
+    pub json: &'a Value,
+}
+
+impl Cell<'_> {
+    /// Whether the cell is code with something in it.
+    pub fn is_runnable(&self) -> bool {
+        self.kind == "code" && !self.source.trim().is_empty()
+    }
+
+    /// Whether the cell has this tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.json["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
+    }
+}
+
+impl Notebook {
+    /// Reads a notebook file.
+    pub fn read(path: &Path) -> Result<Notebook, Failure> {
+        let shown = path.display();
+        let bytes = fs::read(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Failure::bad_input(
+                format!("there is no file {shown}"),
+                "give the path of a notebook, for instance notebooks/01_one_lens.ipynb",
+            ),
+            io::ErrorKind::IsADirectory => Failure::bad_input(
+                format!("{shown} is a folder"),
+                "give one notebook; a shell loop runs several",
+            ),
+            _ => Failure::bad_input(format!("cannot read {shown}: {e}"), "check the permissions of the file"),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Failure::bad_input(
+                format!("{shown} is not a notebook: byte {} is not UTF-8", e.utf8_error().valid_up_to()),
+                "a notebook is a JSON text; check that the path is right",
+            )
+        })?;
+        Notebook::parse(&text, &shown.to_string())
+    }
+
+    /// Reads the text of a notebook; `name` is for messages.
+    pub fn parse(text: &str, name: &str) -> Result<Notebook, Failure> {
+        let restore = "restore the file, for instance with `git checkout`, or from the folder .ipynb_checkpoints";
+        let root: Value = serde_json::from_str(text).map_err(|e| {
+            if text.trim().is_empty() {
+                Failure::bad_input(format!("{name} is empty"), restore)
+            } else if e.is_eof() {
+                Failure::bad_input(format!("{name} is cut off: it ends in line {} inside a value", e.line()), restore)
+            } else {
+                Failure::bad_input(format!("{name} is not a notebook: {e}"), restore)
+            }
+        })?;
+        let not_a_notebook = |what: &str| Failure::bad_input(format!("{name} is not a notebook: {what}"), restore);
+        let Value::Object(root) = root else { return Err(not_a_notebook("its JSON is not an object")) };
+        match root.get("nbformat").and_then(Value::as_u64) {
+            Some(4) => {}
+            Some(n) if n < 4 => {
+                return Err(Failure::bad_input(
+                    format!("{name} has notebook format {n}; format 4 is needed"),
+                    "open and save it in JupyterLab, or: jupyter nbconvert --to notebook --nbformat 4",
+                ));
+            }
+            Some(n) => {
+                return Err(Failure::bad_input(
+                    format!("{name} has notebook format {n}, which is newer than 4, the newest known here"),
+                    "update onelens, or save the notebook in format 4",
+                ));
+            }
+            None => return Err(not_a_notebook("it has no `nbformat`")),
+        }
+        let Some(cells) = root.get("cells").and_then(Value::as_array) else {
+            return Err(not_a_notebook("it has no list of `cells`"));
+        };
+        for (i, cell) in cells.iter().enumerate() {
+            let is_text = |v: &Value| match v {
+                Value::String(_) => true,
+                Value::Array(lines) => lines.iter().all(Value::is_string),
+                _ => false,
+            };
+            if !cell["cell_type"].is_string() || !is_text(&cell["source"]) {
+                return Err(not_a_notebook(&format!("cell {} has no `cell_type` or no `source`", i + 1)));
+            }
+        }
+        let notebook = Notebook { root };
+        notebook.check_language(name)?;
+        Ok(notebook)
+    }
+
+    fn check_language(&self, name: &str) -> Result<(), Failure> {
+        let metadata = self.metadata();
+        let spec = &metadata["kernelspec"];
+        let language = spec["language"].as_str().or_else(|| metadata["language_info"]["name"].as_str());
+        match language {
+            Some(language) if !language.eq_ignore_ascii_case("rust") => {
+                let kernel = spec["display_name"].as_str().or_else(|| spec["name"].as_str()).unwrap_or(language);
+                Err(Failure::bad_input(
+                    format!("{name} is a notebook for {kernel:?}, whose language is {language}, not Rust"),
+                    "run it with its own kernel: jupyter nbconvert --to notebook --execute",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The notebook's own metadata.
+    pub fn metadata(&self) -> &Value {
+        self.root.get("metadata").unwrap_or(&Value::Null)
+    }
+
+    /// Says which kernel the notebook is for, unless it says so itself, and what its language is.
+    pub fn set_kernel(&mut self, language_info: Value) {
+        let metadata = self.root.entry("metadata").or_insert_with(|| json!({}));
+        if let Value::Object(metadata) = metadata {
+            if !metadata.get("kernelspec").is_some_and(Value::is_object) {
+                let spec = json!({ "display_name": DISPLAY_NAME, "language": "rust", "name": KERNEL_NAME });
+                metadata.insert("kernelspec".into(), spec);
+            }
+            metadata.insert("language_info".into(), language_info);
+        }
+    }
+
+    /// The cells in order.
+    pub fn cells(&self) -> impl Iterator<Item = Cell<'_>> {
+        self.root["cells"].as_array().into_iter().flatten().map(|json| Cell {
+            kind: json["cell_type"].as_str().unwrap_or_default(),
+            source: text_of(&json["source"]),
+            json,
+        })
+    }
+
+    /// Forgets the outputs and counts of every code cell, so that the file shows one run and no mixture of two.
+    pub fn clear_outputs(&mut self) {
+        for cell in self.code_cells() {
+            cell.insert("outputs".into(), json!([]));
+            cell.insert("execution_count".into(), Value::Null);
+            if let Some(Value::Object(metadata)) = cell.get_mut("metadata") {
+                metadata.shift_remove("execution");
+            }
+        }
+    }
+
+    /// Puts the result of running cell number `at` into it.
+    pub fn set_result(&mut self, at: usize, outputs: Vec<Value>, count: Option<u64>, times: Map<String, Value>) {
+        let Some(Value::Object(cell)) = self.root["cells"].get_mut(at) else { return };
+        cell.insert("execution_count".into(), json!(count));
+        cell.insert("outputs".into(), outputs.into());
+        if let Value::Object(metadata) = cell.entry("metadata").or_insert_with(|| json!({})) {
+            metadata.insert("execution".into(), times.into());
+        }
+    }
+
+    /// Replaces the outputs of cell number `at` and nothing else.
+    pub fn set_outputs(&mut self, at: usize, outputs: Vec<Value>) {
+        if let Some(Value::Object(cell)) = self.root["cells"].get_mut(at) {
+            cell.insert("outputs".into(), outputs.into());
+        }
+    }
+
+    fn code_cells(&mut self) -> impl Iterator<Item = &mut Map<String, Value>> {
+        self.root["cells"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+            .filter(|cell| cell.get("cell_type").is_some_and(|kind| kind == "code"))
+    }
+
+    /// The file's text: indented by one space, not escaped beyond need, a newline at the end, as Jupyter does.
+    pub fn to_text(&self) -> String {
+        let mut bytes = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+        // Writing a value with string keys to memory has no way to fail.
+        let _ = serde::Serialize::serialize(&self.root, &mut serializer);
+        bytes.push(b'\n');
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+/// Text that a notebook may hold as one string or as a list of lines.
+pub fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        _ => String::new(),
+    }
+}
+
+/// Text as the list of lines that notebooks hold, each with its newline.
+pub fn lines_of(text: &str) -> Value {
+    text.split_inclusive('\n').map(Value::from).collect()
+}
+
+/// Writes a file in one step, under a temporary name first: a reader, or a power cut, finds the old file or the new.
+pub fn write_whole(path: &Path, content: &str) -> Result<(), Failure> {
+    // A link stays a link: what it points to is replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary: PathBuf = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(content.as_bytes())?;
+        if let Ok(old) = fs::metadata(&path) {
+            file.set_permissions(old.permissions())?;
+        }
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        Failure::new(format!("cannot write {}: {e}", path.display()), "check that the folder is writable and the disk is not full")
+    })
+}
+
+/// Checks, before minutes are spent, that a file could be written there.
+pub fn check_folder_of(path: &Path) -> Result<(), Failure> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Err(Failure::bad_input(
+            format!("{} is a folder, so no file can be written there", path.display()),
+            "give a file name",
+        ));
+    }
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::bad_input(
+        format!("the folder {} does not exist", folder.display()),
+        format!("create it first: mkdir -p {}", folder.display()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "{\n \"cells\": [],\n \"zebra\": 1.0,\n \"metadata\": {},\n \"nbformat\": 4,\n \"nbformat_minor\": 5\n}\n";
+
+    #[test]
+    fn a_notebook_that_is_not_run_is_written_as_it_was() {
+        assert_eq!(Notebook::parse(SMALL, "x").unwrap().to_text(), SMALL);
+    }
+
+    #[test]
+    fn every_cut_through_a_notebook_is_refused_with_a_remedy() {
+        let text = SMALL.trim_end();
+        for end in 0..text.len() {
+            let message = Notebook::parse(&text[..end], "x.ipynb").unwrap_err().to_string();
+            assert!(message.starts_with("x.ipynb is ") && message.contains("\nhelp: "), "{end}: {message}");
+        }
+    }
+
+    #[test]
+    fn other_formats_and_languages_are_refused_by_name() {
+        let refuse = |text: &str| Notebook::parse(text, "x").unwrap_err().to_string();
+        assert!(refuse(r#"{"nbformat":3,"worksheets":[]}"#).contains("format 3"));
+        assert!(refuse(r#"{"nbformat":4,"cells":[{}]}"#).contains("cell 1"));
+        let python = r#"{"nbformat":4,"cells":[],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python"}}}"#;
+        assert!(refuse(python).contains("\"Python 3\""));
+    }
+
+    #[test]
+    fn lines_keep_their_newlines() {
+        assert_eq!(lines_of("a\nb"), json!(["a\n", "b"]));
+        assert_eq!(lines_of(""), json!([]));
+        assert_eq!(text_of(&lines_of("a\n\nb\n")), "a\n\nb\n");
+    }
+}

@@ -1,0 +1,123 @@
+//! Markdown cells as HTML. HTML inside Markdown is shown as text; formulas are shown as they were written.
+
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
+use serde_json::Value;
+
+use super::{escape, highlight};
+use crate::notebook::text_of;
+
+fn parser(source: &str) -> Parser<'_> {
+    Parser::new_ext(
+        source,
+        Options::ENABLE_TABLES
+            | Options::ENABLE_STRIKETHROUGH
+            | Options::ENABLE_FOOTNOTES
+            | Options::ENABLE_TASKLISTS
+            | Options::ENABLE_MATH,
+    )
+}
+
+/// The HTML of one cell; `attachments` are the images that the cell carries.
+pub(super) fn to_html(source: &str, attachments: &Value) -> String {
+    let mut events = Vec::new();
+    // Inside a fenced block of Rust: its text so far.
+    let mut rust: Option<String> = None;
+    for event in parser(source) {
+        if let Some(code) = &mut rust {
+            match event {
+                Event::Text(text) => code.push_str(&text),
+                Event::End(TagEnd::CodeBlock) => {
+                    let block = format!("<pre><code>{}</code></pre>\n", highlight::to_html(code));
+                    events.push(Event::Html(block.into()));
+                    rust = None;
+                }
+                _ => {}
+            }
+            continue;
+        }
+        events.push(match event {
+            Event::Start(Tag::CodeBlock(kind)) if is_rust(&kind) => {
+                rust = Some(String::new());
+                continue;
+            }
+            Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
+            Event::InlineMath(text) => Event::Html(format!("<code class=\"math\">{}</code>", escape(&text)).into()),
+            Event::DisplayMath(text) => {
+                Event::Html(format!("<code class=\"math display\">{}</code>", escape(text.trim())).into())
+            }
+            Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+                Event::Start(Tag::Link { link_type, dest_url: harmless(dest_url), title, id })
+            }
+            Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
+                let dest_url = attached(&dest_url, attachments).unwrap_or(dest_url);
+                Event::Start(Tag::Image { link_type, dest_url, title, id })
+            }
+            other => other,
+        });
+    }
+    let mut out = String::new();
+    html::push_html(&mut out, events.into_iter());
+    out
+}
+
+/// The text of the first heading.
+pub(super) fn first_heading(source: &str) -> Option<String> {
+    let mut title: Option<String> = None;
+    for event in parser(source) {
+        match (&mut title, event) {
+            (None, Event::Start(Tag::Heading { .. })) => title = Some(String::new()),
+            (Some(_), Event::End(TagEnd::Heading(_))) => break,
+            (Some(title), Event::Text(t) | Event::Code(t) | Event::InlineHtml(t) | Event::InlineMath(t)) => {
+                title.push_str(&t);
+            }
+            _ => {}
+        }
+    }
+    title.map(|t| t.trim().to_string()).filter(|t| !t.is_empty())
+}
+
+fn is_rust(kind: &pulldown_cmark::CodeBlockKind<'_>) -> bool {
+    match kind {
+        pulldown_cmark::CodeBlockKind::Fenced(info) => {
+            matches!(info.split([',', ' ']).next(), Some("rust" | "rs"))
+        }
+        pulldown_cmark::CodeBlockKind::Indented => false,
+    }
+}
+
+/// The target of a link unless following it would run something.
+fn harmless(target: CowStr<'_>) -> CowStr<'_> {
+    let scheme: String = target
+        .chars()
+        .take_while(|c| *c != ':')
+        .filter(|c| !c.is_whitespace() && !c.is_control())
+        .collect::<String>()
+        .to_ascii_lowercase();
+    if matches!(scheme.as_str(), "javascript" | "vbscript" | "data") { CowStr::Borrowed("#") } else { target }
+}
+
+/// `attachment:name` as a data address.
+fn attached<'a>(target: &str, attachments: &Value) -> Option<CowStr<'a>> {
+    let bundle = attachments.get(target.strip_prefix("attachment:")?)?.as_object()?;
+    let (mime, base64) = bundle.iter().find(|(mime, _)| mime.starts_with("image/"))?;
+    let base64: String = text_of(base64).split_whitespace().collect();
+    Some(format!("data:{mime};base64,{base64}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formulas_stay_readable_and_rust_is_coloured() {
+        let html = to_html("$a < b$\n\n```rust\nlet x = 1;\n```\n", &Value::Null);
+        assert!(html.contains("<code class=\"math\">a &lt; b</code>"), "{html}");
+        assert!(html.contains("<span class=\"k\">let</span>"), "{html}");
+    }
+
+    #[test]
+    fn links_that_would_run_something_lead_nowhere() {
+        let html = to_html("[a](javascript:alert) [b](java&#10;script:x) [c](https://x.org)", &Value::Null);
+        assert!(!html.contains("javascript") && html.contains("https://x.org"), "{html}");
+    }
+}

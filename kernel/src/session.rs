@@ -1,0 +1,35 @@
+//! The small interface between the Jupyter side and whatever runs cells.
+//!
+//! The server knows only [`Session`]; the instant engine implements it, and so can another engine, or a test.
+
+use std::collections::BTreeMap;
+
+use crate::engine::{CellError, Engine, Output};
+
+/// Something that runs cells one after the other and keeps their variables.
+pub trait Session: Send {
+    /// Runs one cell, handing over every output as it happens.
+    fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError>;
+    /// Stops the running cell when called, from any thread; harmless when none runs.
+    fn interrupter(&self) -> Box<dyn Fn() + Send>;
+    /// The variables that are alive, with their types.
+    fn variables(&self) -> BTreeMap<String, String>;
+}
+
+/// Makes a session; may take a minute the first time and then says so through its argument, one line per call.
+pub type Start = Box<dyn Fn(&mut dyn FnMut(&str)) -> Result<Box<dyn Session>, String> + Send + Sync>;
+
+impl Session for Engine {
+    fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        Engine::execute(self, code, on_output)
+    }
+
+    fn interrupter(&self) -> Box<dyn Fn() + Send> {
+        let interrupter = Engine::interrupter(self);
+        Box::new(move || interrupter.interrupt())
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
+        Engine::variables(self).clone()
+    }
+}

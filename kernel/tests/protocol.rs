@@ -1,0 +1,414 @@
+//! The Jupyter protocol, tried on a kernel in this process whose session is a fake: what is claimed here holds for
+//! any engine. Each line of a cell is one command of the fake: `out`, `sleep`, `fail` and so on.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use onelens_kernel::engine::{CellError, Output};
+use onelens_kernel::jupyter::client::{Client, FromKernel};
+use onelens_kernel::jupyter::connection::Connection;
+use onelens_kernel::jupyter::message::{Dropped, Message, Signer};
+use onelens_kernel::jupyter::server::Server;
+use onelens_kernel::jupyter::zmtp;
+use onelens_kernel::session::{Session, Start};
+use serde_json::{Value, json};
+
+/// Long enough for a loaded machine; nothing here waits so long when all is well.
+const SOON: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Fake {
+    stop: Arc<AtomicBool>,
+    variables: BTreeMap<String, String>,
+}
+
+impl Session for Fake {
+    fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        self.stop.store(false, Ordering::SeqCst);
+        let plain = |text: &str| vec![("text/plain".to_string(), text.to_string())];
+        for line in code.lines() {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match word {
+                "out" => on_output(Output::Stdout(format!("{rest}\n"))),
+                "result" => on_output(Output::Result(plain(rest))),
+                "display" => on_output(Output::Display { bundle: plain(rest), id: Some("d".into()) }),
+                "update" => on_output(Output::Update { bundle: plain(rest), id: "d".into() }),
+                "clear" => on_output(Output::Clear { wait: true }),
+                "let" => drop(self.variables.insert(rest.into(), "Vec<f64>".into())),
+                "flood" => (0..64).for_each(|_| on_output(Output::Stdout("x".repeat(1 << 17)))),
+                "fail" => {
+                    return Err(CellError {
+                        ename: "Failed".into(),
+                        evalue: rest.into(),
+                        traceback: vec![format!("it {rest}")],
+                    });
+                }
+                "sleep" => {
+                    let started = Instant::now();
+                    while started.elapsed().as_secs_f64() < rest.parse().unwrap_or(0.0) {
+                        if self.stop.load(Ordering::SeqCst) {
+                            return Err(CellError {
+                                ename: "Interrupted".into(),
+                                evalue: "interrupted".into(),
+                                traceback: vec![],
+                            });
+                        }
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn interrupter(&self) -> Box<dyn Fn() + Send> {
+        let stop = self.stop.clone();
+        Box::new(move || stop.store(true, Ordering::SeqCst))
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
+        self.variables.clone()
+    }
+}
+
+/// A kernel and a client connected to it.
+struct Pair {
+    server: Server,
+    client: Client,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair::with(Box::new(|_| Ok(Box::<Fake>::default())))
+    }
+
+    fn with(start: Start) -> Pair {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("connection.json");
+        Connection::any_ports().unwrap().write(&file).unwrap();
+        let server = Server::start(&file, start).unwrap();
+        let client = Client::connect(server.connection(), SOON).unwrap();
+        assert!(client.wait_ready(SOON).is_some());
+        Pair { server, client, file, _folder: folder }
+    }
+
+    /// Everything that a request causes, until its reply and its `idle` are there.
+    fn collect(&self, id: &str) -> (Value, Vec<(String, Value)>) {
+        let (mut reply, mut published, mut idle) = (None, Vec::new(), false);
+        while reply.is_none() || !idle {
+            match self.client.next(SOON).expect("the kernel is silent") {
+                FromKernel::Shell(m) | FromKernel::Control(m) if m.parent_id() == id => reply = Some(m.content),
+                FromKernel::IoPub(m) if m.parent_id() == id => {
+                    idle = m.content["execution_state"] == "idle";
+                    published.push((m.kind().to_string(), m.content));
+                }
+                FromKernel::Gone => panic!("the kernel has gone"),
+                _ => {}
+            }
+        }
+        (reply.unwrap(), published)
+    }
+
+    fn run(&self, code: &str) -> (Value, Vec<(String, Value)>) {
+        self.collect(&self.client.execute(code))
+    }
+
+    fn ask(&self, kind: &str, content: Value) -> Value {
+        self.collect(&self.client.request(kind, content)).0
+    }
+
+    fn lives(&self) {
+        assert_eq!(self.run("out still here").0["status"], "ok");
+    }
+}
+
+fn kinds(published: &[(String, Value)]) -> Vec<&str> {
+    published.iter().map(|(kind, _)| kind.as_str()).collect()
+}
+
+#[test]
+fn the_kernel_answers_before_its_session_is_ready_and_the_first_cell_says_why_it_waits() {
+    let ready = Arc::new(AtomicBool::new(false));
+    let go = ready.clone();
+    let pair = Pair::with(Box::new(move |progress| {
+        progress("building the library");
+        progress("Compiling one of many crates");
+        while !go.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(Box::<Fake>::default())
+    }));
+    let info = pair.ask("kernel_info_request", json!({}));
+    assert_eq!(info["language_info"]["name"], "rust");
+    let id = pair.client.execute("out a");
+    loop {
+        let Some(FromKernel::IoPub(m)) = pair.client.next(SOON) else { continue };
+        if m.kind() == "stream" {
+            assert_eq!(m.content, json!({ "name": "stderr", "text": "onelens: building the library\n" }));
+            break;
+        }
+    }
+    ready.store(true, Ordering::SeqCst);
+    let (reply, published) = pair.collect(&id);
+    assert_eq!(reply["status"], "ok");
+    let texts: Vec<&str> = published.iter().filter_map(|(_, c)| c["text"].as_str()).collect();
+    assert!(matches!(texts[..], [said, "a\n"] if said.contains("ready after")), "{texts:?}");
+}
+
+#[test]
+fn a_session_that_cannot_start_fails_the_cell_and_is_tried_again_for_the_next_one() {
+    let tries = AtomicUsize::new(0);
+    let pair = Pair::with(Box::new(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
+        0 => Err("no compiler\nhelp: install one".into()),
+        _ => Ok(Box::<Fake>::default()),
+    }));
+    let (reply, published) = pair.run("out a");
+    assert_eq!(reply["evalue"], "no compiler\nhelp: install one");
+    assert!(kinds(&published).contains(&"error"));
+    pair.lives();
+}
+
+#[test]
+fn outputs_come_in_order_between_busy_and_idle_and_name_their_cell() {
+    let pair = Pair::new();
+    let (reply, published) = pair.run("out a\nresult b\ndisplay c\nupdate d\nclear");
+    assert_eq!(
+        reply,
+        json!({ "status": "ok", "execution_count": 1, "user_expressions": {}, "payload": [] })
+    );
+    let expected = [
+        ("status", json!({ "execution_state": "busy" })),
+        ("execute_input", json!({ "code": "out a\nresult b\ndisplay c\nupdate d\nclear", "execution_count": 1 })),
+        ("stream", json!({ "name": "stdout", "text": "a\n" })),
+        ("execute_result", json!({ "execution_count": 1, "data": { "text/plain": "b" }, "metadata": {} })),
+        ("display_data", json!({ "data": { "text/plain": "c" }, "metadata": {}, "transient": { "display_id": "d" } })),
+        (
+            "update_display_data",
+            json!({ "data": { "text/plain": "d" }, "metadata": {}, "transient": { "display_id": "d" } }),
+        ),
+        ("clear_output", json!({ "wait": true })),
+        ("status", json!({ "execution_state": "idle" })),
+    ];
+    let expected: Vec<(String, Value)> = expected.into_iter().map(|(k, c)| (k.to_string(), c)).collect();
+    assert_eq!(published, expected);
+}
+
+#[test]
+fn an_error_reaches_the_notebook_and_the_reply() {
+    let pair = Pair::new();
+    let (reply, published) = pair.run("out a\nfail badly");
+    assert_eq!(reply["status"], "error");
+    assert_eq!((&reply["ename"], &reply["evalue"]), (&json!("Failed"), &json!("badly")));
+    let error = &published.iter().find(|(kind, _)| kind == "error").unwrap().1;
+    assert_eq!(*error, json!({ "ename": "Failed", "evalue": "badly", "traceback": ["it badly"] }));
+}
+
+#[test]
+fn cells_that_were_queued_behind_a_failing_one_are_aborted_unless_it_may_fail() {
+    let pair = Pair::new();
+    let ids = ["sleep 0.2\nfail x", "out 1", "out 2"].map(|code| pair.client.execute(code));
+    let mut statuses = BTreeMap::new();
+    while statuses.len() < 3 {
+        if let Some(FromKernel::Shell(m)) = pair.client.next(SOON) {
+            statuses.insert(m.parent_id().to_string(), m.content["status"].clone());
+        }
+    }
+    assert_eq!(ids.map(|id| statuses[&id].clone()), ["error", "aborted", "aborted"]);
+    pair.lives();
+
+    let may_fail = json!({ "code": "sleep 0.2\nfail x", "stop_on_error": false });
+    pair.client.request("execute_request", may_fail);
+    assert_eq!(pair.run("out 1").0["status"], "ok");
+}
+
+#[test]
+fn a_cell_sent_after_the_reply_to_a_failing_one_is_run() {
+    let pair = Pair::new();
+    for _ in 0..20 {
+        assert_eq!(pair.run("fail x").0["status"], "error");
+        assert_eq!(pair.run("out a").0["status"], "ok");
+    }
+}
+
+#[test]
+fn a_running_cell_is_interrupted_and_holds_up_no_other_request() {
+    let pair = Pair::new();
+    let started = Instant::now();
+    let id = pair.client.execute("sleep 60");
+    let completion = pair.client.request("complete_request", json!({ "code": "a", "cursor_pos": 1 }));
+    let (reply, published) = pair.collect(&completion);
+    assert_eq!(reply["status"], "ok");
+    assert_eq!(kinds(&published), ["status", "status"]);
+    // Once the cell is known to run: an interrupt before that has nothing to stop.
+    std::thread::sleep(Duration::from_millis(200));
+    pair.client.control("interrupt_request", json!({}));
+    assert_eq!(pair.collect(&id).0["ename"], "Interrupted");
+    assert!(started.elapsed() < Duration::from_secs(30));
+    pair.client.control("interrupt_request", json!({}));
+    pair.lives();
+}
+
+#[test]
+fn a_kernel_that_answers_something_else_meanwhile_is_still_shown_as_busy() {
+    let pair = Pair::new();
+    let id = pair.client.execute("sleep 1");
+    std::thread::sleep(Duration::from_millis(200));
+    pair.client.request("comm_info_request", json!({}));
+    let mut states = Vec::new();
+    let (_, published) = pair.collect(&id);
+    for (kind, content) in published {
+        if kind == "status" {
+            states.push(content["execution_state"].clone());
+        }
+    }
+    assert_eq!(states, ["busy", "busy", "idle"]);
+}
+
+#[test]
+fn silent_cells_and_empty_cells_do_not_count() {
+    let pair = Pair::new();
+    let silent = json!({ "code": "result a\nout b", "silent": true });
+    let (reply, published) = pair.collect(&pair.client.request("execute_request", silent));
+    assert_eq!((&reply["status"], &reply["execution_count"]), (&json!("ok"), &json!(0)));
+    assert_eq!(kinds(&published), ["status", "stream", "status"]);
+    assert_eq!(pair.run(" \n").0["execution_count"], 0);
+    assert_eq!(pair.run("out a").0["execution_count"], 1);
+}
+
+#[test]
+fn variables_are_completed_inspected_and_paged_and_cells_are_remembered() {
+    let pair = Pair::new();
+    pair.run("let alpha");
+    pair.run("let alps");
+    let reply = pair.ask("complete_request", json!({ "code": "é + al", "cursor_pos": 6 }));
+    assert_eq!(reply["matches"], json!(["alpha", "alps"]));
+    assert_eq!((&reply["cursor_start"], &reply["cursor_end"]), (&json!(4), &json!(6)));
+    let reply = pair.ask("inspect_request", json!({ "code": "alpha", "cursor_pos": 2 }));
+    assert_eq!(reply["data"]["text/plain"], "alpha: Vec<f64>");
+    let reply = pair.ask("inspect_request", json!({ "code": "beta", "cursor_pos": 2 }));
+    assert_eq!(reply["found"], false);
+    assert_eq!(pair.run("?alpha").0["payload"][0]["data"]["text/plain"], "alpha: Vec<f64>");
+    let reply = pair.ask("history_request", json!({ "hist_access_type": "search", "pattern": "let*" }));
+    assert_eq!(reply["history"], json!([[1, 1, "let alpha"], [1, 2, "let alps"]]));
+}
+
+#[test]
+fn messages_that_are_unsigned_wrongly_signed_cut_or_replayed_are_dropped_and_counted() {
+    let pair = Pair::new();
+    let signer = Signer::new(&pair.server.connection().key);
+    let message = Message::new("s", "execute_request", json!({ "code": "out never" }));
+    let before = pair.run("out a").0["execution_count"].as_u64().unwrap();
+
+    pair.client.send_raw(&message.encode(&Signer::new("guessed")));
+    pair.client.send_raw(&message.encode(&Signer::new("")));
+    let good = message.encode(&signer);
+    for end in 1..good.len() {
+        pair.client.send_raw(&good[..end]);
+    }
+    for nonsense in [&b"["[..], b"null", b"{}", b"\xff\xfe", b"{\"msg_type\": 1, \"msg_id\": 2}"] {
+        let mut parts = [nonsense.to_vec(), b"{}".to_vec(), b"{}".to_vec(), b"{}".to_vec()];
+        let mut frames = vec![b"<IDS|MSG>".to_vec(), signer.sign(&parts).into_bytes()];
+        frames.extend(parts.iter_mut().map(std::mem::take));
+        pair.client.send_raw(&frames);
+    }
+    pair.client.send_raw(&good);
+    pair.client.send_raw(&good);
+    pair.lives();
+    assert_eq!(pair.server.dropped(Dropped::WrongSignature), 2);
+    assert_eq!(pair.server.dropped(Dropped::Malformed), good.len() as u64 - 1 + 5);
+    assert_eq!(pair.server.dropped(Dropped::Replayed), 1);
+    // The good one ran once, and `lives` once.
+    assert_eq!(pair.run("out a").0["execution_count"].as_u64().unwrap(), before + 3);
+}
+
+#[test]
+fn signed_requests_with_nonsense_inside_end_no_loop() {
+    let pair = Pair::new();
+    let nonsense = [json!({}), json!({ "code": 7, "cursor_pos": -1 }), json!({ "code": null, "cursor_pos": u64::MAX }),
+        json!({ "code": "é", "cursor_pos": 1e300, "n": -1, "start": "x", "stop": [], "pattern": {}, "hist_access_type": 3 }),
+        json!({ "hist_access_type": "search", "pattern": "*".repeat(5000), "n": u64::MAX, "unique": "yes" })];
+    for kind in ["execute_request", "complete_request", "inspect_request", "is_complete_request", "history_request",
+        "comm_open", "comm_msg", "comm_info_request", "input_reply", "debug_request", "no_such_request", "status"] {
+        for content in &nonsense {
+            pair.client.request(kind, content.clone());
+            pair.client.control(if kind == "execute_request" { "interrupt_request" } else { kind }, content.clone());
+        }
+    }
+    pair.lives();
+}
+
+#[test]
+fn bytes_that_are_not_zeromq_harm_only_their_own_connection() {
+    let pair = Pair::new();
+    let c = pair.server.connection().clone();
+    // A small generator, so that a failure can be repeated.
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for round in 0..200 {
+        let port = [c.shell_port, c.control_port, c.iopub_port, c.stdin_port, c.hb_port][round % 5];
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        if round % 2 == 0 {
+            let kind = [zmtp::Kind::Dealer, zmtp::Kind::Dealer, zmtp::Kind::Sub, zmtp::Kind::Dealer, zmtp::Kind::Req];
+            zmtp::handshake(&mut stream, kind[round % 5], b"x").unwrap();
+        }
+        let bytes: Vec<u8> = (0..random() % 300).map(|_| random() as u8 & if random() % 2 == 0 { 7 } else { 255 }).collect();
+        let _ = stream.write_all(&bytes);
+    }
+    pair.lives();
+}
+
+#[test]
+fn a_subscriber_that_never_reads_holds_up_nobody() {
+    let pair = Pair::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", pair.server.connection().iopub_port)).unwrap();
+    zmtp::handshake(&mut stream, zmtp::Kind::Sub, b"").unwrap();
+    stream.write_all(&zmtp::subscribe(b"")).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let (_, published) = pair.run("flood");
+    let bytes: usize = published.iter().filter_map(|(_, c)| c["text"].as_str()).map(str::len).sum();
+    assert_eq!(bytes, 64 << 17);
+}
+
+#[test]
+fn the_heartbeat_sends_back_what_it_gets() {
+    let pair = Pair::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", pair.server.connection().hb_port)).unwrap();
+    zmtp::handshake(&mut stream, zmtp::Kind::Req, b"").unwrap();
+    let frames = vec![b"".to_vec(), b"ping".to_vec()];
+    stream.write_all(&zmtp::encode(&frames)).unwrap();
+    assert_eq!(zmtp::read(&mut stream).unwrap(), zmtp::Incoming::Message(frames));
+}
+
+#[test]
+fn shutdown_is_answered_and_ends_a_running_cell() {
+    let pair = Pair::new();
+    pair.client.execute("sleep 60");
+    std::thread::sleep(Duration::from_millis(100));
+    let id = pair.client.control("shutdown_request", json!({ "restart": true }));
+    assert_eq!(pair.collect(&id).0, json!({ "status": "ok", "restart": true }));
+    assert!(pair.server.wait(SOON));
+}
+
+#[test]
+fn the_connection_file_is_for_its_owner_and_names_this_machine_only() {
+    let pair = Pair::new();
+    assert_eq!(std::fs::metadata(&pair.file).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut connection = Connection::read(&pair.file).unwrap();
+    assert!(connection.is_bound());
+    connection.ip = "0.0.0.0".into();
+    connection.write(&pair.file).unwrap();
+    let message = Connection::read(&pair.file).unwrap_err().to_string();
+    assert!(message.contains("\"0.0.0.0\"") && message.contains("help: "), "{message}");
+}

@@ -1,0 +1,12 @@
+//! What a notebook imports: `use onelens::prelude::*;`.
+
+pub use crate::data::{Corpus, Markov, Source, Vocab};
+pub use crate::lens::{
+    AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
+    Transfer, compare,
+};
+pub use crate::model::{ActivationCache, Config, Training, TrainingLog, Transformer};
+pub use crate::num::{Rng, rng};
+pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
+pub use crate::{Error, ErrorKind, Result};
+pub use ndarray::prelude::*;

@@ -1,0 +1,127 @@
+//! How comparisons, transfer matrices and trajectories look in a notebook.
+
+use super::figure::show;
+use super::{Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable};
+use crate::Result;
+use crate::lens::{Comparison, Trajectory, Transfer};
+
+/// A confidence band of the usual 95 %, in standard errors.
+const Z: f64 = 1.96;
+
+impl Comparison {
+    /// Held-out KL by residual stream, one curve per lens, with the floor.
+    pub fn figure(&self) -> Result<Figure> {
+        let mut series: Vec<Series> = self
+            .curves
+            .iter()
+            .map(|c| {
+                let lower: Vec<f64> = c.kl.iter().zip(&c.se).map(|(k, e)| k - Z * e).collect();
+                let upper: Vec<f64> = c.kl.iter().zip(&c.se).map(|(k, e)| k + Z * e).collect();
+                Series::new(&c.name, c.kl.clone()).band(lower, upper)
+            })
+            .collect();
+        let n = self.curves.first().map_or(0, |c| c.kl.len());
+        series.push(Series::new("not looking", vec![self.floor; n]).dashed());
+        LineChart {
+            title: "How far is each reading from the final prediction?".into(),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: "KL (nats)".into(),
+            series,
+            y_from_zero: true,
+            note: format!(
+                "{} held-out tokens in {} sequences; bands are 95 % over sequences. \"not looking\" is the mean prediction.",
+                self.n_tokens, self.n_seqs
+            ),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// The shared fraction of every lens at every residual stream, against the lens called `own`, as a table.
+    ///
+    /// Where the own lens reads hardly more than the floor, the fraction divides by almost nothing; those streams, with a
+    /// difference under three standard errors, show `-`.
+    pub fn fractions(&self, own: &str) -> Result<Table> {
+        let reference = self.curve(own)?;
+        let mut header = vec!["lens".to_string()];
+        header.extend((0..reference.kl.len()).map(|l| format!("stream {l}")));
+        let clear = |l: usize| self.floor - reference.kl[l] > 3.0 * self.floor_se.hypot(reference.se[l]);
+        let mut rows = Vec::new();
+        for curve in &self.curves {
+            let fractions = self.shared_fraction(&curve.name, own)?;
+            let mut row = vec![curve.name.clone().into()];
+            let hundredths = |f: f64| TableCell::Number((f * 100.0).round() / 100.0);
+            row.extend(
+                fractions
+                    .into_iter()
+                    .enumerate()
+                    .map(|(l, f)| if clear(l) { hundredths(f) } else { "-".into() }),
+            );
+            rows.push(row);
+        }
+        Ok(Table {
+            title: format!("Share of what the {own} reads"),
+            header,
+            rows,
+            note: "1: reads as much as the layer's own lens. 0: as much as not looking. -: the own lens itself reads too little to compare.".into(),
+        })
+    }
+
+    /// Shows the figure.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}
+
+impl Transfer {
+    /// The matrix as a heat map, lenses down, residual streams across.
+    pub fn figure(&self) -> Result<Figure> {
+        let signed = self.values.iter().any(|v| *v < 0.0);
+        let all_positive = self.values.iter().all(|v| *v > 0.0);
+        let spread = self.values.iter().fold((f64::MAX, f64::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        Heatmap {
+            title: "Every layer's lens on every layer".into(),
+            x_label: "read at residual stream".into(),
+            y_label: "lens of residual stream".into(),
+            values: self.values.clone(),
+            unit: self.measure.clone(),
+            diverging: signed,
+            log: all_positive && spread.1 > 100.0 * spread.0,
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Shows the heat map.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}
+
+impl Trajectory {
+    /// The table: layers up, positions across, coloured by KL from the final prediction.
+    pub fn figure(&self) -> Result<Figure> {
+        let n_streams = self.readings.nrows();
+        TrajectoryTable {
+            title: format!("What the {} reads", self.lens),
+            tokens: self.tokens.clone(),
+            targets: self.targets.clone(),
+            layers: (0..n_streams)
+                .map(|l| if l == 0 { "embedding".into() } else { format!("after block {}", l - 1) })
+                .collect(),
+            cells: self.readings.map(|r| TrajectoryCell {
+                top: r.top.clone(),
+                value: r.kl as f32,
+                target_rank: Some(r.rank_of_target + 1),
+            }),
+            value_label: "KL from the final prediction".into(),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Shows the table.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}

@@ -1,0 +1,68 @@
+//! How a model and its training look in a notebook.
+
+use super::{Card, Figure, LineChart, Series};
+use crate::Result;
+use crate::model::{TrainingLog, Transformer};
+
+impl Transformer {
+    /// The model card: shape, size and fingerprint.
+    pub fn card(&self) -> Card {
+        let c = &self.config;
+        let rows = [
+            (
+                "architecture",
+                "decoder, pre-norm, layer norm, learned positions, GELU, softmax attention".to_string(),
+            ),
+            ("blocks", c.n_layers.to_string()),
+            ("d_model", c.d_model.to_string()),
+            ("heads", format!("{} of width {}", c.n_heads, c.d_head)),
+            ("d_mlp", c.d_mlp.to_string()),
+            ("vocabulary", format!("{} tokens", c.d_vocab)),
+            ("context", format!("{} tokens", c.n_ctx)),
+            ("parameters", self.params.count().to_string()),
+            ("seed", c.seed.to_string()),
+            ("fingerprint", format!("{:016x}", self.fingerprint())),
+        ];
+        Card {
+            title: "Transformer".into(),
+            rows: rows.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Shows the model card.
+    pub fn evcxr_display(&self) {
+        self.card().evcxr_display();
+    }
+}
+
+impl TrainingLog {
+    /// The loss curve, one point per step, smoothed over the last `2 %` of steps beside the raw one.
+    pub fn figure(&self) -> Result<Figure> {
+        let window = (self.losses.len() / 50).max(1);
+        let smooth: Vec<f64> = (0..self.losses.len())
+            .map(|i| {
+                let seen = &self.losses[(i + 1).saturating_sub(window)..=i];
+                seen.iter().sum::<f64>() / seen.len() as f64
+            })
+            .collect();
+        let stopped = if self.interrupted { " Training was interrupted." } else { "" };
+        LineChart {
+            title: "Training loss".into(),
+            x_label: "step".into(),
+            y_label: "nats per token".into(),
+            series: vec![Series::new("loss", smooth)],
+            note: format!(
+                "Mean over the last {window} steps. Held-out loss at the end: {:.3}.{stopped}",
+                self.held_out_loss
+            ),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Shows the loss curve.
+    pub fn evcxr_display(&self) {
+        super::figure::show(self.figure());
+    }
+}

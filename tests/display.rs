@@ -1,0 +1,544 @@
+//! Evidence about figures: safe, bounded, the same every time, complete in every form. What they look like is for eyes.
+
+use std::time::{Duration, Instant};
+
+use ndarray::{Array2, array};
+use onelens::ErrorKind;
+use onelens::show::{
+    Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable,
+};
+
+const HOSTILE: &str = "<script>alert(\"1\")</script>&'\u{0}\u{202E}";
+
+fn chart(names: &[&str]) -> LineChart {
+    let curve = |k: usize| [1.0 + k as f64, 0.5, 0.125];
+    LineChart {
+        title: "Held-out KL".into(),
+        x_label: "layer".into(),
+        y_label: "nats".into(),
+        series: names.iter().enumerate().map(|(k, name)| Series::new(*name, curve(k))).collect(),
+        ..Default::default()
+    }
+}
+
+fn heatmap() -> Heatmap {
+    Heatmap { title: "Transfer".into(), values: array![[0.0, 0.75], [0.25, 0.0]], ..Default::default() }
+}
+
+/// `word(layer, pos, place)` names the listed tokens.
+fn trajectory(
+    layers: usize,
+    positions: usize,
+    word: impl Fn(usize, usize, usize) -> String,
+) -> TrajectoryTable {
+    let cell = |layer: usize, pos: usize| TrajectoryCell {
+        top: (0..5).map(|place| (word(layer, pos, place), 0.4 / (place + 1) as f32)).collect(),
+        value: (layer * 7 + pos * 3) as f32 % 11.0 / 4.0,
+        target_rank: Some(1 + (layer + pos) % 3),
+    };
+    TrajectoryTable {
+        title: "How the prediction forms".into(),
+        tokens: (0..positions).map(|pos| format!("in{pos}")).collect(),
+        targets: (0..positions).map(|pos| format!("out{pos}")).collect(),
+        layers: (0..layers).map(|layer| format!("layer {layer}")).collect(),
+        cells: Array2::from_shape_fn((layers, positions), |(layer, pos)| cell(layer, pos)),
+        value_label: "KL".into(),
+        ..Default::default()
+    }
+}
+
+fn small_trajectory() -> TrajectoryTable {
+    trajectory(3, 4, |layer, pos, place| format!("t{layer}{pos}{place}"))
+}
+
+fn table() -> Table {
+    Table {
+        title: "Lenses".into(),
+        header: vec!["lens".into(), "KL".into()],
+        rows: vec![vec!["own".into(), 0.5.into()], vec!["shared".into(), 12.25.into()]],
+        ..Default::default()
+    }
+}
+
+fn card() -> Card {
+    Card {
+        title: "Model".into(),
+        rows: vec![("layers".into(), "6".into())],
+        table: Some(table()),
+        ..Default::default()
+    }
+}
+
+fn one_of_each() -> Vec<Figure> {
+    let figures = [
+        chart(&["own", "shared"]).figure(),
+        heatmap().figure(),
+        small_trajectory().figure(),
+        table().figure(),
+        card().figure(),
+    ];
+    figures.into_iter().map(Result::unwrap).collect()
+}
+
+/// The text between tags, where `needle` may stand; what is inside a tag or a style sheet does not count.
+fn visible_text(html: &str) -> String {
+    let (mut out, mut rest) = (String::new(), html);
+    while let Some(open) = rest.find('<') {
+        out.push_str(&rest[..open]);
+        let skip = if rest[open..].starts_with("<style") { "</style>" } else { ">" };
+        let close = rest[open..].find(skip).expect("every tag is closed");
+        rest = &rest[open + close + skip.len()..];
+    }
+    out + rest
+}
+
+#[test]
+fn hostile_text_is_escaped_wherever_a_user_can_put_it() {
+    let h = || HOSTILE.to_string();
+    let lines = LineChart {
+        title: h(),
+        x_label: h(),
+        y_label: h(),
+        x_ticks: vec![h(), h()],
+        series: vec![Series::new(h(), [1.0, f64::NAN])],
+        note: h(),
+        ..Default::default()
+    };
+    let map = Heatmap {
+        title: h(),
+        x_label: h(),
+        y_label: h(),
+        x_ticks: vec![h()],
+        y_ticks: vec![h()],
+        values: array![[1.0]],
+        unit: h(),
+        note: h(),
+        ..Default::default()
+    };
+    let mut trajectory = trajectory(1, 1, |_, _, _| h());
+    trajectory.title = h();
+    trajectory.tokens = vec![h()];
+    trajectory.targets = vec![h()];
+    trajectory.layers = vec![h()];
+    trajectory.value_label = h();
+    trajectory.note = h();
+    let table = Table { title: h(), header: vec![h()], rows: vec![vec![h().into()]], note: h() };
+    let card = Card { title: h(), rows: vec![(h(), h())], table: Some(table.clone()), note: h() };
+    for figure in [lines.figure(), map.figure(), trajectory.figure(), table.figure(), card.figure()] {
+        let figure = figure.unwrap();
+        assert!(!figure.html().contains("<script"), "{figure:?}");
+        assert!(figure.html().contains("&lt;script&gt;"), "{figure:?} does not show the text at all");
+        for forbidden in ['\u{0}', '\u{202E}'] {
+            assert!(!figure.html().contains(forbidden), "{figure:?} holds {forbidden:?}");
+            assert!(!figure.text().contains(forbidden), "the text of {figure:?} holds {forbidden:?}");
+        }
+        if let Some(svg) = figure.svg() {
+            assert!(!svg.contains("<script"), "{figure:?}");
+            roxmltree::Document::parse(svg).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_quote_in_a_token_does_not_end_the_hover_text() {
+    let mut table = small_trajectory();
+    table.cells[(0, 0)].top = vec![("\" onmouseover=\"x".into(), 1.0)];
+    let figure = table.figure().unwrap();
+    assert!(figure.html().contains("&quot;·onmouseover=&quot;x"));
+    assert!(!figure.html().contains("\" onmouseover"));
+}
+
+#[test]
+fn white_space_tokens_can_be_seen() {
+    let tokens = [" ", "\n", "\t", "", "\r", "\u{7}", "a b"];
+    let mut table = trajectory(1, tokens.len(), |_, pos, _| tokens[pos].into());
+    table.tokens = tokens.iter().map(|t| t.to_string()).collect();
+    let figure = table.figure().unwrap();
+    let html = visible_text(figure.html());
+    for shown in ["·", "⏎", "⇥", "∅", "␍", "‹7›", "a·b"] {
+        assert!(html.contains(shown), "no {shown} in the table");
+        assert!(figure.text().contains(shown), "no {shown} in the text");
+    }
+}
+
+#[test]
+fn the_same_data_give_the_same_bytes() {
+    for (a, b) in one_of_each().iter().zip(&one_of_each()) {
+        assert_eq!(a.html(), b.html());
+        assert_eq!(a.text(), b.text());
+        assert_eq!(a.svg(), b.svg());
+    }
+    let other = chart(&["own", "other"]).figure().unwrap();
+    assert_ne!(other.html(), one_of_each()[0].html());
+}
+
+#[test]
+fn nothing_is_fetched_and_nothing_runs() {
+    for figure in one_of_each() {
+        let html = figure.html().replace("http://www.w3.org/2000/svg", "");
+        for forbidden in ["http:", "https:", "//", "url(", "@import", "<script", " onload", " src=", " href="]
+        {
+            assert!(!html.contains(forbidden), "{figure:?} holds {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn thirty_layers_by_five_hundred_short_tokens_fit_a_megabyte_complete() {
+    let figure =
+        trajectory(30, 500, |layer, pos, place| format!("{}", (layer + pos + place) % 10)).figure().unwrap();
+    assert!(figure.html().len() <= 1_000_000, "{figure:?}");
+    assert!(visible_text(figure.html()).contains("in499"), "the last position is missing");
+    assert!(!figure.html().contains("positions are shown"), "nothing had to be left out");
+    // The fifth token of the last cell is still listed.
+    assert!(figure.html().contains("8.0%"), "the fifth token is missing");
+}
+
+#[test]
+fn what_does_not_fit_a_megabyte_is_left_out_and_said() {
+    let long = trajectory(30, 500, |layer, pos, place| format!("token{layer}<&>{pos}·{place}{HOSTILE}"));
+    let figure = long.figure().unwrap();
+    assert!(figure.html().len() <= 1_000_000, "{figure:?}");
+    assert!(figure.html().len() > 900_000, "{figure:?} leaves out more than it must");
+    let shown = (0..500).filter(|pos| visible_text(figure.html()).contains(&format!("in{pos}"))).count();
+    assert!(shown < 500);
+    let said = format!(
+        "The first {shown} of 500 positions are shown; {} more would take this figure over 1 MB.",
+        500 - shown
+    );
+    assert!(figure.html().contains(&said), "not said: {said}");
+    assert!(figure.html().contains("Hover lists three tokens only"));
+}
+
+#[test]
+fn large_charts_maps_and_tables_are_bounded_and_say_so() {
+    let curve: Vec<f64> = (0..200_000).map(|i| (i as f64 * 0.7).sin()).collect();
+    let lines =
+        LineChart { series: vec![Series::new("long", curve)], ..Default::default() }.figure().unwrap();
+    assert!(lines.html().len() < 100_000, "{lines:?}");
+    assert!(lines.text().len() < 10_000);
+    assert!(lines.text().contains("(40 of 200000 rows, evenly spread)"), "{lines}");
+    let map =
+        Heatmap { values: Array2::from_shape_fn((700, 900), |(i, j)| (i * j) as f64), ..Default::default() };
+    let map = map.figure().unwrap();
+    assert!(map.html().len() < 1_000_000, "{map:?}");
+    assert!(visible_text(map.html()).contains("Each cell is the mean of 7 x 9 of the 700 x 900 values."));
+    let rows = (0..5000).map(|i| vec![TableCell::from(i)]).collect();
+    let table = Table { header: vec!["n".into()], rows, ..Default::default() }.figure().unwrap();
+    assert!(table.html().len() < 100_000, "{table:?}");
+    assert!(table.html().contains("4500 rows are left out."));
+}
+
+#[test]
+fn a_long_chart_keeps_its_one_spike() {
+    let mut curve = vec![0.0; 100_000];
+    curve[54_321] = 100.0;
+    let figure =
+        LineChart { series: vec![Series::new("loss", curve)], ..Default::default() }.figure().unwrap();
+    let svg = figure.svg().unwrap();
+    let document = roxmltree::Document::parse(svg).unwrap();
+    let points =
+        document.descendants().filter_map(|n| n.attribute("points")).max_by_key(|p| p.len()).unwrap();
+    let heights: Vec<i32> =
+        points.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let (top, bottom) = (heights.iter().min().unwrap(), heights.iter().max().unwrap());
+    assert!(bottom - top > 2000, "the spike of 100 is drawn {} units high", bottom - top);
+}
+
+fn shape_error(result: onelens::Result<Figure>, numbers: [&str; 2]) {
+    let error = result.expect_err("lengths differ");
+    assert_eq!(error.kind(), ErrorKind::Shape);
+    for number in numbers {
+        assert!(error.what().contains(number), "{error} does not name {number}");
+    }
+    assert!(!error.help().is_empty());
+}
+
+#[test]
+fn lengths_that_differ_are_named_with_both_numbers() {
+    let mut lines = chart(&["own", "shared"]);
+    lines.series[1].y.push(0.0);
+    let message = lines.figure().unwrap_err().to_string();
+    assert!(
+        message.starts_with("values in series \"shared\": 4, but values in series \"own\": 3\nhelp: "),
+        "{message}"
+    );
+    shape_error(LineChart { x: vec![0.0; 5], ..chart(&["own"]) }.figure(), ["3", "5"]);
+    shape_error(LineChart { x_ticks: vec!["a".into(); 7], ..chart(&["own"]) }.figure(), ["3", "7"]);
+    let banded = Series::new("own", [1.0, 2.0]).band([0.0, 1.0], [2.0]);
+    shape_error(LineChart { series: vec![banded], ..Default::default() }.figure(), ["1", "2"]);
+    shape_error(Heatmap { x_ticks: vec!["a".into(); 3], ..heatmap() }.figure(), ["3", "2"]);
+    shape_error(Heatmap { y_ticks: vec!["a".into(); 4], ..heatmap() }.figure(), ["4", "2"]);
+    shape_error(TrajectoryTable { layers: vec!["a".into()], ..small_trajectory() }.figure(), ["1", "3"]);
+    shape_error(TrajectoryTable { tokens: vec!["a".into()], ..small_trajectory() }.figure(), ["1", "4"]);
+    shape_error(TrajectoryTable { targets: vec!["a".into()], ..small_trajectory() }.figure(), ["1", "4"]);
+    let mut ragged = table();
+    ragged.rows[1].push(TableCell::from(7));
+    shape_error(ragged.figure(), ["3", "2"]);
+    assert!(small_trajectory().figure().is_ok() && table().figure().is_ok(), "the unspoilt ones are fine");
+}
+
+#[test]
+fn empty_figures_are_errors_with_a_remedy() {
+    let all = [
+        LineChart { title: "Empty one".into(), ..Default::default() }.figure(),
+        LineChart { series: vec![Series::new("a", [])], ..Default::default() }.figure(),
+        Heatmap::default().figure(),
+        TrajectoryTable::default().figure(),
+        Table::default().figure(),
+        Card::default().figure(),
+    ];
+    for result in &all {
+        let error = result.as_ref().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+        assert!(error.what().contains("is empty") && error.help().starts_with("give it"), "{error}");
+    }
+    assert!(all[0].as_ref().unwrap_err().what().contains("\"Empty one\""));
+}
+
+#[test]
+fn values_that_are_not_finite_leave_gaps_and_are_counted() {
+    let series = Series::new("own", [1.0, f64::NAN, 3.0, f64::INFINITY, 5.0, 6.0]);
+    let figure = LineChart { series: vec![series], ..Default::default() }.figure().unwrap();
+    assert!(figure.text().contains("Not drawn, because not finite: 2 values in \"own\"."), "{figure}");
+    assert!(!figure.svg().unwrap().contains("NaN"));
+    // Points 0 and 2 stand alone and only the run 4, 5 is a line, next to the short line of the legend.
+    let svg = figure.svg().unwrap();
+    assert_eq!(svg.matches("<polyline").count(), 2, "{svg}");
+    assert_eq!(svg.matches("<circle").count(), 5, "four points and the legend's");
+
+    let log = LineChart { series: vec![Series::new("own", [0.0, 1.0])], y_log: true, ..Default::default() };
+    assert!(log.figure().unwrap().text().contains("not finite or not positive: 1 value in \"own\""));
+
+    let map = Heatmap { values: array![[f64::NAN, 1.0], [2.0, f64::NEG_INFINITY]], ..Default::default() };
+    let map = map.figure().unwrap();
+    assert!(map.text().contains("Hatched: 2 values, not finite."), "{map}");
+    assert!(map.text().contains("NaN?"), "{map}");
+    assert!(map.svg().unwrap().contains("#A6ACB4"), "no hatching");
+    assert!(
+        !heatmap().figure().unwrap().svg().unwrap().split("</style>").nth(1).unwrap().contains("#A6ACB4")
+    );
+
+    let mut trajectory = small_trajectory();
+    trajectory.cells[(0, 0)].value = f32::NAN;
+    trajectory.cells[(0, 1)].top[0].1 = f32::NAN;
+    let figure = trajectory.figure().unwrap();
+    assert!(figure.html().contains("Hatched: one value, not finite."));
+    assert!(figure.html().contains("<td class=n"));
+}
+
+#[test]
+fn figures_without_a_single_finite_or_with_extreme_values_still_draw() {
+    let extremes: [&[f64]; 7] = [
+        &[f64::NAN, f64::NAN],
+        &[0.0, 0.0],
+        &[f64::MAX, f64::MIN],
+        &[1e-300, 2e-300],
+        &[1e15, 1e15 + 1.0],
+        &[-5.0],
+        &[1e-12, 1e12],
+    ];
+    for values in extremes {
+        for (log, diverging) in [(false, false), (true, false), (false, true)] {
+            let series = vec![Series::new("s", values)];
+            let figure = LineChart { series, y_log: log, ..Default::default() }.figure().unwrap();
+            roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+            let values = Array2::from_shape_vec((1, values.len()), values.to_vec()).unwrap();
+            let figure = Heatmap { values, log, diverging, ..Default::default() }.figure().unwrap();
+            roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn composed_figures_contain_both() {
+    let (a, b) = (chart(&["own"]).figure().unwrap(), heatmap().figure().unwrap());
+    for both in [a.beside(&b), a.above(&b)] {
+        for part in ["Held-out KL", "Transfer", "0.75", "own"] {
+            assert!(visible_text(both.html()).contains(part), "{part} is missing in {both:?}");
+            assert!(both.text().contains(part), "{part} is missing in the text of {both:?}");
+            assert!(both.svg().unwrap().contains(part), "{part} is missing in the SVG of {both:?}");
+        }
+        assert_eq!(both.html().matches("<style").count(), 1, "one style sheet is enough");
+        roxmltree::Document::parse(both.svg().unwrap()).unwrap();
+    }
+    assert_ne!(a.beside(&b).html(), a.above(&b).html());
+    let with_table = a.beside(&table().figure().unwrap()).above(&b);
+    assert!(with_table.svg().is_none(), "a table has no SVG form");
+    assert_eq!(with_table.html().matches("<svg").count(), 2);
+    // Side by side, the first lines of both stand on one line.
+    let text = card().figure().unwrap().beside(&table().figure().unwrap());
+    let first = text.text().lines().next().unwrap();
+    assert!(first.starts_with("Model") && first.ends_with("Lenses"), "{text}");
+}
+
+#[test]
+fn the_text_twin_holds_the_numbers() {
+    let figures = one_of_each();
+    for (figure, numbers) in figures.iter().zip([
+        ["0.500", "0.125"],
+        ["0.75", "0.25"],
+        ["layer 2", "t200"],
+        ["0.50", "12.25"],
+        ["6", "12.25"],
+    ]) {
+        for number in numbers {
+            assert!(figure.text().contains(number), "no {number} in\n{figure}");
+        }
+        assert!(figure.text().lines().all(|line| line.chars().count() <= 100), "{figure}");
+        assert!(figure.text().ends_with('\n') && !figure.text().contains('<'));
+    }
+    let wide = trajectory(3, 80, |_, pos, _| format!("w{pos}")).figure().unwrap();
+    let columns = wide.text().lines().map(|line| line.chars().count()).max().unwrap();
+    assert!((90..=100).contains(&columns), "{wide}");
+    let shown = wide.text().lines().find(|l| l.starts_with("token")).unwrap().split_whitespace().count() - 1;
+    assert!(
+        wide.text()
+            .contains(&format!("({} more positions to the right do not fit in 100 characters)", 80 - shown)),
+        "{wide}"
+    );
+}
+
+#[test]
+fn the_last_layer_stands_on_top_and_tokens_below() {
+    let figure = small_trajectory().figure().unwrap();
+    for form in [visible_text(figure.html()), figure.text().to_string()] {
+        let places: Vec<usize> =
+            ["out0", "layer 2", "layer 1", "layer 0", "in0"].iter().map(|w| form.find(w).unwrap()).collect();
+        assert!(places.is_sorted(), "{places:?} in {form}");
+    }
+}
+
+#[test]
+fn colours_follow_the_value() {
+    let mut trajectory = small_trajectory();
+    trajectory.cells.iter_mut().for_each(|c| c.value = 0.0);
+    trajectory.cells[(0, 0)].value = 4.0;
+    let html = trajectory.figure().unwrap().html().to_string();
+    assert_eq!(html.matches("<td class=k").count(), 1, "the greatest value gets the strongest shade, once");
+    assert_eq!(html.matches("<td title").count(), 11, "the others are bare");
+    let map =
+        Heatmap { values: array![[-1.0, 0.0, 1.0]], diverging: true, ..Default::default() }.figure().unwrap();
+    for colour in ["#2166AC", "#F7F7F7", "#B2182B"] {
+        assert!(map.svg().unwrap().contains(colour), "no {colour}");
+    }
+}
+
+#[test]
+fn dark_and_light_stand_in_the_figure_itself() {
+    for figure in one_of_each() {
+        for rule in
+            ["prefers-color-scheme:dark", "[data-jp-theme-light=\"false\"]", "[data-jp-theme-light=\"true\"]"]
+        {
+            assert!(figure.html().contains(rule), "{rule} is missing in {figure:?}");
+        }
+        // Every rule is about figures of this library and about nothing else on the page.
+        let css = figure.html().split("</style>").next().unwrap();
+        for rule in css.trim_start_matches("<style>").split('}').filter(|r| r.contains('{')) {
+            let selectors = rule.rsplit_once('{').unwrap().0;
+            let selectors = selectors.strip_prefix("@media(prefers-color-scheme:dark){").unwrap_or(selectors);
+            assert!(selectors.split(',').all(|s| s.contains(".onelens")), "{selectors}");
+        }
+    }
+}
+
+#[test]
+fn labels_stand_inside_the_drawing() {
+    let long = "a name that is quite long, as names in experiments tend to be".to_string();
+    let lines = LineChart {
+        title: long.repeat(3),
+        note: long.repeat(5),
+        y_label: long.clone(),
+        ..chart(&[&long, "own", "shared"])
+    };
+    let map = Heatmap {
+        x_ticks: vec![long.clone(), "b".into()],
+        y_ticks: vec![long.clone(), "b".into()],
+        note: long.repeat(4),
+        ..heatmap()
+    };
+    for figure in [lines.figure().unwrap(), map.figure().unwrap()] {
+        let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+        let bounds: Vec<f64> = document
+            .root_element()
+            .attribute("viewBox")
+            .unwrap()
+            .split(' ')
+            .map(|v| v.parse().unwrap())
+            .collect();
+        for node in document.descendants().filter(|n| n.has_tag_name("text")) {
+            let number = |name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
+            let words = node.text().unwrap().trim();
+            // Helvetica and Arial average half an em a character.
+            let length = words.chars().count() as f64 * 0.5 * number("font-size");
+            let upright = node.attribute("transform").is_some();
+            let (from, to) = match (node.attribute("text-anchor").unwrap(), upright) {
+                (_, true) => (0.0, 0.0),
+                ("start", _) => (0.0, length),
+                ("middle", _) => (-length / 2.0, length / 2.0),
+                _ => (-length, 0.0),
+            };
+            assert!(number("x") + from >= 0.0 && number("x") + to <= bounds[2], "cut: {words}");
+            let down = if upright { length } else { 0.0 };
+            assert!(number("y") >= 0.0 && number("y") + down <= bounds[3], "cut: {words}");
+        }
+    }
+}
+
+#[test]
+fn saved_files_are_whole_and_of_the_kind_their_name_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let figure = chart(&["own"]).figure().unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    for name in ["a.html", "a.svg", "a.txt"] {
+        std::fs::write(folder.path().join(name), "an older file").unwrap();
+        figure.save(folder.path().join(name)).unwrap();
+    }
+    assert!(read("a.html").starts_with("<!DOCTYPE html>") && read("a.html").contains(figure.html()));
+    assert!(read("a.html").trim_end().ends_with("</html>"));
+    assert_eq!(read("a.svg"), figure.svg().unwrap());
+    roxmltree::Document::parse(&read("a.svg")).unwrap();
+    assert_eq!(read("a.txt"), figure.text());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "drafts are left behind");
+}
+
+#[test]
+fn files_that_cannot_be_saved_are_refused_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let figure = table().figure().unwrap();
+    for name in ["a.png", "a", "a.html.gz"] {
+        let error = figure.save(folder.path().join(name)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::File);
+        assert!(error.what().contains(name) && error.help().contains(".html, .svg or .txt"), "{error}");
+    }
+    let error = figure.save(folder.path().join("a.svg")).unwrap_err();
+    assert!(error.what().contains("no SVG form") && error.help().contains(".html or .txt"), "{error}");
+    let error = figure.save(folder.path().join("missing/a.html")).unwrap_err();
+    assert!(error.what().contains("cannot write") && error.help().contains("folder exists"), "{error}");
+    // A folder in the way makes the last step fail, after the draft was written.
+    std::fs::create_dir(folder.path().join("b.html")).unwrap();
+    assert!(figure.save(folder.path().join("b.html")).is_err());
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["b.html"], "drafts are left behind");
+}
+
+#[test]
+fn the_bundle_is_html_first_then_text() {
+    let figure = chart(&["own"]).figure().unwrap();
+    let bundle = figure.bundle();
+    assert_eq!(bundle.iter().map(|(mime, _)| mime.as_str()).collect::<Vec<_>>(), ["text/html", "text/plain"]);
+    assert_eq!((bundle[0].1.as_str(), bundle[1].1.as_str()), (figure.html(), figure.text()));
+    // Stock evcxr reads a display up to this line; a figure must not contain it.
+    assert!(!figure.html().contains("EVCXR_END_CONTENT"));
+    assert_eq!(format!("{figure:?}").lines().count(), 1);
+    assert_eq!(figure.to_string(), figure.text());
+}
+
+#[test]
+fn the_largest_trajectory_takes_well_under_a_second() {
+    let table = trajectory(30, 500, |layer, pos, place| format!("token{layer}{pos}{place}"));
+    let started = Instant::now();
+    let figure = table.figure().unwrap();
+    // Measured 0.1 s unoptimised; ten times that still is no wait, and a quadratic step would take minutes.
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?} for {figure:?}", started.elapsed());
+}

@@ -1,0 +1,110 @@
+//! The map in the crate docs is true: every module imports only from those before it, and only `show` writes markup.
+
+use std::path::{Path, PathBuf};
+
+/// Modules with what each may import, besides `error` and `record`, which know nobody.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("record", &[]),
+    ("session", &[]),
+    ("num", &[]),
+    ("data", &["num"]),
+    ("nn", &["num"]),
+    ("model", &["session", "num", "data", "nn"]),
+    ("lens", &["session", "num", "data", "model"]),
+    ("show", &["session", "num", "data", "model", "lens"]),
+    ("prelude", &["data", "lens", "model", "num", "show"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn files(path: &Path, out: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        out.push(path.to_path_buf());
+        return;
+    }
+    for entry in std::fs::read_dir(path).unwrap() {
+        files(&entry.unwrap().path(), out);
+    }
+}
+
+/// The code of a file without comments, in which examples may name anything.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+fn module_files(module: &str) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let folder = root().join(module);
+    files(&if folder.is_dir() { folder } else { root().join(format!("{module}.rs")) }, &mut out);
+    out.retain(|f| f.extension().is_some_and(|e| e == "rs"));
+    assert!(!out.is_empty(), "no module {module}");
+    out
+}
+
+/// Every `X` in `crate::X` and in `use crate::{X::.., Y::..}`, if it is a module.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let list =
+            if let Some(inner) = rest.strip_prefix('{') { &inner[..inner.find('}').unwrap()] } else { rest };
+        for item in list.split(',') {
+            let name: String =
+                item.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            found.push(name);
+            if !rest.starts_with('{') {
+                break;
+            }
+        }
+    }
+    found.retain(|name| ARROWS.iter().any(|(module, _)| module == name));
+    found
+}
+
+#[test]
+fn modules_import_only_what_comes_before_them() {
+    for (module, allowed) in ARROWS {
+        for file in module_files(module) {
+            for import in imports(&code(&file)) {
+                let ok = import == *module
+                    || ["error", "record"].contains(&import.as_str())
+                    || allowed.contains(&import.as_str());
+                assert!(ok, "{} imports `{import}`, which `{module}` must not know", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_is_in_the_list() {
+    let listed: Vec<&str> = ARROWS.iter().map(|(m, _)| *m).chain(["lib"]).collect();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = name.trim_end_matches(".rs");
+        assert!(listed.contains(&module), "src/{name} has no place among the arrows");
+    }
+}
+
+#[test]
+fn only_show_and_session_write_markup() {
+    for (module, _) in ARROWS.iter().filter(|(m, _)| !["show", "session"].contains(m)) {
+        for file in module_files(module) {
+            let code = code(&file);
+            for tag in ["<div", "<svg", "<table", "<span", "<html", "style="] {
+                assert!(!code.contains(tag), "{} writes {tag}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_detector_detects() {
+    assert_eq!(
+        imports("use crate::lens::Moments;\nuse crate::{Error, num::rng, show::Figure};"),
+        ["lens", "num", "show"]
+    );
+}
