@@ -80,6 +80,30 @@ fn one_of_each() -> Vec<Figure> {
     figures.into_iter().map(Result::unwrap).collect()
 }
 
+/// The elements of the drawing, without its style sheet, which names every colour.
+fn drawn(figure: &Figure) -> &str {
+    figure.svg().unwrap().split("</style>").nth(1).unwrap()
+}
+
+/// Left, top, right and bottom of the drawing, without the margin of 12 pixels around it.
+fn bounds(document: &roxmltree::Document) -> [f64; 4] {
+    let frame: Vec<f64> = document
+        .root_element()
+        .attribute("viewBox")
+        .unwrap()
+        .split(' ')
+        .map(|v| v.parse().unwrap())
+        .collect();
+    [frame[0] + 120.0, frame[1] + 120.0, frame[0] + frame[2] - 120.0, frame[1] + frame[3] - 120.0]
+}
+
+/// The corners of all curves and areas.
+fn corners(document: &roxmltree::Document) -> Vec<Vec<[f64; 2]>> {
+    let pair = |p: &str| p.split(',').map(|v| v.parse().unwrap()).collect::<Vec<f64>>().try_into().unwrap();
+    let paths = document.descendants().filter_map(|n| n.attribute("points"));
+    paths.map(|points| points.split(' ').map(pair).collect()).collect()
+}
+
 /// The text between tags, where `needle` may stand; what is inside a tag or a style sheet does not count.
 fn visible_text(html: &str) -> String {
     let (mut out, mut rest) = (String::new(), html);
@@ -235,14 +259,11 @@ fn a_long_chart_keeps_its_one_spike() {
     curve[54_321] = 100.0;
     let figure =
         LineChart { series: vec![Series::new("loss", curve)], ..Default::default() }.figure().unwrap();
-    let svg = figure.svg().unwrap();
-    let document = roxmltree::Document::parse(svg).unwrap();
-    let points =
-        document.descendants().filter_map(|n| n.attribute("points")).max_by_key(|p| p.len()).unwrap();
-    let heights: Vec<i32> =
-        points.split(' ').map(|p| p.split(',').nth(1).unwrap().parse().unwrap()).collect();
-    let (top, bottom) = (heights.iter().min().unwrap(), heights.iter().max().unwrap());
-    assert!(bottom - top > 2000, "the spike of 100 is drawn {} units high", bottom - top);
+    let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+    let curve = corners(&document).into_iter().max_by_key(Vec::len).unwrap();
+    let heights = || curve.iter().map(|[_, y]| *y);
+    let height = heights().fold(f64::MIN, f64::max) - heights().fold(f64::MAX, f64::min);
+    assert!(height > 2000.0, "the spike of 100 is drawn {height} units high");
 }
 
 fn shape_error(result: onelens::Result<Figure>, numbers: [&str; 2]) {
@@ -302,10 +323,10 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
     let figure = LineChart { series: vec![series], ..Default::default() }.figure().unwrap();
     assert!(figure.text().contains("Not drawn, because not finite: 2 values in \"own\"."), "{figure}");
     assert!(!figure.svg().unwrap().contains("NaN"));
-    // Points 0 and 2 stand alone and only the run 4, 5 is a line, next to the short line of the legend.
-    let svg = figure.svg().unwrap();
-    assert_eq!(svg.matches("<polyline").count(), 2, "{svg}");
-    assert_eq!(svg.matches("<circle").count(), 5, "four points and the legend's");
+    // Points 0 and 2 stand alone; only 4 and 5 are joined. The other line of two points is the legend's.
+    let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+    assert_eq!(corners(&document).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2], "{}", drawn(&figure));
+    assert_eq!(drawn(&figure).matches("<circle").count(), 5, "four points and the legend's");
 
     let log = LineChart { series: vec![Series::new("own", [0.0, 1.0])], y_log: true, ..Default::default() };
     assert!(log.figure().unwrap().text().contains("not finite or not positive: 1 value in \"own\""));
@@ -314,10 +335,8 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
     let map = map.figure().unwrap();
     assert!(map.text().contains("Hatched: 2 values, not finite."), "{map}");
     assert!(map.text().contains("NaN?"), "{map}");
-    assert!(map.svg().unwrap().contains("#A6ACB4"), "no hatching");
-    assert!(
-        !heatmap().figure().unwrap().svg().unwrap().split("</style>").nth(1).unwrap().contains("#A6ACB4")
-    );
+    assert!(drawn(&map).contains("#A6ACB4"), "no hatching");
+    assert!(!drawn(&heatmap().figure().unwrap()).contains("#A6ACB4"), "hatching without a gap");
 
     let mut trajectory = small_trajectory();
     trajectory.cells[(0, 0)].value = f32::NAN;
@@ -342,12 +361,31 @@ fn figures_without_a_single_finite_or_with_extreme_values_still_draw() {
         for (log, diverging) in [(false, false), (true, false), (false, true)] {
             let series = vec![Series::new("s", values)];
             let figure = LineChart { series, y_log: log, ..Default::default() }.figure().unwrap();
-            roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+            let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+            let [left, top, right, bottom] = bounds(&document);
+            for [x, y] in corners(&document).into_iter().flatten() {
+                assert!(
+                    (left..=right).contains(&x) && (top..=bottom).contains(&y),
+                    "{values:?} drawn at {x}, {y}"
+                );
+            }
             let values = Array2::from_shape_vec((1, values.len()), values.to_vec()).unwrap();
             let figure = Heatmap { values, log, diverging, ..Default::default() }.figure().unwrap();
             roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
         }
     }
+}
+
+#[test]
+fn numbers_too_large_to_subtract_are_left_out_and_said() {
+    let series = vec![Series::new("s", [f64::MAX, f64::MIN, 1.0])];
+    let lines = LineChart { series, ..Default::default() }.figure().unwrap();
+    assert!(
+        lines.text().contains("Not drawn, because not finite or too large: 2 values in \"s\"."),
+        "{lines}"
+    );
+    let map = Heatmap { values: array![[f64::MAX, f64::MIN, 1.0]], ..Default::default() }.figure().unwrap();
+    assert!(map.text().contains("Hatched: 2 values, not finite or too large."), "{map}");
 }
 
 #[test]
@@ -459,13 +497,7 @@ fn labels_stand_inside_the_drawing() {
     };
     for figure in [lines.figure().unwrap(), map.figure().unwrap()] {
         let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
-        let bounds: Vec<f64> = document
-            .root_element()
-            .attribute("viewBox")
-            .unwrap()
-            .split(' ')
-            .map(|v| v.parse().unwrap())
-            .collect();
+        let [left, top, right, bottom] = bounds(&document);
         for node in document.descendants().filter(|n| n.has_tag_name("text")) {
             let number = |name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
             let words = node.text().unwrap().trim();
@@ -478,9 +510,9 @@ fn labels_stand_inside_the_drawing() {
                 ("middle", _) => (-length / 2.0, length / 2.0),
                 _ => (-length, 0.0),
             };
-            assert!(number("x") + from >= 0.0 && number("x") + to <= bounds[2], "cut: {words}");
+            assert!(number("x") + from >= left && number("x") + to <= right, "cut: {words}");
             let down = if upright { length } else { 0.0 };
-            assert!(number("y") >= 0.0 && number("y") + down <= bounds[3], "cut: {words}");
+            assert!(number("y") >= top && number("y") + down <= bottom, "cut: {words}");
         }
     }
 }
@@ -489,9 +521,11 @@ fn labels_stand_inside_the_drawing() {
 fn saved_files_are_whole_and_of_the_kind_their_name_says() {
     let folder = tempfile::tempdir().unwrap();
     let figure = chart(&["own"]).figure().unwrap();
+    // A second name of the older file keeps the older content, because the new one replaces it and is not written into it.
+    std::fs::write(folder.path().join("a.html"), "an older file").unwrap();
+    std::fs::hard_link(folder.path().join("a.html"), folder.path().join("second name")).unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     for name in ["a.html", "a.svg", "a.txt"] {
-        std::fs::write(folder.path().join(name), "an older file").unwrap();
         figure.save(folder.path().join(name)).unwrap();
     }
     assert!(read("a.html").starts_with("<!DOCTYPE html>") && read("a.html").contains(figure.html()));
@@ -499,7 +533,11 @@ fn saved_files_are_whole_and_of_the_kind_their_name_says() {
     assert_eq!(read("a.svg"), figure.svg().unwrap());
     roxmltree::Document::parse(&read("a.svg")).unwrap();
     assert_eq!(read("a.txt"), figure.text());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "drafts are left behind");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4, "drafts are left behind");
+    assert_eq!(read("second name"), "an older file");
+    let hostile = LineChart { title: HOSTILE.into(), ..chart(&["own"]) }.figure().unwrap();
+    hostile.save(folder.path().join("a.html")).unwrap();
+    assert!(!read("a.html").contains("<script"), "in the title of the page");
 }
 
 #[test]

@@ -96,7 +96,9 @@ fn link_in(folder: &Path) -> Finding {
             let line = said.lines().find(|line| line.starts_with("error")).unwrap_or("it fails").to_string();
             Missing(line, help.into())
         }
-        Err(e) => Missing(format!("not tried, as the compiler does not start: {e}"), "see the first line".into()),
+        Err(e) => {
+            Missing(format!("not tried, as the compiler does not start: {e}"), "see the first line".into())
+        }
     }
 }
 
@@ -119,16 +121,26 @@ fn kernelspec() -> Finding {
             Good(format!("{}, starts {}", install::spec_folder(&jupyter).display(), program.display()))
         }
         Some((program, jupyter)) => Missing(
-            format!("{} starts {}, which is gone", install::spec_folder(&jupyter).display(), program.display()),
+            format!(
+                "{} starts {}, which is gone",
+                install::spec_folder(&jupyter).display(),
+                program.display()
+            ),
             "onelens install".into(),
         ),
-        None => Optional("not registered".into(), "`onelens install` registers it; `onelens lab` needs no registration".into()),
+        None => Optional(
+            "not registered".into(),
+            "`onelens install` registers it; `onelens lab` needs no registration".into(),
+        ),
     }
 }
 
 fn jupyterlab() -> Finding {
     match lab::find() {
         Some(lab) => Good(lab.display().to_string()),
-        None => Optional("not found".into(), "`onelens lab` offers a private one; `onelens run` needs none".into()),
+        None => Optional(
+            "not found".into(),
+            "`onelens lab` offers a private one; `onelens run` needs none".into(),
+        ),
     }
 }

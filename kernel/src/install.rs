@@ -63,7 +63,9 @@ pub fn install() -> Result<u8, Failure> {
     let changed = write_spec(&jupyter)?;
     screen.line(&format!("{} {}", if changed { "wrote" } else { "unchanged:" }, folder.display()));
     run::prepare(&mut screen)?;
-    screen.line(&format!("Jupyter now offers the kernel \"{DISPLAY_NAME}\"; remove it with `onelens uninstall`"));
+    screen.line(&format!(
+        "Jupyter now offers the kernel \"{DISPLAY_NAME}\"; remove it with `onelens uninstall`"
+    ));
     let program = paths::this_program()?;
     if program.components().any(|part| part.as_os_str() == "target") {
         screen.line(&format!("note: it starts {}; run this again if you move that file", program.display()));

@@ -75,7 +75,8 @@ fn environment() -> Result<PathBuf, Failure> {
 
 fn make_environment(screen: &mut Screen) -> Result<PathBuf, Failure> {
     let folder = environment()?;
-    let help = "install JupyterLab yourself (https://jupyter.org/install), or run notebooks with `onelens run`";
+    let help =
+        "install JupyterLab yourself (https://jupyter.org/install), or run notebooks with `onelens run`";
     let Some(python) = paths::program("python3") else {
         return Err(Failure::new("there is no JupyterLab, and no python3 on PATH to install it with", help));
     };
@@ -83,12 +84,21 @@ fn make_environment(screen: &mut Screen) -> Result<PathBuf, Failure> {
         "JupyterLab was not found; installing {JUPYTERLAB} from PyPI into {}\n(about 250 MB, a minute or two; remove that folder to be rid of it)",
         folder.display()
     ));
-    step(Command::new(&python).args(["-m", "venv", "--clear"]).arg(&folder), "python3 -m venv", &format!(
-        "on Debian and Ubuntu: apt install python3-venv; or {help}"
-    ))?;
+    step(
+        Command::new(&python).args(["-m", "venv", "--clear"]).arg(&folder),
+        "python3 -m venv",
+        &format!("on Debian and Ubuntu: apt install python3-venv; or {help}"),
+    )?;
     let pip = folder.join("bin/python");
     step(
-        Command::new(&pip).args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", JUPYTERLAB]),
+        Command::new(&pip).args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--quiet",
+            JUPYTERLAB,
+        ]),
         &format!("pip install {JUPYTERLAB}"),
         &format!("check the network connection and any proxy; or {help}"),
     )?;

@@ -69,17 +69,22 @@ impl Notebook {
 
     /// Reads the text of a notebook; `name` is for messages.
     pub fn parse(text: &str, name: &str) -> Result<Notebook, Failure> {
-        let restore = "restore the file, for instance with `git checkout`, or from the folder .ipynb_checkpoints";
+        let restore =
+            "restore the file, for instance with `git checkout`, or from the folder .ipynb_checkpoints";
         let root: Value = serde_json::from_str(text).map_err(|e| {
             if text.trim().is_empty() {
                 Failure::bad_input(format!("{name} is empty"), restore)
             } else if e.is_eof() {
-                Failure::bad_input(format!("{name} is cut off: it ends in line {} inside a value", e.line()), restore)
+                Failure::bad_input(
+                    format!("{name} is cut off: it ends in line {} inside a value", e.line()),
+                    restore,
+                )
             } else {
                 Failure::bad_input(format!("{name} is not a notebook: {e}"), restore)
             }
         })?;
-        let not_a_notebook = |what: &str| Failure::bad_input(format!("{name} is not a notebook: {what}"), restore);
+        let not_a_notebook =
+            |what: &str| Failure::bad_input(format!("{name} is not a notebook: {what}"), restore);
         let Value::Object(root) = root else { return Err(not_a_notebook("its JSON is not an object")) };
         match root.get("nbformat").and_then(Value::as_u64) {
             Some(4) => {}
@@ -121,7 +126,8 @@ impl Notebook {
         let language = spec["language"].as_str().or_else(|| metadata["language_info"]["name"].as_str());
         match language {
             Some(language) if !language.eq_ignore_ascii_case("rust") => {
-                let kernel = spec["display_name"].as_str().or_else(|| spec["name"].as_str()).unwrap_or(language);
+                let kernel =
+                    spec["display_name"].as_str().or_else(|| spec["name"].as_str()).unwrap_or(language);
                 Err(Failure::bad_input(
                     format!("{name} is a notebook for {kernel:?}, whose language is {language}, not Rust"),
                     "run it with its own kernel: jupyter nbconvert --to notebook --execute",
@@ -169,7 +175,13 @@ impl Notebook {
     }
 
     /// Puts the result of running cell number `at` into it.
-    pub fn set_result(&mut self, at: usize, outputs: Vec<Value>, count: Option<u64>, times: Map<String, Value>) {
+    pub fn set_result(
+        &mut self,
+        at: usize,
+        outputs: Vec<Value>,
+        count: Option<u64>,
+        times: Map<String, Value>,
+    ) {
         let Some(Value::Object(cell)) = self.root["cells"].get_mut(at) else { return };
         cell.insert("execution_count".into(), json!(count));
         cell.insert("outputs".into(), outputs.into());
@@ -237,7 +249,10 @@ pub fn write_whole(path: &Path, content: &str) -> Result<(), Failure> {
     };
     write().map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        Failure::new(format!("cannot write {}: {e}", path.display()), "check that the folder is writable and the disk is not full")
+        Failure::new(
+            format!("cannot write {}: {e}", path.display()),
+            "check that the folder is writable and the disk is not full",
+        )
     })
 }
 

@@ -11,7 +11,10 @@ fn variable(name: &str) -> Option<PathBuf> {
 
 fn home() -> Result<PathBuf, Failure> {
     variable("HOME").filter(|home| home.is_absolute()).ok_or_else(|| {
-        Failure::new("the variable HOME is not set", "set HOME, or JUPYTER_DATA_DIR and XDG_DATA_HOME, to a writable folder")
+        Failure::new(
+            "the variable HOME is not set",
+            "set HOME, or JUPYTER_DATA_DIR and XDG_DATA_HOME, to a writable folder",
+        )
     })
 }
 

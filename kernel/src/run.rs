@@ -14,9 +14,9 @@ use crate::jupyter::message::Message;
 use crate::jupyter::requests::language_info;
 use crate::notebook::{Notebook, check_folder_of, text_of, write_whole};
 use crate::outputs::Outputs;
-use crate::page;
 use crate::screen::{Screen, duration, shortened};
 use crate::signals::Arrived;
+use crate::{page, paths};
 
 /// What to run and where the results go.
 pub struct Options {
@@ -67,8 +67,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let started = Instant::now();
     prepare(&mut screen)?;
     let interrupts = Arrived::watch(&[SIGINT, SIGTERM])?;
-    let program = std::env::current_exe()
-        .map_err(|e| Failure::new(format!("this program does not know where it lies: {e}"), "run it by its full path"))?;
+    let program = paths::this_program()?;
     let folder = match options.notebook.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -78,7 +77,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     notebook.clear_outputs();
     notebook.set_kernel(language_info());
     let n_cells = notebook.cells().count();
-    let mut run = Run { kernel, screen, interrupts, timeout: options.timeout, outputs: Outputs::new(n_cells) };
+    let mut run =
+        Run { kernel, screen, interrupts, timeout: options.timeout, outputs: Outputs::new(n_cells) };
     let code = run.all(&mut notebook);
 
     write_whole(&output, &notebook.to_text())?;
@@ -105,7 +105,8 @@ pub fn prepare(screen: &mut Screen) -> Result<Image, Failure> {
     if !first {
         let took = duration(started.elapsed());
         match &image {
-            Ok(_) => screen.close(&format!("prepared the library for cells in {took}"), &format!(": done in {took}")),
+            Ok(_) => screen
+                .close(&format!("prepared the library for cells in {took}"), &format!(": done in {took}")),
             Err(_) => screen.close("", ": failed"),
         }
     }
@@ -151,7 +152,11 @@ impl Run {
             };
             self.screen.close(&format!("{label}  {took}{word}"), &format!("  {took}{word}"));
             if let End::Died(why) = &end {
-                self.outputs.apply(*at, "error", &json!({ "ename": "KernelDied", "evalue": why, "traceback": [why] }));
+                self.outputs.apply(
+                    *at,
+                    "error",
+                    &json!({ "ename": "KernelDied", "evalue": why, "traceback": [why] }),
+                );
             }
             // Displays of earlier cells may have been updated by this one.
             for (earlier, _, _) in &cells[..i] {
@@ -165,13 +170,20 @@ impl Run {
                 End::TimedOut => {
                     let limit = duration(self.timeout.unwrap_or_default());
                     (
-                        format!("cell {} ran longer than {limit} and was stopped\nhelp: allow more with --timeout SECONDS", i + 1),
+                        format!(
+                            "cell {} ran longer than {limit} and was stopped\nhelp: allow more with --timeout SECONDS",
+                            i + 1
+                        ),
                         CELL_FAILED,
                     )
                 }
-                End::Interrupted => ("interrupted; the cells behind this one were not run".into(), INTERRUPTED),
+                End::Interrupted => {
+                    ("interrupted; the cells behind this one were not run".into(), INTERRUPTED)
+                }
                 End::Died(why) => (
-                    format!("{why}\nhelp: run the notebook again; if it happens again in the same cell, that cell ends the process or needs more memory than there is"),
+                    format!(
+                        "{why}\nhelp: run the notebook again; if it happens again in the same cell, that cell ends the process or needs more memory than there is"
+                    ),
                     ENVIRONMENT,
                 ),
             };

@@ -15,7 +15,10 @@ impl Arrived {
         let flag = Arc::new(AtomicBool::new(false));
         for &signal in signals {
             signal_hook::flag::register(signal, flag.clone()).map_err(|e| {
-                Failure::new(format!("cannot watch signal {signal}: {e}"), "report this with the name of your system")
+                Failure::new(
+                    format!("cannot watch signal {signal}: {e}"),
+                    "report this with the name of your system",
+                )
             })?;
         }
         Ok(Arrived(flag))

@@ -106,7 +106,9 @@ impl Pair {
         let (mut reply, mut published, mut idle) = (None, Vec::new(), false);
         while reply.is_none() || !idle {
             match self.client.next(SOON).expect("the kernel is silent") {
-                FromKernel::Shell(m) | FromKernel::Control(m) if m.parent_id() == id => reply = Some(m.content),
+                FromKernel::Shell(m) | FromKernel::Control(m) if m.parent_id() == id => {
+                    reply = Some(m.content)
+                }
                 FromKernel::IoPub(m) if m.parent_id() == id => {
                     idle = m.content["execution_state"] == "idle";
                     published.push((m.kind().to_string(), m.content));
@@ -181,16 +183,19 @@ fn a_session_that_cannot_start_fails_the_cell_and_is_tried_again_for_the_next_on
 fn outputs_come_in_order_between_busy_and_idle_and_name_their_cell() {
     let pair = Pair::new();
     let (reply, published) = pair.run("out a\nresult b\ndisplay c\nupdate d\nclear");
-    assert_eq!(
-        reply,
-        json!({ "status": "ok", "execution_count": 1, "user_expressions": {}, "payload": [] })
-    );
+    assert_eq!(reply, json!({ "status": "ok", "execution_count": 1, "user_expressions": {}, "payload": [] }));
     let expected = [
         ("status", json!({ "execution_state": "busy" })),
-        ("execute_input", json!({ "code": "out a\nresult b\ndisplay c\nupdate d\nclear", "execution_count": 1 })),
+        (
+            "execute_input",
+            json!({ "code": "out a\nresult b\ndisplay c\nupdate d\nclear", "execution_count": 1 }),
+        ),
         ("stream", json!({ "name": "stdout", "text": "a\n" })),
         ("execute_result", json!({ "execution_count": 1, "data": { "text/plain": "b" }, "metadata": {} })),
-        ("display_data", json!({ "data": { "text/plain": "c" }, "metadata": {}, "transient": { "display_id": "d" } })),
+        (
+            "display_data",
+            json!({ "data": { "text/plain": "c" }, "metadata": {}, "transient": { "display_id": "d" } }),
+        ),
         (
             "update_display_data",
             json!({ "data": { "text/plain": "d" }, "metadata": {}, "transient": { "display_id": "d" } }),
@@ -333,14 +338,31 @@ fn messages_that_are_unsigned_wrongly_signed_cut_or_replayed_are_dropped_and_cou
 #[test]
 fn signed_requests_with_nonsense_inside_end_no_loop() {
     let pair = Pair::new();
-    let nonsense = [json!({}), json!({ "code": 7, "cursor_pos": -1 }), json!({ "code": null, "cursor_pos": u64::MAX }),
+    let nonsense = [
+        json!({}),
+        json!({ "code": 7, "cursor_pos": -1 }),
+        json!({ "code": null, "cursor_pos": u64::MAX }),
         json!({ "code": "é", "cursor_pos": 1e300, "n": -1, "start": "x", "stop": [], "pattern": {}, "hist_access_type": 3 }),
-        json!({ "hist_access_type": "search", "pattern": "*".repeat(5000), "n": u64::MAX, "unique": "yes" })];
-    for kind in ["execute_request", "complete_request", "inspect_request", "is_complete_request", "history_request",
-        "comm_open", "comm_msg", "comm_info_request", "input_reply", "debug_request", "no_such_request", "status"] {
+        json!({ "hist_access_type": "search", "pattern": "*".repeat(5000), "n": u64::MAX, "unique": "yes" }),
+    ];
+    for kind in [
+        "execute_request",
+        "complete_request",
+        "inspect_request",
+        "is_complete_request",
+        "history_request",
+        "comm_open",
+        "comm_msg",
+        "comm_info_request",
+        "input_reply",
+        "debug_request",
+        "no_such_request",
+        "status",
+    ] {
         for content in &nonsense {
             pair.client.request(kind, content.clone());
-            pair.client.control(if kind == "execute_request" { "interrupt_request" } else { kind }, content.clone());
+            pair.client
+                .control(if kind == "execute_request" { "interrupt_request" } else { kind }, content.clone());
         }
     }
     pair.lives();
@@ -360,10 +382,17 @@ fn bytes_that_are_not_zeromq_harm_only_their_own_connection() {
         let port = [c.shell_port, c.control_port, c.iopub_port, c.stdin_port, c.hb_port][round % 5];
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         if round % 2 == 0 {
-            let kind = [zmtp::Kind::Dealer, zmtp::Kind::Dealer, zmtp::Kind::Sub, zmtp::Kind::Dealer, zmtp::Kind::Req];
+            let kind = [
+                zmtp::Kind::Dealer,
+                zmtp::Kind::Dealer,
+                zmtp::Kind::Sub,
+                zmtp::Kind::Dealer,
+                zmtp::Kind::Req,
+            ];
             zmtp::handshake(&mut stream, kind[round % 5], b"x").unwrap();
         }
-        let bytes: Vec<u8> = (0..random() % 300).map(|_| random() as u8 & if random() % 2 == 0 { 7 } else { 255 }).collect();
+        let bytes: Vec<u8> =
+            (0..random() % 300).map(|_| random() as u8 & if random() % 2 == 0 { 7 } else { 255 }).collect();
         let _ = stream.write_all(&bytes);
     }
     pair.lives();

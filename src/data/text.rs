@@ -284,3 +284,24 @@ fn find_crate(name: &str, series: &str) -> Result<PathBuf> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_that_is_not_there_says_where_it_looked_and_what_to_do() {
+        let text = find_crate("no-such-crate-anywhere", "0.1").unwrap_err().to_string();
+        for part in ["no-such-crate-anywhere 0.1", "vendor/", "registry", "cargo fetch", "Corpus::open"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_series_is_not_a_longer_number() {
+        // 0.17 must not find 0.170.x; the newest patch of 0.17 wins by number, not by spelling.
+        let found = find_crate("ndarray", "0.17").unwrap();
+        assert!(found.file_name().unwrap().to_string_lossy().starts_with("ndarray-0.17."), "{found:?}");
+        assert!(find_crate("ndarray", "0.1").is_err());
+    }
+}

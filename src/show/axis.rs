@@ -10,6 +10,16 @@ pub(super) fn is_drawable(v: f64) -> bool {
     v.is_finite() && v.abs() < HUGE
 }
 
+/// Why some of the values have no place, in words.
+pub(super) fn reason<'a>(mut values: impl Iterator<Item = &'a f64>, log: bool) -> &'static str {
+    match (log, values.any(|v| v.is_finite() && !is_drawable(*v))) {
+        (false, false) => "not finite",
+        (false, true) => "not finite or too large",
+        (true, false) => "not finite or not positive",
+        (true, true) => "not finite, not positive or too large",
+    }
+}
+
 /// A linear or logarithmic axis with its ticks.
 pub(super) struct Axis {
     lo: f64,

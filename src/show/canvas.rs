@@ -63,20 +63,19 @@ impl Drawing {
         )
     }
 
-    /// The drawing as a file that stands alone.
+    /// The drawing as a file that stands alone, with a margin that HTML has from its page.
     pub(super) fn standalone(&self, title: &str) -> String {
+        const MARGIN: f64 = 12.0;
+        let (width, height) = (self.width + 2.0 * MARGIN, self.height + 2.0 * MARGIN);
+        let [x, y, w, h] = [-MARGIN, -MARGIN, width, height].map(units);
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {w} {h}\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"{x} {y} {w} {h}\" \
              stroke-linejoin=\"round\" role=\"img\"><title>{}</title><style>{}</style>\
-             <rect width=\"{w}\" height=\"{h}\" fill=\"{}\"/>{}</svg>\n",
-            self.width,
-            self.height,
+             <rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" fill=\"{}\"/>{}</svg>\n",
             escape_html(title),
             *theme::SVG_STYLE,
             theme::hex(PAPER),
             self.elements,
-            w = units(self.width),
-            h = units(self.height),
         )
     }
 

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::axis::{Axis, is_drawable};
+use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::text;
@@ -153,7 +153,7 @@ impl Cells {
     /// What the reader does not see, as sentences.
     fn missing(&self, map: &Heatmap) -> String {
         let n = map.values.iter().filter(|v| !is_drawable(**v) || self.log && **v <= 0.0).count();
-        let why = if self.log { "not finite or not positive" } else { "not finite" };
+        let why = reason(map.values.iter(), self.log);
         let hatched = match n {
             0 => String::new(),
             1 => format!("Hatched: one value, {why}."),
@@ -288,12 +288,12 @@ impl Cells {
     fn draw_bar(&self, canvas: &mut Canvas, (left, top): (f64, f64), height: f64) {
         const STEPS: usize = 64;
         for k in 0..STEPS {
-            // From the top: the highest colour first; edges on whole tenths of pixels, so that there are no seams.
-            let edge = |k: usize| top + (height * 10.0 * k as f64 / STEPS as f64).round() / 10.0;
+            // From the top, each step down to the bottom and covered by the next: so there are no seams between them.
+            let edge = height * k as f64 / STEPS as f64;
             let fraction = 1.0 - (k as f64 + 0.5) / STEPS as f64;
             canvas.rect(
-                (left, edge(k)),
-                (12.0, edge(k + 1) - edge(k)),
+                (left, top + edge),
+                (12.0, height - edge),
                 theme::map_colour(fraction, self.diverging),
             );
         }

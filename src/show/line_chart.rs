@@ -1,6 +1,6 @@
 //! Curves over a common axis, such as a number per layer for several lenses. Axes: `[series][x]`.
 
-use super::axis::{Axis, is_drawable};
+use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::text;
@@ -145,7 +145,7 @@ impl LineChart {
             gaps.truncate(5);
             gaps.push(format!("values in {more} more series"));
         }
-        let why = if self.y_log { "not finite or not positive" } else { "not finite" };
+        let why = reason(self.series.iter().flat_map(|s| &s.y).chain(x), self.y_log);
         if gaps.is_empty() {
             String::new()
         } else {

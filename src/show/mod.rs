@@ -3,7 +3,8 @@
 //! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[x]` per series), [`Heatmap`]
 //! (`[y, x]`), [`TrajectoryTable`] (`[layer, pos]`), [`Table`] (`[row, column]`) and [`Card`] (`[row]`). Its `figure()`
 //! checks the data and returns a [`Figure`]: HTML for a notebook, a text twin for a terminal, and SVG where there is a
-//! drawing. Nothing here knows what a lens or a model is, and nothing here computes anything about them.
+//! drawing. Those know nothing of lenses and models. `of_model` and `of_lens` fill them in, as the `figure()` of
+//! [`Comparison`](crate::lens::Comparison), [`Transfer`](crate::lens::Transfer) and their like. Nothing here computes.
 //!
 //! The same data give the same bytes: no time, no chance, no element ids. No script runs, nothing is fetched, every
 //! text is escaped, and long data are cut at a bound that the figure states. Colours follow the notebook's light or

@@ -114,8 +114,8 @@ impl Trajectory {
                 value: r.kl as f32,
                 target_rank: Some(r.rank_of_target + 1),
             }),
-            value_label: "KL from the final prediction".into(),
-            ..Default::default()
+            value_label: "KL (nats)".into(),
+            note: "KL: from the final prediction.".into(),
         }
         .figure()
     }

@@ -14,6 +14,9 @@ use crate::session::escape_html;
 
 /// The HTML of one table stays under this many bytes.
 const MAX_BYTES: usize = 1_000_000;
+/// Height in pixels of a row and of a hover text of seven lines, as the style sheet makes them.
+const ROW: i32 = 22;
+const HOVER: i32 = 133;
 /// Tokens that a cell lists.
 const LISTED: usize = 5;
 
@@ -49,7 +52,7 @@ pub struct TrajectoryCell {
 ///     ..Default::default()
 /// };
 /// let figure = table.figure()?;
-/// assert!(figure.html().contains("title=\"KL 0.5 · target is no. 1\n⏎  75%\""));
+/// assert!(figure.html().contains("title=\"KL 0.5\ntarget is no. 1\n⏎  75%\""));
 /// assert!(figure.text().contains("layer 1      0.5   ⏎*\n"));
 /// # Ok::<(), onelens::Error>(())
 /// ```
@@ -145,10 +148,10 @@ impl View<'_> {
     }
 
     fn html(&self) -> String {
-        let TrajectoryTable { title, tokens, targets, layers, cells, note, .. } = self.table;
+        let TrajectoryTable { title, tokens, targets, cells, note, .. } = self.table;
         let (n_layers, n_positions) = cells.dim();
         // What does not grow with the positions, with room to spare for the sentences about what was left out.
-        let names: usize = layers.iter().map(|l| row_name(l).len() + 4).sum();
+        let names: usize = (0..n_layers).map(|l| self.row_name(l).len()).sum();
         let frame =
             Figure::overhead() + heading(title).len() + caption(note).len() + self.key().len() + names + 2000;
         let column = |pos: usize, detail: Detail| -> usize {
@@ -183,7 +186,13 @@ impl View<'_> {
             ),
         };
 
-        let mut out = heading(title) + "<div class=\"ol-scroll\"><table class=\"ol-traj\">";
+        let mut out = heading(title);
+        // A hover text must fit beside a table of one or two layers too, or the table would scroll under the mouse.
+        let room = (HOVER - self.rows_above() * ROW - (n_layers as i32 + 2) * ROW).max(0);
+        _ = write!(
+            out,
+            "<div class=\"ol-scroll\" style=\"padding-bottom:{room}px\"><table class=\"ol-traj\">"
+        );
         if !targets.is_empty() {
             out += "<thead><tr class=\"ol-ends\"><th scope=\"row\">next token";
             targets[..n_shown].iter().for_each(|t| out += &end_cell(t));
@@ -191,7 +200,7 @@ impl View<'_> {
         }
         out += "<tbody>";
         for layer in (0..n_layers).rev() {
-            out += &row_name(&layers[layer]);
+            out += &self.row_name(layer);
             (0..n_shown).for_each(|pos| out += &self.cell(&cells[(layer, pos)], detail));
         }
         out += "</tbody><tfoot><tr class=\"ol-ends\"><th scope=\"row\">token";
@@ -205,6 +214,21 @@ impl View<'_> {
         out + &self.key() + &caption(&text::sentences(&[note, &self.missing(), less, &elided]))
     }
 
+    /// Rows of given tokens above the layers.
+    fn rows_above(&self) -> i32 {
+        if self.table.targets.is_empty() { 0 } else { 1 }
+    }
+
+    /// The start of a row, with the place of its hover texts: centred on the row, but inside the table, because what
+    /// scrolls sideways cuts whatever leaves it upwards or downwards.
+    fn row_name(&self, layer: usize) -> String {
+        let above = (self.rows_above() + (self.table.layers.len() - 1 - layer) as i32) * ROW;
+        let below = (layer as i32 + 2) * ROW;
+        let top = ((ROW - HOVER) / 2).min(below + ROW - HOVER).max(-above);
+        let name = escape_html(&text::cut(&text::one_line(&self.table.layers[layer]), 40));
+        format!("<tr style=--t:{top}px><th scope=row>{name}")
+    }
+
     /// One cell. Closing tags are left out, as HTML allows: there may be 15 000 cells in a megabyte.
     fn cell(&self, cell: &TrajectoryCell, detail: Detail) -> String {
         let class = match self.fraction(cell.value) {
@@ -216,8 +240,8 @@ impl View<'_> {
         };
         let mut lines: Vec<String> = Vec::new();
         if detail.numbers {
-            let rank = cell.target_rank.map_or(String::new(), |rank| format!(" · target is no. {rank}"));
-            lines.push(format!("{} {}{rank}", self.value_label, text::number(significant(cell.value))));
+            lines.push(format!("{} {}", self.value_label, text::number(significant(cell.value))));
+            lines.extend(cell.target_rank.map(|rank| format!("target is no. {rank}")));
         }
         let listed = cell.top.iter().take(detail.listed);
         lines
@@ -334,10 +358,6 @@ fn significant(v: f32) -> f64 {
         return f64::from(v);
     }
     format!("{v:.2e}").parse().unwrap_or(f64::from(v))
-}
-
-fn row_name(name: &str) -> String {
-    format!("<tr><th scope=row>{}", escape_html(&text::cut(&text::one_line(name), 40)))
 }
 
 /// A cell of the rows of given tokens.

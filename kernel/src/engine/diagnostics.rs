@@ -247,10 +247,8 @@ fn excerpt(marks: &[Mark], cell: usize, text: &mut String) {
     for file in files {
         let here: Vec<&Mark> = marks.iter().filter(|mark| mark.at.text.cell == file).collect();
         let head = here.iter().find(|mark| mark.primary).unwrap_or(&here[0]);
-        let (line, column) = head.at.position(head.at.range.start);
-        let name = if file == cell { "cell" } else { "earlier cell" };
         let arrow = if file == main.at.text.cell { "-->" } else { ":::" };
-        let _ = writeln!(text, " {BLUE}{arrow}{RESET} {name}:{line}:{column}");
+        let _ = writeln!(text, " {BLUE}{arrow}{RESET} {}", place(&head.at, cell));
         excerpt_of(&here, text);
     }
 }
@@ -287,32 +285,37 @@ fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_string).collect()
 }
 
-/// A panic: the message, and the line of the cell where it was, or that ran when a library panicked.
-pub(super) fn panic(message: &str, at: Option<&Quote>, elsewhere: Option<&str>, cell: usize, text: &Text, line: usize) -> CellError {
+/// A panic: the message, and where in the cell it was, or which statement ran when a library panicked.
+pub(super) fn panic(
+    message: &str,
+    at: Option<&Quote>,
+    elsewhere: Option<&str>,
+    text: &Text,
+    running: usize,
+) -> CellError {
+    let label = match (at, elsewhere) {
+        (None, Some(file)) => format!("in {file}, called from here"),
+        _ => String::new(),
+    };
     let mut out = format!("{RED}Panic{RESET}{BOLD}: {message}{RESET}\n");
-    let statement = || {
-        let code = text.code.lines().nth(line.checked_sub(1)?)?;
-        let start = text.code.match_indices('\n').nth(line.checked_sub(2)?).map(|(at, _)| at + 1);
-        let start = if line == 1 { 0 } else { start? };
-        let indent = code.len() - code.trim_start().len();
-        Some(Quote { text: text.clone(), range: start + indent..start + code.len() })
-    };
-    let fallback = if line == 1 {
-        let code = text.code.lines().next().unwrap_or_default();
-        let indent = code.len() - code.trim_start().len();
-        Some(Quote { text: text.clone(), range: indent..code.len() })
-    } else {
-        statement()
-    };
-    let label = if at.is_some() { String::new() } else { elsewhere.map_or(String::new(), |e| format!("panicked in {e}")) };
-    if let Some(quote) = at.cloned().or(fallback) {
-        excerpt(&[Mark { at: quote, label, primary: true }], cell, &mut out);
+    let mut evalue = message.to_string();
+    if let Some(quote) = at.cloned().or_else(|| line_of(text, running)) {
+        let _ = write!(evalue, " ({})", place(&quote, text.cell));
+        excerpt(&[Mark { at: quote, label, primary: true }], text.cell, &mut out);
     }
-    CellError { ename: "Panic".into(), evalue: message.into(), traceback: lines(&out) }
+    CellError { ename: "Panic".into(), evalue, traceback: lines(&out) }
 }
 
-/// The position of a panic for the first line of its value: `cell:3:5`.
-pub(super) fn place(quote: &Quote, cell: usize) -> String {
+/// A line of a cell, from 1, without its indentation.
+fn line_of(text: &Text, line: usize) -> Option<Quote> {
+    let code = text.code.lines().nth(line.checked_sub(1)?)?;
+    let start = text.code.lines().take(line - 1).map(|before| before.len() + 1).sum::<usize>();
+    let indent = code.len() - code.trim_start().len();
+    Some(Quote { text: text.clone(), range: start + indent..start + code.len() })
+}
+
+/// `cell:3:5`.
+fn place(quote: &Quote, cell: usize) -> String {
     let (line, column) = quote.position(quote.range.start);
     let name = if quote.text.cell == cell { "cell" } else { "earlier cell" };
     format!("{name}:{line}:{column}")

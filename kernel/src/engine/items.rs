@@ -213,6 +213,17 @@ impl Items {
         self.0.retain(|item| item.kind == Kind::Impl || item.names.iter().all(|n| n != name));
     }
 
+    /// The item that a part of a cell belongs to.
+    pub(super) fn title_at(&self, at: &Quote) -> Option<String> {
+        let holds = |part: &Part| match part {
+            Part::Quote(quote) => {
+                quote.text.cell == at.text.cell && quote.range.start <= at.range.start && at.range.end <= quote.range.end
+            }
+            Part::Generated(_) => false,
+        };
+        self.0.iter().find(|item| item.parts.iter().any(holds)).map(|item| item.title.clone())
+    }
+
     /// Removes the items with these titles.
     pub(super) fn remove_titled(&mut self, titles: &BTreeSet<String>) {
         self.0.retain(|item| !titles.contains(&item.title));

@@ -10,6 +10,13 @@ pub(super) struct Text {
     pub(super) code: Arc<str>,
 }
 
+impl Text {
+    /// All of it.
+    pub(super) fn whole(&self) -> Quote {
+        Quote { text: self.clone(), range: 0..self.code.trim_end().len() }
+    }
+}
+
 /// A part of a cell.
 #[derive(Clone, Debug)]
 pub(super) struct Quote {

@@ -79,8 +79,18 @@ impl Blocks {
         self.mid_line = false;
     }
 
+    /// An output of another kind follows: what is held goes out first.
+    pub(super) fn finish_line(&mut self, on_output: &mut dyn FnMut(Output)) {
+        if !self.in_block {
+            let held = std::mem::take(&mut self.held);
+            self.mid_line |= !held.is_empty();
+            self.text(held, on_output);
+        }
+        self.show(on_output);
+    }
+
     /// Emits rich outputs that are complete.
-    pub(super) fn show(&mut self, on_output: &mut dyn FnMut(Output)) {
+    fn show(&mut self, on_output: &mut dyn FnMut(Output)) {
         if !self.bundle.is_empty() && !self.in_block {
             on_output(Output::Display { bundle: std::mem::take(&mut self.bundle), id: None });
         }

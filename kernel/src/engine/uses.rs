@@ -101,6 +101,12 @@ impl Uses {
         }
     }
 
+    /// The name in `new` if it stood for something else before.
+    pub(super) fn rebinds(&self, new: &Use) -> Option<String> {
+        let same = self.0.iter().any(|old| old.whole == new.whole);
+        new.name.clone().filter(|_| !same)
+    }
+
     /// Forgets the declarations of a name that an item has taken.
     pub(super) fn remove(&mut self, name: &str) {
         self.0.retain(|old| old.name.as_deref() != Some(name));

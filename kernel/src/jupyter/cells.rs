@@ -154,7 +154,8 @@ impl Cells<'_> {
         shown: &mut String,
     ) -> Result<(), CellError> {
         let (kernel, count) = (self.kernel, self.count);
-        *lock(&kernel.running) = super::server::Running { request: Some(request.clone()), ..Default::default() };
+        *lock(&kernel.running) =
+            super::server::Running { request: Some(request.clone()), ..Default::default() };
         let result = self.prepared(request).and_then(|session| {
             {
                 let mut running = lock(&kernel.running);
@@ -214,7 +215,10 @@ impl Cells<'_> {
                 }
             };
             if let (Some(since), Ok(_)) = (building, &made) {
-                say(format!("the library is ready after {:.0} s; this happens once", since.elapsed().as_secs_f64()));
+                say(format!(
+                    "the library is ready after {:.0} s; this happens once",
+                    since.elapsed().as_secs_f64()
+                ));
             }
             self.session = match made {
                 Ok(session) => Preparation::Ready(session),
@@ -226,17 +230,24 @@ impl Cells<'_> {
         }
         match &mut self.session {
             Preparation::Ready(session) => Ok(session),
-            _ => Err(cell_error("KernelNotReady", "the engine did not start\nhelp: `onelens doctor` says what is missing")),
+            _ => Err(cell_error(
+                "KernelNotReady",
+                "the engine did not start\nhelp: `onelens doctor` says what is missing",
+            )),
         }
     }
 }
 
 fn interrupted() -> CellError {
-    cell_error("Interrupted", "interrupted while the library was being prepared; the next cell goes on waiting for it")
+    cell_error(
+        "Interrupted",
+        "interrupted while the library was being prepared; the next cell goes on waiting for it",
+    )
 }
 
 fn cell_error(ename: &str, evalue: &str) -> CellError {
-    let mut traceback = vec![format!("\x1b[31m{ename}\x1b[0m: {}", evalue.lines().next().unwrap_or_default())];
+    let mut traceback =
+        vec![format!("\x1b[31m{ename}\x1b[0m: {}", evalue.lines().next().unwrap_or_default())];
     traceback.extend(evalue.lines().skip(1).map(str::to_string));
     CellError { ename: ename.into(), evalue: evalue.into(), traceback }
 }

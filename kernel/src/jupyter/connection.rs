@@ -58,8 +58,9 @@ impl Connection {
     /// Reads and checks a connection file.
     pub fn read(path: &Path) -> Result<Connection, Failure> {
         let help = "a connection file is written by Jupyter; to run a notebook, use `onelens run NOTEBOOK`";
-        let text = fs::read_to_string(path)
-            .map_err(|e| Failure::new(format!("cannot read the connection file {}: {e}", path.display()), help))?;
+        let text = fs::read_to_string(path).map_err(|e| {
+            Failure::new(format!("cannot read the connection file {}: {e}", path.display()), help)
+        })?;
         let connection: Connection = serde_json::from_str(&text)
             .map_err(|e| Failure::new(format!("{} is not a connection file: {e}", path.display()), help))?;
         connection.address()?;
@@ -95,7 +96,8 @@ impl Connection {
         let write = || {
             let temporary = path.with_extension("json.tmp");
             let _ = fs::remove_file(&temporary);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
             fs::rename(&temporary, path)

@@ -111,7 +111,8 @@ mod tests {
         }
         let ask = |request: Value| history.answer(&request)["history"].clone();
         assert_eq!(ask(json!({ "hist_access_type": "tail", "n": 2 })), json!([[1, 2, "2"], [1, 3, "1"]]));
-        let range = json!({ "hist_access_type": "range", "start": 1, "stop": 2, "session": 0, "output": true });
+        let range =
+            json!({ "hist_access_type": "range", "start": 1, "stop": 2, "session": 0, "output": true });
         assert_eq!(ask(range), json!([[1, 1, ["1", null]]]));
         let search = json!({ "hist_access_type": "search", "pattern": "1*", "unique": true });
         assert_eq!(ask(search), json!([[1, 3, "1"]]));

@@ -77,7 +77,8 @@ impl Message {
 
     /// The message as signed frames.
     pub fn encode(&self, signer: &Signer) -> Vec<Vec<u8>> {
-        let parts = [&self.header, &self.parent, &self.metadata, &self.content].map(|p| p.to_string().into_bytes());
+        let parts =
+            [&self.header, &self.parent, &self.metadata, &self.content].map(|p| p.to_string().into_bytes());
         let signature = signer.sign(&parts).into_bytes();
         let mut frames = self.routes.clone();
         frames.push(DELIMITER.to_vec());

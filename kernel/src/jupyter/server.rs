@@ -217,7 +217,8 @@ impl Kernel {
             "shutdown_request" => return self.shutdown(&self.control, peer, request),
             _ => {
                 if let Some((kind, content)) = requests::answer(self, request) {
-                    self.control.send(peer, &request.child(&self.session, kind, content).encode(&self.signer));
+                    self.control
+                        .send(peer, &request.child(&self.session, kind, content).encode(&self.signer));
                 }
             }
         }
@@ -235,7 +236,8 @@ impl Kernel {
     }
 
     fn shutdown(&self, socket: &Listener, peer: PeerId, request: &Message) {
-        let content = json!({ "status": "ok", "restart": request.content["restart"].as_bool().unwrap_or(false) });
+        let content =
+            json!({ "status": "ok", "restart": request.content["restart"].as_bool().unwrap_or(false) });
         let reply = request.child(&self.session, "shutdown_reply", content);
         self.publish(request, "shutdown_reply", reply.content.clone());
         socket.send(peer, &reply.encode(&self.signer));
@@ -320,6 +322,9 @@ fn heartbeat(ip: IpAddr, port: u16) -> Result<Listener, Failure> {
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     match std::thread::Builder::new().name(name.into()).spawn(run) {
         Ok(_) => Ok(()),
-        Err(e) => Err(Failure::new(format!("cannot start a thread: {e}"), "raise the limit on processes (ulimit -u)")),
+        Err(e) => Err(Failure::new(
+            format!("cannot start a thread: {e}"),
+            "raise the limit on processes (ulimit -u)",
+        )),
     }
 }

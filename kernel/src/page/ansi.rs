@@ -109,7 +109,8 @@ impl Style {
     fn tags(&self) -> (String, &'static str) {
         let mut classes = Vec::new();
         let mut exact = String::new();
-        for (on, class) in [(self.bold, "ab"), (self.dim, "ad"), (self.italic, "ai"), (self.underline, "au")] {
+        for (on, class) in [(self.bold, "ab"), (self.dim, "ad"), (self.italic, "ai"), (self.underline, "au")]
+        {
             if on {
                 classes.push(class.to_string());
             }

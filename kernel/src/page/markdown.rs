@@ -41,7 +41,9 @@ pub(super) fn to_html(source: &str, attachments: &Value) -> String {
                 continue;
             }
             Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
-            Event::InlineMath(text) => Event::Html(format!("<code class=\"math\">{}</code>", escape(&text)).into()),
+            Event::InlineMath(text) => {
+                Event::Html(format!("<code class=\"math\">{}</code>", escape(&text)).into())
+            }
             Event::DisplayMath(text) => {
                 Event::Html(format!("<code class=\"math display\">{}</code>", escape(text.trim())).into())
             }

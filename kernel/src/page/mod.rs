@@ -172,8 +172,12 @@ mod tests {
 
     #[test]
     fn the_richest_form_is_shown() {
-        let data = json!({ "text/plain": "plain", "image/png": "iVBO\n", "image/svg+xml": "<?xml?><svg></svg>" });
-        assert!(output(json!({ "output_type": "display_data", "data": data })).contains("<div class=\"rich\"><svg></svg>"));
+        let data =
+            json!({ "text/plain": "plain", "image/png": "iVBO\n", "image/svg+xml": "<?xml?><svg></svg>" });
+        assert!(
+            output(json!({ "output_type": "display_data", "data": data }))
+                .contains("<div class=\"rich\"><svg></svg>")
+        );
         let data = json!({ "text/plain": "a \"b\"", "image/png": "iVBO\n" });
         assert!(
             output(json!({ "output_type": "execute_result", "data": data }))

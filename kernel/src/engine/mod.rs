@@ -1,0 +1,160 @@
+//! The instant engine: a cell is one `rustc` call against the [image](crate::image), loaded into a worker process.
+//!
+//! In the order in which a cell passes through them:
+//!
+//! | module | idea |
+//! |---|---|
+//! | `commands`, `completeness` | lines that begin with `:`; whether a cell is whole |
+//! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
+//! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
+//! | `types` | how the next cell writes a variable's type |
+//! | `compile`, `diagnostics` | rustc, and its errors told about the user's lines |
+//! | `session` | what is in force: declarations, items, variables |
+//! | `process`, `frame`, `streams` | talking to the worker |
+//! | `worker`, `interrupt` | supervising it, stopping it |
+//!
+//! The worker's side is the crate `onelens-image`.
+
+mod commands;
+mod compile;
+mod completeness;
+mod diagnostics;
+#[path = "../../image/src/frame.rs"]
+mod frame;
+mod generate;
+mod interrupt;
+mod items;
+mod mentions;
+mod parse;
+mod process;
+mod run;
+mod session;
+mod source;
+mod streams;
+mod types;
+mod uses;
+mod worker;
+
+pub use completeness::{Completeness, completeness};
+pub use interrupt::Interrupter;
+pub use worker::worker_main;
+
+use crate::image::Image;
+use session::Session;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The same content in one or more MIME types: `(mime, data)`.
+pub type Bundle = Vec<(String, String)>;
+
+/// Something a cell puts out, as it happens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Printed text.
+    Stdout(String),
+    /// Text printed to standard error, and what the engine has to say about the cell.
+    Stderr(String),
+    /// The value of the last expression.
+    Result(Bundle),
+    /// Something shown on the way; with an `id` it can be updated.
+    Display {
+        /// What is shown.
+        bundle: Bundle,
+        /// Under which name.
+        id: Option<String>,
+    },
+    /// Replaces what was displayed under `id`.
+    Update {
+        /// What is shown instead.
+        bundle: Bundle,
+        /// Under which name.
+        id: String,
+    },
+    /// Removes the cell's outputs.
+    Clear {
+        /// Not before the next output comes.
+        wait: bool,
+    },
+}
+
+/// Why a cell did not run to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CellError {
+    /// The class: a code of rustc's, `CompileError`, `SyntaxError`, `Error` (by `?`), `Panic`,
+    /// `KeyboardInterrupt`, `WorkerDied`, `CommandError`.
+    pub ename: String,
+    /// What happened, and after `help:` what to do.
+    pub evalue: String,
+    /// The whole report, in lines that may hold ANSI colours.
+    pub traceback: Vec<String>,
+}
+
+/// A session: variables, items, and the process they live in.
+pub struct Engine {
+    session: Session,
+    shown: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// Starts a session whose worker is this very program: its `main` must call [`worker_main`] when the first
+    /// argument is `worker`.
+    pub fn start(image: &Image) -> Result<Engine, String> {
+        let program = std::env::current_exe()
+            .map_err(|e| format!("this program does not know its own path: {e}\nhelp: start it by its full path"))?;
+        Self::start_with(image, &program)
+    }
+
+    /// Starts a session whose worker is `program worker ..`.
+    pub fn start_with(image: &Image, program: &Path) -> Result<Engine, String> {
+        let folder = new_folder()?;
+        let session = Session::start(image, program, folder)?;
+        Ok(Engine { session, shown: BTreeMap::new() })
+    }
+
+    /// Runs a cell. Outputs come while it runs.
+    ///
+    /// After an error every variable that existed before the cell exists still: after a panic, a `?` or a polite
+    /// interrupt with what the cell had done to it by then, together with the variables the cell had defined;
+    /// after the death of the process, or if the cell had used up a variable, as it was before the cell.
+    pub fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        self.session.control.cell_begins();
+        let result = self.session.execute(code, on_output);
+        self.session.control.cell_ends();
+        self.shown = self.session.types_for_display();
+        result
+    }
+
+    /// A handle that stops the running cell from another thread.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(Arc::clone(&self.session.control))
+    }
+
+    /// The variables and their types, for display.
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.shown
+    }
+}
+
+/// A private folder for a session's files.
+fn new_folder() -> Result<PathBuf, String> {
+    use std::os::unix::fs::DirBuilderExt;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let base = std::env::temp_dir();
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = base.join(format!("onelens-{}-{n}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            // Left behind by a process that had this number before.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => {
+                return Err(format!(
+                    "cannot create a folder in {}: {e}\nhelp: set TMPDIR to a folder you can write to",
+                    base.display()
+                ));
+            }
+        }
+    }
+}

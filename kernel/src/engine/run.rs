@@ -1,0 +1,253 @@
+//! Running a compiled cell in the worker, through its death and the waking of its copy.
+
+use super::diagnostics;
+use super::interrupt::signal;
+use super::process::{Event, Printed};
+use super::session::{Ready, Session};
+use super::{Bundle, CellError, Output};
+
+/// What is known about a cell under way.
+#[derive(Default)]
+struct Course {
+    error: Option<CellError>,
+    /// The sleeping copy.
+    copy: i32,
+    woken: bool,
+    /// The cell failed and had used up a variable, so the worker ended itself in favour of the copy.
+    lost: bool,
+}
+
+impl Session {
+    /// Waits for the worker's first word.
+    pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
+        let mut printed = String::new();
+        loop {
+            let event = self.process.next(&mut |text| match text {
+                Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
+            });
+            let why = match event {
+                Event::Frame(parts) if parts[0] == "ready" => {
+                    self.control.set_worker(parts[1].parse().unwrap_or_default());
+                    return Ok(());
+                }
+                Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
+                Event::Ended { how, .. } => how,
+                Event::Gone => "it ended".into(),
+            };
+            return Err(format!(
+                "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
+                printed.trim(),
+                crate::image::Image::folder().display()
+            ));
+        }
+    }
+
+    pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        self.process.send(&["run", &ready.library.to_string_lossy()]);
+        let mut course = Course::default();
+        loop {
+            let blocks = &mut self.blocks;
+            let event = self.process.next(&mut |text| match text {
+                Printed::Stdout(text) => blocks.push(&text, on_output),
+                Printed::Stderr(text) => on_output(Output::Stderr(text)),
+            });
+            let over = match event {
+                Event::Frame(parts) => self.frame(&parts, ready, &mut course, on_output),
+                Event::Ended { pid, how } if pid == self.control.worker() => self.worker_ended(&how, &mut course),
+                Event::Ended { .. } => false,
+                Event::Gone => {
+                    self.start_over("its supervisor ended", &mut course);
+                    true
+                }
+            };
+            if over {
+                break;
+            }
+        }
+        let blocks = &mut self.blocks;
+        self.process.finish_text(&mut |text| match text {
+            Printed::Stdout(text) => blocks.push(&text, on_output),
+            Printed::Stderr(text) => on_output(Output::Stderr(text)),
+        });
+        self.blocks.finish(on_output);
+        if course.error.is_none() && self.control.is_interrupted() {
+            course.error = Some(interrupted(false));
+        }
+        course.error.map_or(Ok(()), Err)
+    }
+
+    /// Whether the cell is over.
+    fn frame(
+        &mut self,
+        parts: &[String],
+        ready: &Ready,
+        course: &mut Course,
+        on_output: &mut dyn FnMut(Output),
+    ) -> bool {
+        match parts[0].as_str() {
+            "ready" => self.control.set_worker(number(parts, 1)),
+            "forked" => course.copy = number(parts, 1),
+            kind @ ("result" | "display" | "update") => {
+                self.blocks.finish_line(on_output);
+                on_output(shown(kind, parts));
+                self.process.acknowledge();
+            }
+            "clear" => {
+                self.blocks.finish_line(on_output);
+                on_output(Output::Clear { wait: parts[1] == "wait" });
+                self.process.acknowledge();
+            }
+            "failed" => course.error = Some(failure(parts, ready)),
+            "unnameable" => course.error = Some(unnameable(parts, ready)),
+            "lost" => course.lost = true,
+            "fatal" => course.error = Some(diagnostics::plain("WorkerDied", &parts[1])),
+            "done" => {
+                self.set_variables(&parts[1..], &ready.binds, course.error.is_some());
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn worker_ended(&mut self, how: &str, course: &mut Course) -> bool {
+        self.process.forget_partial_frame();
+        if course.copy == 0 || course.woken {
+            self.start_over(how, course);
+            return true;
+        }
+        if !(course.lost && course.error.is_some()) {
+            course.error = Some(if self.control.has_killed() { interrupted(true) } else { died(how) });
+        }
+        course.woken = true;
+        signal(course.copy, libc::SIGUSR1);
+        false
+    }
+
+    /// Nothing could be saved: a new worker without variables.
+    fn start_over(&mut self, how: &str, course: &mut Course) {
+        let text = format!(
+            "the process with the variables ended ({how}) and could not be restored\nhelp: the kernel has started a new one; run the cells again that define variables"
+        );
+        course.error = Some(diagnostics::plain("WorkerDied", &text));
+        if let Err(why) = self.restart() {
+            course.error = Some(diagnostics::plain("WorkerDied", &format!("{text}\n{why}")));
+        }
+    }
+}
+
+fn number(parts: &[String], i: usize) -> i32 {
+    parts.get(i).and_then(|n| n.parse().ok()).unwrap_or_default()
+}
+
+fn shown(kind: &str, parts: &[String]) -> Output {
+    let bundle: Bundle = parts[3..].chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    let id = (parts[1] == "id").then(|| parts[2].clone());
+    match (kind, id) {
+        ("result", _) => Output::Result(bundle),
+        ("update", Some(id)) => Output::Update { bundle, id },
+        (_, id) => Output::Display { bundle, id },
+    }
+}
+
+fn interrupted(killed: bool) -> CellError {
+    let text = match killed {
+        true => "the cell was stopped; all variables are as before it",
+        false => "the cell was interrupted and stopped by itself; what it had done by then is kept",
+    };
+    diagnostics::plain("KeyboardInterrupt", text)
+}
+
+fn died(how: &str) -> CellError {
+    let cause = match how {
+        "signal 6" => "it aborted",
+        "signal 9" => "it was killed, perhaps because the machine had no memory left",
+        "signal 7" => "bus error",
+        "signal 11" => "segmentation fault; endless recursion ends like this too",
+        other => other,
+    };
+    let what = match cause.strip_prefix("exit ") {
+        Some(code) => format!("the cell ended its process with exit code {code}"),
+        None => format!("the cell's process died ({cause})"),
+    };
+    let help = "all variables are as before this cell; threads that earlier cells had started are gone";
+    diagnostics::plain("WorkerDied", &format!("{what}\nhelp: {help}"))
+}
+
+/// By `?`, by a panic, by an interrupt, or because the cell could not be loaded.
+fn failure(parts: &[String], ready: &Ready) -> CellError {
+    let field = |i: usize| parts.get(i).map_or("", String::as_str);
+    let position = |i: usize| field(i).parse::<usize>().unwrap_or_default();
+    let (message, running) = (field(2), position(3));
+    match field(1) {
+        "error" => diagnostics::plain("Error", message),
+        "interrupted" => interrupted(false),
+        "load" => {
+            let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
+            diagnostics::plain("LoadError", &format!("the compiled cell cannot be loaded: {message}\nhelp: {help}"))
+        }
+        _ => {
+            let source = &ready.generated.source;
+            let own = (field(4) == "cell.rs").then(|| source.byte_at(position(5), position(6)));
+            let at = own.and_then(|byte| source.origin(byte..byte + 1));
+            let elsewhere = library_file(field(4));
+            diagnostics::panic(message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
+        }
+    }
+}
+
+/// `../registry/src/index/ndarray-0.17.2/src/lib.rs` without what the machine has before it.
+fn library_file(file: &str) -> Option<String> {
+    let parts: Vec<&str> = file.split('/').collect();
+    let src = parts.iter().rposition(|part| *part == "src").filter(|at| *at > 0)?;
+    Some(parts[src - 1..].join("/"))
+}
+
+fn unnameable(parts: &[String], ready: &Ready) -> CellError {
+    let names: Vec<&str> = parts[1].split(',').collect();
+    let types = split_tuple(&parts[2]);
+    let culprit = types.iter().position(|ty| ty.contains("{{")).and_then(|i| names.get(i));
+    let name = culprit.copied().unwrap_or("a variable");
+    let at = ready.text.whole();
+    let mut error =
+        diagnostics::refusal(&diagnostics::closure_sentence(name), &diagnostics::closure_help(name), &at);
+    error.ename = "CompileError".into();
+    error
+}
+
+/// The parts of `(A, B<C, D>,)`.
+fn split_tuple(ty: &str) -> Vec<String> {
+    let inside = ty.strip_prefix('(').and_then(|ty| ty.strip_suffix(')')).unwrap_or(ty);
+    let mut parts = vec![String::new()];
+    let mut depth = 0;
+    let mut previous = ' ';
+    for c in inside.chars() {
+        match c {
+            '(' | '[' | '<' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            '>' if previous != '-' => depth -= 1,
+            _ => {}
+        }
+        previous = c;
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            c => parts.last_mut().into_iter().for_each(|part| part.push(c)),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tuples_are_split_between_their_parts_only() {
+        assert_eq!(split_tuple("(A<B, C>, fn(D, E) -> F, G)"), ["A<B, C>", " fn(D, E) -> F", " G"]);
+    }
+
+    #[test]
+    fn library_files_lose_what_is_the_machines() {
+        assert_eq!(library_file("/x/registry/src/idx/nd-0.1/src/a.rs").as_deref(), Some("nd-0.1/src/a.rs"));
+    }
+}

@@ -1,0 +1,95 @@
+//! `onelens install`, `uninstall`, `doctor`, and how a kernel process ends.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const ONELENS: &str = env!("CARGO_BIN_EXE_onelens");
+
+fn onelens(arguments: &[&str], jupyter: &Path) -> (Option<i32>, String) {
+    let output = Command::new(ONELENS).args(arguments).env("JUPYTER_DATA_DIR", jupyter).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), said)
+}
+
+#[test]
+fn install_is_idempotent_and_uninstall_removes_what_it_wrote() {
+    let jupyter = tempfile::tempdir().unwrap();
+    let folder = jupyter.path().join("kernels/onelens");
+    assert_eq!(onelens(&["uninstall"], jupyter.path()).0, Some(0));
+    let (code, said) = onelens(&["install"], jupyter.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&folder.display().to_string()), "{said}");
+    let read = || fs::read_to_string(folder.join("kernel.json")).unwrap();
+    let spec: Value = serde_json::from_str(&read()).unwrap();
+    assert_eq!((&spec["interrupt_mode"], &spec["language"]), (&"message".into(), &"rust".into()));
+    assert_eq!(spec["argv"][2], "{connection_file}");
+    assert!(folder.join("logo-svg.svg").exists());
+
+    let before = read();
+    let (code, said) = onelens(&["install"], jupyter.path());
+    assert_eq!((code, read()), (Some(0), before));
+    assert!(said.contains("unchanged"), "{said}");
+
+    assert_eq!(onelens(&["uninstall"], jupyter.path()).0, Some(0));
+    assert!(!folder.exists());
+}
+
+#[test]
+fn doctor_names_what_is_missing_and_how_to_get_it() {
+    let jupyter = tempfile::tempdir().unwrap();
+    let (code, said) = onelens(&["doctor"], jupyter.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("notebooks can be run"), "{said}");
+
+    let output = Command::new(ONELENS).arg("doctor").env("RUSTC", "no-such-rustc").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("MISSING") && said.contains("rustup.rs"), "{said}");
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for command in ["run", "install", "uninstall", "lab", "doctor", "kernel"] {
+        let (code, said) = onelens(&[command, "--help"], Path::new("/nonexistent"));
+        assert_eq!(code, Some(0));
+        assert!(said.contains("Example") && said.contains(&format!("onelens {command}")), "{said}");
+    }
+}
+
+#[test]
+fn a_connection_file_that_cannot_be_used_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.json");
+    let (code, said) = onelens(&["kernel", file.to_str().unwrap()], folder.path());
+    assert!(code == Some(3) && said.contains("help: "), "{said}");
+    fs::write(&file, "{").unwrap();
+    let (code, said) = onelens(&["kernel", file.to_str().unwrap()], folder.path());
+    assert!(code == Some(3) && said.contains("not a connection file"), "{said}");
+}
+
+/// Starts a kernel whose parent ends at once, as when a Jupyter server is killed, and waits for it to end too.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_kernel_whose_server_has_gone_ends_by_itself() {
+    use onelens_kernel::jupyter::connection::Connection;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.json");
+    Connection::any_ports().unwrap().write(&file).unwrap();
+    let script = format!(
+        "JPY_PARENT_PID=$$ '{ONELENS}' kernel '{}' >/dev/null & echo $!; sleep 1; exit 0",
+        file.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let pid = String::from_utf8(output.unwrap().stdout).unwrap();
+    let process = Path::new("/proc").join(pid.trim());
+    let since = Instant::now();
+    while fs::read_to_string(process.join("cmdline")).is_ok_and(|line| line.contains("kernel")) {
+        assert!(since.elapsed() < Duration::from_secs(20), "the kernel lives on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,520 @@
+//! The instant engine: cells in, outputs out.
+//!
+//! One image is built for all tests (or found in the cache of the user that runs them); each test has a session
+//! of its own.
+
+use onelens_kernel::engine::{CellError, Engine, Output};
+use onelens_kernel::image::Image;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| Image::ensure(&mut |line| eprintln!("{line}")).unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// A session under test.
+struct Notebook {
+    engine: Engine,
+}
+
+/// What a cell did.
+#[derive(Debug)]
+struct Ran {
+    outputs: Vec<Output>,
+    error: Option<CellError>,
+}
+
+impl Notebook {
+    fn new() -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_onelens"));
+        Notebook { engine: Engine::start_with(image(), program).unwrap_or_else(|e| panic!("{e}")) }
+    }
+
+    fn run(&mut self, code: &str) -> Ran {
+        let mut outputs = Vec::new();
+        let error = self.engine.execute(code, &mut |output| outputs.push(output)).err();
+        Ran { outputs, error }
+    }
+
+    /// Runs a cell that must succeed.
+    #[track_caller]
+    fn ok(&mut self, code: &str) -> Ran {
+        let ran = self.run(code);
+        assert!(ran.error.is_none(), "{code}\n{}", ran.error.as_ref().unwrap().traceback.join("\n"));
+        ran
+    }
+
+    /// Runs a cell that must fail with this class and a text that contains these words.
+    #[track_caller]
+    fn fails(&mut self, code: &str, ename: &str, words: &str) -> CellError {
+        let ran = self.run(code);
+        let error = ran.error.unwrap_or_else(|| panic!("must fail: {code}\n{:?}", ran.outputs));
+        assert!(error.ename == ename, "{code}\n{error:#?}");
+        assert!(error.evalue.contains(words), "{code}\n{error:#?}");
+        error
+    }
+
+    /// The plain text of the result of a cell that must succeed.
+    #[track_caller]
+    fn value(&mut self, code: &str) -> String {
+        self.ok(code).result()
+    }
+}
+
+impl Ran {
+    fn result(&self) -> String {
+        let plain = |output: &Output| match output {
+            Output::Result(bundle) => bundle.iter().find(|(mime, _)| mime == "text/plain").map(|b| b.1.clone()),
+            _ => None,
+        };
+        self.outputs.iter().find_map(plain).unwrap_or_default()
+    }
+
+    fn stdout(&self) -> String {
+        let text = |output: &Output| match output {
+            Output::Stdout(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(text).collect()
+    }
+
+    fn stderr(&self) -> String {
+        let text = |output: &Output| match output {
+            Output::Stderr(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(text).collect()
+    }
+}
+
+/// Text without colours.
+fn plain(lines: &[String]) -> String {
+    let mut out = String::new();
+    for piece in lines.join("\n").split('\x1b') {
+        out.push_str(piece.strip_prefix('[').and_then(|p| p.split_once('m')).map_or(piece, |(_, rest)| rest));
+    }
+    out
+}
+
+#[test]
+fn variables_of_inferred_types_live_on() {
+    let mut n = Notebook::new();
+    n.ok("let x = 1;\nlet name = \"a\";\nlet mut v = vec![1.5, 2.5];");
+    n.ok("v.push(3.0);");
+    assert_eq!(n.value("(x + 1, name, v.len())"), "(2, \"a\", 3)");
+    n.ok("use ndarray::prelude::*;\nuse std::collections::HashMap;");
+    n.ok("let a = Array2::<f64>::eye(2); let b = &a * 2.0; let m: HashMap<String, Vec<i32>> = HashMap::new();");
+    assert_eq!(n.value("(b.sum(), m.len(), a.dim())"), "(4.0, 0, (2, 2))");
+    let shown = n.engine.variables();
+    assert_eq!(shown["a"], "Array2<f64>");
+    assert_eq!(shown["m"], "HashMap<String, Vec<i32>>");
+}
+
+#[test]
+fn the_last_expression_is_shown_by_debug_or_by_its_own_display() {
+    let mut n = Notebook::new();
+    assert_eq!(n.value("1 + 1"), "2");
+    assert_eq!(n.value("\"text\""), "\"text\"");
+    assert_eq!(n.value("vec![Some(1), None]"), "[Some(1), None]");
+    assert_eq!(n.value("let s = String::from(\"abc\");\ns[1..]"), "\"bc\"");
+    for silent in ["()", "for i in 0..2 { let _ = i; }", "println!();", "if 1 > 2 { }", "let x = 3;", "// nothing"] {
+        assert_eq!(n.ok(silent).result(), "", "{silent}");
+    }
+    n.ok("struct Shout(u8);\nimpl Shout { fn evcxr_display(&self) { println!(\"EVCXR_BEGIN_CONTENT text/html\\n<b>{}</b>\\nEVCXR_END_CONTENT\", self.0) } }");
+    let shown = Output::Display { bundle: vec![("text/html".into(), "<b>7</b>".into())], id: None };
+    assert_eq!(n.ok("let shout = Shout(7);\nshout").outputs, [shown.clone()]);
+    assert_eq!(n.ok("&shout").outputs, [shown]);
+    n.ok("struct Silent;");
+    let error = n.fails("Silent", "E0599", "`Silent`");
+    assert!(error.evalue.contains("#[derive(Debug)]"), "{error:?}");
+    n.ok("Silent;");
+}
+
+#[test]
+fn library_displays_are_results_at_the_end_and_displays_before() {
+    let mut n = Notebook::new();
+    n.ok(
+        "struct Rich;\nimpl Rich { fn evcxr_display(&self) { onelens::session::display(&vec![(\"text/plain\".into(), \"rich\".into())]) } }\nfn noisy() -> Rich { Rich.evcxr_display(); Rich }",
+    );
+    let bundle = || vec![("text/plain".to_string(), "rich".to_string())];
+    let ran = n.ok("println!(\"a\");\nRich.evcxr_display();\nprint!(\"b\");\nnoisy()");
+    assert_eq!(
+        ran.outputs,
+        [
+            Output::Stdout("a\n".into()),
+            Output::Display { bundle: bundle(), id: None },
+            Output::Stdout("b".into()),
+            Output::Display { bundle: bundle(), id: None },
+            Output::Result(bundle()),
+        ]
+    );
+}
+
+#[test]
+fn progress_is_a_display_that_updates() {
+    let mut n = Notebook::new();
+    let ran = n.ok(
+        "let mut p = onelens::session::Progress::new(\"work\", 2);\np.update(1, || \"half\".into());\np.finish(\"all\");\nlet done = true;",
+    );
+    let Output::Display { id: Some(shown), .. } = &ran.outputs[0] else { panic!("{:?}", ran.outputs) };
+    let Output::Update { id, bundle } = &ran.outputs[1] else { panic!("{:?}", ran.outputs) };
+    assert_eq!(shown, id);
+    assert!(bundle[1].1.contains("all"));
+}
+
+#[test]
+fn blocks_on_standard_output_become_displays() {
+    let mut n = Notebook::new();
+    let ran = n.ok("print!(\"before\\nEVCXR_BEGIN_CONTENT text/html\\n<b>\\nEVCXR_END_CONTENT\\nEVCXR_BEGIN_CONTENT text/plain\\nb\\nEVCXR_END_CONTENT\\nafter\");");
+    let bundle = vec![("text/html".to_string(), "<b>".to_string()), ("text/plain".into(), "b".into())];
+    assert_eq!(
+        ran.outputs,
+        [
+            Output::Stdout("before\n".into()),
+            Output::Display { bundle, id: None },
+            Output::Stdout("after".into())
+        ]
+    );
+}
+
+#[test]
+fn output_without_newline_and_much_output_arrive() {
+    let mut n = Notebook::new();
+    assert_eq!(n.ok("print!(\"abc\");").stdout(), "abc");
+    assert_eq!(n.ok("eprint!(\"def\");").stderr(), "def");
+    let many = n.ok("for i in 0..10_000 { println!(\"line {i} {}\", \"x\".repeat(100)); }").stdout();
+    assert_eq!(many.lines().count(), 10_000);
+    assert_eq!(n.ok("print!(\"{}\", \"é\".repeat(3_000_000));").stdout().chars().count(), 3_000_000);
+    let ran = n.ok("use std::io::Write; std::io::stdout().write_all(&[b'a', 0xff, b'b']).unwrap();");
+    assert_eq!(ran.stdout(), "a\u{fffd}b");
+}
+
+#[test]
+fn mutability_shadowing_and_destructuring() {
+    let mut n = Notebook::new();
+    n.ok("let (a, mut b) = (1, vec![1]);\nlet [x, .., z] = [1, 2, 3];\nstruct P { u: i32, v: i32 }\nlet P { u, v: renamed } = P { u: 4, v: 5 };");
+    n.ok("b.push(a);");
+    assert_eq!(n.value("(a, b.clone(), x, z, u, renamed)"), "(1, [1, 1], 1, 3, 4, 5)");
+    n.ok("let a = format!(\"{a}{x}\");");
+    assert_eq!(n.value("a"), "\"11\"");
+    n.ok("let a = a + \"!\";");
+    n.ok("let a = a.len(); let a = a * 2;");
+    assert_eq!(n.value("a"), "6");
+    n.ok("let Some(inner) = Some(3) else { panic!() };");
+    assert_eq!(n.value("inner"), "3");
+    let error = n.fails("x += 1;", "E0384", "").evalue + &n.fails("a = 7;", "E0384", "").evalue;
+    assert!(error.contains("let mut"), "{error}");
+    n.fails("let late;\nlate = 3;", "CompileError", "`late` is declared without a value");
+}
+
+#[test]
+fn only_variables_that_occur_are_taken_also_in_format_strings() {
+    let mut n = Notebook::new();
+    n.ok("let width = 6; let x = 1.5;");
+    assert_eq!(n.ok("println!(\"[{x:>width$}]\");").stdout(), "[   1.5]\n");
+    assert_eq!(n.value("format!(\"{{x}} {x}\")"), "\"{x} 1.5\"");
+}
+
+#[test]
+fn moved_variables_are_gone_and_come_back_when_assigned() {
+    let mut n = Notebook::new();
+    n.ok("let v = vec![1]; let mut w = vec![2]; let s = String::from(\"s\"); let p = (String::from(\"l\"), 1);");
+    n.ok("let moved = v;");
+    assert_eq!(n.value("moved"), "[1]");
+    let error = n.fails("v.len()", "E0425", "cannot find value `v`");
+    assert!(error.evalue.contains("moved by an earlier cell"), "{error:?}");
+    n.ok("drop(w);\nw = vec![3, 4];");
+    assert_eq!(n.value("w.len()"), "2");
+    n.ok("if w.len() > 5 { drop(s); }");
+    n.fails("s", "E0425", "`s`");
+    n.ok("let left = p.0;");
+    n.fails("p.1", "E0425", "`p`");
+    n.ok("let a = vec![1]; let b = a; let c = b;");
+    assert_eq!(n.value("c"), "[1]");
+    n.fails("a", "E0425", "`a`");
+    n.fails("let d = c; c.len()", "E0382", "moved value: `c`");
+    assert_eq!(n.value("c"), "[1]");
+}
+
+#[test]
+fn uses_persist_and_may_be_repeated() {
+    let mut n = Notebook::new();
+    n.ok("use std::collections::HashMap;");
+    n.ok("use std::collections::{self, HashMap, BTreeMap as Map};\nuse std::collections::HashMap;");
+    n.ok("use std::collections::*;\nlet m: Map<i32, i32> = Map::new(); let h: HashMap<i32, i32> = HashMap::new(); let q: collections::VecDeque<u8> = VecDeque::new();");
+    n.ok("use std::collections::HashSet as Map;\nlet s: Map<i32> = Map::new();");
+    assert_eq!(n.value("m.len() + h.len() + s.len() + q.len()"), "0");
+    n.ok("use ndarray::prelude::*;\nuse ndarray::prelude::*;");
+    n.ok("struct HashMap;");
+    n.fails("use std::nothing::X;", "E0432", "unresolved import");
+    assert_eq!(n.value("m.len()"), "0");
+    n.ok("enum Shape { Round, Square }\nuse Shape::*;");
+    assert_eq!(n.value("match Round { Round => 1, Square => 2 }"), "1");
+}
+
+#[test]
+fn items_persist_and_are_replaced() {
+    let mut n = Notebook::new();
+    n.ok("fn f(x: i32) -> i32 { x + 1 }\nconst N: usize = 3;\nstatic NAME: &str = \"n\";\ntype Row = [f64; N];\nmod inner { pub fn g() -> i32 { 5 } }");
+    n.ok("macro_rules! twice { ($e:expr) => { $e * 2 } }\ntrait Area { fn area(&self) -> f64; }\n#[derive(Debug, Clone, PartialEq)]\nstruct Sq(f64);\nimpl Area for Sq { fn area(&self) -> f64 { self.0 * self.0 } }");
+    assert_eq!(n.value("let r: Row = [0.0; N];\n(f(1), twice!(4), inner::g(), Sq(2.0).area(), NAME, r.len())"), "(2, 8, 5, 4.0, \"n\", 3)");
+    n.ok("fn f(x: i32) -> i32 { x + 10 }");
+    assert_eq!(n.value("f(1)"), "11");
+    n.ok("impl Sq { fn a(&self) -> i32 { 1 } }");
+    n.ok("impl Sq { fn b(&self) -> i32 { self.a() + 1 } }");
+    n.ok("impl Sq { fn a(&self) -> i32 { 10 } }");
+    assert_eq!(n.value("Sq(1.0).b()"), "11");
+    n.ok("let sq = Sq(1.0);");
+    n.ok("trait Area { fn area(&self) -> f64; fn twice(&self) -> f64 { self.area() * 2.0 } }");
+    assert_eq!(n.value("sq.twice()"), "2.0");
+    n.ok("fn generic<T: std::fmt::Debug>(t: T) -> String { format!(\"{t:?}\") }");
+    assert_eq!(n.value("generic(sq)"), "\"Sq(1.0)\"");
+}
+
+#[test]
+fn a_redefined_type_drops_the_variables_that_have_it() {
+    let mut n = Notebook::new();
+    n.ok("#[derive(Debug, Clone)]\nstruct P { x: f64 }\n#[derive(Debug)]\nstruct Line { from: P }\ntype Grid = Vec<P>;");
+    n.ok("let p = P { x: 1.0 }; let many = vec![P { x: 2.0 }]; let line = Line { from: p.clone() }; let n = 5;");
+    // The same definition, with another comment, changes nothing.
+    n.ok("/// A point.\n#[derive(Debug, Clone)]\nstruct P { x: f64 } // here\n");
+    assert_eq!(n.value("(p.x, many[0].x, line.from.x)"), "(1.0, 2.0, 1.0)");
+    let told = n.ok("#[derive(Debug, Clone)]\nstruct P { name: String, x: f64 }").stderr();
+    for name in ["`p` (P)", "`many` (Vec<P>)", "`line` (Line)"] {
+        assert!(told.contains(name), "{told}");
+    }
+    assert_eq!(n.engine.variables().keys().collect::<Vec<_>>(), ["n"]);
+    let error = n.fails("p.x", "E0425", "`p`");
+    assert!(error.evalue.contains("dropped"), "{error:?}");
+    n.ok("let p = P { name: \"a\".into(), x: 1.0 };");
+    assert_eq!(n.value("p"), "P { name: \"a\", x: 1.0 }");
+    // A definition that does not compile changes nothing.
+    n.fails("struct P { x: Missing }", "E0425", "Missing");
+    assert_eq!(n.value("p.x"), "1.0");
+    // Through a constant.
+    n.ok("const LEN: usize = 2;\nstruct Fixed { data: [u8; LEN] }");
+    n.ok("let fixed = Fixed { data: [1; LEN] };");
+    let told = n.ok("const LEN: usize = 4;").stderr();
+    assert!(told.contains("`fixed`"), "{told}");
+}
+
+#[test]
+fn dyn_any_does_not_mistake_a_redefined_type() {
+    let mut n = Notebook::new();
+    n.ok("struct P(u8);\nlet any: Box<dyn std::any::Any> = Box::new(P(1));");
+    assert_eq!(n.value("any.downcast_ref::<P>().is_some()"), "true");
+    n.ok("struct P(String);");
+    assert_eq!(n.value("any.downcast_ref::<P>().is_some()"), "false");
+}
+
+#[test]
+fn an_item_that_a_new_definition_breaks_is_removed_with_a_note() {
+    let mut n = Notebook::new();
+    n.ok("struct P { x: f64 }\nfn x_of(p: &P) -> f64 { p.x }");
+    let told = n.ok("struct P { y: f64 }").stderr();
+    assert!(told.contains("`x_of`"), "{told}");
+    n.ok("let p = P { y: 1.0 };");
+    n.fails("x_of(&p)", "E0425", "x_of");
+}
+
+#[test]
+fn question_mark_ends_the_cell_with_the_error_and_keeps_variables() {
+    let mut n = Notebook::new();
+    n.ok("let mut v = vec![1]; let text = \"4x\";");
+    n.fails("let fresh = vec![7];\nv.push(2);\nlet number: i32 = text.parse()?;\nv.push(3);", "Error", "invalid digit found in string");
+    assert_eq!(n.value("(v.clone(), fresh.clone())"), "([1, 2], [7])");
+    n.fails("number", "E0425", "number");
+    n.fails(
+        "Err::<(), _>(onelens::Error::new(onelens::ErrorKind::Config, \"n is 0\", \"set n to 1\"))?;",
+        "Error",
+        "n is 0\nhelp: set n to 1",
+    );
+    n.fails("let boxed: Result<i32, Box<dyn std::error::Error>> = Err(\"boxed\".into());\nboxed?", "Error", "boxed");
+    n.fails("Err::<(), _>(\"plain text\")?;", "Error", "plain text");
+    assert_eq!(n.value("Ok::<_, std::fmt::Error>(3)?"), "3");
+}
+
+#[test]
+fn a_panic_names_the_line_and_keeps_variables() {
+    let mut n = Notebook::new();
+    n.ok("let mut v = vec![1];");
+    let error = n.fails("// a comment\nlet fresh = 5;\nv.push(2);\n  let x: Option<i32> = None; x.unwrap();", "Panic", "called `Option::unwrap()` on a `None` value (cell:4:");
+    assert!(plain(&error.traceback).contains("4 |   let x: Option<i32> = None; x.unwrap();"), "{error:#?}");
+    assert_eq!(n.value("(v.clone(), fresh)"), "([1, 2], 5)");
+    n.fails("panic!(\"with {}\", 1 + 1)", "Panic", "with 2 (cell:1:1)");
+    n.ok("use ndarray::prelude::*;\nlet a = Array1::<f64>::zeros(2);");
+    n.fails("let i = 7;\n\na[i]", "Panic", "cell:3:");
+    // A variable that the cell had used up is as before the cell.
+    n.fails("v.push(9);\nlet eaten = v;\npanic!(\"full\");", "Panic", "full");
+    assert_eq!(n.value("(v.clone(), a.len())"), "([1, 2], 2)");
+    n.ok("fn breaks() { panic!(\"inside\") }");
+    n.fails("breaks()", "Panic", "inside (earlier cell:1:15)");
+}
+
+#[test]
+fn compile_errors_show_the_users_lines_only() {
+    let mut n = Notebook::new();
+    n.ok("let x = 1;");
+    let error = n.fails("let a = 1;\n\nlet b: String = a + x;", "E0308", "mismatched types");
+    let text = plain(&error.traceback);
+    assert!(text.contains("--> cell:3:17") && text.contains("3 | let b: String = a + x;"), "{text}");
+    for hidden in ["__onelens", "onelens_image", "cell.rs", "stage"] {
+        assert!(!text.contains(hidden), "{text}");
+    }
+    assert!(error.traceback.join("").contains("\x1b[1;31m"));
+    n.fails("missing()", "E0425", "cannot find function `missing`");
+    assert_eq!(n.value("x"), "1");
+    let error = n.fails("let y = ;", "SyntaxError", "line 1, column 9");
+    assert!(plain(&error.traceback).contains("let y = ;\n  |         ^"), "{}", plain(&error.traceback));
+    n.fails("let y = 5", "SyntaxError", "");
+    n.fails("fn f( {", "SyntaxError", "");
+    n.ok("let ünïcödé = \"√\"; let y = ünïcödé.len();");
+    let error = n.fails("let s = \"√√\"; nothing", "E0425", "nothing");
+    assert!(plain(&error.traceback).contains("cell:1:15"), "{}", plain(&error.traceback));
+    let error = n.fails("let m = HashMap::<i32, i32>::new();", "E0433", "HashMap");
+    assert!(plain(&error.traceback).contains("use std::collections::HashMap;"), "{}", plain(&error.traceback));
+}
+
+#[test]
+fn values_that_cannot_be_kept_are_refused_by_name() {
+    let mut n = Notebook::new();
+    n.ok("let v = vec![1, 2];");
+    n.fails("let f = |x: i32| x + 1;", "CompileError", "`f` is a closure");
+    n.fails("let half = v.iter().map(|x| x / 2).collect::<Vec<_>>(); let it = (0..3).map(|x| x + 1);", "CompileError", "`it` is a closure");
+    let error = n.fails("let r = &v;\nr.len()", "CompileError", "`r` borrows from another value");
+    assert!(error.evalue.contains(".clone()"), "{error:?}");
+    n.fails("let own = vec![1];\nlet s = own.as_slice();", "CompileError", "`s` borrows");
+    n.fails("let mut own = vec![1];\nlet s = &mut own;\ns.push(1);", "CompileError", "`s` borrows");
+    n.fails("let it = v.iter();", "CompileError", "`it` borrows");
+    assert_eq!(n.value("{ let r = &v; r.len() }"), "2");
+    n.ok("let f: Box<dyn Fn(i32) -> i32> = Box::new(|x| x + 1); let g: fn(i32) -> i32 = |x| x * 2;");
+    assert_eq!(n.value("(f(1), g(4))"), "(2, 8)");
+}
+
+#[test]
+fn many_kinds_of_types_can_be_named_again() {
+    let mut n = Notebook::new();
+    n.ok("use std::{rc::Rc, cell::RefCell, sync::{Arc, Mutex}, collections::*, borrow::Cow};");
+    n.ok("mod geo { #[derive(Debug, Default)] pub struct Point<T, const N: usize>(pub [T; N]); }\ntrait Area { fn area(&self) -> f64 { 2.0 } }\nimpl Area for u8 {}");
+    n.ok("let a = Rc::new(RefCell::new(vec![1])); let b = Arc::new(Mutex::new(HashMap::from([(1, \"x\")]))); let c: Cow<str> = \"c\".into();\nlet d = geo::Point([1.5f32; 3]); let e: Box<dyn Area> = Box::new(1u8); let f = (1u8, 'c', [0i64; 2], Some(()), -1..=3);");
+    n.ok("let g = std::sync::mpsc::channel::<i32>(); let h = std::time::Instant::now(); let i = std::path::PathBuf::from(\"/\"); let j: Result<i32, std::num::ParseIntError> = \"1\".parse();\nlet k: Option<fn(&str) -> usize> = None; let l = String::new().into_bytes().into_iter(); let m = std::iter::repeat(3).take(2);");
+    assert_eq!(
+        n.value("a.borrow_mut().push(2); g.0.send(5).unwrap();\n(a.borrow().len(), b.lock().unwrap().len(), c.len(), d.0[2], e.area(), f.1, g.1.recv().unwrap(), h.elapsed().as_secs(), i.is_absolute(), j.clone().unwrap(), k.is_none(), l.len(), m.count())")
+            .as_str(),
+        "(2, 1, 1, 1.5, 2.0, 'c', 5, 0, true, 1, true, 0, 2)"
+    );
+    n.ok("let x = onelens::ndarray::arr2(&[[1.0, 2.0]]); let y = x.row(0).to_owned(); let z = &x + &y; let s = x.shape().to_vec(); let dynamic = x.clone().into_dyn();");
+    assert_eq!(n.value("(z.sum(), y.len(), s, dynamic.ndim())"), "(6.0, 2, [1, 2], 2)");
+}
+
+#[test]
+fn nothing_is_lost_when_the_process_dies() {
+    let mut n = Notebook::new();
+    n.ok("use rayon::prelude::*;\nlet mut v = vec![1, 2, 3]; let mut log = vec![];");
+    n.ok("log.push((0..1000).into_par_iter().sum::<i32>());");
+    let deaths = [
+        ("v.push(1); std::process::abort();", "it aborted"),
+        ("v.push(1); std::process::exit(3);", "exit code 3"),
+        ("v.push(1); unsafe { std::ptr::null_mut::<u8>().write_volatile(1) }", "segmentation fault"),
+        ("v.push(1); fn deep(n: u64) -> u64 { if n == u64::MAX { 0 } else { deep(n + 1) + 1 } } deep(0)", "WorkerDied"),
+        ("v.push(1); struct D; impl Drop for D { fn drop(&mut self) { panic!() } } let _d = D; panic!();", "it aborted"),
+    ];
+    for (code, words) in deaths {
+        let words = if words == "WorkerDied" { "the cell's process died" } else { words };
+        n.fails(code, "WorkerDied", words);
+        assert_eq!(n.value("v.len()"), "3", "{code}");
+        n.ok("log.push((0..1000).into_par_iter().sum::<i32>());");
+    }
+    assert_eq!(n.value("log.len()"), "6");
+}
+
+#[test]
+fn an_interrupt_is_polite_first() {
+    let mut n = Notebook::new();
+    n.ok("let mut count = 0u64; let mut kept = vec![1];");
+    let start = Instant::now();
+    interrupt_after(&n, Duration::from_millis(400));
+    n.fails("kept.push(2); while !onelens::session::interrupted() { count += 1; }\nlet partial = count;\nkept.push(3);", "KeyboardInterrupt", "stopped by itself");
+    assert_eq!(n.value("(partial > 0, kept.clone())"), "(true, [1, 2])");
+    interrupt_after(&n, Duration::from_millis(400));
+    n.fails("kept.push(4); loop { count = count.wrapping_add(1); }", "KeyboardInterrupt", "as before it");
+    assert_eq!(n.value("kept.clone()"), "[1, 2]");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    // Between cells it does nothing.
+    n.engine.interrupter().interrupt();
+    assert_eq!(n.value("1 + 1"), "2");
+}
+
+fn interrupt_after(n: &Notebook, pause: Duration) {
+    let interrupter = n.engine.interrupter();
+    std::thread::spawn(move || {
+        std::thread::sleep(pause);
+        interrupter.interrupt();
+    });
+}
+
+#[test]
+fn no_process_and_no_file_is_left_behind() {
+    let mut n = Notebook::new();
+    let pid: u32 = n.value("let child = std::process::Command::new(\"sleep\").arg(\"1000\").spawn().unwrap();\n(std::process::id(), child.id()).0").parse().unwrap();
+    let child: u32 = n.value("child.id()").parse().unwrap();
+    let runs = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
+    assert!(runs(pid) && runs(child));
+    drop(n);
+    assert!(!runs(pid) && !runs(child));
+    let own = format!("onelens-{}-", std::process::id());
+    // Other tests of this process have folders of their own; this one's is gone with its last file.
+    let folders = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    for folder in folders.filter(|f| f.file_name().to_string_lossy().starts_with(&own)) {
+        assert!(std::fs::read_dir(folder.path()).map_or(true, |files| files.count() < 5));
+    }
+}
+
+#[test]
+fn commands_help_and_dependencies() {
+    let mut n = Notebook::new();
+    assert_eq!(n.value(":vars"), "no variables yet");
+    n.ok(":dep onelens = { path = \"..\" }\n:dep ndarray = \"0.17\"\n:opt 0\nlet x = 1.5;");
+    assert_eq!(n.value(":vars"), "x: f64");
+    assert!(n.value(":help").contains(":vars"));
+    n.fails(":dep regex = \"1\"", "CommandError", "cannot add crates");
+    n.fails(":dep ndarray = \"0.15\"", "CommandError", "0.17");
+    n.fails(":nonsense", "CommandError", "`:nonsense` is not a command");
+    n.ok(":opt 2\nlet y = x * 2.0;");
+    n.fails(":opt 9", "CommandError", "`:opt 9`");
+    let error = n.fails(":opt 0\n\nmissing", "E0425", "missing");
+    assert!(plain(&error.traceback).contains("cell:3:1"));
+}
+
+#[test]
+fn an_unused_result_is_warned_about() {
+    let mut n = Notebook::new();
+    let told = n.ok("\"1\".parse::<i32>();\nlet unused = 1;").stderr();
+    assert!(told.contains("must be used") && !told.contains("unused variable"), "{told}");
+}
+
+#[test]
+fn prints_the_time_of_cells() {
+    let mut n = Notebook::new();
+    n.ok("use ndarray::prelude::*;\nlet mut x = 1.0; let a = Array2::<f64>::eye(3);");
+    n.ok("let b = &a * 2.0;");
+    for (what, code) in [
+        ("statement", "x += 1.0;"),
+        ("let", "let y = x * 2.0;"),
+        ("let of an array", "let c = a.clone();"),
+        ("display", "x"),
+        ("array arithmetic with display", "&a * 2.0 + &b"),
+    ] {
+        let mut times: Vec<Duration> = (0..7)
+            .map(|_| {
+                let start = Instant::now();
+                n.ok(code);
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        eprintln!("{what}: {:.0} ms", times[3].as_secs_f64() * 1e3);
+    }
+}

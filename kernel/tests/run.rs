@@ -1,0 +1,257 @@
+//! `onelens run` as a user meets it: the real program, the real engine, notebooks in a folder of their own.
+//!
+//! The first of these tests waits for the library that cells link against, if this machine does not have it yet.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const ONELENS: &str = env!("CARGO_BIN_EXE_onelens");
+
+/// A folder with one notebook, `t.ipynb`.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(notebook: &str) -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        fs::write(folder.path("t.ipynb"), notebook).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ONELENS);
+        command.arg("run").arg("t.ipynb").args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn cells(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        let notebook: Value = serde_json::from_str(&text).unwrap();
+        notebook["cells"].as_array().unwrap().clone()
+    }
+}
+
+/// A notebook of code cells, each with an output of an earlier run.
+fn notebook(cells: &[&str]) -> String {
+    let cells: Vec<Value> = cells
+        .iter()
+        .map(|source| {
+            json!({
+                "cell_type": "code", "execution_count": 99, "metadata": { "mine": 1 }, "source": source,
+                "outputs": [{ "output_type": "stream", "name": "stdout", "text": "of an earlier run" }],
+            })
+        })
+        .collect();
+    json!({
+        "cells": cells,
+        "metadata": { "custom": { "zebra": 1, "ant": 2 } },
+        "nbformat": 4,
+        "nbformat_minor": 4,
+    })
+    .to_string()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_failing_cell_ends_the_run_and_what_came_before_is_kept() {
+    let folder = Folder::with(&notebook(&[
+        "println!(\"one\");\nlet x = 1;",
+        "println!(\"before\");\npanic!(\"bad <thing> {x}\")",
+        "println!(\"never\");",
+    ]));
+    let output = folder.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("bad <thing> 1"), "{}", said(&output));
+    assert!(!said(&output).contains('\x1b'), "no colours in a pipe");
+
+    let cells = folder.cells("t.ipynb");
+    assert_eq!(
+        cells[0]["outputs"],
+        json!([{ "name": "stdout", "output_type": "stream", "text": ["one\n"] }])
+    );
+    assert_eq!((&cells[0]["execution_count"], &cells[1]["execution_count"]), (&json!(1), &json!(2)));
+    assert_eq!(cells[1]["outputs"][0]["text"], json!(["before\n"]));
+    let outputs = cells[1]["outputs"].as_array().unwrap();
+    assert!(outputs.iter().any(|o| o["output_type"] == "error"), "{outputs:?}");
+    assert_eq!((&cells[2]["outputs"], &cells[2]["execution_count"]), (&json!([]), &Value::Null));
+
+    let page = fs::read_to_string(folder.path("t.html")).unwrap();
+    assert!(page.contains("bad &lt;thing&gt; 1") && !page.contains("bad <thing>"));
+}
+
+#[test]
+fn a_notebook_is_executed_in_place_and_keeps_what_is_not_understood() {
+    let folder = Folder::with(&notebook(&["let x = 20;", "x + 1"]));
+    let output = folder.run(&["--no-html"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("[2/2] x + 1"), "{}", said(&output));
+    assert!(!folder.path("t.html").exists());
+    let text = fs::read_to_string(folder.path("t.ipynb")).unwrap();
+    assert!(text.starts_with("{\n \"cells\": [\n  {\n") && text.ends_with("}\n"), "indented as Jupyter does");
+    let cells = folder.cells("t.ipynb");
+    let result = &cells[1]["outputs"][0];
+    assert_eq!(
+        (&result["output_type"], &result["data"]["text/plain"]),
+        (&json!("execute_result"), &json!(["21"]))
+    );
+    assert_eq!(cells[1]["metadata"]["mine"], 1);
+    assert!(cells[1]["metadata"]["execution"]["shell.execute_reply"].is_string());
+    let notebook: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(notebook["metadata"]["custom"].to_string(), r#"{"zebra":1,"ant":2}"#);
+    assert_eq!(notebook["metadata"]["kernelspec"]["name"], "onelens");
+}
+
+#[test]
+fn with_output_the_notebook_itself_stays_as_it_was() {
+    let source = notebook(&["1 + 1"]);
+    let folder = Folder::with(&source);
+    fs::create_dir(folder.path("done")).unwrap();
+    let output = folder.run(&["--output", "done/o.ipynb"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(fs::read_to_string(folder.path("t.ipynb")).unwrap(), source);
+    assert_eq!(folder.cells("done/o.ipynb")[0]["outputs"][0]["data"]["text/plain"], json!(["2"]));
+    assert!(folder.path("done/o.html").exists() && !folder.path("t.html").exists());
+    assert_eq!(fs::read_dir(folder.path("done")).unwrap().count(), 2, "no temporary file stays");
+}
+
+#[test]
+fn a_cell_marked_to_fail_may_fail() {
+    let mut value: Value =
+        serde_json::from_str(&notebook(&["panic!(\"meant\")", "println!(\"goes on\");"])).unwrap();
+    value["cells"][0]["metadata"]["tags"] = json!(["raises-exception"]);
+    let folder = Folder::with(&value.to_string());
+    let output = folder.run(&["--no-html"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(folder.cells("t.ipynb")[1]["outputs"][0]["text"], json!(["goes on\n"]));
+}
+
+#[test]
+fn a_cell_that_takes_too_long_is_stopped() {
+    let folder = Folder::with(&notebook(&["println!(\"start\");\nloop { std::hint::spin_loop() }", "1"]));
+    let output = folder.run(&["--timeout", "3", "--no-html"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("--timeout"), "{}", said(&output));
+    assert_eq!(folder.cells("t.ipynb")[0]["outputs"][0]["text"], json!(["start\n"]));
+}
+
+#[test]
+fn unusable_input_is_refused_in_a_sentence_with_a_remedy_and_left_alone() {
+    let whole = notebook(&["1"]);
+    let mut python: Value = serde_json::from_str(&whole).unwrap();
+    python["metadata"]["kernelspec"] =
+        json!({ "display_name": "Python 3", "language": "python", "name": "python3" });
+    let cases = [
+        (&whole[..whole.len() / 2], "cut off"),
+        ("", "is empty"),
+        ("not json", "not a notebook"),
+        (r#"{"nbformat": 3, "nbformat_minor": 0, "worksheets": []}"#, "format 3"),
+        (&python.to_string(), "Python 3"),
+    ];
+    for (content, expected) in cases {
+        let folder = Folder::with(content);
+        let output = folder.run(&[]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected) && said.contains("help: "), "{said}");
+        assert!(said.contains("t.ipynb"), "{said}");
+        assert_eq!(fs::read_to_string(folder.path("t.ipynb")).unwrap(), content);
+        assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn missing_files_and_folders_are_named_before_anything_runs() {
+    let folder = Folder::with(&notebook(&["1"]));
+    for (arguments, expected) in [
+        (&["--output", "nowhere/o.ipynb"][..], "the folder nowhere does not exist"),
+        (&["--html", "nowhere/o.html"], "the folder nowhere does not exist"),
+        (&["--output", "."], "is a folder"),
+        (&["--timeout", "0"], "not a positive number"),
+    ] {
+        let output = folder.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(expected), "{}", said(&output));
+    }
+    let output = Command::new(ONELENS).args(["run", "no/such.ipynb"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("there is no file no/such.ipynb\nhelp: "), "{}", said(&output));
+}
+
+/// A run whose first cell has begun, and the rest of what it says.
+fn started(folder: &Folder) -> (Child, impl FnOnce() -> String) {
+    let mut child =
+        folder.command(&["--no-html"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = Vec::new();
+    // The label is written when the cell starts, the time behind it when it ends.
+    stdout.read_until(b']', &mut line).unwrap();
+    (child, move || {
+        let mut rest = String::new();
+        let _ = stdout.read_to_string(&mut rest);
+        rest
+    })
+}
+
+/// Waits until the running cell has printed; it does so to a file, as outputs are written only at the end.
+fn wait_for(file: &Path) {
+    let since = Instant::now();
+    while !file.exists() {
+        assert!(since.elapsed() < Duration::from_secs(120), "the cell did not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const ENDLESS: &str =
+    "println!(\"start\");\nstd::fs::write(\"here\", \"\").unwrap();\nloop { std::hint::spin_loop() }";
+
+fn send(signal: &str, process: u32) {
+    assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn ctrl_c_stops_the_cell_and_writes_what_there_is() {
+    let folder = Folder::with(&notebook(&[ENDLESS, "1"]));
+    let (mut child, rest) = started(&folder);
+    wait_for(&folder.path("here"));
+    send("-INT", child.id());
+    let said = rest();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("INTERRUPTED"), "{said}");
+    assert_eq!(folder.cells("t.ipynb")[0]["outputs"][0]["text"], json!(["start\n"]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_kernel_that_dies_is_noticed_and_what_there_is_is_written() {
+    let folder = Folder::with(&notebook(&[ENDLESS, "1"]));
+    let (mut child, rest) = started(&folder);
+    wait_for(&folder.path("here"));
+    let kernel = fs::read_dir(format!("/proc/{}/task", child.id()))
+        .unwrap()
+        .flatten()
+        .find_map(|task| {
+            fs::read_to_string(task.path().join("children")).ok().filter(|c| !c.trim().is_empty())
+        })
+        .expect("the run has a child");
+    let kernel = kernel.split_whitespace().next().unwrap().parse().unwrap();
+    send("-KILL", kernel);
+    let said = rest();
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{said}");
+    assert!(said.contains("killed (signal 9)") && said.contains("help: "), "{said}");
+    assert_eq!(folder.cells("t.ipynb")[0]["outputs"][0]["text"], json!(["start\n"]));
+}

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Runs a notebook in the stock evcxr_jupyter kernel and checks that every cell answers and every figure arrives.
+
+usage: stock_evcxr.py EVCXR_JUPYTER NOTEBOOK
+
+The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. Needs nbclient.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+
+def main(kernel: Path, notebook: Path) -> int:
+    root = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory() as data:
+        spec = Path(data) / "kernels" / "stock"
+        spec.mkdir(parents=True)
+        argv = [str(kernel), "--control_file", "{connection_file}"]
+        (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "evcxr", "language": "rust"}))
+        os.environ["JUPYTER_PATH"] = data
+        # Two evcxr kernels must not share a build folder.
+        os.environ["EVCXR_TMPDIR"] = str(Path(data) / "evcxr")
+        os.mkdir(os.environ["EVCXR_TMPDIR"])
+        book = nbformat.read(notebook, as_version=4)
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+        dep = nbformat.v4.new_code_cell(f':dep onelens = {{ path = "{root}" }}')
+        book.cells.insert(0, dep)
+        client = NotebookClient(book, timeout=1800, kernel_name="stock", resources={"metadata": {"path": str(notebook.parent)}})
+        started = time.monotonic()
+        client.execute()
+    seconds = time.monotonic() - started
+    html = [output.data["text/html"] for cell in book.cells if cell.cell_type == "code"
+            for output in cell.outputs if "text/html" in output.get("data", {})]
+    drawings = sum("<svg" in h for h in html)
+    tables = sum("<table" in h for h in html)
+    # What the notebook shows in our kernel, it must show here.
+    wanted = json.loads(notebook.read_text())
+    wanted = [o["data"]["text/html"] for c in wanted["cells"] if c["cell_type"] == "code"
+              for o in c["outputs"] if "text/html" in o.get("data", {})]
+    wanted = ["".join(h) for h in wanted]
+    expected = (sum("<svg" in h for h in wanted), sum("<table" in h for h in wanted))
+    print(f"{notebook.name} in stock evcxr: {len(book.cells)} cells, {drawings} drawings, {tables} tables, {seconds:.0f} s")
+    if (drawings, tables) != expected or drawings == 0:
+        print(f"expected (drawings, tables) = {expected}, as in the committed notebook", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))
