@@ -65,6 +65,9 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// How a line of output looks in a notebook.
+const STYLE: &str = "font:13px/1.4 monospace";
+
 /// A progress line: in place where the kernel can, else one printed line per tenth.
 ///
 /// ```
@@ -117,7 +120,7 @@ impl Progress {
     /// Shows the last state, with the time taken, in place of the bar.
     pub fn finish(mut self, note: &str) {
         let line = format!("{}: {note} ({:.1} s)", self.label, self.started.elapsed().as_secs_f64());
-        let html = format!("<div style=\"font-family:monospace\">{}</div>", escape_html(&line));
+        let html = format!("<div style=\"{STYLE}\">{}</div>", escape_html(&line));
         self.send(vec![("text/html".into(), html), ("text/plain".into(), line)]);
     }
 
@@ -130,7 +133,7 @@ impl Progress {
     fn show_in_place(&mut self, done: usize, note: &str) {
         let line = self.line(done, note);
         let html = format!(
-            "<div style=\"font-family:monospace\"><progress max=\"{}\" value=\"{done}\"></progress> {}</div>",
+            "<div style=\"{STYLE}\"><progress max=\"{}\" value=\"{done}\"></progress> {}</div>",
             self.total,
             escape_html(&line)
         );

@@ -76,9 +76,9 @@ impl Image {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libstd-"))
                 && path.extension().is_some_and(|extension| extension == "so")
         };
-        let found = fs::read_dir(&self.std_folder).ok().and_then(|entries| {
-            entries.flatten().map(|entry| entry.path()).find(is_std)
-        });
+        let found = fs::read_dir(&self.std_folder)
+            .ok()
+            .and_then(|entries| entries.flatten().map(|entry| entry.path()).find(is_std));
         found.ok_or_else(|| {
             format!(
                 "no shared standard library (libstd-*.so) in {}\nhelp: install Rust through https://rustup.rs, whose toolchains have it",
@@ -96,7 +96,12 @@ impl Image {
         });
         // What marks the image as used, so that old ones can be told from those in use.
         let _ = File::create(folder.join("used"));
-        Ok(Image { crates: crates.collect(), folder, rustc: toolchain.rustc, std_folder: toolchain.std_folder })
+        Ok(Image {
+            crates: crates.collect(),
+            folder,
+            rustc: toolchain.rustc,
+            std_folder: toolchain.std_folder,
+        })
     }
 }
 
@@ -121,17 +126,17 @@ impl Toolchain {
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
         let std_folder = sysroot.join("lib/rustlib").join(host).join("lib");
         let cargo = sysroot.join("bin/cargo");
-        let cargo = if cargo.exists() { cargo } else { std::env::var_os("CARGO").unwrap_or("cargo".into()).into() };
+        let cargo =
+            if cargo.exists() { cargo } else { std::env::var_os("CARGO").unwrap_or("cargo".into()).into() };
         Ok(Toolchain { rustc, cargo, std_folder, version })
     }
 }
 
 fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let help = "install Rust from https://rustup.rs, or name the compiler in the variable RUSTC";
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|e| format!("the Rust compiler `{}` does not start: {e}\nhelp: {help}", program.display()))?;
+    let output = Command::new(program).args(arguments).output().map_err(|e| {
+        format!("the Rust compiler `{}` does not start: {e}\nhelp: {help}", program.display())
+    })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
         return Err(format!("`{} {}` failed: {said}\nhelp: {help}", program.display(), arguments.join(" ")));
@@ -161,7 +166,9 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     for folder in ["src", "kernel/image"] {
         collect(&source.join(folder), &mut files)?;
     }
-    files.extend(["Cargo.toml", "Cargo.lock"].map(|name| source.join(name)).into_iter().filter(|f| f.exists()));
+    files.extend(
+        ["Cargo.toml", "Cargo.lock"].map(|name| source.join(name)).into_iter().filter(|f| f.exists()),
+    );
     files.sort();
     for file in files {
         hash.add(file.strip_prefix(source).unwrap_or(&file).to_string_lossy().as_bytes());
@@ -206,7 +213,10 @@ fn build(
     let cache = Image::folder();
     let images = cache.join("images");
     fs::create_dir_all(&images).map_err(|e| {
-        format!("{}\nhelp: set the variable ONELENS_CACHE to a folder you can write to", cannot("create", &images, &e))
+        format!(
+            "{}\nhelp: set the variable ONELENS_CACHE to a folder you can write to",
+            cannot("create", &images, &e)
+        )
     })?;
     let lock_file = cache.join("build.lock");
     let lock = File::create(&lock_file).map_err(|e| cannot("create", &lock_file, &e))?;
@@ -258,7 +268,8 @@ fn run_cargo(
         text
     });
     let mut said = Vec::new();
-    for line in BufReader::new(child.stderr.take().ok_or("no pipe from cargo")?).lines().map_while(Result::ok) {
+    for line in BufReader::new(child.stderr.take().ok_or("no pipe from cargo")?).lines().map_while(Result::ok)
+    {
         on_progress(line.trim());
         said.push(line);
     }
@@ -326,7 +337,8 @@ fn remove_old(images: &Path, current: &Path) {
     let month = std::time::Duration::from_secs(30 * 24 * 3600);
     for entry in fs::read_dir(images).into_iter().flatten().flatten() {
         let path = entry.path();
-        let used = fs::metadata(path.join("used")).or_else(|_| fs::metadata(&path)).and_then(|m| m.modified());
+        let used =
+            fs::metadata(path.join("used")).or_else(|_| fs::metadata(&path)).and_then(|m| m.modified());
         let old = used.ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > month);
         if path != current && old {
             let _ = fs::remove_dir_all(path);

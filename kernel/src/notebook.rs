@@ -19,6 +19,8 @@ pub const DISPLAY_NAME: &str = "Rust (onelens)";
 #[derive(Clone, PartialEq, Debug)]
 pub struct Notebook {
     root: Map<String, Value>,
+    /// Whether every object of the file had its keys in order, as in files that Jupyter wrote.
+    is_sorted: bool,
 }
 
 /// A cell, as far as running and showing it needs.
@@ -85,6 +87,7 @@ impl Notebook {
         })?;
         let not_a_notebook =
             |what: &str| Failure::bad_input(format!("{name} is not a notebook: {what}"), restore);
+        let is_sorted = is_sorted(&root);
         let Value::Object(root) = root else { return Err(not_a_notebook("its JSON is not an object")) };
         match root.get("nbformat").and_then(Value::as_u64) {
             Some(4) => {}
@@ -115,7 +118,7 @@ impl Notebook {
                 return Err(not_a_notebook(&format!("cell {} has no `cell_type` or no `source`", i + 1)));
             }
         }
-        let notebook = Notebook { root };
+        let notebook = Notebook { root, is_sorted };
         notebook.check_language(name)?;
         Ok(notebook)
     }
@@ -207,14 +210,28 @@ impl Notebook {
     }
 
     /// The file's text: indented by one space, not escaped beyond need, a newline at the end, as Jupyter does.
+    ///
+    /// A file that came from Jupyter is what Jupyter would write; any other keeps its order of keys.
     pub fn to_text(&self) -> String {
         let mut bytes = Vec::new();
+        let mut root = Value::Object(self.root.clone());
+        if self.is_sorted {
+            root.sort_all_objects();
+        }
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
         let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
         // Writing a value with string keys to memory has no way to fail.
-        let _ = serde::Serialize::serialize(&self.root, &mut serializer);
+        let _ = serde::Serialize::serialize(&root, &mut serializer);
         bytes.push(b'\n');
         String::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+fn is_sorted(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.keys().is_sorted() && map.values().all(is_sorted),
+        Value::Array(values) => values.iter().all(is_sorted),
+        _ => true,
     }
 }
 
@@ -286,6 +303,20 @@ mod tests {
     #[test]
     fn a_notebook_that_is_not_run_is_written_as_it_was() {
         assert_eq!(Notebook::parse(SMALL, "x").unwrap().to_text(), SMALL);
+    }
+
+    #[test]
+    fn what_a_run_adds_stands_where_jupyter_would_put_it_if_jupyter_wrote_the_file() {
+        let keys = |text: &str| {
+            let mut notebook = Notebook::parse(text, "x").unwrap();
+            notebook.set_result(0, Vec::new(), Some(1), Map::new());
+            let root: Value = serde_json::from_str(&notebook.to_text()).unwrap();
+            root["cells"][0]["metadata"].as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        let sorted = r#"{"cells":[{"cell_type":"code","metadata":{"tags":[]},"source":""}],"nbformat":4}"#;
+        assert_eq!(keys(sorted), "execution tags");
+        let other = r#"{"nbformat":4,"cells":[{"cell_type":"code","metadata":{"tags":[]},"source":""}]}"#;
+        assert_eq!(keys(other), "tags execution");
     }
 
     #[test]

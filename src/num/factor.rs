@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// ```
 /// use onelens::{ndarray::array, num::Cholesky};
-/// let factor = Cholesky::new(array![[4.0, 0.0], [0.0, 2.0]].view())?;
-/// assert_eq!(factor.solve(array![[8.0], [8.0]].view()), array![[2.0], [4.0]]);
+/// let factor = Cholesky::new(array![[4.0, 0.0], [0.0, 16.0]].view())?;
+/// assert_eq!(factor.solve(array![[8.0], [8.0]].view()), array![[2.0], [0.5]]);
 /// # Ok::<(), onelens::Error>(())
 /// ```
 pub struct Cholesky(faer::linalg::solvers::Llt<f64>);

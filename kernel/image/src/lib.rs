@@ -10,5 +10,6 @@ pub mod channel;
 pub mod frame;
 pub mod rt;
 pub mod serve;
+pub mod shared;
 pub mod stage;
 pub mod store;

@@ -17,8 +17,7 @@ use std::os::fd::{FromRawFd, RawFd};
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged: c_int) {
     // SAFETY: the caller hands the descriptors over.
-    let (mut commands, out, acknowledged) =
-        unsafe { (file(commands), file(out), file(acknowledged)) };
+    let (mut commands, out, acknowledged) = unsafe { (file(commands), file(out), file(acknowledged)) };
     channel::open(out, acknowledged);
     install_panic_hook();
     stop_politely_on_interrupt();

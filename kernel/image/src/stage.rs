@@ -73,7 +73,15 @@ fn failed(kind: &str, message: &str, place: Option<Place>) {
     channel::flush();
     channel::result_ends();
     let (file, line, column) = place.map_or((String::new(), 0, 0), |p| (p.file, p.line, p.column));
-    channel::send(&["failed", kind, message, &rt::line().to_string(), &file, &line.to_string(), &column.to_string()]);
+    channel::send(&[
+        "failed",
+        kind,
+        message,
+        &rt::line().to_string(),
+        &file,
+        &line.to_string(),
+        &column.to_string(),
+    ]);
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> String {

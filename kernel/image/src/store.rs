@@ -20,11 +20,17 @@ static STORE: Store = Store(RefCell::new(BTreeMap::new()));
 
 /// Takes the variable `name` out. The engine generated this call from the type that [`put`] saw, so another
 /// type here means that the kernel is wrong; the process ends and its sleeping copy goes on.
+///
+/// A type of the user's is compiled anew in every cell, so its `TypeId` says nothing here: it stays the same when
+/// the definition changes and changes when another type is redefined. What counts is the engine's promise.
+#[allow(unsafe_code)]
 pub fn take<T: 'static>(name: &str) -> T {
-    match take_any(name, type_name::<T>()).downcast::<T>() {
-        Ok(value) => *value,
-        Err(_) => mismatch(name, type_name::<T>()),
-    }
+    let value = take_any(name, type_name::<T>(), size_of::<T>(), align_of::<T>());
+    // SAFETY: `put` boxed a value whose type has this very name. Types of crates are then the same type. For a
+    // type of the user's, the engine drops a variable when the text of the definition, or of anything that the
+    // definition names, changes; the same text in a crate of the same name with the same compiler and layout
+    // options has the same layout.
+    *unsafe { Box::from_raw(Box::into_raw(value).cast::<T>()) }
 }
 
 /// Keeps `value` as the variable `name`, in place of one that had that name.
@@ -33,9 +39,13 @@ pub fn put<T: 'static>(name: &str, value: T) {
 }
 
 #[inline(never)]
-fn take_any(name: &str, wanted: &'static str) -> Box<dyn Any> {
-    match STORE.0.borrow_mut().remove(name) {
-        Some(slot) if slot.ty == wanted => slot.value,
+fn take_any(name: &str, wanted: &'static str, size: usize, align: usize) -> Box<dyn Any> {
+    let slot = STORE.0.borrow_mut().remove(name);
+    let fits = |slot: &Slot| {
+        slot.ty == wanted && size_of_val(&*slot.value) == size && align_of_val(&*slot.value) == align
+    };
+    match slot {
+        Some(slot) if fits(&slot) => slot.value,
         _ => mismatch(name, wanted),
     }
 }

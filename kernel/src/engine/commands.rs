@@ -64,7 +64,9 @@ pub(super) fn opt_level(asked: &str) -> Result<String, String> {
     match asked {
         "" => Ok("2".into()),
         "0" | "1" | "2" | "3" | "s" | "z" => Ok(asked.into()),
-        _ => Err(format!("`:opt {asked}` is not a level of optimisation\nhelp: `:opt 0`, `:opt 1`, `:opt 2` or `:opt 3`")),
+        _ => Err(format!(
+            "`:opt {asked}` is not a level of optimisation\nhelp: `:opt 0`, `:opt 1`, `:opt 2` or `:opt 3`"
+        )),
     }
 }
 

@@ -61,12 +61,15 @@ impl Compiler {
         let mut command = self.rustc();
         command.arg("cell.rs").arg("-o").arg(&path);
         let Some((ok, messages)) = self.run(command)? else { return Ok(Compiled::Interrupted) };
-        let level = |wanted: &'static str| move |message: &Value| message["level"] == wanted;
+        let is_warning = |message: &Value| message["level"] == "warning";
         if ok {
-            return Ok(Compiled::Library { path, warnings: messages.into_iter().filter(level("warning")).collect() });
+            return Ok(Compiled::Library {
+                path,
+                warnings: messages.into_iter().filter(is_warning).collect(),
+            });
         }
         let _ = std::fs::remove_file(&path);
-        Ok(Compiled::Errors(messages.into_iter().filter(|m| level("warning")(m) == false).collect()))
+        Ok(Compiled::Errors(messages.into_iter().filter(|m| !is_warning(m)).collect()))
     }
 
     /// The lines of a probe with errors; `None` if rustc did not run.
@@ -111,7 +114,8 @@ impl Compiler {
         }
         let output = output.map_err(|e| format!("the Rust compiler cannot be read: {e}"))?;
         let text = String::from_utf8_lossy(&output.stderr);
-        let mut messages: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut messages: Vec<Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         if !output.status.success() && messages.is_empty() {
             messages.push(serde_json::json!({
                 "level": "error", "code": null, "spans": [], "children": [],

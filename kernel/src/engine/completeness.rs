@@ -98,7 +98,8 @@ fn part_of_word(bytes: &[u8], i: usize) -> bool {
     // `br"` and `cr"` are raw strings too.
     let before = |n: usize| i.checked_sub(n).map(|at| bytes[at]);
     let is_word = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_' || b >= 128);
-    is_word(before(1)) && !(matches!(before(1), Some(b'b' | b'c')) && !is_word(before(2)))
+    let prefix = matches!(before(1), Some(b'b' | b'c')) && !is_word(before(2));
+    is_word(before(1)) && !prefix
 }
 
 /// The number of `#` between `r` and `"`.
@@ -168,7 +169,17 @@ mod tests {
 
     #[test]
     fn whole_cells_are_complete() {
-        for code in ["", "1 + 1", "let c = '{';", "// (", "r#\"(\"#", "fn f<'a>(x: &'a str) {}", ":vars", "'\\''", "\"\\\"(\""] {
+        for code in [
+            "",
+            "1 + 1",
+            "let c = '{';",
+            "// (",
+            "r#\"(\"#",
+            "fn f<'a>(x: &'a str) {}",
+            ":vars",
+            "'\\''",
+            "\"\\\"(\"",
+        ] {
             assert_eq!(completeness(code), Completeness::Complete, "{code}");
         }
     }

@@ -100,7 +100,13 @@ pub(super) fn compile_error(
         let code = error["code"]["code"].as_str();
         let title = code.map_or("error".to_string(), |code| format!("error[{code}]"));
         let _ = writeln!(text, "{RED}{title}{RESET}{BOLD}: {message}{RESET}");
-        diagnostic_body(error, &generated.source, cell, &mut text);
+        match (&generated.tail, cannot_show(error, generated)) {
+            (Some(tail), true) => {
+                let mark = Mark { at: tail.clone(), label: String::new(), primary: true };
+                excerpt(&[mark], cell, &mut text);
+            }
+            _ => diagnostic_body(error, &generated.source, cell, &mut text),
+        }
         for help in &helps {
             let _ = writeln!(text, "  {BLUE}={RESET} {CYAN}help{RESET}: {help}");
         }
@@ -131,9 +137,11 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
     let message = error["message"].as_str().unwrap_or("the cell does not compile").to_string();
     let code = error["code"]["code"].as_str().unwrap_or_default();
     if cannot_show(error, generated) {
-        let ty = between(&message, "for ", ",").or_else(|| between(&message, "for ", " in")).unwrap_or("this value");
+        // "`T` doesn't implement `Debug`", or "the method `evcxr_display` exists for struct `T`, but .."
+        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        let ty = quoted.iter().find(|word| **word != "evcxr_display").map_or("this value", |word| word);
         let help = "put `#[derive(Debug)]` on its type, or end the line with `;`".to_string();
-        return (format!("{ty} has no form to be shown in: neither `Debug` nor `evcxr_display`"), vec![help]);
+        return (format!("`{ty}` cannot be shown: it has neither `Debug` nor `evcxr_display`"), vec![help]);
     }
     if matches!(code, "E0514" | "E0460" | "E0463" | "E0461") && message.contains("onelens_image") {
         let help = "restart the kernel, which builds the library anew where needed".to_string();
@@ -152,9 +160,12 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
 /// Whether the error is that the last value cannot be shown.
 pub(super) fn cannot_show(error: &Value, generated: &Generated) -> bool {
     let Some(shown) = &generated.shown else { return false };
-    let message = error["message"].as_str().unwrap_or_default();
-    message.contains("`evcxr_display`")
-        && spans(error).any(|span| span["is_primary"] == true && shown.contains(&byte(span, "byte_start")))
+    let here = |span: &Value| {
+        span["is_primary"] == true
+            && shown.contains(&byte(span, "byte_start"))
+            && origin(span, &generated.source).is_none()
+    };
+    matches!(error["code"]["code"].as_str(), Some("E0599" | "E0277")) && spans(error).any(here)
 }
 
 fn between<'t>(text: &'t str, open: &str, close: &str) -> Option<&'t str> {
@@ -205,14 +216,22 @@ fn marks(error: &Value, source: &Source) -> Vec<Mark> {
 fn in_users_words(label: &str) -> String {
     label
         .replace("variable moved due to use in closure", "value moved here")
+        .replace(" occurs due to use in closure", "ed here")
         .replace(" due to use in closure", "")
-        .replace(" occurs due to use in closure", "")
 }
 
 fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String) {
     let message = child["message"].as_str().unwrap_or_default();
     let about_generated = ["onelens_image::rt", "__onelens", "onelens_cell", "`evcxr_display`", "`Show`"];
-    if message.is_empty() || about_generated.iter().any(|word| message.contains(word)) {
+    let in_image = |span: &Value| {
+        span["file_name"]
+            .as_str()
+            .is_some_and(|f| f.ends_with("image/src/stage.rs") || f.ends_with("image/src/store.rs"))
+    };
+    if message.is_empty()
+        || about_generated.iter().any(|word| message.contains(word))
+        || spans(child).any(in_image)
+    {
         return;
     }
     let level = child["level"].as_str().unwrap_or("note");

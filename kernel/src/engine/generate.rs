@@ -16,7 +16,7 @@
 
 use super::items::{Items, Kind};
 use super::parse::{Bind, Cell, Stage};
-use super::source::Source;
+use super::source::{Quote, Source};
 use super::uses::Uses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -55,18 +55,19 @@ pub(super) struct Site {
 pub(super) struct Generated {
     pub(super) source: Source,
     pub(super) sites: Vec<Site>,
-    /// The last expression, where a missing `Debug` is reported.
+    /// The code that shows the last expression, where a missing `Debug` is reported.
     pub(super) shown: Option<Range<usize>>,
+    /// The last expression.
+    pub(super) tail: Option<Quote>,
 }
 
 /// What every generated crate starts with. Unused results are the one warning a notebook should see.
-const HEAD: &str = "#![allow(warnings)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
+const HEAD: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
 
 struct Live {
     name: String,
     mutable: bool,
     binding: Binding,
-    was_taken: bool,
 }
 
 pub(super) struct Generator<'a> {
@@ -81,7 +82,7 @@ pub(super) struct Generator<'a> {
 
 impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
-        let mut out = Generated { source: Source::default(), sites: vec![], shown: None };
+        let mut out = Generated { source: Source::default(), sites: vec![], shown: None, tail: None };
         out.source.push(HEAD);
         self.write_items(&mut out.source);
         out.source.push("#[unsafe(no_mangle)]\nextern \"C\" fn onelens_cell() {\n");
@@ -93,7 +94,7 @@ impl Generator<'_> {
                 taken.ty, taken.name
             ));
             let (name, mutable) = (taken.name.clone(), taken.mutable);
-            live.push(Live { name, mutable, binding, was_taken: true });
+            live.push(Live { name, mutable, binding });
         }
         let mut next = live.len();
         for (k, stage) in self.cell.stages.iter().enumerate() {
@@ -119,7 +120,14 @@ impl Generator<'_> {
         }
     }
 
-    fn write_stage(&self, k: usize, stage: &Stage, live: &mut Vec<Live>, next: &mut Binding, out: &mut Generated) {
+    fn write_stage(
+        &self,
+        k: usize,
+        stage: &Stage,
+        live: &mut Vec<Live>,
+        next: &mut Binding,
+        out: &mut Generated,
+    ) {
         let returned: Vec<Bind> = live
             .iter()
             .filter(|l| self.fates.returned.contains(&(l.binding, k)))
@@ -147,6 +155,7 @@ impl Generator<'_> {
                 out.source.push("use ::onelens_image::rt::Show as _; ");
             }
             out.source.push("::onelens_image::rt::result_begins(); (*__onelens_value).evcxr_display(); ::onelens_image::rt::result_ends(); } }\n");
+            out.tail = Some(tail.clone());
             out.shown = Some(start..out.source.code.len());
         }
         // New bindings get their numbers before the tuple is written, so that sites can name them.
@@ -194,9 +203,8 @@ impl Generator<'_> {
                     patterns.push_str(&format!("{}, ", pattern(&bind.name, bind.mutable)));
                 }
             }
-            out.source.push(&format!(
-                "let ::core::option::Option::Some(({patterns})) = __onelens_stage else {{\n"
-            ));
+            out.source
+                .push(&format!("let ::core::option::Option::Some(({patterns})) = __onelens_stage else {{\n"));
             self.mark_lost(k, live, out);
             let kept: Vec<&Live> =
                 live.iter().filter(|l| !self.fates.returned.contains(&(l.binding, k))).collect();
@@ -208,7 +216,7 @@ impl Generator<'_> {
         live.retain(|old| stage.binds.iter().all(|bind| bind.name != old.name));
         for (i, bind) in stage.binds.iter().enumerate() {
             let (name, mutable) = (bind.name.clone(), bind.mutable);
-            live.push(Live { name, mutable, binding: first_new + i, was_taken: false });
+            live.push(Live { name, mutable, binding: first_new + i });
         }
     }
 
@@ -220,8 +228,11 @@ impl Generator<'_> {
     fn loses(&self, k: usize, live: &[Live]) -> bool {
         self.taken.iter().enumerate().any(|(binding, taken)| {
             let shadowed = live.iter().all(|l| l.binding != binding);
-            let returned = live.iter().any(|l| l.name == taken.name && self.fates.returned.contains(&(l.binding, k)));
-            returned || (!shadowed && self.is_gone(binding, k)) || (shadowed && !live.iter().any(|l| l.name == taken.name && !self.is_gone(l.binding, k)))
+            let returned =
+                live.iter().any(|l| l.name == taken.name && self.fates.returned.contains(&(l.binding, k)));
+            returned
+                || (!shadowed && self.is_gone(binding, k))
+                || (shadowed && !live.iter().any(|l| l.name == taken.name && !self.is_gone(l.binding, k)))
         })
     }
 

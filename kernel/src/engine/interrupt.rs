@@ -75,7 +75,8 @@ impl Interrupter {
         let control = Arc::clone(control);
         std::thread::spawn(move || {
             let start = Instant::now();
-            let runs = || control.running.load(Ordering::SeqCst) && control.cell.load(Ordering::SeqCst) == cell;
+            let runs =
+                || control.running.load(Ordering::SeqCst) && control.cell.load(Ordering::SeqCst) == cell;
             while runs() && start.elapsed() < Self::PATIENCE {
                 std::thread::sleep(Duration::from_millis(5));
             }

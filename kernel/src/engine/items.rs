@@ -35,6 +35,8 @@ pub(super) struct Item {
     key: String,
     /// The names it defines, or for an impl those it is about.
     pub(super) names: Vec<String>,
+    /// For an impl, the names in the type that it is for.
+    of: BTreeSet<String>,
     /// Whether another definition can mean another layout of some type.
     shapes_types: bool,
     parts: Vec<Part>,
@@ -81,7 +83,11 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         _ => "an item".into(),
     };
     let parts = vec![Part::Quote(Quote { text: text.clone(), range: item.span().byte_range() })];
-    vec![Item { kind, title, key, names, shapes_types, parts, tokens, mentions: mentioned }]
+    let of = match item {
+        syn::Item::Impl(block) => self_names(block),
+        _ => BTreeSet::new(),
+    };
+    vec![Item { kind, title, key, names, of, shapes_types, parts, tokens, mentions: mentioned }]
 }
 
 fn classify(item: &syn::Item) -> (Kind, &'static str, Vec<String>, bool) {
@@ -131,6 +137,7 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         title: format!("{}::{name}", normal(block.self_ty.to_token_stream())),
         key: format!("impl {header_tokens} {{ {name} }}"),
         names: subjects(block),
+        of: self_names(block),
         shapes_types: matches!(member, syn::ImplItem::Const(_) | syn::ImplItem::Type(_)),
         parts: vec![
             quote(header),
@@ -150,10 +157,15 @@ fn header_tokens(block: &syn::ItemImpl) -> String {
     normal(empty.to_token_stream())
 }
 
-/// The type and the trait of an impl.
-fn subjects(block: &syn::ItemImpl) -> Vec<String> {
+fn self_names(block: &syn::ItemImpl) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     mentions::collect(block.self_ty.to_token_stream(), &mut names);
+    names
+}
+
+/// The type and the trait of an impl.
+fn subjects(block: &syn::ItemImpl) -> Vec<String> {
+    let mut names = self_names(block);
     if let Some((_, path, _)) = &block.trait_ {
         mentions::collect(path.to_token_stream(), &mut names);
     }
@@ -166,7 +178,8 @@ fn normal(tokens: TokenStream) -> String {
         let mut kept: Vec<TokenTree> = Vec::new();
         for token in tokens {
             if let TokenTree::Group(group) = &token {
-                let is_doc = matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(i)) if i == "doc");
+                let is_doc =
+                    matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(i)) if i == "doc");
                 let after_hash = matches!(kept.last(), Some(TokenTree::Punct(p)) if p.as_char() == '#');
                 if is_doc && after_hash && group.delimiter() == proc_macro2::Delimiter::Bracket {
                     kept.pop();
@@ -197,12 +210,14 @@ impl Items {
         let mut replaced = BTreeSet::new();
         for item in &new {
             let old = self.0.iter().find(|old| old.key == item.key);
-            if item.kind == Kind::Other && old.is_some_and(|old| old.tokens != item.tokens && old.shapes_types) {
+            if item.kind == Kind::Other
+                && old.is_some_and(|old| old.tokens != item.tokens && old.shapes_types)
+            {
                 replaced.extend(item.names.iter().cloned());
             }
         }
         self.0.retain(|old| {
-            let orphaned = old.kind == Kind::Impl && old.names.iter().any(|name| replaced.contains(name));
+            let orphaned = old.of.iter().any(|name| replaced.contains(name));
             !orphaned && new.iter().all(|item| item.key != old.key)
         });
         self.0.extend(new);
@@ -217,7 +232,9 @@ impl Items {
     pub(super) fn title_at(&self, at: &Quote) -> Option<String> {
         let holds = |part: &Part| match part {
             Part::Quote(quote) => {
-                quote.text.cell == at.text.cell && quote.range.start <= at.range.start && at.range.end <= quote.range.end
+                quote.text.cell == at.text.cell
+                    && quote.range.start <= at.range.start
+                    && at.range.end <= quote.range.end
             }
             Part::Generated(_) => false,
         };

@@ -8,8 +8,8 @@
 //! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
 //! | `types` | how the next cell writes a variable's type |
-//! | `compile`, `diagnostics` | rustc, and its errors told about the user's lines |
-//! | `session` | what is in force: declarations, items, variables |
+//! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
+//! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
 //! | `process`, `frame`, `streams` | talking to the worker |
 //! | `worker`, `interrupt` | supervising it, stopping it |
 //!
@@ -19,7 +19,9 @@ mod commands;
 mod compile;
 mod completeness;
 mod diagnostics;
+mod draft;
 #[path = "../../image/src/frame.rs"]
+#[allow(dead_code, unreachable_pub, reason = "written for both ends of the pipes")]
 mod frame;
 mod generate;
 mod interrupt;
@@ -100,8 +102,9 @@ impl Engine {
     /// Starts a session whose worker is this very program: its `main` must call [`worker_main`] when the first
     /// argument is `worker`.
     pub fn start(image: &Image) -> Result<Engine, String> {
-        let program = std::env::current_exe()
-            .map_err(|e| format!("this program does not know its own path: {e}\nhelp: start it by its full path"))?;
+        let program = std::env::current_exe().map_err(|e| {
+            format!("this program does not know its own path: {e}\nhelp: start it by its full path")
+        })?;
         Self::start_with(image, &program)
     }
 

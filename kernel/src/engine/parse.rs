@@ -148,7 +148,8 @@ fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {
 fn refuse_oddities(local: &syn::Local, binds: &[Bind], quote: &Quote) -> Result<(), CellError> {
     let name = binds.first().map_or("_", |bind| bind.name.as_str());
     let Some(init) = &local.init else {
-        let what = format!("`{name}` is declared without a value, so there is nothing to keep for later cells");
+        let what =
+            format!("`{name}` is declared without a value, so there is nothing to keep for later cells");
         let help = format!("give it its value at once: `let {name} = if .. {{ .. }} else {{ .. }};`");
         return Err(diagnostics::refusal(&what, &help, quote));
     };
@@ -158,7 +159,11 @@ fn refuse_oddities(local: &syn::Local, binds: &[Bind], quote: &Quote) -> Result<
     }
     match value {
         syn::Expr::Closure(_) if !matches!(local.pat, syn::Pat::Type(_)) && !binds.is_empty() => {
-            Err(diagnostics::refusal(&diagnostics::closure_sentence(name), &diagnostics::closure_help(name), quote))
+            Err(diagnostics::refusal(
+                &diagnostics::closure_sentence(name),
+                &diagnostics::closure_help(name),
+                quote,
+            ))
         }
         _ => Ok(()),
     }

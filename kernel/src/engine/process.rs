@@ -44,7 +44,9 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, String> {
-        let no_pipe = |e: std::io::Error| format!("no pipe to the worker: {e}\nhelp: close some programs and restart the kernel");
+        let no_pipe = |e: std::io::Error| {
+            format!("no pipe to the worker: {e}\nhelp: close some programs and restart the kernel")
+        };
         let (commands_end, commands) = std::io::pipe().map_err(no_pipe)?;
         let (channel, channel_end) = std::io::pipe().map_err(no_pipe)?;
         let (acknowledge_end, acknowledge) = std::io::pipe().map_err(no_pipe)?;
@@ -58,12 +60,17 @@ impl Process {
             life: life_end.as_raw_fd(),
         };
         let mut command = Command::new(program);
-        command.arg("worker").arg(image.std_library()?).arg(image.library()).arg(folder).arg(fds.to_argument());
+        command
+            .arg("worker")
+            .arg(image.std_library()?)
+            .arg(image.library())
+            .arg(folder)
+            .arg(fds.to_argument());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         inherit(&mut command, fds);
-        let mut child = command
-            .spawn()
-            .map_err(|e| format!("the worker {} does not start: {e}\nhelp: install the kernel again", program.display()))?;
+        let mut child = command.spawn().map_err(|e| {
+            format!("the worker {} does not start: {e}\nhelp: install the kernel again", program.display())
+        })?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err("no pipe to the worker".into());
         };

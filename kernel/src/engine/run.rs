@@ -21,25 +21,23 @@ impl Session {
     /// Waits for the worker's first word.
     pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
         let mut printed = String::new();
-        loop {
-            let event = self.process.next(&mut |text| match text {
-                Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
-            });
-            let why = match event {
-                Event::Frame(parts) if parts[0] == "ready" => {
-                    self.control.set_worker(parts[1].parse().unwrap_or_default());
-                    return Ok(());
-                }
-                Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
-                Event::Ended { how, .. } => how,
-                Event::Gone => "it ended".into(),
-            };
-            return Err(format!(
-                "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
-                printed.trim(),
-                crate::image::Image::folder().display()
-            ));
-        }
+        let event = self.process.next(&mut |text| match text {
+            Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
+        });
+        let why = match event {
+            Event::Frame(parts) if parts[0] == "ready" => {
+                self.control.set_worker(number(&parts, 1));
+                return Ok(());
+            }
+            Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
+            Event::Ended { how, .. } => how,
+            Event::Gone => "it ended".into(),
+        };
+        Err(format!(
+            "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
+            printed.trim(),
+            crate::image::Image::folder().display()
+        ))
     }
 
     pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
@@ -53,7 +51,9 @@ impl Session {
             });
             let over = match event {
                 Event::Frame(parts) => self.frame(&parts, ready, &mut course, on_output),
-                Event::Ended { pid, how } if pid == self.control.worker() => self.worker_ended(&how, &mut course),
+                Event::Ended { pid, how } if pid == self.control.worker() => {
+                    self.worker_ended(&how, &mut course)
+                }
                 Event::Ended { .. } => false,
                 Event::Gone => {
                     self.start_over("its supervisor ended", &mut course);
@@ -184,10 +184,13 @@ fn failure(parts: &[String], ready: &Ready) -> CellError {
         "interrupted" => interrupted(false),
         "load" => {
             let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
-            diagnostics::plain("LoadError", &format!("the compiled cell cannot be loaded: {message}\nhelp: {help}"))
+            diagnostics::plain(
+                "LoadError",
+                &format!("the compiled cell cannot be loaded: {message}\nhelp: {help}"),
+            )
         }
         _ => {
-            let source = &ready.generated.source;
+            let source = &ready.source;
             let own = (field(4) == "cell.rs").then(|| source.byte_at(position(5), position(6)));
             let at = own.and_then(|byte| source.origin(byte..byte + 1));
             let elsewhere = library_file(field(4));

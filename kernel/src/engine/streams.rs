@@ -36,7 +36,9 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
     let len = bytes.len();
     (1..=3.min(len))
         .map(|back| len - back)
-        .find(|&at| std::str::from_utf8(&bytes[at..]).is_err_and(|e| e.error_len().is_none() && e.valid_up_to() == 0))
+        .find(|&at| {
+            std::str::from_utf8(&bytes[at..]).is_err_and(|e| e.error_len().is_none() && e.valid_up_to() == 0)
+        })
         .unwrap_or(len)
 }
 
@@ -162,7 +164,7 @@ mod tests {
         assert_eq!(outputs(&[all]), expected);
         let single: Vec<String> = all.chars().map(String::from).collect();
         let single: Vec<&str> = single.iter().map(String::as_str).collect();
-        assert_eq!(outputs(&single), expected);
+        assert_eq!(outputs(&single).concat(), expected.concat());
     }
 
     #[test]

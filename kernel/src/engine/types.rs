@@ -139,7 +139,9 @@ pub(super) fn own_names(ty: &str) -> BTreeSet<String> {
 /// The type as a reader wants it: last names only, and ndarray's aliases.
 pub(super) fn for_display(ty: &str) -> String {
     let mut short = map_paths(ty, &mut |path| path.rsplit("::").next().unwrap_or(path).to_string());
-    for (n, shape) in [(0, "[usize; 0]"), (1, "[usize; 1]"), (2, "[usize; 2]"), (3, "[usize; 3]"), (4, "[usize; 4]")] {
+    for (n, shape) in
+        [(0, "[usize; 0]"), (1, "[usize; 1]"), (2, "[usize; 2]"), (3, "[usize; 3]"), (4, "[usize; 4]")]
+    {
         short = alias(&short, &format!("Dim<{shape}>"), &format!("Array{n}"));
     }
     alias(&short, "Dim<IxDynImpl>", "ArrayD")

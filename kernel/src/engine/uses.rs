@@ -56,7 +56,8 @@ fn walk(tree: &syn::UseTree, prefix: &mut Vec<String>, text: &Text, uses: &mut V
         }
         syn::UseTree::Name(name) if name.ident == "self" => {
             let bound = prefix.last().cloned();
-            let mut one = leaf(bound, &|| name.span().byte_range(), &prefix[..prefix.len().saturating_sub(1)]);
+            let mut one =
+                leaf(bound, &|| name.span().byte_range(), &prefix[..prefix.len().saturating_sub(1)]);
             // `use a::b::{self}` is `use a::b`; `self` alone cannot stand at the end of a path.
             let own = prefix.last().cloned().unwrap_or_default();
             one.before = format!("{}{own}::{{", one.before);
@@ -73,7 +74,8 @@ fn walk(tree: &syn::UseTree, prefix: &mut Vec<String>, text: &Text, uses: &mut V
             let mut one = leaf(bound, &range, prefix);
             if rename.ident == "self" {
                 let own = prefix.last().cloned().unwrap_or_default();
-                let path: String = prefix[..prefix.len().saturating_sub(1)].iter().map(|s| format!("{s}::")).collect();
+                let path: String =
+                    prefix[..prefix.len().saturating_sub(1)].iter().map(|s| format!("{s}::")).collect();
                 one.before = format!("use {path}{own}::{{");
                 one.after = "};\n".into();
             }

@@ -114,7 +114,11 @@ fn load_error() -> String {
     // SAFETY: after a failure `dlerror` gives a terminated string, or null.
     unsafe {
         let error = libc::dlerror();
-        if error.is_null() { "unknown error".into() } else { CStr::from_ptr(error).to_string_lossy().into_owned() }
+        if error.is_null() {
+            "unknown error".into()
+        } else {
+            CStr::from_ptr(error).to_string_lossy().into_owned()
+        }
     }
 }
 
@@ -182,7 +186,8 @@ fn end_all(folder: &Path) -> ! {
     let own = std::process::id();
     loop {
         // Children of a killed child become children of this process, and are found in the next round.
-        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let children =
+            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
             super::interrupt::signal(pid, libc::SIGKILL);
         }

@@ -19,7 +19,7 @@ use crate::session::{Session, Start};
 /// What the thread of cells is asked to do.
 pub(super) enum Job {
     /// Run an `execute_request`.
-    Cell(PeerId, Message),
+    Cell(PeerId, Box<Message>),
     /// Drop the session, say so, and end.
     Stop(Sender<()>),
 }

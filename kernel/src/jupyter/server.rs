@@ -187,7 +187,7 @@ impl Kernel {
 
     fn shell_request(&self, peer: PeerId, request: &Message) {
         if request.kind() == "execute_request" {
-            let _ = self.jobs.send(Job::Cell(peer, request.clone()));
+            let _ = self.jobs.send(Job::Cell(peer, Box::new(request.clone())));
             return;
         }
         self.status(request, "busy");

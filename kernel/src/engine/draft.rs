@@ -1,0 +1,208 @@
+//! A cell on its way through rustc: compiled again until it is known which variables it moves.
+
+use super::compile::{Compiled, Compiler};
+use super::diagnostics::{self, spans};
+use super::generate::{Fates, Generated, Generator, Site, Taken};
+use super::items::Items;
+use super::parse::Cell;
+use super::session::Scope;
+use super::source::{Quote, Source, Text};
+use super::{CellError, mentions};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A cell with everything that its crate is generated from.
+pub(super) struct Draft {
+    pub(super) cell: Cell,
+    pub(super) text: Text,
+    pub(super) scope: Scope,
+    taken: Vec<Taken>,
+    fates: Fates,
+    /// What is known about names that may be asked for in vain.
+    hints: BTreeMap<String, String>,
+    /// Items of earlier cells that had to go, and why.
+    pub(super) retired: BTreeMap<String, String>,
+}
+
+/// A cell that compiled.
+pub(super) struct Settled {
+    pub(super) library: PathBuf,
+    pub(super) source: Source,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Draft {
+    pub(super) fn new(
+        cell: Cell,
+        text: Text,
+        scope: Scope,
+        taken: Vec<Taken>,
+        hints: BTreeMap<String, String>,
+    ) -> Self {
+        Draft { cell, text, scope, taken, fates: Fates::default(), hints, retired: BTreeMap::new() }
+    }
+
+    /// Compiles until rustc has nothing to say that another way of generating the crate would answer.
+    pub(super) fn settle(
+        &mut self,
+        compiler: &Compiler,
+        displays_itself: &mut bool,
+    ) -> Result<Settled, CellError> {
+        let number = self.text.cell;
+        loop {
+            let generated = self.generate(*displays_itself);
+            let compiled = compiler.compile(number, &generated.source.code);
+            let errors = match compiled.map_err(|text| diagnostics::plain("CompileError", &text))? {
+                Compiled::Library { path, warnings } => {
+                    let source = generated.source;
+                    let warnings =
+                        warnings.iter().filter_map(|w| diagnostics::warning(w, &source, number)).collect();
+                    return Ok(Settled { library: path, source, warnings });
+                }
+                Compiled::Interrupted => {
+                    return Err(diagnostics::plain("KeyboardInterrupt", "interrupted before the cell ran"));
+                }
+                Compiled::Errors(errors) => errors,
+            };
+            if let Some(name) = borrowed(&errors, &generated) {
+                let at = bound_at(&self.cell, &name).unwrap_or_else(|| self.text.whole());
+                let what = diagnostics::borrowed_sentence(&name);
+                return Err(diagnostics::refusal(&what, diagnostics::borrowed_help(), &at));
+            }
+            let another_way = learn_moves(&errors, &generated, &self.cell, &mut self.fates)
+                || learn_display(&errors, &generated, displays_itself)
+                || retire(&errors, &generated, &mut self.scope.items, number, &mut self.retired);
+            if !another_way {
+                return Err(diagnostics::compile_error(&errors, &generated, number, &self.hints));
+            }
+        }
+    }
+
+    fn generate(&self, displays_itself: bool) -> Generated {
+        let generator = Generator {
+            uses: &self.scope.uses,
+            items: &self.scope.items,
+            cell: &self.cell,
+            taken: &self.taken,
+            fates: &self.fates,
+            displays_itself,
+        };
+        generator.generate()
+    }
+}
+
+/// A `use` of the session may bring its own `evcxr_display` for everything that has `Debug`.
+fn learn_display(errors: &[Value], generated: &Generated, displays_itself: &mut bool) -> bool {
+    let Some(shown) = &generated.shown else { return false };
+    let ambiguous = |error: &Value| {
+        error["code"]["code"] == "E0034"
+            && spans(error).any(|span| shown.contains(&diagnostics::byte(span, "byte_start")))
+    };
+    let another_way = match *displays_itself {
+        false => errors.iter().any(ambiguous),
+        true => errors.iter().any(|error| diagnostics::cannot_show(error, generated)),
+    };
+    *displays_itself ^= another_way;
+    another_way
+}
+
+/// Reads from rustc's complaints which variables a stage moves. False if there are other errors too.
+fn learn_moves(errors: &[Value], generated: &Generated, cell: &Cell, fates: &mut Fates) -> bool {
+    let mut found: BTreeMap<usize, &Site> = BTreeMap::new();
+    for error in errors.iter().filter(|error| spans(error).next().is_some()) {
+        let moved = matches!(error["code"]["code"].as_str(), Some("E0382" | "E0505" | "E0381" | "E0507"));
+        let Some(site) = primary_site(error, generated).filter(|_| moved) else { return false };
+        let earliest = found.entry(site.binding).or_insert(site);
+        if site.stage < earliest.stage {
+            *earliest = site;
+        }
+    }
+    for (binding, site) in &found {
+        let comes_back = || mentions::assigns(cell.stages[site.stage].tokens.clone(), &site.name);
+        let returned = (*binding, site.stage);
+        if !site.in_tuple && !fates.returned.contains(&returned) && comes_back() {
+            fates.returned.insert(returned);
+        } else {
+            fates.returned.remove(&returned);
+            fates.gone.insert(*binding, site.stage);
+        }
+    }
+    !found.is_empty()
+}
+
+fn primary_site<'g>(error: &Value, generated: &'g Generated) -> Option<&'g Site> {
+    spans(error).filter(|span| span["is_primary"] == true).find_map(|span| site_at(span, generated))
+}
+
+fn site_at<'g>(span: &Value, generated: &'g Generated) -> Option<&'g Site> {
+    sites_at(span, generated).next()
+}
+
+/// The sites that a span touches: the whole tuple, if it is about returning that.
+fn sites_at<'g>(span: &Value, generated: &'g Generated) -> impl Iterator<Item = &'g Site> {
+    let (start, end) = (diagnostics::byte(span, "byte_start"), diagnostics::byte(span, "byte_end"));
+    let ours = span["file_name"] == "cell.rs" && diagnostics::origin(span, &generated.source).is_none();
+    generated.sites.iter().filter(move |site| ours && site.range.start < end && start < site.range.end)
+}
+
+/// The variable that cannot be kept because it borrows.
+fn borrowed(errors: &[Value], generated: &Generated) -> Option<String> {
+    let about_lifetimes = |error: &&Value| {
+        let code = error["code"]["code"].as_str();
+        let message = error["message"].as_str().unwrap_or_default();
+        matches!(
+            code,
+            Some("E0597" | "E0716" | "E0310" | "E0521" | "E0373" | "E0515" | "E0499" | "E0502" | "E0506")
+        ) || message.contains("lifetime may not live long enough")
+            || message.contains("captured variable cannot escape")
+    };
+    for error in errors.iter().filter(about_lifetimes) {
+        let names: Vec<&str> =
+            spans(error).flat_map(|span| sites_at(span, generated)).map(|site| site.name.as_str()).collect();
+        if let Some(first) = names.first() {
+            return Some(first.to_string());
+        }
+    }
+    // Putting back what a kept borrow still needs.
+    for error in errors.iter().filter(|error| error["code"]["code"] == "E0505") {
+        let Some(put) = primary_site(error, generated) else { continue };
+        let user =
+            spans(error).filter(|span| span["is_primary"] != true).find_map(|span| site_at(span, generated));
+        if let Some(user) = user.filter(|user| user.binding != put.binding) {
+            return Some(user.name.clone());
+        }
+    }
+    None
+}
+
+/// Removes items of earlier cells that fail only because of what this cell defines.
+fn retire(
+    errors: &[Value],
+    generated: &Generated,
+    items: &mut Items,
+    cell: usize,
+    retired: &mut BTreeMap<String, String>,
+) -> bool {
+    let mut titles = BTreeMap::new();
+    for error in errors.iter().filter(|error| spans(error).next().is_some()) {
+        let primary = spans(error).find(|span| span["is_primary"] == true);
+        let Some(quote) = primary.and_then(|span| diagnostics::origin(span, &generated.source)) else {
+            return false;
+        };
+        let Some(title) = (quote.text.cell != cell).then(|| items.title_at(&quote)).flatten() else {
+            return false;
+        };
+        let message = error["message"].as_str().unwrap_or_default().to_string();
+        titles.insert(title, message);
+    }
+    items.remove_titled(&titles.keys().cloned().collect());
+    let any = !titles.is_empty();
+    retired.extend(titles);
+    any
+}
+
+fn bound_at(cell: &Cell, name: &str) -> Option<Quote> {
+    let stage = cell.stages.iter().rev().find(|stage| stage.binds.iter().any(|bind| bind.name == name))?;
+    Some(stage.statements.last()?.quote.clone())
+}
