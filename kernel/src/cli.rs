@@ -55,6 +55,7 @@ Running it again repairs what is there.")]
     #[command(after_help = "Examples:
   onelens lab
   onelens lab notebooks --no-browser --port 8890
+  onelens lab -- --allow-root
 
 Without JupyterLab on PATH, a private one is installed from PyPI, after saying so.")]
     Lab(LabArgs),
@@ -97,6 +98,9 @@ struct LabArgs {
     /// The port [default: JupyterLab's choice]
     #[arg(long)]
     port: Option<u16>,
+    /// Anything else for JupyterLab
+    #[arg(last = true)]
+    jupyter: Vec<String>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -130,7 +134,8 @@ pub fn main() -> u8 {
         Command::Install => install::install(),
         Command::Uninstall => install::uninstall(),
         Command::Lab(args) => {
-            lab::lab(&lab::Options { folder: args.folder, browser: !args.no_browser, port: args.port })
+            let LabArgs { folder, no_browser, port, jupyter } = args;
+            lab::lab(&lab::Options { folder, browser: !no_browser, port, jupyter })
         }
         Command::Doctor => doctor::doctor(),
         Command::Kernel { connection_file } => kernel(&connection_file),

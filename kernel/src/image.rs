@@ -105,6 +105,9 @@ impl Image {
     }
 }
 
+/// How the image's own crate is compiled: with a shared standard library, and at the highest level of
+/// optimisation at which rustc shares generics, so that cells find instances in the image (see its `shared.rs`).
+const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
 const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
 
@@ -161,6 +164,7 @@ fn source() -> Result<PathBuf, String> {
 fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     let mut hash = Fnv::new();
     hash.add(toolchain.version.as_bytes());
+    hash.add(FLAGS.join(" ").as_bytes());
     hash.add(std::env::var("RUSTFLAGS").unwrap_or_default().as_bytes());
     let mut files = Vec::new();
     for folder in ["src", "kernel/image"] {
@@ -254,7 +258,8 @@ fn run_cargo(
         .arg(source.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target)
-        .args(["--", "-C", "prefer-dynamic"])
+        .arg("--")
+        .args(FLAGS)
         .env("RUSTC", &toolchain.rustc)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

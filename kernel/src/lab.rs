@@ -21,6 +21,8 @@ pub struct Options {
     pub browser: bool,
     /// The port, if not JupyterLab's own choice.
     pub port: Option<u16>,
+    /// Further arguments for JupyterLab, as they are.
+    pub jupyter: Vec<String>,
 }
 
 /// Prepares everything and becomes JupyterLab; returns only if that fails.
@@ -59,7 +61,7 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     if let Some(port) = options.port {
         command.arg(format!("--port={port}"));
     }
-    let e = command.exec();
+    let e = command.args(&options.jupyter).exec();
     Err(Failure::new(format!("cannot start {}: {e}", lab.display()), "try it by hand: jupyter lab"))
 }
 

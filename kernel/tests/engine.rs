@@ -431,9 +431,9 @@ fn many_kinds_of_types_can_be_named_again() {
     n.ok("let a = Rc::new(RefCell::new(vec![1])); let b = Arc::new(Mutex::new(HashMap::from([(1, \"x\")]))); let c: Cow<str> = \"c\".into();\nlet d = geo::Point([1.5f32; 3]); let e: Box<dyn Area> = Box::new(1u8); let f = (1u8, 'c', [0i64; 2], Some(()), -1..=3);");
     n.ok("let g = std::sync::mpsc::channel::<i32>(); let h = std::time::Instant::now(); let i = std::path::PathBuf::from(\"/\"); let j: Result<i32, std::num::ParseIntError> = \"1\".parse();\nlet k: Option<fn(&str) -> usize> = None; let l = String::new().into_bytes().into_iter(); let m = std::iter::repeat(3).take(2);");
     assert_eq!(
-        n.value("a.borrow_mut().push(2); g.0.send(5).unwrap();\n((a.borrow().len(), b.lock().unwrap().len(), c.len(), d.0[2], e.area(), f.1), (g.1.recv().unwrap(), h.elapsed().as_secs(), i.is_absolute(), j.clone().unwrap(), k.is_none(), l.len(), m.count()))")
+        n.value("a.borrow_mut().push(2); g.0.send(5).unwrap();\n((a.borrow().len(), b.lock().unwrap().len(), c.len(), d.0[2], e.area(), f.1), (g.1.recv().unwrap(), h.elapsed().as_secs() < 60, i.is_absolute(), j.clone().unwrap(), k.is_none(), l.len(), m.count()))")
             .as_str(),
-        "((2, 1, 1, 1.5, 2.0, 'c'), (5, 0, true, 1, true, 0, 2))"
+        "((2, 1, 1, 1.5, 2.0, 'c'), (5, true, true, 1, true, 0, 2))"
     );
     n.ok("let x = onelens::ndarray::arr2(&[[1.0, 2.0]]); let y = x.row(0).to_owned(); let z = &x + &y; let s = x.shape().to_vec(); let dynamic = x.clone().into_dyn();");
     assert_eq!(n.value("(z.sum(), y.len(), s, dynamic.ndim())"), "(6.0, 2, [1, 2], 2)");
@@ -530,6 +530,56 @@ fn an_unused_result_is_warned_about() {
     let mut n = Notebook::new();
     let told = n.ok("\"1\".parse::<i32>();\nlet unused = 1;").stderr();
     assert!(told.contains("must be used") && !told.contains("unused variable"), "{told}");
+}
+
+#[test]
+fn odd_cells() {
+    let mut n = Notebook::new();
+    for nothing in ["", "  \n", "// comment", "/* comment */", ";;", "#[allow(unused)] let _ = 1;"] {
+        n.ok(nothing);
+    }
+    assert_eq!(n.value("/* a */ 1 /* b */ + // c\n 1 // d"), "2");
+    assert_eq!(n.value("let r#type = 3;\nr#type + 1"), "4");
+    assert_eq!(n.value("r#type"), "3");
+    assert_eq!(n.value("{ fn local() -> u8 { 4 } local() }"), "4");
+    assert_eq!(n.value("match 3 { x if x > 2 => \"big\", _ => \"small\" }"), "\"big\"");
+    assert_eq!(n.value("let s = r#\"a \"quoted\" {brace}\"#; s.len()"), "18");
+    n.fails("panic!()", "Panic", "explicit panic");
+    n.fails("todo!()", "Panic", "not yet implemented");
+    n.ok("thread_local! { static T: std::cell::Cell<u8> = std::cell::Cell::new(3); }");
+    assert_eq!(n.value("T.with(|t| t.get())"), "3");
+    assert_eq!(n.value("let mut total = 0;\nfor i in 0..4 { total += i; }\nlet double = total * 2;\nif double > 3 { total += 1 }\ntotal + double"), "19");
+    let lets: String = (0..30).map(|i| format!("let v{i} = {i};\n")).collect();
+    n.ok(&lets);
+    assert_eq!(n.value("v0 + v29"), "29");
+    assert_eq!(n.value("async fn later() -> u8 { 1 }\nstd::mem::size_of_val(&later()) > 0"), "true");
+}
+
+#[test]
+fn threads_and_pools_work_before_and_after() {
+    let mut n = Notebook::new();
+    n.ok("use rayon::prelude::*; use std::sync::mpsc; use std::thread;");
+    n.ok("let (send, receive) = mpsc::channel::<i32>(); let join = thread::spawn(|| 5);");
+    assert_eq!(n.value("send.send(3).unwrap(); (receive.recv().unwrap(), join.join().unwrap())"), "(3, 5)");
+    n.fails("(0..100).into_par_iter().for_each(|i| if i == 50 { panic!(\"at {i}\") });", "Panic", "at 50");
+    assert_eq!(n.value("(0..100).into_par_iter().map(|i| i * 2).sum::<i32>()"), "9900");
+    let ran = n.ok(
+        "thread::Builder::new().name(\"mine\".into()).spawn(|| panic!(\"there\")).unwrap().join().is_err()",
+    );
+    assert!(ran.result() == "true" && ran.stderr().contains("thread 'mine' panicked"), "{ran:?}");
+}
+
+#[test]
+fn many_cells_leave_files_and_handles_as_they_were() {
+    let mut n = Notebook::new();
+    n.ok("let mut x = 0;");
+    let in_worker = "std::fs::read_dir(\"/proc/self/fd\").unwrap().count()";
+    let before = n.value(in_worker);
+    for _ in 0..30 {
+        n.ok("x += 1;");
+    }
+    assert_eq!(n.value("x"), "30");
+    assert_eq!(n.value(in_worker), before);
 }
 
 #[test]

@@ -421,6 +421,36 @@ fn the_heartbeat_sends_back_what_it_gets() {
 }
 
 #[test]
+fn a_client_that_subscribes_after_sending_its_first_cell_misses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("connection.json");
+    Connection::any_ports().unwrap().write(&file).unwrap();
+    let server = Server::start(&file, Box::new(|_| Ok(Box::<Fake>::default()))).unwrap();
+    let connection = server.connection();
+    let signer = Signer::new(&connection.key);
+
+    let mut shell = TcpStream::connect(("127.0.0.1", connection.shell_port)).unwrap();
+    zmtp::handshake(&mut shell, zmtp::Kind::Dealer, b"early").unwrap();
+    let cell = Message::new("early", "execute_request", json!({ "code": "out a" }));
+    shell.write_all(&zmtp::encode(&cell.encode(&signer))).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+
+    let mut iopub = TcpStream::connect(("127.0.0.1", connection.iopub_port)).unwrap();
+    zmtp::handshake(&mut iopub, zmtp::Kind::Sub, b"").unwrap();
+    iopub.write_all(&zmtp::subscribe(b"")).unwrap();
+    let reader = Signer::new(&connection.key);
+    let mut kinds = Vec::new();
+    while kinds.iter().filter(|kind| *kind == "status").count() < 2 {
+        let zmtp::Incoming::Message(frames) = zmtp::read(&mut iopub).unwrap() else { continue };
+        let message = Message::decode(frames, &reader).unwrap();
+        if message.parent_id() == cell.id() {
+            kinds.push(message.kind().to_string());
+        }
+    }
+    assert_eq!(kinds, ["status", "execute_input", "stream", "status"]);
+}
+
+#[test]
 fn shutdown_is_answered_and_ends_a_running_cell() {
     let pair = Pair::new();
     pair.client.execute("sleep 60");

@@ -1,8 +1,8 @@
 //! The Gaussian error linear unit in its tanh form (Hendrycks & Gimpel 2016), as in GPT-2.
 
-use ndarray::{Array2, ArrayView2, Zip};
+use ndarray::{Array2, ArrayView2};
 
-use crate::num::Real;
+use crate::num::{Real, wide};
 
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const CUBIC: f64 = 0.044715;
@@ -16,17 +16,28 @@ const CUBIC: f64 = 0.044715;
 /// ```
 pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
     let (half, k, cubic) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC));
-    x.mapv(|x| half * x * (F::one() + (k * (x + cubic * x * x * x)).tanh_real()))
+    let mut y = x.as_standard_layout().into_owned();
+    let elements = y.as_slice_mut().expect("a fresh array is contiguous");
+    wide(|| {
+        for x in elements {
+            *x = half * *x * (F::one() + (k * (*x + cubic * *x * *x * *x)).tanh_real());
+        }
+    });
+    y
 }
 
 /// `dx = dy · gelu'(x)`.
 pub fn gelu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
     let (half, k, cubic, three) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC), F::of(3.0));
     let mut dx = dy.as_standard_layout().into_owned();
-    Zip::from(&mut dx).and(&x).for_each(|d, &x| {
-        let t = (k * (x + cubic * x * x * x)).tanh_real();
-        let slope = k * (F::one() + three * cubic * x * x);
-        *d *= half * (F::one() + t) + half * x * (F::one() - t * t) * slope;
+    let x = x.as_standard_layout();
+    let (elements, x) = (dx.as_slice_mut().expect("contiguous"), x.as_slice().expect("contiguous"));
+    wide(|| {
+        for (d, &x) in elements.iter_mut().zip(x) {
+            let t = (k * (x + cubic * x * x * x)).tanh_real();
+            let slope = k * (F::one() + three * cubic * x * x);
+            *d *= half * (F::one() + t) + half * x * (F::one() - t * t) * slope;
+        }
     });
     dx
 }

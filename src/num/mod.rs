@@ -5,9 +5,11 @@ mod probability;
 mod product;
 mod random;
 mod real;
+mod wide;
 
 pub use factor::Cholesky;
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
 pub use real::Real;
+pub use wide::wide;

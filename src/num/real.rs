@@ -14,6 +14,7 @@ pub trait Real: NdFloat + std::iter::Sum {
     fn exp_real(self) -> Self;
 
     /// `tanh x = 1 - 2 / (e²ˣ + 1)`, as fast as [`exp_real`](Real::exp_real).
+    #[inline(always)]
     fn tanh_real(self) -> Self {
         let two = Self::one() + Self::one();
         Self::one() - two / ((two * self).exp_real() + Self::one())
@@ -53,6 +54,7 @@ impl Real for f32 {
         }
     }
 
+    #[inline(always)]
     fn of(x: f64) -> f32 {
         x as f32
     }

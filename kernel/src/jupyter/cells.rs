@@ -31,9 +31,13 @@ const GRACE: Duration = Duration::from_millis(10);
 pub(super) fn run(kernel: &Kernel, jobs: &Receiver<Job>, start: Start) {
     let start: std::sync::Arc<Start> = start.into();
     let mut cells = Cells { kernel, session: Preparation::begin(&start), start, count: 0 };
+    let mut is_first = true;
     while let Ok(job) = jobs.recv() {
         match job {
             Job::Cell(peer, request) => {
+                if std::mem::take(&mut is_first) {
+                    kernel.wait_for_subscriber();
+                }
                 if let Some(done) = cells.cell(peer, &request, jobs) {
                     drop(cells);
                     let _ = done.send(());

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -266,6 +266,14 @@ impl Kernel {
         let mut frames = welcome.encode(&self.signer);
         frames.insert(0, topic.to_vec());
         self.iopub.send(peer, &frames);
+    }
+
+    /// Waits a moment for the first subscriber: some clients send a cell before they have subscribed to its outputs.
+    pub(super) fn wait_for_subscriber(&self) {
+        let since = Instant::now();
+        while !self.iopub.has_subscriber() && since.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Publishes the state of the kernel as seen by one request.

@@ -87,6 +87,11 @@ impl Listener {
         }
     }
 
+    /// Whether any peer has subscribed to anything.
+    pub fn has_subscriber(&self) -> bool {
+        lock(&self.peers).values().any(|p| !p.topics.is_empty())
+    }
+
     /// Waits until everything queued is with the operating system, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
         let start = Instant::now();

@@ -49,6 +49,10 @@ fn token(rest: &str, first: char) -> (usize, Option<&'static str>) {
         if fraction.starts_with('.') && fraction[1..].starts_with(|c: char| c.is_ascii_digit()) {
             end += 1 + run(&fraction[1..], |c| c.is_ascii_alphanumeric() || c == '_');
         }
+        let is_decimal = !rest.starts_with("0x") && rest[..end].ends_with(['e', 'E']);
+        if is_decimal && rest[end..].starts_with(['-', '+']) {
+            end += 1 + run(&rest[end + 1..], |c| c.is_ascii_alphanumeric() || c == '_');
+        }
         return (end, Some("n"));
     }
     if first.is_alphabetic() || first == '_' {
@@ -173,6 +177,7 @@ mod tests {
              <span class=\"n\">1.0</span>); <span class=\"m\">println</span>!(<span class=\"s\">&quot;a&quot;</span>)"
         );
         assert_eq!(to_html("'a' 'b"), "<span class=\"s\">&#39;a&#39;</span> <span class=\"l\">&#39;b</span>");
+        assert_eq!(to_html("1.5e-3f64"), "<span class=\"n\">1.5e-3f64</span>");
         assert_eq!(to_html("0..n"), "<span class=\"n\">0</span>..n");
     }
 }
