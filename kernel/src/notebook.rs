@@ -285,13 +285,22 @@ pub fn check_folder_of(path: &Path) -> Result<(), Failure> {
             "give a file name",
         ));
     }
-    if folder.is_dir() {
-        return Ok(());
+    if !folder.is_dir() {
+        return Err(Failure::bad_input(
+            format!("the folder {} does not exist", folder.display()),
+            format!("create it first: mkdir -p {}", folder.display()),
+        ));
     }
-    Err(Failure::bad_input(
-        format!("the folder {} does not exist", folder.display()),
-        format!("create it first: mkdir -p {}", folder.display()),
-    ))
+    // Only writing tells whether writing is possible: permissions, read-only disks, full ones.
+    let probe = folder.join(format!(".onelens-{}.tmp", std::process::id()));
+    let written = fs::File::create(&probe);
+    let _ = fs::remove_file(&probe);
+    written.map(drop).map_err(|e| {
+        Failure::bad_input(
+            format!("nothing can be written in the folder {}: {e}", folder.display()),
+            "choose another place with --output FILE",
+        )
+    })
 }
 
 #[cfg(test)]

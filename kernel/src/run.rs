@@ -61,6 +61,12 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     check_folder_of(&output)?;
     if let Some(html) = &html {
         check_folder_of(html)?;
+        if *html == output || *html == options.notebook {
+            return Err(Failure::bad_input(
+                format!("the page and the notebook would both be written to {}", html.display()),
+                "give the notebook the extension .ipynb, or the page another name with --html FILE",
+            ));
+        }
     }
 
     let mut screen = Screen::new();

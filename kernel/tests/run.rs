@@ -181,6 +181,8 @@ fn missing_files_and_folders_are_named_before_anything_runs() {
         (&["--output", "nowhere/o.ipynb"][..], "the folder nowhere does not exist"),
         (&["--html", "nowhere/o.html"], "the folder nowhere does not exist"),
         (&["--output", "."], "is a folder"),
+        (&["--output", "o.html"], "both be written to o.html"),
+        (&["--html", "t.ipynb"], "both be written to t.ipynb"),
         (&["--timeout", "0"], "not a positive number"),
     ] {
         let output = folder.run(arguments);

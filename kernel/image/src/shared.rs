@@ -59,7 +59,7 @@ macro_rules! arrays {
                 black_box((three.index_axis(Axis(0), 0).to_owned(), two.outer_iter().count()));
                 black_box((Array2::<$float>::eye(2), Array2::<$float>::ones((2, 2))));
                 black_box((Array1::<$float>::linspace(0.0, 1.0, 2), Array1::<$float>::from_vec(vec![1.0])));
-                black_box(Array2::<$float>::from_shape_vec((1, 1), vec![1.0]));
+                let _ = black_box(Array2::<$float>::from_shape_vec((1, 1), vec![1.0]));
                 black_box((&two + &one, &two - &one, &two * &one, &two / &one));
                 black_box((one.to_vec(), two.to_owned(), one[0], two[[0, 0]], three[[0, 0, 0]]));
                 black_box((one.iter().sum::<$float>(), one.t().to_owned(), two.t().to_owned()));

@@ -72,18 +72,10 @@ impl Compiler {
         Ok(Compiled::Errors(messages.into_iter().filter(|m| !is_warning(m)).collect()))
     }
 
-    /// The lines of a probe with errors; `None` if rustc did not run.
-    pub(super) fn probe(&self, source: &str) -> Option<BTreeSet<usize>> {
-        std::fs::write(self.folder.join("probe.rs"), source).ok()?;
-        let mut command = self.rustc();
-        command.args(["--emit=metadata", "probe.rs", "-o", "probe.rmeta"]);
-        let (_, messages) = self.run(command).ok()??;
-        let spans = messages
-            .iter()
-            .filter(|message| message["level"] == "error")
-            .flat_map(|message| message["spans"].as_array().into_iter().flatten())
-            .filter(|span| span["is_primary"] == true);
-        Some(spans.filter_map(|span| span["line_start"].as_u64()).map(|line| line as usize).collect())
+    /// What another thread needs to try out paths.
+    pub(super) fn prober(&self) -> Prober {
+        let (rustc, folder) = (self.image.rustc().to_path_buf(), self.folder.clone());
+        Prober { rustc, folder, arguments: self.arguments.clone() }
     }
 
     fn rustc(&self) -> Command {
@@ -124,6 +116,38 @@ impl Compiler {
         }
         Ok(Some((output.status.success(), messages)))
     }
+}
+
+/// Compiles files of `use` lines.
+pub(super) struct Prober {
+    rustc: PathBuf,
+    folder: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Prober {
+    /// The lines of `source` with errors; `None` if rustc did not run.
+    pub(super) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
+        std::fs::write(self.folder.join("probe.rs"), source).ok()?;
+        let output = Command::new(&self.rustc)
+            .args(&self.arguments)
+            .args(["--emit=metadata", "probe.rs", "-o", "probe.rmeta"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let messages = messages(&String::from_utf8_lossy(&output.stderr));
+        let spans = messages
+            .iter()
+            .filter(|message| message["level"] == "error")
+            .flat_map(|message| message["spans"].as_array().into_iter().flatten())
+            .filter(|span| span["is_primary"] == true);
+        Some(spans.filter_map(|span| span["line_start"].as_u64()).map(|line| line as usize).collect())
+    }
+}
+
+fn messages(stderr: &str) -> Vec<Value> {
+    stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 fn cannot_write(folder: &Path, error: &std::io::Error) -> String {

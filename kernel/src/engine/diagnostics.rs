@@ -147,6 +147,11 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
         let help = "restart the kernel, which builds the library anew where needed".to_string();
         return ("the Rust compiler is not the one that built the library for cells".into(), vec![help]);
     }
+    // The closure is the stage that the statements run in.
+    let message = match code {
+        "E0267" => message.replace("inside of a closure", "outside of a loop"),
+        _ => message,
+    };
     let mut helps = Vec::new();
     if let Some(name) = between(&message, "`", "`")
         && matches!(code, "E0425" | "E0384" | "E0596" | "E0594")
@@ -218,6 +223,7 @@ fn in_users_words(label: &str) -> String {
         .replace("variable moved due to use in closure", "value moved here")
         .replace(" occurs due to use in closure", "ed here")
         .replace(" due to use in closure", "")
+        .replace(" inside of a closure", " outside of a loop")
 }
 
 fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String) {

@@ -15,7 +15,7 @@
 //! to the variable, [`Fates`] remembers, and the cell is generated once more.
 
 use super::items::{Items, Kind};
-use super::parse::{Bind, Cell, Stage};
+use super::parse::{Cell, Stage};
 use super::source::{Quote, Source};
 use super::uses::Uses;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +64,8 @@ pub(super) struct Generated {
 /// What every generated crate starts with. Unused results are the one warning a notebook should see.
 const HEAD: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
 
+/// A variable in scope.
+#[derive(Clone)]
 struct Live {
     name: String,
     mutable: bool,
@@ -100,7 +102,7 @@ impl Generator<'_> {
         for (k, stage) in self.cell.stages.iter().enumerate() {
             self.write_stage(k, stage, &mut live, &mut next, &mut out);
         }
-        self.put_back(self.cell.stages.len().wrapping_sub(1), &live, &mut out);
+        self.put_all(self.cell.stages.len().wrapping_sub(1), live.iter(), &mut out);
         out.source.push("}\n");
         out
     }
@@ -128,96 +130,70 @@ impl Generator<'_> {
         next: &mut Binding,
         out: &mut Generated,
     ) {
-        let returned: Vec<Bind> = live
-            .iter()
-            .filter(|l| self.fates.returned.contains(&(l.binding, k)))
-            .filter(|l| stage.binds.iter().all(|bind| bind.name != l.name))
-            .map(|l| Bind { name: l.name.clone(), mutable: l.mutable })
-            .collect();
-        let names: Vec<&str> = stage.binds.iter().chain(&returned).map(|bind| bind.name.as_str()).collect();
+        // What the stage hands out: the variables it defines, and those it moved and assigned again.
+        let mut handed: Vec<Live> = Vec::new();
+        for bind in &stage.binds {
+            handed.push(Live { name: bind.name.clone(), mutable: bind.mutable, binding: *next });
+            *next += 1;
+        }
+        let is_new = |name: &str| stage.binds.iter().any(|bind| bind.name == name);
+        let returned = |l: &&Live| self.fates.returned.contains(&(l.binding, k)) && !is_new(&l.name);
+        handed.extend(live.iter().filter(returned).cloned());
+
+        let names: Vec<&str> = handed.iter().map(|l| l.name.as_str()).collect();
         out.source.push(&format!(
             "let __onelens_stage = ::onelens_image::rt::stage({:?}, || {{\n",
             names.join(",")
         ));
         for statement in &stage.statements {
-            let (line, _) = statement.quote.position(statement.quote.range.start);
-            out.source.push(&format!("::onelens_image::rt::at({line});\n"));
+            out.at(&statement.quote);
             out.source.quote(&statement.quote);
             out.source.push(if statement.needs_semicolon { ";\n" } else { "\n" });
         }
         if let Some(tail) = &stage.tail {
-            let (line, _) = tail.position(tail.range.start);
-            out.source.push(&format!("::onelens_image::rt::at({line});\nmatch ("));
-            let start = out.source.code.len();
-            out.source.quote(tail);
-            out.source.push("\n) { ref __onelens_value => { ");
-            if !self.displays_itself {
-                out.source.push("use ::onelens_image::rt::Show as _; ");
-            }
-            out.source.push("::onelens_image::rt::result_begins(); (*__onelens_value).evcxr_display(); ::onelens_image::rt::result_ends(); } }\n");
-            out.tail = Some(tail.clone());
-            out.shown = Some(start..out.source.code.len());
+            self.show(tail, out);
         }
-        // New bindings get their numbers before the tuple is written, so that sites can name them.
-        let first_new = *next;
-        *next += stage.binds.len();
         out.source.push("::core::result::Result::Ok((");
-        for (i, bind) in stage.binds.iter().enumerate() {
-            let binding = first_new + i;
-            let gone = self.fates.gone.contains_key(&binding) && self.fates.gone[&binding] <= k;
-            if !gone {
-                self.site(bind, binding, k, true, out, |name| format!("{name}, "));
-            }
-        }
-        for bind in &returned {
-            let binding = live.iter().rev().find(|l| l.name == bind.name).map_or(0, |l| l.binding);
-            if !self.is_gone(binding, k) {
-                self.site(bind, binding, k, true, out, |name| format!("{name}, "));
-            }
+        handed.retain(|l| !self.is_gone(l.binding, k));
+        for l in &handed {
+            out.site(l, k, true, &format!("{}, ", l.name));
         }
         out.source.push("))\n});\n");
-        self.bind_results(k, stage, &returned, live, first_new, out);
-    }
 
-    /// After a stage: its variables, or else everything put back and the end.
-    fn bind_results(
-        &self,
-        k: usize,
-        stage: &Stage,
-        returned: &[Bind],
-        live: &mut Vec<Live>,
-        first_new: Binding,
-        out: &mut Generated,
-    ) {
         let is_last = k + 1 == self.cell.stages.len();
-        if !is_last || !stage.binds.is_empty() || !returned.is_empty() {
-            let mut patterns = String::new();
-            for (i, bind) in stage.binds.iter().enumerate() {
-                if !self.is_gone(first_new + i, k) {
-                    patterns.push_str(&format!("{}, ", pattern(&bind.name, bind.mutable)));
-                }
-            }
-            for bind in returned {
-                let binding = live.iter().rev().find(|l| l.name == bind.name).map_or(0, |l| l.binding);
-                if !self.is_gone(binding, k) {
-                    patterns.push_str(&format!("{}, ", pattern(&bind.name, bind.mutable)));
-                }
-            }
+        if !is_last || !handed.is_empty() || !stage.binds.is_empty() {
+            let patterns: String = handed.iter().map(|l| pattern(&l.name, l.mutable) + ", ").collect();
             out.source
                 .push(&format!("let ::core::option::Option::Some(({patterns})) = __onelens_stage else {{\n"));
-            self.mark_lost(k, live, out);
-            let kept: Vec<&Live> =
-                live.iter().filter(|l| !self.fates.returned.contains(&(l.binding, k))).collect();
-            self.put_all(k, kept.into_iter(), out);
+            if self.loses(k, live) {
+                out.source.push("::onelens_image::rt::lost();\n");
+            }
+            self.put_all(k, live.iter().filter(|l| !self.fates.returned.contains(&(l.binding, k))), out);
             out.source.push("return;\n};\n");
         } else if self.loses(k, live) {
             out.source.push("if __onelens_stage.is_none() { ::onelens_image::rt::lost(); }\n");
         }
-        live.retain(|old| stage.binds.iter().all(|bind| bind.name != old.name));
-        for (i, bind) in stage.binds.iter().enumerate() {
-            let (name, mutable) = (bind.name.clone(), bind.mutable);
-            live.push(Live { name, mutable, binding: first_new + i });
+        live.retain(|old| !is_new(&old.name));
+        live.extend(handed.into_iter().filter(|l| is_new(&l.name)));
+    }
+
+    /// The last expression, whose value is the cell's result. It is only looked at: `x` at the end of a cell
+    /// does not move `x`.
+    fn show(&self, tail: &Quote, out: &mut Generated) {
+        out.at(tail);
+        out.source.push("match (");
+        let start = out.source.code.len();
+        out.source.quote(tail);
+        out.source.push("\n) { ref __onelens_value => { ");
+        if !self.displays_itself {
+            out.source.push("use ::onelens_image::rt::Show as _; ");
         }
+        out.source.push(
+            "::onelens_image::rt::result_begins(); (*__onelens_value).evcxr_display(); \
+             ::onelens_image::rt::result_ends(); } }\n",
+        );
+        out.tail = Some(tail.clone());
+        out.shown = Some(start..out.source.code.len());
     }
 
     fn is_gone(&self, binding: Binding, stage: usize) -> bool {
@@ -226,48 +202,38 @@ impl Generator<'_> {
 
     /// Whether a failure of this stage would lose a variable from before the cell.
     fn loses(&self, k: usize, live: &[Live]) -> bool {
-        self.taken.iter().enumerate().any(|(binding, taken)| {
-            let shadowed = live.iter().all(|l| l.binding != binding);
-            let returned =
-                live.iter().any(|l| l.name == taken.name && self.fates.returned.contains(&(l.binding, k)));
-            returned
-                || (!shadowed && self.is_gone(binding, k))
-                || (shadowed && !live.iter().any(|l| l.name == taken.name && !self.is_gone(l.binding, k)))
+        self.taken.iter().any(|taken| {
+            // The one of that name that a failure would put back; a new one may stand for the old one.
+            let kept = |l: &Live| {
+                l.name == taken.name
+                    && !self.is_gone(l.binding, k)
+                    && !self.fates.returned.contains(&(l.binding, k))
+            };
+            !live.iter().any(kept)
         })
-    }
-
-    fn mark_lost(&self, k: usize, live: &[Live], out: &mut Generated) {
-        if self.loses(k, live) {
-            out.source.push("::onelens_image::rt::lost();\n");
-        }
-    }
-
-    fn put_back(&self, k: usize, live: &[Live], out: &mut Generated) {
-        self.put_all(k, live.iter(), out);
     }
 
     fn put_all<'l>(&self, k: usize, live: impl Iterator<Item = &'l Live>, out: &mut Generated) {
         for l in live.filter(|l| !self.is_gone(l.binding, k)) {
-            let bind = Bind { name: l.name.clone(), mutable: l.mutable };
-            self.site(&bind, l.binding, k, false, out, |name| {
-                format!("::onelens_image::rt::put({name:?}, {name});\n")
-            });
+            out.site(l, k, false, &format!("::onelens_image::rt::put({:?}, {});\n", l.name, l.name));
         }
     }
+}
 
-    fn site(
-        &self,
-        bind: &Bind,
-        binding: Binding,
-        stage: usize,
-        in_tuple: bool,
-        out: &mut Generated,
-        code: impl Fn(&str) -> String,
-    ) {
-        let start = out.source.code.len();
-        out.source.push(&code(&bind.name));
-        let range = start..out.source.code.len();
-        out.sites.push(Site { range, name: bind.name.clone(), binding, stage, in_tuple });
+impl Generated {
+    /// Says which line of the cell runs next.
+    fn at(&mut self, quote: &Quote) {
+        let (line, _) = quote.position(quote.range.start);
+        self.source.push(&format!("::onelens_image::rt::at({line});\n"));
+    }
+
+    /// Code that hands a variable on.
+    fn site(&mut self, variable: &Live, stage: usize, in_tuple: bool, code: &str) {
+        let start = self.source.code.len();
+        self.source.push(code);
+        let range = start..self.source.code.len();
+        let (name, binding) = (variable.name.clone(), variable.binding);
+        self.sites.push(Site { range, name, binding, stage, in_tuple });
     }
 }
 

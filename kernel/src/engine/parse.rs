@@ -69,6 +69,7 @@ fn take_apart(statements: Vec<syn::Stmt>, text: &Text) -> Result<Cell, CellError
     let mut lets_in_stage = 0;
     for (i, statement) in statements.into_iter().enumerate() {
         let quote = Quote { text: text.clone(), range: statement.span().byte_range() };
+        refuse_return(&statement, &quote)?;
         match statement {
             syn::Stmt::Item(syn::Item::Use(item)) => cell.uses.extend(flatten(&item, text)),
             syn::Stmt::Item(item) => cell.items.extend(items_of(&item, text)),
@@ -142,6 +143,27 @@ fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {
     let mut binds = Binds(Vec::new());
     binds.visit_pat(pattern);
     binds.0
+}
+
+/// A cell is not a function that one could return from.
+fn refuse_return(statement: &syn::Stmt, quote: &Quote) -> Result<(), CellError> {
+    struct Returns(bool);
+    impl Visit<'_> for Returns {
+        fn visit_expr_return(&mut self, _: &syn::ExprReturn) {
+            self.0 = true;
+        }
+        // These have returns of their own.
+        fn visit_item(&mut self, _: &syn::Item) {}
+        fn visit_expr_closure(&mut self, _: &syn::ExprClosure) {}
+        fn visit_expr_async(&mut self, _: &syn::ExprAsync) {}
+    }
+    let mut returns = Returns(false);
+    returns.visit_stmt(statement);
+    if returns.0 {
+        let help = "put what follows within `if .. { .. }`, or end the cell with an error: `Err(\"..\")?`";
+        return Err(diagnostics::refusal("a cell cannot `return`", help, quote));
+    }
+    Ok(())
 }
 
 /// What cannot become a variable of the session, as far as one can see without types.

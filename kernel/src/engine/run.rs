@@ -192,7 +192,7 @@ fn failure(parts: &[String], ready: &Ready) -> CellError {
         _ => {
             let source = &ready.source;
             let own = (field(4) == "cell.rs").then(|| source.byte_at(position(5), position(6)));
-            let at = own.and_then(|byte| source.origin(byte..byte + 1));
+            let at = own.and_then(|byte| source.origin(byte..byte + 2));
             let elsewhere = library_file(field(4));
             diagnostics::panic(message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
         }

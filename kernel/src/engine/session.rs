@@ -109,6 +109,7 @@ impl Session {
         let cell = parse::parse(&text)?;
         let Some(ready) = self.prepare(cell, text, on_output)? else { return Ok(()) };
         let result = self.run(&ready, on_output);
+        self.paths.learn_later(self.variables.values().map(|variable| variable.ty.as_str()), &self.compiler);
         // It stays mapped in the worker for as long as values may need it.
         let _ = std::fs::remove_file(&ready.library);
         result
@@ -211,7 +212,7 @@ impl Session {
             .filter(|(name, _)| cell.mentions.contains(*name) && !dropped.contains(*name))
             .map(|(name, variable)| (name.clone(), variable.clone()))
             .collect();
-        self.paths.learn(wanted.iter().map(|(_, variable)| variable.ty.as_str()), &self.compiler);
+        self.paths.finish();
         let mut taken = Vec::new();
         for (name, variable) in wanted {
             let ty = self.paths.nameable(&variable.ty).map_err(|path| {
@@ -285,5 +286,12 @@ impl Session {
             );
             self.gone.insert(name.clone(), hint);
         }
+    }
+}
+
+impl Drop for Session {
+    /// A probe under way still writes to the session's folder, which goes with the process.
+    fn drop(&mut self) {
+        self.paths.finish();
     }
 }

@@ -57,18 +57,24 @@ impl Source {
         self.code.push_str(quote.as_str());
     }
 
-    /// The part of a cell that a range of this source came from; `None` if it was generated.
+    /// The part of a cell that a range of this source came from; `None` if it was generated. A parenthesis that
+    /// was put around what the user wrote counts as the user's.
     pub(super) fn origin(&self, range: Range<usize>) -> Option<Quote> {
         let after = self.quotes.partition_point(|(start, _)| *start <= range.start);
-        let (start, quote) = self.quotes.get(after.checked_sub(1)?)?;
-        let offset = range.start - start;
-        let len = quote.range.len();
-        // A diagnostic may point just behind the last byte.
-        if offset > len || (offset == len && range.end > range.start) {
-            return None;
-        }
-        let begin = quote.range.start + offset;
-        let end = (begin + (range.end - range.start)).min(quote.range.end);
+        let before = after.checked_sub(1).and_then(|i| self.quotes.get(i));
+        let holding = before.filter(|(start, quote)| {
+            let offset = range.start - start;
+            // A diagnostic may point just behind the last byte.
+            offset < quote.range.len() || (offset == quote.range.len() && range.is_empty())
+        });
+        let opened = || {
+            let next = self.quotes.get(after)?;
+            let parenthesis = next.0 == range.start + 1 && self.code[range.start..].starts_with('(');
+            (parenthesis && range.end > next.0).then_some(next)
+        };
+        let (start, quote) = holding.or_else(opened)?;
+        let begin = quote.range.start + range.start.saturating_sub(*start);
+        let end = (quote.range.start + range.end.saturating_sub(*start)).min(quote.range.end);
         Some(Quote { text: quote.text.clone(), range: begin..end })
     }
 

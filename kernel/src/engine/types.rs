@@ -4,9 +4,10 @@
 //! re-exported by one of the modules on the way, so these are tried in one compilation of `use` lines, and the
 //! answers are kept on disk with the image.
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Prober};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 /// The crate that every cell is.
 pub(super) const CRATE: &str = "notebook";
@@ -14,7 +15,11 @@ pub(super) const CRATE: &str = "notebook";
 /// What is known about the public paths of types.
 pub(super) struct Paths {
     known: BTreeMap<String, String>,
+    /// What was looked for, with or without success.
+    tried: BTreeSet<String>,
     file: PathBuf,
+    /// A probe under way, while the user reads what the last cell put out.
+    pending: Option<JoinHandle<BTreeMap<String, String>>>,
 }
 
 impl Paths {
@@ -22,37 +27,32 @@ impl Paths {
     pub(super) fn load(file: PathBuf) -> Self {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let known = text.lines().filter_map(|line| line.split_once(' '));
-        Paths { known: known.map(|(from, to)| (from.to_string(), to.to_string())).collect(), file }
+        let known = known.map(|(from, to)| (from.to_string(), to.to_string())).collect();
+        Paths { known, tried: BTreeSet::new(), file, pending: None }
     }
 
-    /// Finds public paths for everything in `types` that is new.
-    pub(super) fn learn<'t>(&mut self, types: impl Iterator<Item = &'t str>, compiler: &Compiler) {
+    /// Begins to find public paths for everything in `types` that is new.
+    pub(super) fn learn_later<'t>(&mut self, types: impl Iterator<Item = &'t str>, compiler: &Compiler) {
+        self.finish();
         let mut unknown = BTreeSet::new();
         for ty in types {
             for_each_path(ty, &mut |path| {
-                if !self.known.contains_key(path) && !path.starts_with("notebook::") {
+                let new = !self.known.contains_key(path) && !self.tried.contains(path);
+                if new && !path.starts_with("notebook::") {
                     unknown.insert(path.to_string());
                 }
             });
         }
-        if unknown.is_empty() {
-            return;
+        if !unknown.is_empty() {
+            self.tried.extend(unknown.iter().cloned());
+            let prober = compiler.prober();
+            self.pending = Some(std::thread::spawn(move || find(&unknown, &prober)));
         }
-        let candidates: Vec<(&String, String)> =
-            unknown.iter().flat_map(|path| candidates(path).into_iter().map(move |c| (path, c))).collect();
-        let head = "#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n";
-        let mut probe = head.to_string();
-        for (i, (_, candidate)) in candidates.iter().enumerate() {
-            probe.push_str(&format!("use {candidate} as _P{i};\n"));
-        }
-        let Some(bad_lines) = compiler.probe(&probe) else { return };
-        let first_line = head.lines().count() + 1;
-        let mut found = BTreeMap::new();
-        for (i, (path, candidate)) in candidates.iter().enumerate() {
-            if !bad_lines.contains(&(first_line + i)) {
-                found.entry((*path).clone()).or_insert_with(|| candidate.clone());
-            }
-        }
+    }
+
+    /// Waits for what [`learn_later`](Self::learn_later) began.
+    pub(super) fn finish(&mut self) {
+        let Some(Ok(found)) = self.pending.take().map(JoinHandle::join) else { return };
         let lines: String = found.iter().map(|(from, to)| format!("{from} {to}\n")).collect();
         self.known.extend(found);
         // A lost line costs a later session one probe.
@@ -67,7 +67,8 @@ impl Paths {
             if let Some(own) = path.strip_prefix("notebook::") {
                 return format!("crate::{own}");
             }
-            self.known.get(path).cloned().unwrap_or_else(|| {
+            // From the root, because the user may have a module that is called like a crate.
+            self.known.get(path).map(|known| format!("::{known}")).unwrap_or_else(|| {
                 unknown = Some(path.to_string());
                 path.to_string()
             })
@@ -77,6 +78,26 @@ impl Paths {
             None => Ok(text),
         }
     }
+}
+
+/// Tries all candidates at once: a `use` line that compiles is an answer.
+fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, String> {
+    let candidates: Vec<(&String, String)> =
+        unknown.iter().flat_map(|path| candidates(path).into_iter().map(move |c| (path, c))).collect();
+    let head = "#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n";
+    let mut probe = head.to_string();
+    for (i, (_, candidate)) in candidates.iter().enumerate() {
+        probe.push_str(&format!("use {candidate} as _P{i};\n"));
+    }
+    let mut found = BTreeMap::new();
+    let Some(bad_lines) = prober.lines_with_errors(&probe) else { return found };
+    let first_line = head.lines().count() + 1;
+    for (i, (path, candidate)) in candidates.iter().enumerate() {
+        if !bad_lines.contains(&(first_line + i)) {
+            found.entry((*path).clone()).or_insert_with(|| candidate.clone());
+        }
+    }
+    found
 }
 
 /// The path itself and its shortenings: `a::b::c::T`, `a::b::T`, `a::T`.

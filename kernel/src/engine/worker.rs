@@ -68,6 +68,7 @@ pub fn worker_main() -> ! {
             libc::close(fds.life);
             libc::close(fds.notices);
             libc::close(ends.as_raw_fd());
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
         std::mem::forget(ends);
         work(std_library, image, fds)

@@ -244,7 +244,7 @@ impl Cells<'_> {
 
 fn interrupted() -> CellError {
     cell_error(
-        "Interrupted",
+        "KeyboardInterrupt",
         "interrupted while the library was being prepared; the next cell goes on waiting for it",
     )
 }
