@@ -1,6 +1,6 @@
 //! What a notebook waits for: a training step, one pass of moments, the fits, a comparison.
 //!
-//! `cargo bench` prints times of this machine. Claims against peers are made elsewhere, as ratios from one run.
+//! `cargo bench -p onelens` prints times of this machine. Claims against peers are made elsewhere, as ratios from one run.
 
 use std::hint::black_box;
 

@@ -117,6 +117,27 @@ fn variables_of_inferred_types_live_on() {
 }
 
 #[test]
+fn models_lenses_and_figures_are_kept_without_annotations() {
+    let mut n = Notebook::new();
+    n.ok("use onelens::prelude::*;");
+    n.ok("let source = Markov::new(5, 0.5)?;\nlet tokens = source.sample(40, 12, &mut rng(0, 0))?;");
+    n.ok(
+        "let config = Config { d_vocab: 5, n_ctx: 12, d_model: 8, n_layers: 2, n_heads: 2, d_head: 4, d_mlp: 16, ..Default::default() };
+let model = Transformer::new(config)?;
+let (logits, cache) = model.run_with_cache(&tokens)?;",
+    );
+    n.ok("let resid = cache.resid_post(1)?; let scaled = &resid * 2.0; let mean = resid.mean_axis(Axis(0));");
+    n.ok("let moments = LayerMoments::collect(&model, &tokens)?;");
+    n.ok("let own = Ridge::default().own(&moments)?; let lens = own.layer(0);");
+    n.ok("let seen = compare(&model, &[&own, &LogitLens], &moments, &tokens)?; let figure = seen.figure()?; let both = figure.beside(&figure);");
+    assert!(n.value("both").contains("KL (nats)"));
+    assert_eq!(
+        n.value("(logits.dim(), scaled.dim(), own.len(), lens.is_some(), seen.n_tokens)"),
+        "((40, 12, 5), (40, 12, 8), 3, true, 480)"
+    );
+}
+
+#[test]
 fn the_last_expression_is_shown_by_debug_or_by_its_own_display() {
     let mut n = Notebook::new();
     assert_eq!(n.value("1 + 1"), "2");
