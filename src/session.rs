@@ -15,6 +15,9 @@ pub type Bundle = Vec<(String, String)>;
 pub trait Sink: Send {
     /// Shows `bundle`. With an `id`, a later call with the same `id` and `update` replaces it in place.
     fn display(&mut self, bundle: &Bundle, id: Option<&str>, update: bool);
+
+    /// Removes what the running cell has shown so far; with `wait`, only when something new comes.
+    fn clear(&mut self, wait: bool);
 }
 
 static SINK: Mutex<Option<Box<dyn Sink>>> = Mutex::new(None);
@@ -31,6 +34,22 @@ pub fn display(bundle: &Bundle) {
     match &mut *SINK.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(sink) => sink.display(bundle, None, false),
         None => print!("{}", content_blocks(bundle)),
+    }
+}
+
+/// Removes what the running cell has shown so far; with `wait`, only when something new comes, so that nothing flickers.
+///
+/// Does nothing where there is no such thing: in the stock evcxr kernel, in a program, in a test.
+///
+/// ```
+/// for step in 0..3 {
+///     onelens::session::clear_output(true);
+///     println!("step {step}");
+/// }
+/// ```
+pub fn clear_output(wait: bool) {
+    if let Some(sink) = &mut *SINK.lock().unwrap_or_else(PoisonError::into_inner) {
+        sink.clear(wait);
     }
 }
 

@@ -103,14 +103,16 @@ fn link_in(folder: &Path) -> Finding {
 }
 
 fn image() -> Finding {
-    let folder = Image::folder();
-    if folder.join("images").is_dir() {
-        Good(format!("in {}", folder.display()))
-    } else {
-        Optional(
-            format!("not built yet ({})", folder.display()),
-            "the first `onelens run` or `onelens install` builds it, in about a minute".into(),
-        )
+    match Image::existing() {
+        Ok(Some(image)) => Good(image.library().display().to_string()),
+        Ok(None) => Optional(
+            format!("not built yet for this compiler and this library ({})", Image::folder().display()),
+            "the first `onelens run` or `onelens install` builds it, in a minute or two".into(),
+        ),
+        Err(why) => {
+            let (what, help) = why.split_once("\nhelp: ").unwrap_or((&why, "see the lines above"));
+            Missing(what.into(), help.into())
+        }
     }
 }
 

@@ -32,13 +32,25 @@ impl Image {
     /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
     /// way go to `on_progress`.
     pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, String> {
-        let toolchain = Toolchain::find()?;
-        let source = source()?;
-        let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
+        let (toolchain, source, folder) = Self::wanted()?;
         if !folder.join(MANIFEST).exists() {
             build(&toolchain, &source, &folder, on_progress)?;
         }
         Self::open(folder, toolchain)
+    }
+
+    /// The image for this compiler and this library, if it was built before.
+    pub fn existing() -> Result<Option<Image>, String> {
+        let (toolchain, _, folder) = Self::wanted()?;
+        if folder.join(MANIFEST).exists() { Self::open(folder, toolchain).map(Some) } else { Ok(None) }
+    }
+
+    /// What an image is built with and from, and the folder it belongs in.
+    fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
+        let toolchain = Toolchain::find()?;
+        let source = source()?;
+        let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
+        Ok((toolchain, source, folder))
     }
 
     /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`.

@@ -46,6 +46,9 @@ fn doctor_names_what_is_missing_and_how_to_get_it() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("notebooks can be run"), "{said}");
 
+    let output = Command::new(ONELENS).arg("doctor").env("ONELENS_CACHE", jupyter.path()).output().unwrap();
+    let said_of_image = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said_of_image.contains("not built yet for this compiler"), "{said_of_image}");
     let output = Command::new(ONELENS).arg("doctor").env("RUSTC", "no-such-rustc").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");

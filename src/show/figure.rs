@@ -1,12 +1,12 @@
 //! What every `figure()` returns: one thing to look at, in the forms that a notebook, a file and a terminal show.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use super::canvas::Drawing;
 use super::{text, theme};
 use crate::error::{Error, ErrorKind, Result};
+use crate::record;
 use crate::session::{self, Bundle, escape_html};
 
 const CLOSE: &str = "</div>";
@@ -147,13 +147,7 @@ impl Figure {
                 ));
             }
         };
-        write_whole(path, &content).map_err(|e| {
-            Error::new(
-                ErrorKind::File,
-                format!("{}: cannot write: {e}", path.display()),
-                "check that the folder exists and that you may write to it",
-            )
-        })
+        record::write_atomic(path, content.as_bytes())
     }
 
     /// The figure as a page of its own.
@@ -196,17 +190,6 @@ fn side_by_side(a: &str, b: &str) -> Option<String> {
         out.push_str((text::pad(l.unwrap_or(""), left, false) + r.unwrap_or("")).trim_end());
         out.push('\n');
     }
-}
-
-fn write_whole(path: &Path, content: &str) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let result = fs::write(&draft, content).and_then(|()| fs::rename(&draft, path));
-    if result.is_err() {
-        // The first error is the one to report; a draft that cannot be removed either adds nothing to it.
-        let _ = fs::remove_file(&draft);
-    }
-    result
 }
 
 /// Shows the figure, or in its place why there is none.

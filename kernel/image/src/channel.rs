@@ -56,6 +56,10 @@ impl Sink for KernelSink {
     fn display(&mut self, bundle: &Bundle, id: Option<&str>, update: bool) {
         show(bundle, id, update);
     }
+
+    fn clear(&mut self, wait: bool) {
+        send_in_order(&["clear", if wait { "wait" } else { "" }]);
+    }
 }
 
 /// Sends a bundle: as the cell's result while its last value shows itself, else as a display.

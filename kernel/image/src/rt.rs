@@ -42,11 +42,6 @@ pub fn result_ends() {
     channel::result_ends();
 }
 
-/// Removes the outputs of the running cell; with `wait`, when the next output comes.
-pub fn clear_output(wait: bool) {
-    channel::send_in_order(&["clear", if wait { "wait" } else { "" }]);
-}
-
 /// How a value shows itself that has no `evcxr_display` of its own: as `Debug` does.
 pub trait Show {
     /// Shows the value as the cell's result.
