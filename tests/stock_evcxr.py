@@ -18,7 +18,6 @@ from nbclient import NotebookClient
 
 
 def main(kernel: Path, notebook: Path) -> int:
-    root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as data:
         spec = Path(data) / "kernels" / "stock"
         spec.mkdir(parents=True)
@@ -32,7 +31,8 @@ def main(kernel: Path, notebook: Path) -> int:
         for cell in book.cells:
             if cell.cell_type == "code":
                 cell.outputs = []
-        dep = nbformat.v4.new_code_cell(f':dep onelens = {{ path = "{root}" }}')
+        # As the README says it: the notebooks' folder is the kernel's, the library is one up.
+        dep = nbformat.v4.new_code_cell(':dep onelens = { path = ".." }')
         book.cells.insert(0, dep)
         client = NotebookClient(book, timeout=1800, kernel_name="stock", resources={"metadata": {"path": str(notebook.parent)}})
         started = time.monotonic()

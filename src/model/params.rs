@@ -123,7 +123,7 @@ impl Params {
     }
 
     /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual stream
-    /// smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `1/√d_model` instead
+    /// smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `½/√d_model` instead
     /// of 0.02 where that is larger, else they start out almost linear.
     pub fn init(c: &Config) -> Self {
         let mut params = Params::zeros(c);

@@ -37,7 +37,7 @@ impl Transformer {
 }
 
 impl TrainingLog {
-    /// The loss curve, one point per step, smoothed over the last `2 %` of steps beside the raw one.
+    /// The loss curve, one point per step, each the mean of the last 2 % of steps.
     pub fn figure(&self) -> Result<Figure> {
         let window = (self.losses.len() / 50).max(1);
         let smooth: Vec<f64> = (0..self.losses.len())
