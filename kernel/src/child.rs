@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,11 +17,13 @@ use crate::jupyter::socket::lock;
 
 /// A running kernel process; dropping it ends the process.
 pub struct KernelProcess {
-    child: Child,
+    /// Absent for a kernel that somebody else started.
+    child: Option<Child>,
     /// The way to talk to it.
     pub client: Client,
-    connection_file: PathBuf,
+    connection: Connection,
     said: Arc<Mutex<String>>,
+    leave: bool,
 }
 
 /// How long a kernel may take until it answers; it does so in a few milliseconds on an idle machine.
@@ -29,23 +31,23 @@ const READY: Duration = Duration::from_secs(60);
 
 impl KernelProcess {
     /// Starts `program kernel FILE` with `folder` as its working directory and waits until it answers.
-    pub fn start(program: &Path, folder: &Path) -> Result<KernelProcess, Failure> {
+    ///
+    /// It ends with this process, or, with `linger`, when nobody has been connected to it for so long.
+    pub fn start(program: &Path, folder: &Path, linger: Option<Duration>) -> Result<KernelProcess, Failure> {
         let doctor = "run `onelens doctor`; if it finds nothing, report this";
         let name = random_hex(8).map_err(|e| Failure::new(e, doctor))?;
         let connection_file = std::env::temp_dir().join(format!("onelens-{name}.json"));
         Connection::any_ports()?.write(&connection_file)?;
-        let started = Command::new(program)
-            .arg("kernel")
-            .arg(&connection_file)
-            .current_dir(folder)
+        let mut command = Command::new(program);
+        command.arg("kernel").arg(&connection_file).current_dir(folder);
+        match linger {
+            // It must not write into a pipe that ends with us.
+            Some(linger) => command.arg(format!("--linger={}", linger.as_secs())).stderr(Stdio::null()),
             // By this a kernel notices that whoever started it has gone.
-            .env("JPY_PARENT_PID", std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // Ctrl-C in the terminal is for us; we pass it on as the protocol says.
-            .process_group(0)
-            .spawn();
+            None => command.env("JPY_PARENT_PID", std::process::id().to_string()).stderr(Stdio::piped()),
+        };
+        // Ctrl-C in the terminal is for us; we pass it on as the protocol says.
+        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn();
         let mut child = match started {
             Ok(child) => child,
             Err(e) => {
@@ -68,28 +70,41 @@ impl KernelProcess {
                 }
             });
         }
-        let client = match connect(&mut child, &connection_file) {
-            Ok(client) => client,
+        let connected = connect(&mut child, &connection_file);
+        let _ = std::fs::remove_file(&connection_file);
+        let (client, connection) = match connected {
+            Ok(connected) => connected,
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let _ = std::fs::remove_file(&connection_file);
                 let said = lock(&said).trim().to_string();
                 let why = if said.is_empty() { why } else { format!("{why}; it said:\n{said}") };
                 return Err(Failure::new(why, doctor));
             }
         };
-        Ok(KernelProcess { child, client, connection_file, said })
+        Ok(KernelProcess { child: Some(child), client, connection, said, leave: false })
     }
 
-    /// The process, for instance to look at what it uses.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Connects to a kernel that is there already; none if it has gone.
+    pub fn attach(connection: Connection) -> Option<KernelProcess> {
+        let client = Client::connect(&connection, Duration::from_secs(1)).ok()?;
+        client.wait_ready(READY)?;
+        Some(KernelProcess { child: None, client, connection, said: Arc::default(), leave: false })
+    }
+
+    /// Where it listens.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Lets it go on without us.
+    pub fn leave(mut self) {
+        self.leave = true;
     }
 
     /// If the process has ended: a sentence about how, with what it said last.
     pub fn ended(&mut self) -> Option<String> {
-        let status = self.child.try_wait().ok()??;
+        let status = self.child.as_mut()?.try_wait().ok()??;
         let mut text = format!("the kernel process {}", how(status));
         let said = lock(&self.said);
         let tail: Vec<&str> = said.lines().rev().take(5).collect();
@@ -104,8 +119,18 @@ impl KernelProcess {
 
     /// Ends the process at once.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            // By its number one might hit another process.
+            None => self.shutdown(),
+        }
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Asks the kernel to shut down and waits for it, for at most a few seconds.
@@ -113,10 +138,13 @@ impl KernelProcess {
         self.client.control("shutdown_request", json!({ "restart": false }));
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(3) {
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if !self.is_running() {
                 return;
             }
             if let Some(FromKernel::Gone) = self.client.next(Duration::from_millis(5)) {
+                if self.child.is_none() {
+                    return;
+                }
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -125,15 +153,19 @@ impl KernelProcess {
 
 impl Drop for KernelProcess {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.leave {
+            return;
+        }
+        if self.is_running() {
             self.shutdown();
         }
-        self.kill();
-        let _ = std::fs::remove_file(&self.connection_file);
+        if self.child.is_some() {
+            self.kill();
+        }
     }
 }
 
-fn connect(child: &mut Child, file: &Path) -> Result<Client, String> {
+fn connect(child: &mut Child, file: &Path) -> Result<(Client, Connection), String> {
     let start = Instant::now();
     let connection = loop {
         if let Ok(Some(status)) = child.try_wait() {
@@ -148,7 +180,7 @@ fn connect(child: &mut Child, file: &Path) -> Result<Client, String> {
     let client = Client::connect(&connection, Duration::from_secs(5))
         .map_err(|e| format!("cannot connect to the kernel: {e}"))?;
     client.wait_ready(READY).ok_or("the kernel does not answer")?;
-    Ok(client)
+    Ok((client, connection))
 }
 
 fn how(status: ExitStatus) -> String {

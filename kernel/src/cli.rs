@@ -1,19 +1,21 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::convert::{self, To};
 use crate::engine::Engine;
 use crate::failure::{BAD_INPUT, Failure};
 use crate::image::Image;
 use crate::jupyter::server::Server;
-use crate::run::Html;
+use crate::parameters::Given;
+use crate::run::{Html, Resume};
 use crate::session::{Session, Start};
 use crate::signals::Arrived;
-use crate::{doctor, install, lab, run};
+use crate::{doctor, install, lab, parameters, run};
 
 #[derive(Parser)]
 #[command(
@@ -33,14 +35,36 @@ enum Command {
     #[command(after_help = "Examples:
   onelens run notebooks/01_one_lens.ipynb
   onelens run lab.ipynb --output done/lab.ipynb --timeout 120
+  onelens run lab.ipynb -p steps=300 -p name=\"small\" --output small.ipynb
+  onelens run lab.ipynb --resume
+
+Parameters: the notebook has a cell with the tag `parameters` that defines them, with default values, by `let`. The
+values given with -p have the types of that cell; they go into a new cell behind it, tagged `injected-parameters`.
+
+Resuming: with --resume, a kernel in which a cell failed is kept for an hour, with all variables. Repair the cell
+and give the same command again: cells that ran and stand as they did are not run again, and keep their outputs.
+Without such a kernel the notebook runs from its first cell.
 
 Exit codes:
-  0    every cell ran
+  0    every cell ran, or failed as `--allow-errors` or the tag `raises-exception` permits
   1    a cell failed or took too long; outputs so far are written
   2    the command line or a file on it cannot be used; nothing is written
   3    the toolchain, the kernel process or the disk failed
   130  interrupted with Ctrl-C; outputs so far are written")]
     Run(RunArgs),
+    /// Write a notebook, as it stands, as an HTML page or as a Rust program
+    #[command(after_help = "Examples:
+  onelens convert notebooks/01_one_lens.ipynb
+  onelens convert notebooks/01_one_lens.ipynb --to rust --output examples/one_lens.rs
+
+Nothing is run. The page holds the outputs that the notebook holds. The program has the items of all cells at the top and
+their statements in `main`; where a cell shows a value it prints it with `{:?}`; text becomes comments.
+
+Exit codes:
+  0    the file is written
+  2    the command line or a file on it cannot be used; nothing is written
+  3    the disk failed")]
+    Convert(ConvertArgs),
     /// Register the kernel with Jupyter, for this user
     #[command(after_help = "Example:
   onelens install && jupyter lab
@@ -67,6 +91,9 @@ Without JupyterLab on PATH, a private one is installed from PyPI, after saying s
     Kernel {
         /// The connection file that Jupyter wrote
         connection_file: PathBuf,
+        /// End when nobody has been connected for so many seconds; `onelens run --resume` sets it
+        #[arg(long, hide = true, value_name = "SECONDS", value_parser = seconds)]
+        linger: Option<Duration>,
     },
 }
 
@@ -86,6 +113,41 @@ struct RunArgs {
     /// How many seconds one cell may take [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
+    /// A value for the cell tagged `parameters`; may be given several times
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameters::given)]
+    parameter: Vec<Given>,
+    /// Values in a JSON file, {"name": value, ..}; -p goes before them
+    #[arg(long, value_name = "FILE")]
+    parameters: Option<PathBuf>,
+    /// Go on behind a cell that fails
+    #[arg(long)]
+    allow_errors: bool,
+    /// Go on where the last run with --resume stopped, and keep the kernel if a cell fails
+    #[arg(long)]
+    resume: bool,
+    /// Resume at this cell, counted as the run shows it, in place of the first that changed or failed
+    #[arg(long, value_name = "CELL", requires = "resume", value_parser = clap::value_parser!(u32).range(1..))]
+    from: Option<u32>,
+}
+
+#[derive(Args)]
+struct ConvertArgs {
+    /// The notebook
+    notebook: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value_t = Form::Html)]
+    to: Form,
+    /// Where it goes [default: beside the notebook]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Form {
+    /// A page that needs nothing else, light and dark
+    Html,
+    /// A program
+    Rust,
 }
 
 #[derive(Args)]
@@ -121,16 +183,14 @@ pub fn main() -> u8 {
         }
     };
     let result = match cli.command {
-        Command::Run(args) => run::run(&run::Options {
-            notebook: args.notebook,
-            output: args.output,
-            html: match args.html {
-                Some(file) => Html::File(file),
-                None if args.no_html => Html::No,
-                None => Html::Beside,
-            },
-            timeout: args.timeout,
-        }),
+        Command::Run(args) => run(args),
+        Command::Convert(args) => {
+            let to = match args.to {
+                Form::Html => To::Html,
+                Form::Rust => To::Rust,
+            };
+            convert::convert(&args.notebook, to, args.output)
+        }
         Command::Install => install::install(),
         Command::Uninstall => install::uninstall(),
         Command::Lab(args) => {
@@ -138,7 +198,7 @@ pub fn main() -> u8 {
             lab::lab(&lab::Options { folder, browser: !no_browser, port, jupyter })
         }
         Command::Doctor => doctor::doctor(),
-        Command::Kernel { connection_file } => kernel(&connection_file),
+        Command::Kernel { connection_file, linger } => kernel(&connection_file, linger),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");
@@ -146,7 +206,28 @@ pub fn main() -> u8 {
     })
 }
 
-fn kernel(connection_file: &std::path::Path) -> Result<u8, Failure> {
+fn run(args: RunArgs) -> Result<u8, Failure> {
+    let mut parameters = match &args.parameters {
+        Some(file) => parameters::from_file(file)?,
+        None => Vec::new(),
+    };
+    parameters.extend(args.parameter);
+    run::run(&run::Options {
+        notebook: args.notebook,
+        output: args.output,
+        html: match args.html {
+            Some(file) => Html::File(file),
+            None if args.no_html => Html::No,
+            None => Html::Beside,
+        },
+        timeout: args.timeout,
+        parameters,
+        allow_errors: args.allow_errors,
+        resume: args.resume.then(|| Resume { from: args.from.map(|n| n as usize) }),
+    })
+}
+
+fn kernel(connection_file: &std::path::Path, linger: Option<Duration>) -> Result<u8, Failure> {
     // Jupyter interrupts by a message; a Ctrl-C in its terminal is not for us.
     let _ignored = Arrived::watch(&[SIGINT])?;
     let terminate = Arrived::watch(&[SIGTERM])?;
@@ -156,7 +237,14 @@ fn kernel(connection_file: &std::path::Path) -> Result<u8, Failure> {
         Ok(Box::new(Engine::start(&image)?) as Box<dyn Session>)
     });
     let server = Server::start(connection_file, start)?;
+    let mut last_seen = Instant::now();
     while !server.wait(Duration::from_millis(200)) {
+        if server.has_client() {
+            last_seen = Instant::now();
+        }
+        if linger.is_some_and(|limit| last_seen.elapsed() > limit) {
+            server.stop();
+        }
         let orphaned = parent.is_some_and(|parent| parent != std::os::unix::process::parent_id());
         if orphaned || terminate.take() {
             server.stop();

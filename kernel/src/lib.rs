@@ -15,7 +15,8 @@
 //! | module | idea |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`run`] | a notebook from first to last cell: [`notebook`] file, [`child`] process, [`outputs`], [`page`] |
+//! | [`run`] | a notebook from first to last cell: [`notebook`] file, [`parameters`], [`child`] process, [`outputs`], [`page`] |
+//! | [`convert`], [`script`] | a notebook as a page, or as a program |
 //! | [`jupyter`] | the protocol, both sides |
 //! | [`session`] | the seam between protocol and engine |
 //! | [`engine`], [`image`] | running cells |
@@ -27,6 +28,7 @@
 pub mod child;
 pub mod cli;
 pub mod clock;
+pub mod convert;
 pub mod doctor;
 pub mod engine;
 pub mod failure;
@@ -37,8 +39,10 @@ pub mod lab;
 pub mod notebook;
 pub mod outputs;
 pub mod page;
+pub mod parameters;
 pub mod paths;
 pub mod run;
 pub mod screen;
+pub mod script;
 pub mod session;
 pub mod signals;

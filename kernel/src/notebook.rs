@@ -200,6 +200,27 @@ impl Notebook {
         }
     }
 
+    /// Puts a code cell with this one tag behind cell number `at`, in place of any cell with that tag.
+    pub fn put_behind(&mut self, at: usize, tag: &str, source: &str) {
+        let has_ids = self.root.get("nbformat_minor").and_then(Value::as_u64).is_some_and(|minor| minor >= 5);
+        let Some(cells) = self.root.get_mut("cells").and_then(Value::as_array_mut) else { return };
+        let is_tagged = |cell: &Value| {
+            cell["metadata"]["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == tag))
+        };
+        let before = cells[..at].iter().filter(|cell| is_tagged(cell)).count();
+        cells.retain(|cell| !is_tagged(cell));
+        let mut cell = json!({
+            "cell_type": "code", "execution_count": null, "metadata": { "tags": [tag] }, "outputs": [],
+            "source": lines_of(source),
+        });
+        if has_ids {
+            // Unique in the file by its tag, and the same in every run.
+            cell["id"] = tag.into();
+            cell.sort_all_objects();
+        }
+        cells.insert(at + 1 - before, cell);
+    }
+
     fn code_cells(&mut self) -> impl Iterator<Item = &mut Map<String, Value>> {
         self.root["cells"]
             .as_array_mut()

@@ -57,7 +57,7 @@ fn doctor_names_what_is_missing_and_how_to_get_it() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["run", "install", "uninstall", "lab", "doctor", "kernel"] {
+    for command in ["run", "convert", "install", "uninstall", "lab", "doctor", "kernel"] {
         let (code, said) = onelens(&[command, "--help"], Path::new("/nonexistent"));
         assert_eq!(code, Some(0));
         assert!(said.contains("Example") && said.contains(&format!("onelens {command}")), "{said}");

@@ -257,3 +257,110 @@ fn a_kernel_that_dies_is_noticed_and_what_there_is_is_written() {
     assert!(said.contains("killed (signal 9)") && said.contains("help: "), "{said}");
     assert_eq!(folder.cells("t.ipynb")[0]["outputs"][0]["text"], json!(["start\n"]));
 }
+
+/// Marks cell `at` of a notebook with a tag.
+fn tagged(notebook: &str, at: usize, tag: &str) -> String {
+    let mut value: Value = serde_json::from_str(notebook).unwrap();
+    value["cells"][at]["metadata"]["tags"] = json!([tag]);
+    value.to_string()
+}
+
+#[test]
+fn parameters_go_into_a_cell_behind_the_tagged_one_and_a_second_run_replaces_it() {
+    let source = tagged(
+        &notebook(&["let n: u64 = 1;\nlet name = \"a\";", "println!(\"{name} {}\", n + 1);"]),
+        0,
+        "parameters",
+    );
+    let folder = Folder::with(&source);
+    fs::write(folder.path("p.json"), r#"{"n": 1, "name": "of the file"}"#).unwrap();
+    for (n, expected) in [("41", "of the file 42\n"), ("1", "of the file 2\n")] {
+        let output = folder.run(&["--no-html", "--parameters", "p.json", "-p", &format!("n={n}")]);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let cells = folder.cells("t.ipynb");
+        assert_eq!(cells.len(), 3);
+        assert_eq!(cells[1]["metadata"]["tags"], json!(["injected-parameters"]));
+        assert_eq!(cells[2]["outputs"][0]["text"], json!([expected]));
+    }
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
+    let plain = notebook(&["let n: u8 = 1;"]);
+    let source = tagged(&plain, 0, "parameters");
+    for (notebook, value, expected) in [
+        (&source, "m=1", "no parameter `m`\nhelp: its parameters are: n"),
+        (&source, "n=300", "whole number of type `u8`"),
+        (&source, "n", "not of the form name=value"),
+        (&plain, "n=1", "no cell of the notebook has the tag `parameters`"),
+    ] {
+        let folder = Folder::with(notebook);
+        let output = folder.run(&["-p", value]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(expected), "{}", said(&output));
+        assert_eq!(fs::read_to_string(folder.path("t.ipynb")).unwrap(), *notebook);
+    }
+}
+
+#[test]
+fn with_allow_errors_the_cells_behind_a_failed_one_run() {
+    let folder = Folder::with(&notebook(&["let x = 1;", "panic!(\"first\")", "x + 1", "no_such"]));
+    let output = folder.run(&["--no-html", "--allow-errors"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("2 of 4 cells failed"), "{}", said(&output));
+    let cells = folder.cells("t.ipynb");
+    assert_eq!(cells[1]["outputs"].as_array().unwrap().last().unwrap()["output_type"], "error");
+    assert_eq!(cells[2]["outputs"][0]["data"]["text/plain"], json!(["2"]));
+}
+
+#[test]
+fn a_notebook_without_cells_is_run_and_written() {
+    let folder = Folder::with(&notebook(&[]));
+    let output = folder.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(folder.path("t.html").exists());
+}
+
+/// How many kernels wait for a run with --resume.
+fn lingering() -> usize {
+    let is_one = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("--linger")
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter(is_one).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_repaired_notebook_goes_on_where_it_failed_with_its_variables() {
+    // The first cell notes that it ran: it must do so once.
+    let first = "let ran = std::fs::read_to_string(\"ran\").unwrap_or_default() + \"x\";\nstd::fs::write(\"ran\", ran)?;\nlet x = 20;\nprintln!(\"kept\");";
+    let folder = Folder::with(&notebook(&[first, "let y = x + 1;", "no_such + y"]));
+    let data = tempfile::tempdir().unwrap();
+    let run =
+        |arguments: &[&str]| folder.command(arguments).env("XDG_DATA_HOME", data.path()).output().unwrap();
+    let before = lingering();
+    let output = run(&["--no-html", "--resume", "--from", "2"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("cannot begin at cell 2"), "{}", said(&output));
+
+    let output = run(&["--no-html", "--resume"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("repair cell 3"), "{}", said(&output));
+    assert_eq!(lingering(), before + 1);
+
+    // In the notebook that the failed run has written.
+    let mut value: Value =
+        serde_json::from_str(&fs::read_to_string(folder.path("t.ipynb")).unwrap()).unwrap();
+    value["cells"][2]["source"] = json!("2 * y");
+    fs::write(folder.path("t.ipynb"), value.to_string()).unwrap();
+    let output = run(&["--no-html", "--resume"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("going on at cell 3"), "{}", said(&output));
+    let cells = folder.cells("t.ipynb");
+    assert_eq!(cells[0]["outputs"][0]["text"], json!(["kept\n"]));
+    assert_eq!(cells[2]["outputs"][0]["data"]["text/plain"], json!(["42"]));
+    assert_eq!(fs::read_to_string(folder.path("ran")).unwrap(), "x");
+    assert_eq!(lingering(), before, "a run that succeeds leaves nothing behind");
+    assert_eq!(fs::read_dir(data.path().join("onelens/kept")).unwrap().count(), 0);
+}

@@ -1,7 +1,7 @@
 //! The connection file: where a kernel listens and the key that signs its messages.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -93,16 +93,8 @@ impl Connection {
 
     /// Writes the file, readable by its owner only, in one step: a reader sees the old content or the new.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        let write = || {
-            let temporary = path.with_extension("json.tmp");
-            let _ = fs::remove_file(&temporary);
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            fs::rename(&temporary, path)
-        };
-        write().map_err(|e| {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        write_private(path, &text).map_err(|e| {
             Failure::new(
                 format!("cannot write the connection file {}: {e}", path.display()),
                 "check that the folder exists and is writable",
@@ -114,4 +106,19 @@ impl Connection {
     pub fn is_bound(&self) -> bool {
         ![self.shell_port, self.iopub_port, self.stdin_port, self.control_port, self.hb_port].contains(&0)
     }
+}
+
+/// Writes a file that only its owner can read, in one step.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        fs::rename(&temporary, path)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }

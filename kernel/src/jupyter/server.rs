@@ -163,6 +163,11 @@ impl Server {
         !matches!(self.ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
     }
 
+    /// Whether anybody is connected who could send a cell.
+    pub fn has_client(&self) -> bool {
+        self.kernel.shell.has_peer()
+    }
+
     /// Ends the running cell and the session, and sends what is still queued.
     pub fn stop(&self) {
         self.kernel.stop();

@@ -87,6 +87,11 @@ impl Listener {
         }
     }
 
+    /// Whether anybody is connected.
+    pub fn has_peer(&self) -> bool {
+        !lock(&self.peers).is_empty()
+    }
+
     /// Whether any peer has subscribed to anything.
     pub fn has_subscriber(&self) -> bool {
         lock(&self.peers).values().any(|p| !p.topics.is_empty())
