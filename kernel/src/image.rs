@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::assist::project;
+
 /// A finished image.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -72,6 +74,11 @@ impl Image {
         self.folder.join("deps")
     }
 
+    /// The description of all crates in the image for rust-analyzer.
+    pub fn project(&self) -> PathBuf {
+        self.folder.join(PROJECT)
+    }
+
     /// The crates a cell can name.
     pub fn crates(&self) -> &[Crate] {
         &self.crates
@@ -122,10 +129,14 @@ impl Image {
 const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
 const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
+const PROJECT: &str = "rust-project.json";
+/// Raised when the files of an image change, so that one without them is built anew.
+const LAYOUT: &str = "2";
 
 struct Toolchain {
     rustc: PathBuf,
     cargo: PathBuf,
+    sysroot: PathBuf,
     std_folder: PathBuf,
     version: String,
 }
@@ -143,7 +154,7 @@ impl Toolchain {
         let cargo = sysroot.join("bin/cargo");
         let cargo =
             if cargo.exists() { cargo } else { std::env::var_os("CARGO").unwrap_or("cargo".into()).into() };
-        Ok(Toolchain { rustc, cargo, std_folder, version })
+        Ok(Toolchain { rustc, cargo, sysroot, std_folder, version })
     }
 }
 
@@ -177,6 +188,7 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     let mut hash = Fnv::new();
     hash.add(toolchain.version.as_bytes());
     hash.add(FLAGS.join(" ").as_bytes());
+    hash.add(LAYOUT.as_bytes());
     hash.add(std::env::var("RUSTFLAGS").unwrap_or_default().as_bytes());
     let mut files = Vec::new();
     for folder in ["src", "kernel/image"] {
@@ -244,11 +256,14 @@ fn build(
         return Ok(());
     }
     on_progress("building the library for cells (once per version of Rust and of onelens)");
-    let artifacts = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
+    let messages = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
     let versions = linked_crates(toolchain, source)?;
+    let manifest = source.join("Cargo.toml");
+    let project =
+        project::describe(&toolchain.cargo, &manifest, "onelens-image", &toolchain.sysroot, &messages)?;
     let unfinished = images.join(format!(".unfinished-{}", std::process::id()));
     let _ = fs::remove_dir_all(&unfinished);
-    assemble(&artifacts, &versions, &unfinished).and_then(|()| {
+    assemble(&artifacts(&messages), &versions, &project, &unfinished).and_then(|()| {
         let _ = fs::remove_dir_all(folder);
         fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
     })?;
@@ -257,13 +272,13 @@ fn build(
     Ok(())
 }
 
-/// Builds the image and returns the files cargo made: metadata, procedural macros, and the library itself.
+/// Builds the image and returns cargo's messages, one JSON object per line.
 fn run_cargo(
     toolchain: &Toolchain,
     source: &Path,
     target: &Path,
     on_progress: &mut dyn FnMut(&str),
-) -> Result<Vec<PathBuf>, String> {
+) -> Result<String, String> {
     let mut child = Command::new(&toolchain.cargo)
         .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
         .arg("--manifest-path")
@@ -299,6 +314,11 @@ fn run_cargo(
             source.display()
         ));
     }
+    Ok(messages)
+}
+
+/// The files cargo made: metadata, procedural macros, and the library itself.
+fn artifacts(messages: &str) -> Vec<PathBuf> {
     let artifacts = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
@@ -306,7 +326,7 @@ fn run_cargo(
         .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
         .filter_map(|file| file.as_str().map(PathBuf::from))
         .filter(|file| file.extension().is_some_and(|extension| extension == "rmeta" || extension == "so"));
-    Ok(artifacts.collect())
+    artifacts.collect()
 }
 
 /// Names and versions of the crates inside the image: no build scripts, no procedural macros.
@@ -330,7 +350,12 @@ fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, St
     Ok(crates)
 }
 
-fn assemble(artifacts: &[PathBuf], versions: &[(String, String)], folder: &Path) -> Result<(), String> {
+fn assemble(
+    artifacts: &[PathBuf],
+    versions: &[(String, String)],
+    project: &str,
+    folder: &Path,
+) -> Result<(), String> {
     let deps = folder.join("deps");
     fs::create_dir_all(&deps).map_err(|e| cannot("create", &deps, &e))?;
     let mut manifest = String::new();
@@ -345,6 +370,8 @@ fn assemble(artifacts: &[PathBuf], versions: &[(String, String)], folder: &Path)
             manifest.push_str(&format!("{name} {version} {file}\n"));
         }
     }
+    let path = folder.join(PROJECT);
+    fs::write(&path, project).map_err(|e| cannot("write", &path, &e))?;
     let path = folder.join(MANIFEST);
     fs::write(&path, manifest).map_err(|e| cannot("write", &path, &e))
 }

@@ -20,11 +20,13 @@
 //! | [`jupyter`] | the protocol, both sides |
 //! | [`session`] | the seam between protocol and engine |
 //! | [`engine`], [`image`] | running cells |
+//! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
 //!
 //! This package does not depend on the library `onelens`: cells do.
 
+pub mod assist;
 pub mod child;
 pub mod cli;
 pub mod clock;
