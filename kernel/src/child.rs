@@ -39,7 +39,7 @@ impl KernelProcess {
         let connection_file = std::env::temp_dir().join(format!("onelens-{name}.json"));
         Connection::any_ports()?.write(&connection_file)?;
         let mut command = Command::new(program);
-        command.arg("kernel").arg(&connection_file).current_dir(folder);
+        command.arg("kernel").arg("--no-history").arg(&connection_file).current_dir(folder);
         match linger {
             // It must not write into a pipe that ends with us.
             Some(linger) => command.arg(format!("--linger={}", linger.as_secs())).stderr(Stdio::null()),

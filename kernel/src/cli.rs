@@ -10,12 +10,13 @@ use crate::convert::{self, To};
 use crate::engine::Engine;
 use crate::failure::{BAD_INPUT, Failure};
 use crate::image::Image;
+use crate::jupyter::history::History;
 use crate::jupyter::server::Server;
 use crate::parameters::Given;
 use crate::run::{Html, Resume};
 use crate::session::{Session, Start};
 use crate::signals::Arrived;
-use crate::{doctor, install, lab, parameters, run};
+use crate::{doctor, install, lab, parameters, paths, run};
 
 #[derive(Parser)]
 #[command(
@@ -94,6 +95,9 @@ Without JupyterLab on PATH, a private one is installed from PyPI, after saying s
         /// End when nobody has been connected for so many seconds; `onelens run --resume` sets it
         #[arg(long, hide = true, value_name = "SECONDS", value_parser = seconds)]
         linger: Option<Duration>,
+        /// Do not remember cells for later sessions; `onelens run` sets it
+        #[arg(long, hide = true)]
+        no_history: bool,
     },
 }
 
@@ -198,7 +202,13 @@ pub fn main() -> u8 {
             lab::lab(&lab::Options { folder, browser: !no_browser, port, jupyter })
         }
         Command::Doctor => doctor::doctor(),
-        Command::Kernel { connection_file, linger } => kernel(&connection_file, linger),
+        Command::Kernel { connection_file, linger, no_history } => {
+            let history = match paths::onelens_data() {
+                Ok(folder) if !no_history => History::open(&folder.join("history.jsonl")),
+                _ => History::default(),
+            };
+            kernel(&connection_file, linger, history)
+        }
     };
     result.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");
@@ -227,7 +237,11 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
     })
 }
 
-fn kernel(connection_file: &std::path::Path, linger: Option<Duration>) -> Result<u8, Failure> {
+fn kernel(
+    connection_file: &std::path::Path,
+    linger: Option<Duration>,
+    history: History,
+) -> Result<u8, Failure> {
     // Jupyter interrupts by a message; a Ctrl-C in its terminal is not for us.
     let _ignored = Arrived::watch(&[SIGINT])?;
     let terminate = Arrived::watch(&[SIGTERM])?;
@@ -236,7 +250,7 @@ fn kernel(connection_file: &std::path::Path, linger: Option<Duration>) -> Result
         let image = Image::ensure(progress)?;
         Ok(Box::new(Engine::start(&image)?) as Box<dyn Session>)
     });
-    let server = Server::start(connection_file, start)?;
+    let server = Server::start_with_history(connection_file, start, history)?;
     let mut last_seen = Instant::now();
     while !server.wait(Duration::from_millis(200)) {
         if server.has_client() {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{CellError, Engine, Output};
+use crate::engine::{Ask, CellError, Engine, Output};
 
 /// Something that runs cells one after the other and keeps their variables.
 pub trait Session: Send {
@@ -14,6 +14,8 @@ pub trait Session: Send {
     fn interrupter(&self) -> Box<dyn Fn() + Send>;
     /// The variables that are alive, with their types.
     fn variables(&self) -> BTreeMap<String, String>;
+    /// Whom to ask when a cell of this session reads standard input; a session may have no way to notice that.
+    fn on_input(&mut self, _ask: Ask) {}
 }
 
 /// Makes a session; may take a minute the first time and then says so through its argument, one line per call.
@@ -31,5 +33,9 @@ impl Session for Engine {
 
     fn variables(&self) -> BTreeMap<String, String> {
         Engine::variables(self).clone()
+    }
+
+    fn on_input(&mut self, ask: Ask) {
+        Engine::on_input(self, ask);
     }
 }

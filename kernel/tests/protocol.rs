@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use onelens_kernel::engine::{CellError, Output};
+use onelens_kernel::engine::{Ask, CellError, Input, Output};
 use onelens_kernel::jupyter::client::{Client, FromKernel};
 use onelens_kernel::jupyter::connection::Connection;
 use onelens_kernel::jupyter::message::{Dropped, Message, Signer};
@@ -24,6 +24,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Fake {
+    ask: Option<Ask>,
     stop: Arc<AtomicBool>,
     variables: BTreeMap<String, String>,
 }
@@ -41,6 +42,16 @@ impl Session for Fake {
                 "update" => on_output(Output::Update { bundle: plain(rest), id: "d".into() }),
                 "clear" => on_output(Output::Clear { wait: true }),
                 "let" => drop(self.variables.insert(rest.into(), "Vec<f64>".into())),
+                "ask" => match self.ask.as_mut().unwrap()() {
+                    Input::Line(line) => on_output(Output::Stdout(line)),
+                    other => {
+                        return Err(CellError {
+                            ename: format!("{other:?}"),
+                            evalue: String::new(),
+                            traceback: vec![],
+                        });
+                    }
+                },
                 "flood" => (0..64).for_each(|_| on_output(Output::Stdout("x".repeat(1 << 17)))),
                 "fail" => {
                     return Err(CellError {
@@ -75,6 +86,10 @@ impl Session for Fake {
 
     fn variables(&self) -> BTreeMap<String, String> {
         self.variables.clone()
+    }
+
+    fn on_input(&mut self, ask: Ask) {
+        self.ask = Some(ask);
     }
 }
 
@@ -420,8 +435,9 @@ fn the_heartbeat_sends_back_what_it_gets() {
     assert_eq!(zmtp::read(&mut stream).unwrap(), zmtp::Incoming::Message(frames));
 }
 
+/// VS Code sends its first requests before its subscription to outputs has reached the kernel.
 #[test]
-fn a_client_that_subscribes_after_sending_its_first_cell_misses_nothing() {
+fn a_client_that_subscribes_after_sending_its_first_cells_misses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("connection.json");
     Connection::any_ports().unwrap().write(&file).unwrap();
@@ -431,23 +447,161 @@ fn a_client_that_subscribes_after_sending_its_first_cell_misses_nothing() {
 
     let mut shell = TcpStream::connect(("127.0.0.1", connection.shell_port)).unwrap();
     zmtp::handshake(&mut shell, zmtp::Kind::Dealer, b"early").unwrap();
-    let cell = Message::new("early", "execute_request", json!({ "code": "out a" }));
-    shell.write_all(&zmtp::encode(&cell.encode(&signer))).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let cells = ["out a", "display b"].map(|code| {
+        let info = Message::new("early", "kernel_info_request", json!({}));
+        let cell = Message::new("early", "execute_request", json!({ "code": code }));
+        for message in [&info, &cell] {
+            shell.write_all(&zmtp::encode(&message.encode(&signer))).unwrap();
+        }
+        cell
+    });
+    // Until all replies have come: everything was published before anybody listened.
+    let mut replies = 0;
+    while replies < 4 {
+        zmtp::read(&mut shell).unwrap();
+        replies += 1;
+    }
 
     let mut iopub = TcpStream::connect(("127.0.0.1", connection.iopub_port)).unwrap();
     zmtp::handshake(&mut iopub, zmtp::Kind::Sub, b"").unwrap();
     iopub.write_all(&zmtp::subscribe(b"")).unwrap();
     let reader = Signer::new(&connection.key);
-    let mut kinds = Vec::new();
-    while kinds.iter().filter(|kind| *kind == "status").count() < 2 {
-        let zmtp::Incoming::Message(frames) = zmtp::read(&mut iopub).unwrap() else { continue };
-        let message = Message::decode(frames, &reader).unwrap();
-        if message.parent_id() == cell.id() {
-            kinds.push(message.kind().to_string());
+    let mut next = || loop {
+        if let zmtp::Incoming::Message(frames) = zmtp::read(&mut iopub).unwrap() {
+            return Message::decode(frames, &reader).unwrap();
+        }
+    };
+    assert_eq!(next().kind(), "iopub_welcome");
+    for (cell, shown) in cells.iter().zip(["stream", "display_data"]) {
+        let mut kinds = Vec::new();
+        while kinds.iter().filter(|kind| *kind == "status").count() < 2 {
+            let message = next();
+            if message.parent_id() == cell.id() {
+                kinds.push(message.kind().to_string());
+            }
+        }
+        assert_eq!(kinds, ["status", "execute_input", shown, "status"]);
+    }
+}
+
+#[test]
+fn expressions_asked_for_with_a_cell_are_evaluated_each_for_itself() {
+    let pair = Pair::new();
+    let request =
+        json!({ "code": "out a", "user_expressions": { "b": "fail so", "a": "result 1\nout unseen" } });
+    let (reply, published) = pair.collect(&pair.client.request("execute_request", request));
+    assert_eq!(reply["status"], "ok");
+    let expected = json!({
+        "b": { "status": "error", "ename": "Failed", "evalue": "so", "traceback": ["it so"] },
+        "a": { "status": "ok", "data": { "text/plain": "1" }, "metadata": {} },
+    });
+    assert_eq!(reply["user_expressions"], expected);
+    assert_eq!(kinds(&published), ["status", "execute_input", "stream", "status"]);
+    // Not after a cell that failed.
+    let request = json!({ "code": "fail x", "user_expressions": { "a": "result 1" } });
+    let (reply, _) = pair.collect(&pair.client.request("execute_request", request));
+    assert_eq!(reply["user_expressions"], json!({}));
+}
+
+/// The next question that a kernel asks its user.
+fn question(pair: &Pair) -> Message {
+    loop {
+        match pair.client.next(SOON).expect("the kernel is silent") {
+            FromKernel::Stdin(message) => return message,
+            _ => continue,
         }
     }
-    assert_eq!(kinds, ["status", "execute_input", "stream", "status"]);
+}
+
+#[test]
+fn a_question_goes_to_the_client_whose_cell_asks() {
+    let pair = Pair::new();
+    let other = Client::connect(pair.server.connection(), SOON).unwrap();
+    let id = pair.client.request("execute_request", json!({ "code": "ask", "allow_stdin": true }));
+    let asked = question(&pair);
+    assert_eq!((asked.kind(), asked.parent_id()), ("input_request", id.as_str()));
+    assert_eq!(asked.content, json!({ "prompt": "", "password": false }));
+    other.answer(&asked, "of another client");
+    std::thread::sleep(Duration::from_millis(100));
+    pair.client.answer(&asked, "Ada");
+    let (reply, published) = pair.collect(&id);
+    assert_eq!(reply["status"], "ok");
+    assert_eq!(published.last().unwrap().1["execution_state"], "idle");
+    assert!(published.contains(&("stream".into(), json!({ "name": "stdout", "text": "Ada" }))));
+    while let Some(event) = other.next(Duration::from_millis(50)) {
+        assert!(!matches!(event, FromKernel::Stdin(_)), "nobody else is asked");
+    }
+}
+
+#[test]
+fn a_client_that_cannot_be_asked_is_not_and_an_open_question_can_be_interrupted() {
+    let pair = Pair::new();
+    let never = json!({ "code": "ask", "allow_stdin": false });
+    let (reply, _) = pair.collect(&pair.client.request("execute_request", never));
+    assert_eq!(reply["ename"], "Unavailable");
+
+    let id = pair.client.request("execute_request", json!({ "code": "ask", "allow_stdin": true }));
+    let asked = question(&pair);
+    pair.client.control("interrupt_request", json!({}));
+    assert_eq!(pair.collect(&id).0["ename"], "Interrupted");
+    // An answer that comes too late is no answer to the next question.
+    pair.client.answer(&asked, "late");
+    let id = pair.client.request("execute_request", json!({ "code": "sleep 0.2\nask", "allow_stdin": true }));
+    pair.client.answer(&question(&pair), "in time");
+    let (_, published) = pair.collect(&id);
+    assert!(published.iter().any(|(_, content)| content["text"] == "in time"), "{published:?}");
+}
+
+#[test]
+fn comms_are_none_and_what_a_client_opens_is_closed() {
+    let pair = Pair::new();
+    assert_eq!(pair.ask("comm_info_request", json!({})), json!({ "status": "ok", "comms": {} }));
+    let id = pair.client.request("comm_open", json!({ "comm_id": "c", "target_name": "t", "data": {} }));
+    let mut published = Vec::new();
+    while published.len() < 3 {
+        match pair.client.next(SOON).expect("the kernel is silent") {
+            FromKernel::IoPub(m) if m.parent_id() == id => published.push((m.kind().to_string(), m.content)),
+            FromKernel::Shell(m) => panic!("comm_open has no reply: {m:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(published[1], ("comm_close".into(), json!({ "comm_id": "c", "data": {} })));
+}
+
+#[test]
+fn the_kernel_describes_itself_as_the_protocol_asks() {
+    let pair = Pair::new();
+    let info = pair.ask("kernel_info_request", json!({}));
+    for text in ["protocol_version", "implementation", "implementation_version", "banner"] {
+        assert!(info[text].is_string(), "{text}");
+    }
+    for text in ["name", "version", "mimetype", "file_extension"] {
+        assert!(info["language_info"][text].is_string(), "{text}");
+    }
+    assert_eq!((&info["debugger"], &info["supported_features"]), (&json!(false), &json!([])));
+    for link in info["help_links"].as_array().unwrap() {
+        assert!(link["text"].is_string() && link["url"].as_str().unwrap().starts_with("https://"));
+    }
+}
+
+#[test]
+fn replies_and_states_carry_the_times_that_front_ends_show() {
+    let pair = Pair::new();
+    let id = pair.client.execute("sleep 0.2");
+    let (mut dates, mut started) = (Vec::new(), None);
+    while dates.len() < 2 || started.is_none() {
+        match pair.client.next(SOON).expect("the kernel is silent") {
+            FromKernel::IoPub(m) if m.parent_id() == id && m.kind() == "status" => {
+                dates.push(m.header["date"].as_str().unwrap().to_string());
+            }
+            FromKernel::Shell(m) if m.parent_id() == id => {
+                started = Some(m.metadata["started"].as_str().unwrap().to_string());
+            }
+            _ => {}
+        }
+    }
+    // Dates of this form sort as times do.
+    assert!(dates[0] <= started.clone().unwrap() && started.unwrap() < dates[1], "{dates:?}");
 }
 
 #[test]

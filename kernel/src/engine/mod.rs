@@ -11,7 +11,7 @@
 //! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
 //! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
 //! | `process`, `frame`, `streams` | talking to the worker |
-//! | `worker`, `interrupt` | supervising it, stopping it |
+//! | `worker`, `interrupt`, `input` | supervising it, stopping it, answering what it asks |
 //!
 //! The worker's side is the crate `onelens-image`.
 
@@ -24,6 +24,7 @@ mod draft;
 #[allow(dead_code, unreachable_pub, reason = "written for both ends of the pipes")]
 mod frame;
 mod generate;
+mod input;
 mod interrupt;
 mod items;
 mod mentions;
@@ -38,6 +39,7 @@ mod uses;
 mod worker;
 
 pub use completeness::{Completeness, completeness};
+pub use input::{Ask, Input};
 pub use interrupt::Interrupter;
 pub use worker::worker_main;
 
@@ -126,6 +128,11 @@ impl Engine {
         self.session.control.cell_ends();
         self.shown = self.session.types_for_display();
         result
+    }
+
+    /// Whom to ask when a cell reads standard input. Without, such a cell fails.
+    pub fn on_input(&mut self, ask: Ask) {
+        self.session.ask = Some(ask);
     }
 
     /// A handle that stops the running cell from another thread.

@@ -1,6 +1,7 @@
 //! The kernel's end of the pipes to a session's processes.
 
 use super::frame;
+use super::input::StandardInput;
 use super::streams::Utf8;
 use super::worker::Fds;
 use crate::image::Image;
@@ -10,12 +11,17 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
+/// How often a quiet cell is looked at, in milliseconds: whether it waits for input.
+const LOOK_EVERY: libc::c_int = 50;
+
 /// What happened next.
 pub(super) enum Event {
     /// A frame from the worker; everything printed before it has been handed over.
     Frame(Vec<String>),
     /// A process of the session ended.
     Ended { pid: i32, how: String },
+    /// The worker waits for a line on its standard input.
+    Reads,
     /// The supervisor is gone, and with it everything.
     Gone,
 }
@@ -36,6 +42,7 @@ pub(super) struct Process {
     stdout: ChildStdout,
     stderr: ChildStderr,
     life: Option<PipeWriter>,
+    pub(super) input: StandardInput,
     frames: Vec<u8>,
     notice_bytes: Vec<u8>,
     stdout_text: Utf8,
@@ -66,7 +73,8 @@ impl Process {
             .arg(image.library())
             .arg(folder)
             .arg(fds.to_argument());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (stdin, input) = StandardInput::new();
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         inherit(&mut command, fds);
         let mut child = command.spawn().map_err(|e| {
             format!("the worker {} does not start: {e}\nhelp: install the kernel again", program.display())
@@ -83,6 +91,7 @@ impl Process {
             stdout,
             stderr,
             life: Some(life),
+            input,
             frames: vec![],
             notice_bytes: vec![],
             stdout_text: Utf8::default(),
@@ -105,8 +114,8 @@ impl Process {
         self.frames.clear();
     }
 
-    /// Waits for the next event, and hands over what is printed meanwhile.
-    pub(super) fn next(&mut self, on_text: &mut dyn FnMut(Printed)) -> Event {
+    /// Waits for the next event, and hands over what is printed meanwhile. Watches whether `worker` reads.
+    pub(super) fn next(&mut self, worker: i32, on_text: &mut dyn FnMut(Printed)) -> Event {
         loop {
             if let Some(parts) = frame::decode(&mut self.frames) {
                 self.drain(on_text);
@@ -117,7 +126,14 @@ impl Process {
                 let pid = parts.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
                 return Event::Ended { pid, how: parts.get(2).cloned().unwrap_or_default() };
             }
-            let ready = self.wait();
+            let limit = if self.input.is_open() && worker > 0 { LOOK_EVERY } else { -1 };
+            let Some(ready) = self.wait(limit) else {
+                if self.input.is_awaited(worker) {
+                    self.drain(on_text);
+                    return Event::Reads;
+                }
+                continue;
+            };
             // A dead worker's last frames come before the notice of its death.
             if ready.channel && append(&mut self.channel, &mut self.frames) {
                 continue;
@@ -131,8 +147,9 @@ impl Process {
         }
     }
 
+    /// Waits for something to read, for at most `limit` milliseconds if that is not -1.
     #[allow(unsafe_code)]
-    fn wait(&self) -> Ready {
+    fn wait(&self, limit: libc::c_int) -> Option<Ready> {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut fds = [
             watch(self.channel.as_raw_fd()),
@@ -141,9 +158,9 @@ impl Process {
             watch(self.stderr.as_raw_fd()),
         ];
         // SAFETY: four valid entries.
-        unsafe { libc::poll(fds.as_mut_ptr(), 4, -1) };
+        let n = unsafe { libc::poll(fds.as_mut_ptr(), 4, limit) };
         let [channel, notices, stdout, stderr] = fds.map(|fd| fd.revents != 0);
-        Ready { channel, notices, stdout, stderr }
+        (n != 0).then_some(Ready { channel, notices, stdout, stderr })
     }
 
     /// Hands over what has been printed up to now, and not what is printed while this runs.
@@ -210,7 +227,7 @@ fn append(from: &mut impl Read, to: &mut Vec<u8>) -> bool {
 }
 
 #[allow(unsafe_code)]
-fn available(pipe: &impl AsRawFd) -> usize {
+pub(super) fn available(pipe: &impl AsRawFd) -> usize {
     let mut n: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int.
     unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut n) };

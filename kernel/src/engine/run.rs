@@ -1,6 +1,7 @@
 //! Running a compiled cell in the worker, through its death and the waking of its copy.
 
 use super::diagnostics;
+use super::input::Input;
 use super::interrupt::signal;
 use super::process::{Event, Printed};
 use super::session::{Ready, Session};
@@ -15,13 +16,15 @@ struct Course {
     woken: bool,
     /// The cell failed and had used up a variable, so the worker ended itself in favour of the copy.
     lost: bool,
+    /// The cell read where nobody can be asked, and was ended for it.
+    refused: bool,
 }
 
 impl Session {
     /// Waits for the worker's first word.
     pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
         let mut printed = String::new();
-        let event = self.process.next(&mut |text| match text {
+        let event = self.process.next(0, &mut |text| match text {
             Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
         });
         let why = match event {
@@ -31,7 +34,7 @@ impl Session {
             }
             Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
             Event::Ended { how, .. } => how,
-            Event::Gone => "it ended".into(),
+            Event::Gone | Event::Reads => "it ended".into(),
         };
         Err(format!(
             "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
@@ -45,7 +48,8 @@ impl Session {
         let mut course = Course::default();
         loop {
             let blocks = &mut self.blocks;
-            let event = self.process.next(&mut |text| match text {
+            let worker = self.control.worker();
+            let event = self.process.next(worker, &mut |text| match text {
                 Printed::Stdout(text) => blocks.push(&text, on_output),
                 Printed::Stderr(text) => on_output(Output::Stderr(text)),
             });
@@ -55,6 +59,12 @@ impl Session {
                     self.worker_ended(&how, &mut course)
                 }
                 Event::Ended { .. } => false,
+                Event::Reads => {
+                    // What the cell asks its user stands before the answer.
+                    self.blocks.finish_line(on_output);
+                    self.give_input(&mut course);
+                    false
+                }
                 Event::Gone => {
                     self.start_over("its supervisor ended", &mut course);
                     true
@@ -64,6 +74,7 @@ impl Session {
                 break;
             }
         }
+        self.process.input.forget_unread();
         let blocks = &mut self.blocks;
         self.process.finish_text(&mut |text| match text {
             Printed::Stdout(text) => blocks.push(&text, on_output),
@@ -117,11 +128,30 @@ impl Session {
             return true;
         }
         if !(course.lost && course.error.is_some()) {
-            course.error = Some(if self.control.has_killed() { interrupted(true) } else { died(how) });
+            course.error = Some(match (course.refused, self.control.has_killed()) {
+                (true, _) => no_input(),
+                (false, true) => interrupted(true),
+                (false, false) => died(how),
+            });
         }
         course.woken = true;
         signal(course.copy, libc::SIGUSR1);
         false
+    }
+
+    fn give_input(&mut self, course: &mut Course) {
+        if course.refused {
+            return;
+        }
+        match self.ask.as_mut().map_or(Input::Unavailable, |ask| ask()) {
+            Input::Line(line) => self.process.input.give(&line),
+            // Whoever interrupts also sees to it that the cell ends.
+            Input::Interrupted => {}
+            Input::Unavailable => {
+                course.refused = true;
+                signal(self.control.worker(), libc::SIGKILL);
+            }
+        }
     }
 
     /// Nothing could be saved: a new worker without variables.
@@ -156,6 +186,11 @@ fn interrupted(killed: bool) -> CellError {
         false => "the cell was interrupted and stopped by itself; what it had done by then is kept",
     };
     diagnostics::plain("KeyboardInterrupt", text)
+}
+
+fn no_input() -> CellError {
+    let text = "the cell reads standard input, and there is nobody to ask here\nhelp: give the value by a `let`; JupyterLab, VS Code and jupyter console ask their users";
+    diagnostics::plain("StdinNotImplemented", text)
 }
 
 fn died(how: &str) -> CellError {

@@ -5,6 +5,7 @@ use super::compile::Compiler;
 use super::diagnostics;
 use super::draft::Draft;
 use super::generate::Taken;
+use super::input::Ask;
 use super::interrupt::Control;
 use super::items::{Items, Kind};
 use super::parse::{self, Cell};
@@ -39,6 +40,7 @@ pub(super) struct Session {
     pub(super) process: Process,
     pub(super) variables: BTreeMap<String, Variable>,
     pub(super) blocks: Blocks,
+    pub(super) ask: Option<Ask>,
     image: Image,
     program: PathBuf,
     folder: PathBuf,
@@ -74,6 +76,7 @@ impl Session {
             folder,
             variables: BTreeMap::new(),
             blocks: Blocks::default(),
+            ask: None,
             scope: Scope::default(),
             number: 0,
             gone: BTreeMap::new(),

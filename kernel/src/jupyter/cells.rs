@@ -3,6 +3,7 @@
 //! The session is made in the background from the first moment. A cell that comes before it is ready waits and
 //! shows why. After a failed cell the requests that were sent before its reply are aborted, as the protocol says.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::message::Message;
-use super::server::Kernel;
+use super::server::{Kernel, Running};
 use super::socket::{PeerId, lock};
 use crate::clock;
 use crate::engine::{Bundle, CellError, Output};
@@ -28,16 +29,12 @@ pub(super) enum Job {
 const GRACE: Duration = Duration::from_millis(10);
 
 /// Runs jobs until told to stop.
-pub(super) fn run(kernel: &Kernel, jobs: &Receiver<Job>, start: Start) {
-    let start: std::sync::Arc<Start> = start.into();
+pub(super) fn run(kernel: Arc<Kernel>, jobs: &Receiver<Job>, start: Start) {
+    let start: Arc<Start> = start.into();
     let mut cells = Cells { kernel, session: Preparation::begin(&start), start, count: 0 };
-    let mut is_first = true;
     while let Ok(job) = jobs.recv() {
         match job {
             Job::Cell(peer, request) => {
-                if std::mem::take(&mut is_first) {
-                    kernel.wait_for_subscriber();
-                }
                 if let Some(done) = cells.cell(peer, &request, jobs) {
                     drop(cells);
                     let _ = done.send(());
@@ -66,7 +63,7 @@ enum Event {
 }
 
 impl Preparation {
-    fn begin(start: &std::sync::Arc<Start>) -> Preparation {
+    fn begin(start: &Arc<Start>) -> Preparation {
         let (events, receiver) = mpsc::channel();
         let start = start.clone();
         let make = move || {
@@ -83,17 +80,17 @@ impl Preparation {
     }
 }
 
-struct Cells<'a> {
-    kernel: &'a Kernel,
+struct Cells {
+    kernel: Arc<Kernel>,
     session: Preparation,
-    start: std::sync::Arc<Start>,
+    start: Arc<Start>,
     count: u64,
 }
 
-impl Cells<'_> {
+impl Cells {
     /// Runs one cell, and aborts those behind it if it fails. Returns the request to stop if one came meanwhile.
     fn cell(&mut self, peer: PeerId, request: &Message, jobs: &Receiver<Job>) -> Option<Sender<()>> {
-        let kernel = self.kernel;
+        let kernel = &*self.kernel.clone();
         let flag = |name: &str, default| request.content[name].as_bool().unwrap_or(default);
         let code = request.content["code"].as_str().unwrap_or_default();
         let silent = flag("silent", false);
@@ -110,7 +107,7 @@ impl Cells<'_> {
         let outcome = match page(kernel, code) {
             Some(page) => Ok(vec![page]),
             None if code.trim().is_empty() => Ok(Vec::new()),
-            None => self.execute(request, code, silent, &mut shown).map(|()| Vec::new()),
+            None => self.execute(peer, request, code, silent, &mut shown).map(|()| Vec::new()),
         };
         if counted {
             lock(&kernel.history).push(count, code, &shown);
@@ -118,7 +115,8 @@ impl Cells<'_> {
         let mut waiting = Vec::new();
         let content = match outcome {
             Ok(payload) => {
-                json!({ "status": "ok", "execution_count": count, "user_expressions": {}, "payload": payload })
+                let values = self.expressions(request);
+                json!({ "status": "ok", "execution_count": count, "user_expressions": values, "payload": payload })
             }
             Err(e) => {
                 let error = json!({ "ename": e.ename, "evalue": e.evalue, "traceback": e.traceback });
@@ -152,14 +150,15 @@ impl Cells<'_> {
 
     fn execute(
         &mut self,
+        peer: PeerId,
         request: &Message,
         code: &str,
         silent: bool,
         shown: &mut String,
     ) -> Result<(), CellError> {
-        let (kernel, count) = (self.kernel, self.count);
-        *lock(&kernel.running) =
-            super::server::Running { request: Some(request.clone()), ..Default::default() };
+        let (kernel, count) = (self.kernel.clone(), self.count);
+        let asking = (kernel.clone(), request.clone());
+        *lock(&kernel.running) = Running { request: Some(request.clone()), ..Default::default() };
         let result = self.prepared(request).and_then(|session| {
             {
                 let mut running = lock(&kernel.running);
@@ -168,6 +167,7 @@ impl Cells<'_> {
                 }
                 running.interrupt = Some(session.interrupter());
             }
+            session.on_input(Box::new(move || asking.0.ask(peer, &asking.1)));
             let result = session.execute(code, &mut |output| {
                 if let Output::Result(bundle) = &output {
                     if silent {
@@ -183,8 +183,36 @@ impl Cells<'_> {
             *lock(&kernel.variables) = session.variables();
             result
         });
-        *lock(&kernel.running) = super::server::Running::default();
+        *lock(&kernel.running) = Running::default();
         result
+    }
+
+    /// The values that a client wants to know after a cell, each with its own success or failure. They show nothing.
+    fn expressions(&mut self, request: &Message) -> Value {
+        let Preparation::Ready(session) = &mut self.session else { return json!({}) };
+        let mut values = Map::new();
+        for (name, code) in request.content["user_expressions"].as_object().into_iter().flatten() {
+            *lock(&self.kernel.running) = Running {
+                request: Some(request.clone()),
+                interrupt: Some(session.interrupter()),
+                interrupted: false,
+            };
+            let mut shown = Map::new();
+            let result = session.execute(code.as_str().unwrap_or_default(), &mut |output| {
+                if let Output::Result(bundle) = output {
+                    shown = data(bundle);
+                }
+            });
+            let value = match result {
+                Ok(()) => json!({ "status": "ok", "data": shown, "metadata": {} }),
+                Err(e) => {
+                    json!({ "status": "error", "ename": e.ename, "evalue": e.evalue, "traceback": e.traceback })
+                }
+            };
+            values.insert(name.clone(), value);
+            *lock(&self.kernel.running) = Running::default();
+        }
+        values.into()
     }
 
     /// The session; waits for it if it is still being made, showing why on the cell's standard error.

@@ -19,6 +19,7 @@ pub struct Client {
     signer: Arc<Signer>,
     shell: Dialer,
     control: Dialer,
+    stdin: Dialer,
     _iopub: Dialer,
     events: Receiver<FromKernel>,
 }
@@ -30,6 +31,8 @@ pub enum FromKernel {
     Shell(Message),
     /// A reply to a request on the control channel.
     Control(Message),
+    /// A question to the user.
+    Stdin(Message),
     /// Outputs and status.
     IoPub(Message),
     /// The connection has ended; nothing more will come.
@@ -61,7 +64,8 @@ impl Client {
         iopub.send_raw(zmtp::subscribe(b""));
         let shell = dial(Kind::Dealer, connection.shell_port, FromKernel::Shell)?;
         let control = dial(Kind::Dealer, connection.control_port, FromKernel::Control)?;
-        Ok(Client { session, signer, shell, control, _iopub: iopub, events })
+        let stdin = dial(Kind::Dealer, connection.stdin_port, FromKernel::Stdin)?;
+        Ok(Client { session, signer, shell, control, stdin, _iopub: iopub, events })
     }
 
     /// Sends a request on the shell and returns its identifier.
@@ -76,6 +80,12 @@ impl Client {
         let message = Message::new(&self.session, kind, content);
         self.control.send(&message.encode(&self.signer));
         message.id().to_string()
+    }
+
+    /// Answers a question with a line.
+    pub fn answer(&self, question: &Message, value: &str) {
+        let answer = question.child(&self.session, "input_reply", json!({ "value": value }));
+        self.stdin.send(&answer.encode(&self.signer));
     }
 
     /// Sends a cell and returns the identifier of the request.

@@ -64,6 +64,14 @@ impl Connection {
         let connection: Connection = serde_json::from_str(&text)
             .map_err(|e| Failure::new(format!("{} is not a connection file: {e}", path.display()), help))?;
         connection.address()?;
+        let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode());
+        if mode & 0o077 != 0 {
+            // As peers do: some systems of shared folders know no permissions.
+            eprintln!(
+                "onelens: other users may read the connection file, and with its key run programs as you: chmod 600 {}",
+                path.display()
+            );
+        }
         Ok(connection)
     }
 

@@ -9,7 +9,7 @@
 //! | [`server`] | a kernel: sockets, status, shutdown |
 //! | [`cells`] | the queue of cells and their outputs |
 //! | [`requests`] | requests that need no cell: completion, history, kernel information |
-//! | [`history`] | what was run before |
+//! | [`history`] | what was run before, also in other sessions |
 //! | [`client`] | the other side: what `onelens run` and the tests use |
 
 pub mod cells;

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ use super::message::{DropCounts, Dropped, Message, Signer, random_hex};
 use super::requests;
 use super::socket::{Listener, PeerId, lock};
 use super::zmtp::{Incoming, Kind};
+use crate::engine::Input;
 use crate::failure::Failure;
 use crate::session::Start;
 
@@ -43,6 +44,11 @@ pub(super) struct Kernel {
     shell: Listener,
     control: Listener,
     iopub: Listener,
+    stdin: Listener,
+    /// What arrives on `stdin`: answers of users, taken while a question is open.
+    answers: Mutex<Receiver<(PeerId, Vec<Vec<u8>>)>>,
+    /// What was published before anybody listened; `None` from the first subscriber on.
+    early: Mutex<Option<Early>>,
     /// Cells on their way to the thread that runs them.
     pub(super) jobs: Sender<Job>,
     pub(super) history: Mutex<History>,
@@ -51,6 +57,16 @@ pub(super) struct Kernel {
     pub(super) stopping: AtomicBool,
     end: Sender<()>,
 }
+
+/// Messages published before the first subscriber came: some clients send a cell first and subscribe then.
+#[derive(Default)]
+struct Early {
+    messages: Vec<Vec<Vec<u8>>>,
+    bytes: usize,
+}
+
+/// How much is kept for a first subscriber who may never come.
+const MAX_EARLY: usize = 32 << 20;
 
 /// The cell that runs now, if one does.
 #[derive(Default)]
@@ -71,14 +87,20 @@ enum Control {
 impl Server {
     /// Binds the sockets that the connection file names, starts the threads, and begins to make the session.
     ///
-    /// Ports given as 0 are chosen here and the file is written anew.
+    /// Ports given as 0 are chosen here and the file is written anew. What is run is remembered for this session only.
     pub fn start(file: &Path, start: Start) -> Result<Server, Failure> {
+        Server::start_with_history(file, start, History::default())
+    }
+
+    /// The same, with a memory of earlier sessions.
+    pub fn start_with_history(file: &Path, start: Start, history: History) -> Result<Server, Failure> {
         let mut connection = Connection::read(file)?;
         let ip = connection.address()?;
         let (jobs, job_queue) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let (shell_sender, shell_queue) = mpsc::channel();
         let (control_sender, control_queue) = mpsc::channel();
+        let (answer_sender, answers) = mpsc::channel();
         let subscribed = control_sender.clone();
         let random = |e| Failure::new(e, "restart the machine, or report this");
 
@@ -101,29 +123,34 @@ impl Server {
                     let _ = subscribed.send(Control::Subscribed(peer, topic));
                 }
             })?,
+            stdin: bind(ip, connection.stdin_port, Kind::Router, move |peer, incoming| {
+                if let Incoming::Message(frames) = incoming {
+                    let _ = answer_sender.send((peer, frames));
+                }
+            })?,
+            answers: Mutex::new(answers),
+            early: Mutex::new(Some(Early::default())),
             jobs,
-            history: Mutex::default(),
+            history: Mutex::new(history),
             variables: Mutex::default(),
             running: Mutex::default(),
             stopping: AtomicBool::new(false),
             end,
         });
-        // Nothing asks the user yet: what arrives on stdin belongs to no question and is ignored.
-        let stdin = bind(ip, connection.stdin_port, Kind::Router, |_, _| {})?;
         let heartbeat = heartbeat(ip, connection.hb_port)?;
 
         let was_bound = connection.is_bound();
         connection.shell_port = kernel.shell.port();
         connection.control_port = kernel.control.port();
         connection.iopub_port = kernel.iopub.port();
-        connection.stdin_port = stdin.port();
+        connection.stdin_port = kernel.stdin.port();
         connection.hb_port = heartbeat.port();
         if !was_bound {
             connection.write(file)?;
         }
 
         let k = kernel.clone();
-        spawn("cells", move || cells::run(&k, &job_queue, start))?;
+        spawn("cells", move || cells::run(k, &job_queue, start))?;
         let k = kernel.clone();
         spawn("shell", move || {
             for (peer, frames) in shell_queue {
@@ -257,7 +284,7 @@ impl Kernel {
             let _ = self.jobs.send(Job::Stop(done));
             // A cell that does not listen must not keep the kernel alive: its worker ends with our end of the pipe.
             let _ = finished.recv_timeout(Duration::from_secs(1));
-            for socket in [&self.control, &self.shell, &self.iopub] {
+            for socket in [&self.control, &self.shell, &self.stdin, &self.iopub] {
                 socket.flush(Duration::from_secs(1));
             }
             let _ = self.end.send(());
@@ -270,14 +297,44 @@ impl Kernel {
         let welcome = Message::new(&self.session, "iopub_welcome", content);
         let mut frames = welcome.encode(&self.signer);
         frames.insert(0, topic.to_vec());
+        let mut early = lock(&self.early);
         self.iopub.send(peer, &frames);
+        for message in early.take().into_iter().flat_map(|early| early.messages) {
+            if message[0].starts_with(topic) {
+                self.iopub.send(peer, &message);
+            }
+        }
     }
 
-    /// Waits a moment for the first subscriber: some clients send a cell before they have subscribed to its outputs.
-    pub(super) fn wait_for_subscriber(&self) {
-        let since = Instant::now();
-        while !self.iopub.has_subscriber() && since.elapsed() < Duration::from_millis(500) {
-            std::thread::sleep(Duration::from_millis(1));
+    /// Asks the client that sent `request` for a line, and waits for it.
+    pub(super) fn ask(&self, peer: PeerId, request: &Message) -> Input {
+        if request.content["allow_stdin"] == false {
+            return Input::Unavailable;
+        }
+        let identity = self.shell.identity(peer).unwrap_or_default();
+        let Some(client) = self.stdin.with_identity(&identity) else { return Input::Unavailable };
+        let answers = lock(&self.answers);
+        // Answers to questions that are no longer open.
+        while answers.try_recv().is_ok() {}
+        // What the cell printed stands above; there is nothing to add to it.
+        let content = json!({ "prompt": "", "password": false });
+        let question = request.child(&self.session, "input_request", content);
+        self.stdin.send(client, &question.encode(&self.signer));
+        loop {
+            match answers.recv_timeout(Duration::from_millis(50)) {
+                Ok((from, frames)) if from == client => {
+                    if let Some(answer) = self.accept(frames).filter(|m| m.kind() == "input_reply") {
+                        return Input::Line(answer.content["value"].as_str().unwrap_or_default().into());
+                    }
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if lock(&self.running).interrupted || self.stopping.load(Ordering::SeqCst) {
+                        return Input::Interrupted;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Input::Unavailable,
+            }
         }
     }
 
@@ -290,7 +347,16 @@ impl Kernel {
     pub(super) fn publish(&self, request: &Message, kind: &str, content: Value) {
         let mut message = request.child(&self.session, kind, content);
         message.routes = vec![format!("kernel.{}.{kind}", self.session).into_bytes()];
-        self.iopub.publish(&message.encode(&self.signer));
+        let frames = message.encode(&self.signer);
+        match &mut *lock(&self.early) {
+            None => self.iopub.publish(&frames),
+            Some(early) => {
+                early.bytes += frames.iter().map(Vec::len).sum::<usize>();
+                if early.bytes <= MAX_EARLY {
+                    early.messages.push(frames);
+                }
+            }
+        }
     }
 
     /// Answers a request that came through the shell.

@@ -32,6 +32,7 @@ pub struct Listener {
 }
 
 struct Peer {
+    identity: Vec<u8>,
     writer: Writer,
     topics: Vec<Vec<u8>>,
 }
@@ -92,9 +93,18 @@ impl Listener {
         !lock(&self.peers).is_empty()
     }
 
-    /// Whether any peer has subscribed to anything.
-    pub fn has_subscriber(&self) -> bool {
-        lock(&self.peers).values().any(|p| !p.topics.is_empty())
+    /// The identity that a peer gave itself; the sockets of one client have the same.
+    pub fn identity(&self, peer: PeerId) -> Option<Vec<u8>> {
+        lock(&self.peers).get(&peer).map(|peer| peer.identity.clone())
+    }
+
+    /// The peer with this identity; for a client that gives none, the only peer there is.
+    pub fn with_identity(&self, identity: &[u8]) -> Option<PeerId> {
+        let peers = lock(&self.peers);
+        match identity {
+            [] => peers.keys().next().copied().filter(|_| peers.len() == 1),
+            _ => peers.iter().find(|(_, peer)| peer.identity == identity).map(|(id, _)| *id),
+        }
     }
 
     /// Waits until everything queued is with the operating system, or `limit` has passed.
@@ -115,10 +125,10 @@ fn serve_peer(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(HANDSHAKE))?;
-    zmtp::handshake(&mut stream, kind, b"")?;
+    let identity = zmtp::handshake(&mut stream, kind, b"")?;
     stream.set_read_timeout(None)?;
     let writer = Writer::start(stream.try_clone()?)?;
-    lock(peers).insert(id, Peer { writer: writer.clone(), topics: Vec::new() });
+    lock(peers).insert(id, Peer { identity, writer: writer.clone(), topics: Vec::new() });
     let mut reader = BufReader::new(stream);
     loop {
         let mut incoming = zmtp::read(&mut reader)?;

@@ -77,8 +77,9 @@ const MAX_FRAMES: usize = 1024;
 
 /// Greets the peer and exchanges `READY`; `identity` is how a router at the far end may call us.
 ///
-/// Fails when the far end does not speak ZMTP 3 with the `NULL` mechanism, or is a socket that does not fit ours.
-pub fn handshake(stream: &mut (impl Read + Write), kind: Kind, identity: &[u8]) -> io::Result<()> {
+/// Returns how the far end wants to be called, which may be empty. Fails when it does not speak ZMTP 3 with the `NULL`
+/// mechanism, or is a socket that does not fit ours.
+pub fn handshake(stream: &mut (impl Read + Write), kind: Kind, identity: &[u8]) -> io::Result<Vec<u8>> {
     let mut greeting = [0u8; 64];
     greeting[0] = 0xff;
     greeting[9] = 0x7f;
@@ -113,7 +114,9 @@ pub fn handshake(stream: &mut (impl Read + Write), kind: Kind, identity: &[u8]) 
         return Err(invalid("the peer did not send READY"));
     };
     match find_property(properties, "socket-type") {
-        Some(other) if kind.accepts(&String::from_utf8_lossy(other)) => Ok(()),
+        Some(other) if kind.accepts(&String::from_utf8_lossy(other)) => {
+            Ok(find_property(properties, "identity").unwrap_or_default().to_vec())
+        }
         other => {
             let other = String::from_utf8_lossy(other.unwrap_or_default()).into_owned();
             Err(invalid(&format!("a {} socket cannot talk to a {other:?} socket", kind.name())))
