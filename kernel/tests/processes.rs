@@ -65,13 +65,11 @@ impl Marked {
 
     fn run(&self, code: &str, to_its_end: bool) {
         let id = self.client.execute(code);
-        while to_its_end {
-            match self.client.next(SOON).expect("the kernel is silent") {
-                FromKernel::Shell(m) if m.parent_id() == id => {
-                    assert_eq!(m.content["status"], "ok", "{}", m.content);
-                    return;
-                }
-                _ => {}
+        let mut ended = !to_its_end;
+        while !ended {
+            if let FromKernel::Shell(m) = self.client.next(SOON).expect("the kernel is silent") {
+                ended = m.parent_id() == id;
+                assert_eq!(m.content["status"], "ok", "{}", m.content);
             }
         }
     }
