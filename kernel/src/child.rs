@@ -129,7 +129,8 @@ impl KernelProcess {
         }
     }
 
-    fn is_running(&mut self) -> bool {
+    /// Whether the process is there, as far as one can know.
+    pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
     }
 

@@ -75,6 +75,27 @@ fn a_connection_file_that_cannot_be_used_is_refused() {
     assert!(code == Some(3) && said.contains("not a connection file"), "{said}");
 }
 
+#[test]
+fn a_connection_file_that_others_can_read_is_warned_of() {
+    use onelens_kernel::jupyter::connection::Connection;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.json");
+    Connection::any_ports().unwrap().write(&file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut kernel = Command::new(ONELENS)
+        .args(["kernel", "--no-history", file.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(kernel.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let _ = kernel.kill();
+    let _ = kernel.wait();
+    assert!(line.contains("other users may read") && line.contains("chmod 600"), "{line}");
+}
+
 /// Starts a kernel whose parent ends at once, as when a Jupyter server is killed, and waits for it to end too.
 #[cfg(target_os = "linux")]
 #[test]

@@ -184,6 +184,10 @@ fn missing_files_and_folders_are_named_before_anything_runs() {
         (&["--output", "o.html"], "both be written to o.html"),
         (&["--html", "t.ipynb"], "both be written to t.ipynb"),
         (&["--timeout", "0"], "not a positive number"),
+        (&["--output", "/proc/o.ipynb"], "nothing can be written in the folder /proc"),
+        (&["--parameters", "none.json"], "cannot read the parameters none.json"),
+        (&["--parameters", "t.ipynb"], "the parameter `cells` in t.ipynb is ["),
+        (&["--from", "2"], "--resume"),
     ] {
         let output = folder.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
@@ -321,11 +325,12 @@ fn a_notebook_without_cells_is_run_and_written() {
     assert!(folder.path("t.html").exists());
 }
 
-/// How many kernels wait for a run with --resume.
-fn lingering() -> usize {
+/// How many kernels of runs with this data folder wait for a run with --resume.
+fn lingering(data: &Path) -> usize {
     let is_one = |entry: &fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("--linger")
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&read("cmdline")).contains("--linger")
+            && String::from_utf8_lossy(&read("environ")).contains(&data.display().to_string())
     };
     fs::read_dir("/proc").unwrap().flatten().filter(is_one).count()
 }
@@ -339,7 +344,6 @@ fn a_repaired_notebook_goes_on_where_it_failed_with_its_variables() {
     let data = tempfile::tempdir().unwrap();
     let run =
         |arguments: &[&str]| folder.command(arguments).env("XDG_DATA_HOME", data.path()).output().unwrap();
-    let before = lingering();
     let output = run(&["--no-html", "--resume", "--from", "2"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("cannot begin at cell 2"), "{}", said(&output));
@@ -347,7 +351,7 @@ fn a_repaired_notebook_goes_on_where_it_failed_with_its_variables() {
     let output = run(&["--no-html", "--resume"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("repair cell 3"), "{}", said(&output));
-    assert_eq!(lingering(), before + 1);
+    assert_eq!(lingering(data.path()), 1);
 
     // In the notebook that the failed run has written.
     let mut value: Value =
@@ -361,6 +365,57 @@ fn a_repaired_notebook_goes_on_where_it_failed_with_its_variables() {
     assert_eq!(cells[0]["outputs"][0]["text"], json!(["kept\n"]));
     assert_eq!(cells[2]["outputs"][0]["data"]["text/plain"], json!(["42"]));
     assert_eq!(fs::read_to_string(folder.path("ran")).unwrap(), "x");
-    assert_eq!(lingering(), before, "a run that succeeds leaves nothing behind");
+    assert_eq!(lingering(data.path()), 0, "a run that succeeds leaves nothing behind");
     assert_eq!(fs::read_dir(data.path().join("onelens/kept")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cell_that_reads_standard_input_fails_with_a_sentence() {
+    let folder =
+        Folder::with(&notebook(&["let mut s = String::new();\nstd::io::stdin().read_line(&mut s)?;"]));
+    let output = folder.run(&["--no-html"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("StdinNotImplemented") && said(&output).contains("help: "));
+}
+
+#[test]
+fn displays_are_updated_and_cleared_in_the_file() {
+    let show = |text: &str| {
+        format!("onelens::session::display(&vec![(\"text/plain\".to_string(), \"{text}\".to_string())]);")
+    };
+    let cleared =
+        format!("{}\nprintln!(\"1\");\nonelens::session::clear_output(true);\n{}", show("a"), show("b"));
+    let progress = "let mut p = onelens::session::Progress::new(\"fitting\", 2);\np.update(1, || String::new());\np.finish(\"all done\");";
+    let folder = Folder::with(&notebook(&[&cleared, progress]));
+    let output = folder.run(&["--no-html"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let cells = folder.cells("t.ipynb");
+    let texts = |cell: &Value| -> Vec<String> {
+        let outputs = cell["outputs"].as_array().unwrap();
+        outputs.iter().map(|o| format!("{}{}", o["output_type"], o["data"]["text/plain"])).collect()
+    };
+    assert_eq!(texts(&cells[0]), ["\"display_data\"[\"b\"]"]);
+    let progress = texts(&cells[1]);
+    assert!(progress.len() == 1 && progress[0].contains("all done"), "{progress:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_keeps_the_kernel_of_a_run_that_can_be_resumed() {
+    let folder = Folder::with(&notebook(&["let x = 1;", ENDLESS, "x + 1"]));
+    let data = tempfile::tempdir().unwrap();
+    let resume = |folder: &Folder| {
+        let mut command = folder.command(&["--no-html", "--resume"]);
+        command.env("XDG_DATA_HOME", data.path());
+        command
+    };
+    let mut child = resume(&folder).stdout(Stdio::null()).spawn().unwrap();
+    wait_for(&folder.path("here"));
+    send("-INT", child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    fs::write(folder.path("t.ipynb"), notebook(&["let x = 1;", "let y = 1;", "x + y"])).unwrap();
+    let output = resume(&folder).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("going on at cell 2"), "{}", said(&output));
+    assert_eq!(folder.cells("t.ipynb")[2]["outputs"][0]["data"]["text/plain"], json!(["2"]));
 }

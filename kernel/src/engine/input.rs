@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind::PermissionDenied as Denied;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::process::Stdio;
 
@@ -60,9 +61,17 @@ impl StandardInput {
     }
 
     /// Whether the worker, or a program that it started, waits for input.
-    pub(super) fn is_awaited(&self, worker: i32) -> bool {
+    pub(super) fn is_awaited(&mut self, worker: i32) -> bool {
         let Some(reader) = &self.reader else { return false };
-        super::process::available(reader) == 0 && worker > 0 && is_reading(worker, &mut BTreeSet::new())
+        if super::process::available(reader) > 0 || worker <= 0 {
+            return false;
+        }
+        if fs::read_to_string(format!("/proc/{worker}/syscall")).is_err_and(|e| e.kind() == Denied) {
+            // A system that hides from a process what its descendants do: better no input than waiting for ever.
+            *self = StandardInput::default();
+            return false;
+        }
+        is_reading(worker, &mut BTreeSet::new())
     }
 
     /// Gives the cell a line.

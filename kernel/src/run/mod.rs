@@ -110,7 +110,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         wrote.push_str(&format!(" and {}", html.display()));
     }
     run.screen.line(&format!("wrote {wrote} after {}", duration(started.elapsed())));
-    if options.resume.is_some() && matches!(code, CELL_FAILED | INTERRUPTED) {
+    let stopped = matches!(code, CELL_FAILED | INTERRUPTED);
+    if options.resume.is_some() && stopped && run.kernel.is_running() {
         let next = done.len() + 1;
         Kept::leave(run.kernel, &options.notebook, done)?;
         run.screen.line(&format!(
