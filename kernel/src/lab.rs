@@ -79,10 +79,21 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     Err(Failure::new(format!("cannot start {}: {e}", lab.display()), "try it by hand: jupyter lab"))
 }
 
-/// JupyterLab on the search path, else in the private environment.
+/// JupyterLab on the search path, else in the private environment, if that is as it should be now.
 pub fn find() -> Option<PathBuf> {
-    let private = || environment().ok().map(|folder| folder.join("bin/jupyter-lab"));
-    paths::program("jupyter-lab").or_else(|| private().filter(|file| paths::is_executable(file)))
+    let private = || {
+        let folder = environment().ok()?;
+        let is_current = fs::read_to_string(folder.join(RECIPE)).is_ok_and(|text| text == recipe());
+        Some(folder.join("bin/jupyter-lab")).filter(|file| is_current && paths::is_executable(file))
+    };
+    paths::program("jupyter-lab").or_else(private)
+}
+
+/// What the private environment was made from; the file is written last, so that one that was not finished is made anew.
+const RECIPE: &str = "onelens.txt";
+
+fn recipe() -> String {
+    format!("{}\n{}", PACKAGES.join("\n"), SETTINGS.1)
 }
 
 fn environment() -> Result<PathBuf, Failure> {
@@ -97,7 +108,8 @@ fn make_environment(screen: &mut Screen) -> Result<PathBuf, Failure> {
         return Err(Failure::new("there is no JupyterLab, and no python3 on PATH to install it with", help));
     };
     screen.line(&format!(
-        "JupyterLab was not found; installing {} from PyPI into {}\n(about 250 MB, a minute or two; remove that folder to be rid of it)",
+        "{}; installing {} from PyPI into {}\n(about 250 MB, a minute or two; remove that folder to be rid of it)",
+        if folder.exists() { "the private JupyterLab is out of date" } else { "JupyterLab was not found" },
         PACKAGES.join(" and "),
         folder.display()
     ));
@@ -119,6 +131,7 @@ fn make_environment(screen: &mut Screen) -> Result<PathBuf, Failure> {
     };
     fs::create_dir_all(settings.parent().unwrap_or(&folder)).map_err(cannot)?;
     fs::write(&settings, SETTINGS.1).map_err(cannot)?;
+    fs::write(folder.join(RECIPE), recipe()).map_err(cannot)?;
     Ok(folder.join("bin/jupyter-lab"))
 }
 

@@ -10,8 +10,8 @@ pub struct Screen {
     open: bool,
 }
 
-/// Longest text of one line on a terminal: wider lines would wrap, and then cannot be drawn over.
-const WIDTH: usize = 78;
+/// The width of a terminal that does not tell its own.
+const WIDTH: usize = 80;
 const EVERY: Duration = Duration::from_millis(100);
 
 impl Screen {
@@ -60,7 +60,8 @@ impl Screen {
 
     fn draw(&mut self, text: &str) {
         self.drawn = Instant::now();
-        put(&format!("\r\x1b[K{}", shortened(text, WIDTH)));
+        // Wider lines would wrap, and then cannot be drawn over.
+        put(&format!("\r\x1b[K{}", shortened(text, width() - 2)));
     }
 }
 
@@ -68,6 +69,15 @@ impl Default for Screen {
     fn default() -> Self {
         Screen::new()
     }
+}
+
+/// The columns of the terminal, which may change while we run.
+#[allow(unsafe_code)]
+fn width() -> usize {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one `winsize`.
+    let known = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) } == 0;
+    if known && size.ws_col >= 20 { size.ws_col.into() } else { WIDTH }
 }
 
 /// Writes; a reader that has gone (`| head`) is no reason to stop.

@@ -446,6 +446,7 @@ fn a_client_that_subscribes_after_sending_its_first_cells_misses_nothing() {
     let signer = Signer::new(&connection.key);
 
     let mut shell = TcpStream::connect(("127.0.0.1", connection.shell_port)).unwrap();
+    shell.set_read_timeout(Some(SOON)).unwrap();
     zmtp::handshake(&mut shell, zmtp::Kind::Dealer, b"early").unwrap();
     let cells = ["out a", "display b"].map(|code| {
         let info = Message::new("early", "kernel_info_request", json!({}));
@@ -463,6 +464,7 @@ fn a_client_that_subscribes_after_sending_its_first_cells_misses_nothing() {
     }
 
     let mut iopub = TcpStream::connect(("127.0.0.1", connection.iopub_port)).unwrap();
+    iopub.set_read_timeout(Some(SOON)).unwrap();
     zmtp::handshake(&mut iopub, zmtp::Kind::Sub, b"").unwrap();
     iopub.write_all(&zmtp::subscribe(b"")).unwrap();
     let reader = Signer::new(&connection.key);
