@@ -2,6 +2,7 @@
 
 use syn::parse::Parser;
 use syn::spanned::Spanned;
+use syn::visit::Visit;
 
 /// A cell taken apart. Texts are as the user wrote them.
 #[derive(Default)]
@@ -14,6 +15,8 @@ pub struct Script {
     pub statements: Vec<Statement>,
     /// Comments behind the last of them.
     pub end: String,
+    /// Whether a statement waits with `.await`, outside of any `async` block.
+    pub awaits: bool,
 }
 
 /// An item of a cell.
@@ -80,6 +83,9 @@ pub fn read(code: &str) -> Result<Script, String> {
         let comments = code[end..range.start].trim().to_string();
         let text = code[range.clone()].to_string();
         end = range.end;
+        let mut awaits = Awaits(false);
+        awaits.visit_stmt(&statement);
+        script.awaits |= awaits.0;
         match statement {
             syn::Stmt::Item(item) => {
                 let mut uses = Vec::new();
@@ -106,6 +112,17 @@ pub fn read(code: &str) -> Result<Script, String> {
     // The positions of every parsed cell would stay in memory.
     proc_macro2::extra::invalidate_current_thread_spans();
     Ok(script)
+}
+
+struct Awaits(bool);
+
+impl Visit<'_> for Awaits {
+    fn visit_expr_await(&mut self, _: &syn::ExprAwait) {
+        self.0 = true;
+    }
+    fn visit_item(&mut self, _: &syn::Item) {}
+    fn visit_expr_async(&mut self, _: &syn::ExprAsync) {}
+    fn visit_expr_closure(&mut self, _: &syn::ExprClosure) {}
 }
 
 /// The kind and name by which a later item replaces this one.
@@ -188,6 +205,8 @@ mod tests {
         assert!(matches!(script.statements[2].kind, Kind::Shown(_)));
         assert!(matches!(script.statements[1].kind, Kind::Other));
         assert_eq!(script.end, "// end");
+        assert!(!script.awaits && !read("let f = async { g().await };").unwrap().awaits);
+        assert!(read("let x = f().await?;").unwrap().awaits);
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub fn program(notebook: &Notebook, name: &str) -> Result<String, Failure> {
                         "repair the cell, or give it the tag `raises-exception` if it is meant to fail",
                     )
                 })?;
+                if script.awaits {
+                    return Err(Failure::bad_input(
+                        format!("cell {number} of {name} uses `.await` outside of a function"),
+                        "a plain program has nothing that runs it: use `block_on` of your async library in the cell",
+                    ));
+                }
                 parts.cell(script);
             }
             "markdown" => parts.comment(&cell.source),
@@ -204,6 +210,15 @@ mod tests {
         ]);
         let expected = "//! The cells of x.ipynb as a program, by `onelens convert --to rust`.\n//!\n//! Its Cargo.toml needs what these lines of the notebook ask for:\n//!\n//! ```text\n//! :dep rand = \"0.9\"\n//! ```\n\nuse std::fmt::{self, Debug};\nuse std::fmt::Display;\n\nfn f() -> i32 { 2 }\n\nfn main() -> Result<(), Box<dyn std::error::Error>> {\n    let x = f();\n\n    // shown\n    println!(\"{:?}\", x);\n\n    for i in 0..2 { println!(\"{i}\"); }\n    Ok(())\n}\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_cell_that_nothing_could_run_in_a_program_is_refused() {
+        let cell = json!({ "cell_type": "code", "metadata": {}, "source": "f().await", "outputs": [] });
+        let json = json!({ "nbformat": 4, "metadata": {}, "cells": [cell] });
+        let notebook = Notebook::parse(&json.to_string(), "x").unwrap();
+        let message = program(&notebook, "x.ipynb").unwrap_err().to_string();
+        assert!(message.starts_with("cell 1 of x.ipynb uses `.await`"), "{message}");
     }
 
     #[test]

@@ -102,24 +102,35 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         Run { kernel, screen, interrupts, timeout: options.timeout, outputs: Outputs::new(n_cells) };
     let code = all(&mut run, &mut notebook, &todo, &mut done, options.allow_errors);
 
-    write_whole(&output, &notebook.to_text())?;
-    let mut wrote = output.display().to_string();
-    if let Some(html) = &html {
-        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-        write_whole(html, &page::render(&notebook, &stem))?;
-        wrote.push_str(&format!(" and {}", html.display()));
+    let written = write(&notebook, &output, html.as_deref());
+    let Run { mut kernel, mut screen, .. } = run;
+    // What could not be written is not lost either: the next run has it, and nothing to run but what is left.
+    let stopped = matches!(code, CELL_FAILED | INTERRUPTED) || written.is_err();
+    let keep = options.resume.is_some() && stopped && kernel.is_running();
+    let next = done.len() + 1;
+    if keep {
+        Kept::leave(kernel, &options.notebook, done)?;
     }
-    run.screen.line(&format!("wrote {wrote} after {}", duration(started.elapsed())));
-    let stopped = matches!(code, CELL_FAILED | INTERRUPTED);
-    if options.resume.is_some() && stopped && run.kernel.is_running() {
-        let next = done.len() + 1;
-        Kept::leave(run.kernel, &options.notebook, done)?;
-        run.screen.line(&format!(
+    screen.line(&format!("wrote {} after {}", written?, duration(started.elapsed())));
+    if keep {
+        screen.line(&format!(
             "the kernel keeps its variables for {}; repair cell {next} and run the same command again",
             duration(kept::LINGER)
         ));
     }
     Ok(code)
+}
+
+/// Writes the executed notebook and its page; returns what to say about it.
+fn write(notebook: &Notebook, output: &Path, html: Option<&Path>) -> Result<String, Failure> {
+    write_whole(output, &notebook.to_text())?;
+    let mut wrote = output.display().to_string();
+    if let Some(html) = html {
+        let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+        write_whole(html, &page::render(notebook, &stem))?;
+        wrote.push_str(&format!(" and {}", html.display()));
+    }
+    Ok(wrote)
 }
 
 /// Where the page goes, after checking that it can.
