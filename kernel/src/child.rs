@@ -102,6 +102,11 @@ impl KernelProcess {
         self.leave = true;
     }
 
+    /// The process, for instance to look at what it uses; none for a kernel that somebody else started.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// If the process has ended: a sentence about how, with what it said last.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.child.as_mut()?.try_wait().ok()??;

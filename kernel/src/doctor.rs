@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::failure::Failure;
 use crate::image::Image;
 use crate::screen::Screen;
-use crate::{install, lab, paths};
+use crate::{assist, install, lab, paths};
 
 /// What one check found.
 enum Finding {
@@ -30,6 +30,7 @@ pub fn doctor() -> Result<u8, Failure> {
         ("library for cells", image()),
         ("Jupyter kernel", kernelspec()),
         ("JupyterLab", jupyterlab()),
+        ("rust-analyzer", rust_analyzer()),
     ];
     let mut sound = true;
     for (name, finding) in checks {
@@ -144,5 +145,23 @@ fn jupyterlab() -> Finding {
             "not found".into(),
             "`onelens lab` offers a private one; `onelens run` needs none".into(),
         ),
+    }
+}
+
+/// Completion works without it, for names; the rest needs the program and the sources of the standard library.
+fn rust_analyzer() -> Finding {
+    let help =
+        "`rustup component add rust-analyzer rust-src` gives completion and documentation of everything";
+    let Ok(sysroot) = Command::new("rustc").args(["--print", "sysroot"]).output() else {
+        return Optional("not looked for, as the compiler does not start".into(), help.into());
+    };
+    let sysroot = Path::new(String::from_utf8_lossy(&sysroot.stdout).trim()).to_path_buf();
+    match assist::program(&sysroot.join("bin/rustc")) {
+        None => Optional("not found: only names that the notebook defines complete".into(), help.into()),
+        Some(_) if !sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists() => Optional(
+            "the sources of the standard library are missing, so its methods do not complete".into(),
+            help.into(),
+        ),
+        Some(program) => Good(program.display().to_string()),
     }
 }

@@ -131,7 +131,7 @@ const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
 const PROJECT: &str = "rust-project.json";
 /// Raised when the files of an image change, so that one without them is built anew.
-const LAYOUT: &str = "2";
+const LAYOUT: &str = "3";
 
 struct Toolchain {
     rustc: PathBuf,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::assist::Scene;
 use crate::engine::{Ask, CellError, Engine, Output};
 
 /// Something that runs cells one after the other and keeps their variables.
@@ -16,6 +17,10 @@ pub trait Session: Send {
     fn variables(&self) -> BTreeMap<String, String>;
     /// Whom to ask when a cell of this session reads standard input; a session may have no way to notice that.
     fn on_input(&mut self, _ask: Ask) {}
+    /// What is in force between cells, for those who complete code while the next one runs.
+    fn scene(&self) -> Scene {
+        Scene::of_variables(self.variables())
+    }
 }
 
 /// Makes a session; may take a minute the first time and then says so through its argument, one line per call.
@@ -37,5 +42,9 @@ impl Session for Engine {
 
     fn on_input(&mut self, ask: Ask) {
         Engine::on_input(self, ask);
+    }
+
+    fn scene(&self) -> Scene {
+        Engine::scene(self)
     }
 }

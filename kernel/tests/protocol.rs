@@ -313,10 +313,10 @@ fn variables_are_completed_inspected_and_paged_and_cells_are_remembered() {
     assert_eq!(reply["matches"], json!(["alpha", "alps"]));
     assert_eq!((&reply["cursor_start"], &reply["cursor_end"]), (&json!(4), &json!(6)));
     let reply = pair.ask("inspect_request", json!({ "code": "alpha", "cursor_pos": 2 }));
-    assert_eq!(reply["data"]["text/plain"], "alpha: Vec<f64>");
+    assert_eq!(reply["data"]["text/plain"], "let alpha: Vec<f64>");
     let reply = pair.ask("inspect_request", json!({ "code": "beta", "cursor_pos": 2 }));
     assert_eq!(reply["found"], false);
-    assert_eq!(pair.run("?alpha").0["payload"][0]["data"]["text/plain"], "alpha: Vec<f64>");
+    assert_eq!(pair.run("?alpha").0["payload"][0]["data"]["text/plain"], "let alpha: Vec<f64>");
     let reply = pair.ask("history_request", json!({ "hist_access_type": "search", "pattern": "let*" }));
     assert_eq!(reply["history"], json!([[1, 1, "let alpha"], [1, 2, "let alps"]]));
 }

@@ -98,25 +98,112 @@ fn project(crates: &[(Key, BTreeSet<Key>)], messages: &str, sysroot: &Path) -> V
             "is_proc_macro": one.is_proc_macro,
         })
     });
+    let library = sysroot.join("lib/rustlib/src/rust/library");
     json!({
         "sysroot": sysroot,
-        "sysroot_src": sysroot.join("lib/rustlib/src/rust/library"),
+        "sysroot_src": library,
+        "sysroot_project": standard_library(sysroot, &library),
         "crates": described.collect::<Vec<_>>(),
     })
 }
 
-/// The crates that are reached from the first one without passing through a procedural macro: that is not run, so
-/// what it is made of does not matter.
+/// The standard library without what is inside it. The processors' instructions (`std::arch`) lie outside of these
+/// folders and are not read: they would double rust-analyzer's memory.
+fn standard_library(sysroot: &Path, library: &Path) -> Value {
+    let one = |name: &str, deps: &[(usize, &str)]| {
+        let folder = library.join(name).join("src");
+        let deps: Vec<Value> = deps.iter().map(|(i, name)| json!({ "crate": i, "name": name })).collect();
+        json!({
+            "display_name": name,
+            "root_module": folder.join("lib.rs"),
+            "edition": "2024",
+            "deps": deps,
+            "cfg": [],
+            "source": { "include_dirs": [folder], "exclude_dirs": [] },
+            "is_workspace_member": false,
+        })
+    };
+    let crates = [one("core", &[]), one("alloc", &[(0, "core")]), one("std", &[(0, "core"), (1, "alloc")])];
+    json!({ "sysroot": sysroot, "sysroot_src": library, "crates": crates })
+}
+
+/// The crates worth reading. Looking up a method means knowing every trait of every crate, so what a crate uses only
+/// inside costs seconds and hundreds of megabytes for nothing. Followed is what a crate re-exports; its other
+/// dependencies, whose types may occur in signatures, are taken alone and if they are small. The first crate exists
+/// to re-export: what it does not is not for cells.
 fn needed<'c>(crates: &'c [(Key, BTreeSet<Key>)], built: &BTreeMap<Key, Built>) -> BTreeSet<&'c Key> {
     let mut needed = BTreeSet::new();
     let mut next: Vec<&Key> = crates.first().map(|(key, _)| key).into_iter().collect();
+    let first = next.first().copied();
     while let Some(key) = next.pop() {
         let Some(one) = built.get(key) else { continue };
-        if needed.insert(key) && !one.is_proc_macro {
-            next.extend(crates.iter().filter(|(other, _)| other == key).flat_map(|(_, named)| named));
+        needed.insert(key);
+        if one.is_proc_macro {
+            continue;
+        }
+        let source = Sources::read(one.root.parent());
+        for dep in crates.iter().filter(|(other, _)| other == key).flat_map(|(_, named)| named) {
+            let re_exported = source.re_exported.contains(&dep.0);
+            let small = || built.get(dep).is_some_and(|one| Sources::read(one.root.parent()).bytes < SMALL);
+            if re_exported && !needed.contains(dep) {
+                next.push(dep);
+            } else if Some(key) != first && built.contains_key(dep) && small() {
+                needed.insert(dep);
+            }
         }
     }
     needed
+}
+
+/// In bytes of source.
+const SMALL: u64 = 250_000;
+
+/// What the sources of a crate tell without being parsed.
+#[derive(Default)]
+struct Sources {
+    bytes: u64,
+    /// The crates, and everything else, that some `pub use` begins with.
+    re_exported: BTreeSet<String>,
+}
+
+impl Sources {
+    fn read(folder: Option<&Path>) -> Sources {
+        let mut sources = Sources::default();
+        let mut folders: Vec<PathBuf> = folder.map(Path::to_path_buf).into_iter().collect();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read(&path).unwrap_or_default();
+                    sources.bytes += text.len() as u64;
+                    sources.re_exported.extend(re_exported(&String::from_utf8_lossy(&text)));
+                }
+            }
+        }
+        sources
+    }
+}
+
+/// The first names of `pub use` and `pub extern crate` declarations.
+fn re_exported(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let first_name = |path: &str| {
+        let path = path.trim().trim_start_matches("::");
+        let end = path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
+        path[..end].to_string()
+    };
+    for start in ["pub use ", "pub extern crate "] {
+        for (at, _) in source.match_indices(start) {
+            let declared = source[at + start.len()..].split(';').next().unwrap_or_default();
+            match declared.trim().strip_prefix('{') {
+                Some(group) => names.extend(group.split(',').map(first_name)),
+                None => names.push(first_name(declared)),
+            }
+        }
+    }
+    names
 }
 
 fn library(message: &Value) -> Option<(Key, Built)> {
@@ -209,13 +296,17 @@ pub fn with_session(mut project: Value, root: &Path) -> Value {
 mod tests {
     use super::*;
 
-    const TREE: &str = "0 image image v0.1.0 (/w/image)\n1 shapes shapes v2.1.0\n2 zero zero v0.3.0\n1 derive derive v1.0.0 (proc-macro)\n2 syn syn v2.0.0\n1 zero zero v0.3.0 (*)\n";
+    const TREE: &str = "0 image image v0.1.0 (/w/image)\n1 libc libc v0.2.0\n1 shapes shapes v2.1.0\n2 derive derive v1.0.0 (proc-macro)\n3 syn syn v2.0.0\n2 inside inside v1.0.0\n3 deep deep v1.0.0\n2 zero zero v0.3.0\n1 zero zero v0.3.0 (*)\n";
 
-    fn messages() -> String {
-        let artifact = |id: &str, name: &str, kind: &str, features: Value| {
+    /// A registry with sources, and cargo's messages about them.
+    fn described(folder: &Path) -> Value {
+        let artifact = |id: &str, name: &str, kind: &str, source: &str, features: Value| {
+            let root = folder.join(name).join("src");
+            std::fs::create_dir_all(&root).unwrap();
+            std::fs::write(root.join("lib.rs"), source).unwrap();
             json!({
-                "reason": "compiler-artifact", "package_id": id, "manifest_path": format!("/r/{name}/Cargo.toml"),
-                "target": { "name": name, "kind": [kind], "src_path": format!("/r/{name}/src/lib.rs"), "edition": "2021" },
+                "reason": "compiler-artifact", "package_id": id, "manifest_path": folder.join(name).join("Cargo.toml"),
+                "target": { "name": name, "kind": [kind], "src_path": root.join("lib.rs"), "edition": "2021" },
                 "features": features,
             })
         };
@@ -223,42 +314,60 @@ mod tests {
             "reason": "build-script-executed", "package_id": "registry+x#zero@0.3.0",
             "cfgs": ["fast"], "env": [["LEVEL", "3"]], "out_dir": "/t/zero/out",
         });
-        [
-            artifact("registry+x#zero@0.3.0", "build-script-build", "custom-build", json!([])),
-            artifact("registry+x#zero@0.3.0", "zero", "lib", json!(["std"])),
-            artifact("registry+x#shapes@2.1.0", "shapes", "lib", json!([])),
-            artifact("registry+x#syn@2.0.0", "syn", "lib", json!([])),
-            artifact("registry+x#derive@1.0.0", "derive", "proc-macro", json!([])),
-            artifact("path+file:///w/image#0.1.0", "image", "dylib", json!([])),
+        let large = format!("//{}", "x".repeat(300_000));
+        let messages = [
+            artifact("registry+x#zero@0.3.0", "build-script-build", "custom-build", "", json!([])),
+            artifact("registry+x#zero@0.3.0", "zero", "lib", &large, json!(["std"])),
+            artifact(
+                "registry+x#shapes@2.1.0",
+                "shapes",
+                "lib",
+                "pub use zero::Zero;\npub use derive::D;",
+                json!([]),
+            ),
+            artifact("registry+x#inside@1.0.0", "inside", "lib", "pub use deep::Deep;", json!([])),
+            artifact("registry+x#deep@1.0.0", "deep", "lib", &large, json!([])),
+            artifact("registry+x#libc@0.2.0", "libc", "lib", "", json!([])),
+            artifact("registry+x#syn@2.0.0", "syn", "lib", "", json!([])),
+            artifact("registry+x#derive@1.0.0", "derive", "proc-macro", "pub use syn::x;", json!([])),
+            artifact("path+file:///w/image#0.1.0", "image", "dylib", "pub use {shapes, zero};", json!([])),
             script,
-        ]
-        .map(|message| message.to_string())
-        .join("\n")
+        ];
+        let messages = messages.map(|message| message.to_string()).join("\n");
+        project(&dependencies(TREE), &messages, Path::new("/sysroot"))
     }
 
     #[test]
-    fn crates_name_each_other_as_cargo_tree_has_it() {
-        let project = project(&dependencies(TREE), &messages(), Path::new("/sysroot"));
-        let names: Vec<&str> = project["crates"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| c["display_name"].as_str().unwrap())
-            .collect();
-        assert_eq!(names, ["image", "shapes", "zero", "derive"]);
+    fn what_is_re_exported_is_followed_and_what_is_inside_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = described(folder.path());
+        let crates = project["crates"].as_array().unwrap();
+        let names: Vec<&str> = crates.iter().map(|c| c["display_name"].as_str().unwrap()).collect();
+        // `inside` is small, so it is there for its types, but not the large crate behind it; `libc` is not for
+        // cells; a procedural macro is not run, so it needs no `syn`.
+        assert_eq!(names, ["image", "shapes", "derive", "inside", "zero"]);
         let named = |i: usize| project["crates"][i]["deps"].clone();
-        assert_eq!(named(1), json!([{ "crate": 2, "name": "zero" }]));
-        assert_eq!(named(3), json!([]), "a procedural macro is not run, so it needs no `syn`");
+        let dep = |i: usize| json!({ "crate": i, "name": names[i] });
+        assert_eq!(named(1), json!([dep(2), dep(3), dep(4)]));
+        assert_eq!((named(2), named(3)), (json!([]), json!([])));
         let direct: Vec<String> = direct(&project).into_iter().map(|(_, one)| one.name).collect();
-        assert_eq!(direct, ["derive", "shapes", "zero"]);
+        assert_eq!(direct, ["shapes", "zero"]);
     }
 
     #[test]
     fn features_and_what_a_build_script_said_are_kept() {
-        let project = project(&dependencies(TREE), &messages(), Path::new("/sysroot"));
-        let zero = &project["crates"][2];
+        let folder = tempfile::tempdir().unwrap();
+        let project = described(folder.path());
+        let zero = &project["crates"][4];
         assert_eq!(zero["cfg"], json!(["feature=\"std\"", "fast"]));
         assert_eq!((&zero["env"]["LEVEL"], &zero["env"]["OUT_DIR"]), (&json!("3"), &json!("/t/zero/out")));
-        assert_eq!(zero["source"]["include_dirs"], json!(["/r/zero/src", "/t/zero/out"]));
+        assert_eq!(zero["source"]["include_dirs"], json!([folder.path().join("zero/src"), "/t/zero/out"]));
+    }
+
+    #[test]
+    fn re_exports_are_found_in_every_form() {
+        let source =
+            "pub use {a, b::c};\npub use ::d::{E, F};\nuse g;\npub extern crate h;\n    pub use i as j;";
+        assert_eq!(re_exported(source), ["a", "b", "d", "i", "h"]);
     }
 }

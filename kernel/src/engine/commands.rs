@@ -31,7 +31,7 @@ pub(super) fn split(code: &str) -> (Vec<Command>, String) {
 }
 
 /// The code of a cell alone.
-pub(super) fn without_commands(code: &str) -> String {
+pub(crate) fn without_commands(code: &str) -> String {
     split(code).1
 }
 
@@ -58,6 +58,15 @@ pub(super) const HELP: &str = "\
 :help              this text
 A last line without `;` is shown: through `evcxr_display` if its type has that, else through `Debug`.
 `?` ends the cell with the error. Interrupting keeps all variables.";
+
+/// The commands with what they do, for completion.
+pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
+    let commands = HELP.lines().filter(|line| line.starts_with(':'));
+    commands
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        .map(|(n, help)| (n, help.trim()))
+        .collect()
+}
 
 /// The level that `:opt` asks for; without one, stock notebooks mean 2.
 pub(super) fn opt_level(asked: &str) -> Result<String, String> {

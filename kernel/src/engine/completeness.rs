@@ -1,5 +1,6 @@
 //! Whether Enter should run what is typed, or give it another line.
 
+use super::open::{Open, Scan, scan};
 use syn::parse::Parser;
 
 /// Whether code is a whole cell.
@@ -25,177 +26,230 @@ pub enum Completeness {
 /// assert_eq!(completeness("let = ;"), Completeness::Invalid);
 /// ```
 pub fn completeness(code: &str) -> Completeness {
+    // A question, which is no Rust.
+    if code.trim_start().starts_with('?') {
+        return Completeness::Complete;
+    }
     let code = super::commands::without_commands(code);
     let answer = match scan(&code) {
-        Scan::Open(depth) => Completeness::Incomplete { indent: "    ".repeat(depth) },
+        // Another line would become part of the text.
+        Scan::InText => Completeness::Incomplete { indent: String::new() },
         Scan::Mismatch => Completeness::Invalid,
-        Scan::Balanced => match syn::Block::parse_within.parse_str(&code) {
-            Ok(_) => Completeness::Complete,
-            Err(error) if at_end(&error, &code) => Completeness::Incomplete { indent: String::new() },
-            Err(_) => Completeness::Invalid,
-        },
+        Scan::Brackets(open) => judge(&code, &open),
     };
     proc_macro2::extra::invalidate_current_thread_spans();
     answer
 }
 
-/// Whether the parser ran out of input.
-fn at_end(error: &syn::Error, code: &str) -> bool {
+/// Closes what is open and lets the parser say where it stumbles: at the end something is missing, before the end
+/// something is wrong.
+fn judge(code: &str, open: &[Open]) -> Completeness {
+    let closed: String = open.iter().rev().map(|one| one.closing()).collect();
+    // A comment at the end must not swallow what closes.
+    let whole = format!("{}\n{closed}", code.trim_end());
+    let end = code.trim_end().len();
+    match syn::Block::parse_within.parse_str(&whole) {
+        Ok(_) if open.is_empty() => Completeness::Complete,
+        Ok(_) => Completeness::Incomplete { indent: inside(code, open) },
+        Err(error) if !missing_at(&error, end) => Completeness::Invalid,
+        Err(_) if open.is_empty() => Completeness::Incomplete { indent: continued(code) },
+        Err(_) => Completeness::Incomplete { indent: inside(code, open) },
+    }
+}
+
+/// Whether the parser ran out of input at byte `end`.
+fn missing_at(error: &syn::Error, end: usize) -> bool {
     let range = error.span().byte_range();
-    error.to_string().contains("end of input") || range.end >= code.trim_end().len() && range.is_empty()
+    // Without input left there is no place to point at, and the span is that of the macro that does not exist.
+    error.to_string().contains("end of input") || range.start >= end || range == (0..0)
 }
 
-enum Scan {
-    Balanced,
-    /// With how many brackets open.
-    Open(usize),
-    Mismatch,
+/// White space for a line within the innermost bracket that is open.
+fn inside(code: &str, open: &[Open]) -> String {
+    let at = open.last().map_or(0, |one| one.at);
+    let line = code[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    format!("{}    ", indent_of(&code[line..]))
 }
 
-/// Brackets, strings and comments, which is all that tells whether a line can end here.
-fn scan(code: &str) -> Scan {
-    let bytes = code.as_bytes();
-    let mut open = Vec::new();
-    let mut i = 0;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'/' if bytes.get(i + 1) == Some(&b'/') => i += code[i..].find('\n').unwrap_or(code.len() - i),
-            b'/' if bytes.get(i + 1) == Some(&b'*') => match block_comment(bytes, i) {
-                Some(end) => i = end,
-                None => return Scan::Open(open.len()),
-            },
-            b'r' if !part_of_word(bytes, i) && raw_hashes(&code[i + 1..]).is_some() => {
-                let hashes = raw_hashes(&code[i + 1..]).unwrap_or_default();
-                let body = i + 1 + hashes + 1;
-                match code[body..].find(&format!("\"{}", "#".repeat(hashes))) {
-                    Some(end) => i = body + end + 1 + hashes,
-                    None => return Scan::Open(open.len()),
-                }
-            }
-            b'"' => match string_end(bytes, i + 1) {
-                Some(end) => i = end,
-                None => return Scan::Open(open.len()),
-            },
-            b'\'' => i = after_quote(code, i),
-            b @ (b'(' | b'[' | b'{') => {
-                open.push(b);
-                i += 1;
-            }
-            b @ (b')' | b']' | b'}') => {
-                let wanted = if b == b')' { b'(' } else { b - 2 };
-                if open.pop() != Some(wanted) {
-                    return Scan::Mismatch;
-                }
-                i += 1;
-            }
-            _ => i += 1,
-        }
-    }
-    if open.is_empty() { Scan::Balanced } else { Scan::Open(open.len()) }
+/// White space for a line that goes on with the last one; what an attribute or a comment is about stands below it.
+fn continued(code: &str) -> String {
+    let last = code.trim_end().lines().last().unwrap_or_default();
+    let about_the_next = last.trim_start().starts_with("#[") || last.trim_start().starts_with("//");
+    let goes_on = last.trim_start().starts_with('.');
+    format!("{}{}", indent_of(last), if about_the_next || goes_on { "" } else { "    " })
 }
 
-fn part_of_word(bytes: &[u8], i: usize) -> bool {
-    // `br"` and `cr"` are raw strings too.
-    let before = |n: usize| i.checked_sub(n).map(|at| bytes[at]);
-    let is_word = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_' || b >= 128);
-    let prefix = matches!(before(1), Some(b'b' | b'c')) && !is_word(before(2));
-    is_word(before(1)) && !prefix
-}
-
-/// The number of `#` between `r` and `"`.
-fn raw_hashes(after_r: &str) -> Option<usize> {
-    let hashes = after_r.bytes().take_while(|b| *b == b'#').count();
-    (after_r.as_bytes().get(hashes) == Some(&b'"')).then_some(hashes)
-}
-
-fn block_comment(bytes: &[u8], mut i: usize) -> Option<usize> {
-    let mut depth = 0;
-    while i + 1 < bytes.len() {
-        match &bytes[i..i + 2] {
-            b"/*" => {
-                depth += 1;
-                i += 2;
-            }
-            b"*/" => {
-                depth -= 1;
-                i += 2;
-                if depth == 0 {
-                    return Some(i);
-                }
-            }
-            _ => i += 1,
-        }
-    }
-    None
-}
-
-fn string_end(bytes: &[u8], mut i: usize) -> Option<usize> {
-    while i < bytes.len() {
-        match bytes[i] {
-            b'\\' => i += 2,
-            b'"' => return Some(i + 1),
-            _ => i += 1,
-        }
-    }
-    None
-}
-
-/// Behind a character literal, or behind the quote of a lifetime.
-fn after_quote(code: &str, i: usize) -> usize {
-    let mut chars = code[i + 1..].char_indices();
-    match chars.next() {
-        Some((_, '\\')) => {
-            let body = i + 3.min(code.len() - i);
-            code.get(body..).and_then(|rest| rest.find('\'')).map_or(code.len(), |end| body + end + 1)
-        }
-        Some(_) => match chars.next() {
-            Some((at, '\'')) => i + 1 + at + 1,
-            _ => i + 1,
-        },
-        None => i + 1,
-    }
+fn indent_of(line: &str) -> &str {
+    &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn open(code: &str) -> Option<usize> {
+    fn answer(code: &str) -> String {
         match completeness(code) {
-            Completeness::Incomplete { indent } => Some(indent.len()),
-            _ => None,
+            Completeness::Complete => "complete".into(),
+            Completeness::Incomplete { indent } => format!("more{}", indent.len()),
+            Completeness::Invalid => "invalid".into(),
+        }
+    }
+
+    #[track_caller]
+    fn all(answers: &[(&str, &str)]) {
+        for (code, expected) in answers {
+            assert_eq!(answer(code), *expected, "{code}");
         }
     }
 
     #[test]
     fn whole_cells_are_complete() {
-        for code in [
-            "",
-            "1 + 1",
-            "let c = '{';",
-            "// (",
-            "r#\"(\"#",
-            "fn f<'a>(x: &'a str) {}",
-            ":vars",
-            "'\\''",
-            "\"\\\"(\"",
-        ] {
-            assert_eq!(completeness(code), Completeness::Complete, "{code}");
-        }
+        all(&[
+            ("", "complete"),
+            ("\n\n", "complete"),
+            ("1 + 1", "complete"),
+            ("let x = 1;", "complete"),
+            ("let x = 1;\nx", "complete"),
+            ("fn f<'a>(x: &'a str) {}", "complete"),
+            ("if a { 1 } else { 2 }", "complete"),
+            ("a?", "complete"),
+            ("f().await?", "complete"),
+            ("#[derive(Debug)]\nstruct S;", "complete"),
+            ("loop {}", "complete"),
+            ("vec![1, 2]", "complete"),
+            ("println!(\"{}\", 1)", "complete"),
+            ("macro_rules! m { () => {} }", "complete"),
+        ]);
     }
 
     #[test]
-    fn open_brackets_strings_and_comments_want_more() {
-        assert_eq!(open("fn f() { if x {"), Some(8));
-        for code in ["let s = \"a", "/* a", "r#\"a\"", "let x ="] {
-            assert_eq!(open(code), Some(0), "{code}");
-        }
+    fn commands_and_questions_are_complete() {
+        all(&[
+            (":vars", "complete"),
+            (":dep ndarray = { version = \"0.17\" }", "complete"),
+            (":dep a\n:dep b\nlet x = 1;", "complete"),
+            (":dep a\nlet x =", "more4"),
+            ("?x", "complete"),
+            ("??Vec::push", "complete"),
+        ]);
+    }
+
+    #[test]
+    fn text_is_not_taken_for_code() {
+        all(&[
+            ("let c = '{';", "complete"),
+            ("'\\''", "complete"),
+            ("b'('", "complete"),
+            ("'\\u{7b}'", "complete"),
+            ("\"\\\"(\"", "complete"),
+            ("\"(\\\\\"", "complete"),
+            ("// (", "complete"),
+            ("/* ( */ 1", "complete"),
+            ("/* /* */ ( */ 1", "complete"),
+            ("1 // \"", "complete"),
+            ("r#\"(\"#", "complete"),
+            ("r##\"\"# (\"##", "complete"),
+            ("br\"\\\"", "complete"),
+            ("c\"(\"", "complete"),
+            ("let r#fn = 1;", "complete"),
+            ("let var = \"a\";", "complete"),
+            ("'outer: loop { break 'outer; }", "complete"),
+        ]);
+    }
+
+    #[test]
+    fn open_text_and_comments_want_more_and_no_indent() {
+        all(&[
+            ("let s = \"a", "more0"),
+            ("fn f() {\n    let s = \"a", "more0"),
+            ("/* a", "more0"),
+            ("/* /* */", "more0"),
+            ("r#\"a\"", "more0"),
+            ("\"a\\", "more0"),
+        ]);
+    }
+
+    #[test]
+    fn open_brackets_want_more_indented_below_their_line() {
+        all(&[
+            ("fn f() {", "more4"),
+            ("fn f() {\n    if x {", "more8"),
+            ("fn f() {\n    g();", "more4"),
+            ("items.iter().map(|x| {", "more4"),
+            ("match x {\n    1 => 2,", "more4"),
+            ("match x {\n    1 =>", "more4"),
+            ("f(1,", "more4"),
+            ("f(\n    1,\n    g(", "more8"),
+            ("let v = vec![", "more4"),
+            ("let t: (u8,", "more4"),
+            ("struct S {\n    a: u8,", "more4"),
+            ("fn f() { // {", "more4"),
+            ("macro_rules! m {", "more4"),
+            ("println!(\"{}\",", "more4"),
+            ("#[derive(", "more4"),
+            ("if a { 1 } else {", "more4"),
+        ]);
+    }
+
+    #[test]
+    fn what_stops_in_the_middle_wants_more() {
+        all(&[
+            ("let x =", "more4"),
+            ("let x", "more4"),
+            ("let x = 1 +", "more4"),
+            ("a &&", "more4"),
+            ("let x: Vec<", "more4"),
+            ("let x: Vec<u8", "more4"),
+            ("Vec::<", "more4"),
+            ("x.iter().", "more4"),
+            ("x\n    .iter().", "more4"),
+            ("let f = |x|", "more4"),
+            ("let f = |x", "more4"),
+            ("let f = move", "more4"),
+            ("fn f()", "more4"),
+            ("fn f() ->", "more4"),
+            ("struct", "more4"),
+            ("impl S", "more4"),
+            ("impl<T: Clone", "more4"),
+            ("use std::", "more4"),
+            ("use std::fs", "more4"),
+            ("if x", "more4"),
+            ("if a { 1 } else", "more4"),
+            ("match x", "more4"),
+            ("for i in", "more4"),
+            ("unsafe", "more4"),
+            ("x as", "more4"),
+            ("!", "more4"),
+            ("&mut", "more4"),
+            ("println!", "more4"),
+            ("macro_rules! m", "more4"),
+        ]);
+    }
+
+    #[test]
+    fn an_attribute_or_a_doc_comment_wants_its_item() {
+        all(&[
+            ("#[derive(Debug)]", "more0"),
+            ("#[derive(Debug)]\n#[allow(unused)]", "more0"),
+            ("/// What it is.", "more0"),
+            ("#[test]\n// why", "more0"),
+            ("    #[inline]", "more4"),
+        ]);
     }
 
     #[test]
     fn what_no_line_can_repair_is_invalid() {
-        for code in ["fn f( }", ")", "let = 1;"] {
-            assert_eq!(completeness(code), Completeness::Invalid, "{code}");
-        }
+        all(&[
+            ("fn f( }", "invalid"),
+            (")", "invalid"),
+            ("let = 1;", "invalid"),
+            ("let = (", "invalid"),
+            ("1 2", "invalid"),
+            ("let x = = 1;", "invalid"),
+            ("match x { 1 => => ", "invalid"),
+            ("fn f() { let 1 2", "invalid"),
+            ("struct 1", "invalid"),
+            ("a b (", "invalid"),
+        ]);
     }
 }

@@ -46,6 +46,19 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// The word of Rust for what it is.
+    pub(super) fn word(&self) -> &'static str {
+        let words =
+            ["fn", "struct", "enum", "union", "trait", "type", "mod", "const", "static", "macro_rules"];
+        let of_tokens = |word: &&&str| self.tokens.split_whitespace().any(|token| token == **word);
+        match words.iter().find(of_tokens) {
+            Some(&"macro_rules") => "macro",
+            // A function may be `const fn`, and its body may hold all the others.
+            Some(word) => word,
+            None => "item",
+        }
+    }
+
     pub(super) fn write(&self, source: &mut Source) {
         for part in &self.parts {
             match part {

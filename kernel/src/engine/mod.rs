@@ -4,12 +4,13 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `commands`, `completeness` | lines that begin with `:`; whether a cell is whole |
+//! | `commands`, `completeness`, `open` | lines that begin with `:`; whether a cell is whole |
 //! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
 //! | `types` | how the next cell writes a variable's type |
 //! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
 //! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
+//! | `scene` | the same, for completion |
 //! | `process`, `frame`, `streams` | talking to the worker |
 //! | `worker`, `interrupt`, `input` | supervising it, stopping it, answering what it asks |
 //!
@@ -28,9 +29,11 @@ mod input;
 mod interrupt;
 mod items;
 mod mentions;
+mod open;
 mod parse;
 mod process;
 mod run;
+mod scene;
 mod session;
 mod source;
 mod streams;
@@ -38,9 +41,12 @@ mod types;
 mod uses;
 mod worker;
 
+pub(crate) use commands::names as command_names;
+pub(crate) use commands::without_commands as code_of;
 pub use completeness::{Completeness, completeness};
 pub use input::{Ask, Input};
 pub use interrupt::Interrupter;
+pub(crate) use types::{map_paths as map_type_paths, with_aliases};
 pub use worker::worker_main;
 
 use crate::image::Image;
@@ -138,6 +144,11 @@ impl Engine {
     /// A handle that stops the running cell from another thread.
     pub fn interrupter(&self) -> Interrupter {
         Interrupter(Arc::clone(&self.session.control))
+    }
+
+    /// What is in force, for completion.
+    pub fn scene(&self) -> crate::assist::Scene {
+        self.session.scene()
     }
 
     /// The variables and their types, for display.

@@ -118,7 +118,7 @@ fn for_each_path(ty: &str, f: &mut dyn FnMut(&str)) {
 }
 
 /// Replaces every path with `::` in it.
-fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
+pub(crate) fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
     let mut out = String::new();
     let mut rest = ty;
     while let Some(start) = rest.find(|c: char| c.is_alphanumeric() || c == '_') {
@@ -159,7 +159,12 @@ pub(super) fn own_names(ty: &str) -> BTreeSet<String> {
 
 /// The type as a reader wants it: last names only, and ndarray's aliases.
 pub(super) fn for_display(ty: &str) -> String {
-    let mut short = map_paths(ty, &mut |path| path.rsplit("::").next().unwrap_or(path).to_string());
+    with_aliases(&map_paths(ty, &mut |path| path.rsplit("::").next().unwrap_or(path).to_string()))
+}
+
+/// ndarray's types by their aliases.
+pub(crate) fn with_aliases(text: &str) -> String {
+    let mut short = text.to_string();
     for (n, shape) in
         [(0, "[usize; 0]"), (1, "[usize; 1]"), (2, "[usize; 2]"), (3, "[usize; 3]"), (4, "[usize; 4]")]
     {

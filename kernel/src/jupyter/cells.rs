@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::message::Message;
+use super::requests::documentation;
 use super::server::{Kernel, Running};
 use super::socket::{PeerId, lock};
+use crate::assist::Assistant;
 use crate::clock;
 use crate::engine::{Bundle, CellError, Output};
 use crate::session::{Session, Start};
@@ -31,7 +33,8 @@ const GRACE: Duration = Duration::from_millis(10);
 /// Runs jobs until told to stop.
 pub(super) fn run(kernel: Arc<Kernel>, jobs: &Receiver<Job>, start: Start) {
     let start: Arc<Start> = start.into();
-    let mut cells = Cells { kernel, session: Preparation::begin(&start), start, count: 0 };
+    let session = Preparation::begin(&start, &kernel.assistant);
+    let mut cells = Cells { kernel, session, start, count: 0 };
     while let Ok(job) = jobs.recv() {
         match job {
             Job::Cell(peer, request) => {
@@ -63,14 +66,17 @@ enum Event {
 }
 
 impl Preparation {
-    fn begin(start: &Arc<Start>) -> Preparation {
+    fn begin(start: &Arc<Start>, assistant: &Arc<Assistant>) -> Preparation {
         let (events, receiver) = mpsc::channel();
-        let start = start.clone();
+        let (start, assistant) = (start.clone(), assistant.clone());
         let make = move || {
             let progress = events.clone();
             let made = start(&mut |line| {
                 let _ = progress.send(Event::Progress(line.to_string()));
             });
+            if let Ok(session) = &made {
+                assistant.set_scene(session.scene());
+            }
             let _ = events.send(Event::Made(made));
         };
         match std::thread::Builder::new().name("prepare".into()).spawn(make) {
@@ -168,6 +174,7 @@ impl Cells {
                 running.interrupt = Some(session.interrupter());
             }
             session.on_input(Box::new(move || asking.0.ask(peer, &asking.1)));
+            kernel.assistant.cell_begins(code);
             let result = session.execute(code, &mut |output| {
                 if let Output::Result(bundle) = &output {
                     if silent {
@@ -180,7 +187,7 @@ impl Cells {
                 let (kind, content) = output_message(output, count);
                 kernel.publish(request, kind, content);
             });
-            *lock(&kernel.variables) = session.variables();
+            kernel.assistant.set_scene(session.scene());
             result
         });
         *lock(&kernel.running) = Running::default();
@@ -219,7 +226,7 @@ impl Cells {
     fn prepared(&mut self, request: &Message) -> Result<&mut Box<dyn Session>, CellError> {
         if matches!(self.session, Preparation::Failed) {
             // The remedy may have been applied since: try again rather than ask for a restart.
-            self.session = Preparation::begin(&self.start);
+            self.session = Preparation::begin(&self.start, &self.kernel.assistant);
         }
         if let Preparation::Making(events) = &self.session {
             let say = |text: String| {
@@ -284,14 +291,15 @@ fn cell_error(ename: &str, evalue: &str) -> CellError {
     CellError { ename: ename.into(), evalue: evalue.into(), traceback }
 }
 
-/// `?name` shows what is known of a variable in the pager.
+/// A cell that asks for documentation gets it in the pager.
 fn page(kernel: &Kernel, code: &str) -> Option<Value> {
-    let name = code.trim().strip_prefix('?')?.trim();
-    let text = match lock(&kernel.variables).get(name) {
-        Some(of_type) => format!("{name}: {of_type}"),
-        None => format!("no variable `{name}` is alive in this notebook"),
+    let data = match kernel.assistant.answer(code)? {
+        Some(found) => documentation(&found),
+        None => {
+            json!({ "text/plain": format!("nothing is known about `{}`", code.trim().trim_matches('?').trim()) })
+        }
     };
-    Some(json!({ "source": "page", "data": { "text/plain": text }, "start": 0 }))
+    Some(json!({ "source": "page", "data": data, "start": 0 }))
 }
 
 fn output_message(output: Output, count: u64) -> (&'static str, Value) {

@@ -5,10 +5,10 @@
 //! | shell | answers requests at once, also while a cell runs; hands cells to the queue |
 //! | control | interrupt, shutdown, and the welcome to new subscribers |
 //! | cells | runs cells one after the other ([`super::cells`]) |
+//! | questions | completes and explains code |
 //!
 //! A message that cannot be read or is not signed is dropped and counted; no message can end the loops.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,7 @@ use super::message::{DropCounts, Dropped, Message, Signer, random_hex};
 use super::requests;
 use super::socket::{Listener, PeerId, lock};
 use super::zmtp::{Incoming, Kind};
+use crate::assist::Assistant;
 use crate::engine::Input;
 use crate::failure::Failure;
 use crate::session::Start;
@@ -52,7 +53,9 @@ pub(super) struct Kernel {
     /// Cells on their way to the thread that runs them.
     pub(super) jobs: Sender<Job>,
     pub(super) history: Mutex<History>,
-    pub(super) variables: Mutex<BTreeMap<String, String>>,
+    pub(super) assistant: Arc<Assistant>,
+    /// Completion and documentation, which take a while and must not hold up the shell.
+    questions: Sender<(PeerId, Message)>,
     pub(super) running: Mutex<Running>,
     pub(super) stopping: AtomicBool,
     end: Sender<()>,
@@ -97,6 +100,7 @@ impl Server {
         let mut connection = Connection::read(file)?;
         let ip = connection.address()?;
         let (jobs, job_queue) = mpsc::channel();
+        let (questions, question_queue) = mpsc::channel::<(PeerId, Message)>();
         let (end, ended) = mpsc::channel();
         let (shell_sender, shell_queue) = mpsc::channel();
         let (control_sender, control_queue) = mpsc::channel();
@@ -132,7 +136,8 @@ impl Server {
             early: Mutex::new(Some(Early::default())),
             jobs,
             history: Mutex::new(history),
-            variables: Mutex::default(),
+            assistant: Arc::default(),
+            questions,
             running: Mutex::default(),
             stopping: AtomicBool::new(false),
             end,
@@ -151,6 +156,12 @@ impl Server {
 
         let k = kernel.clone();
         spawn("cells", move || cells::run(k, &job_queue, start))?;
+        let k = kernel.clone();
+        spawn("questions", move || {
+            for (peer, request) in question_queue {
+                k.answer(peer, &request);
+            }
+        })?;
         let k = kernel.clone();
         spawn("shell", move || {
             for (peer, frames) in shell_queue {
@@ -222,11 +233,21 @@ impl Kernel {
             let _ = self.jobs.send(Job::Cell(peer, Box::new(request.clone())));
             return;
         }
-        self.status(request, "busy");
+        if matches!(request.kind(), "complete_request" | "inspect_request") {
+            let _ = self.questions.send((peer, request.clone()));
+            return;
+        }
         if request.kind() == "shutdown_request" {
+            self.status(request, "busy");
             self.shutdown(&self.shell, peer, request);
             return;
         }
+        self.answer(peer, request);
+    }
+
+    /// Answers a request that came through the shell, between `busy` and `idle`.
+    fn answer(&self, peer: PeerId, request: &Message) {
+        self.status(request, "busy");
         if let Some((kind, content)) = requests::answer(self, request) {
             self.shell.send(peer, &request.child(&self.session, kind, content).encode(&self.signer));
         }
