@@ -56,6 +56,19 @@ impl Notebook {
         error
     }
 
+    /// Runs a cell that is interrupted when it has printed something.
+    #[track_caller]
+    fn interrupted(&mut self, code: &str, words: &str) {
+        let interrupter = self.engine.interrupter();
+        let mut on_output = |output| {
+            if matches!(output, Output::Stdout(_)) {
+                interrupter.interrupt();
+            }
+        };
+        let error = self.engine.execute(&format!("println!();\n{code}"), &mut on_output).unwrap_err();
+        assert!(error.ename == "KeyboardInterrupt" && error.evalue.contains(words), "{code}\n{error:#?}");
+    }
+
     /// The plain text of the result of a cell that must succeed.
     #[track_caller]
     fn value(&mut self, code: &str) -> String {
@@ -150,7 +163,7 @@ fn the_last_expression_is_shown_by_debug_or_by_its_own_display() {
         assert_eq!(n.ok(silent).result(), "", "{silent}");
     }
     n.ok("struct Shout(u8);\nimpl Shout { fn evcxr_display(&self) { println!(\"EVCXR_BEGIN_CONTENT text/html\\n<b>{}</b>\\nEVCXR_END_CONTENT\", self.0) } }");
-    let shown = Output::Display { bundle: vec![("text/html".into(), "<b>7</b>".into())], id: None };
+    let shown = Output::Result(vec![("text/html".into(), "<b>7</b>".into())]);
     assert_eq!(n.ok("let shout = Shout(7);\nshout").outputs, std::slice::from_ref(&shown));
     assert_eq!(n.ok("&shout").outputs, [shown]);
     n.ok("struct Silent;");
@@ -496,24 +509,14 @@ fn an_interrupt_is_polite_first() {
     let mut n = Notebook::new();
     n.ok("let mut count = 0u64; let mut kept = vec![1];");
     let start = Instant::now();
-    interrupt_after(&n, Duration::from_millis(400));
-    n.fails("kept.push(2); while !onelens::session::interrupted() { count += 1; }\nlet partial = count;\nkept.push(3);", "KeyboardInterrupt", "stopped by itself");
+    n.interrupted("kept.push(2); while !onelens::session::interrupted() { count += 1; }\nlet partial = count;\nkept.push(3);", "stopped by itself");
     assert_eq!(n.value("(partial > 0, kept.clone())"), "(true, [1, 2])");
-    interrupt_after(&n, Duration::from_millis(400));
-    n.fails("kept.push(4); loop { count = count.wrapping_add(1); }", "KeyboardInterrupt", "as before it");
+    n.interrupted("kept.push(4); loop { count = count.wrapping_add(1); }", "as before it");
     assert_eq!(n.value("kept.clone()"), "[1, 2]");
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     // Between cells it does nothing.
     n.engine.interrupter().interrupt();
     assert_eq!(n.value("1 + 1"), "2");
-}
-
-fn interrupt_after(n: &Notebook, pause: Duration) {
-    let interrupter = n.engine.interrupter();
-    std::thread::spawn(move || {
-        std::thread::sleep(pause);
-        interrupter.interrupt();
-    });
 }
 
 #[test]
@@ -530,7 +533,7 @@ fn no_process_and_no_file_is_left_behind() {
     // Other tests of this process have folders of their own; this one's is gone with its last file.
     let folders = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
     for folder in folders.filter(|f| f.file_name().to_string_lossy().starts_with(&own)) {
-        assert!(std::fs::read_dir(folder.path()).map_or(true, |files| files.count() < 5));
+        assert!(std::fs::read_dir(folder.path()).map_or(true, |files| files.count() < 15));
     }
 }
 
@@ -618,6 +621,153 @@ fn many_cells_leave_files_and_handles_as_they_were() {
     }
     assert_eq!(n.value("x"), "30");
     assert_eq!(n.value(in_worker), before);
+}
+
+/// The crate that a cell is: `cell` links the items, `notebook` compiles them.
+fn linked(n: &mut Notebook) -> bool {
+    n.value("module_path!()") == "\"cell\""
+}
+
+/// Cells until the items are compiled.
+fn wait_until_linked(n: &mut Notebook) {
+    let start = Instant::now();
+    while !linked(n) {
+        assert!(start.elapsed() < Duration::from_secs(60), "the items are not linked");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Items that are not worth a library are compiled in every cell.
+fn padding() -> String {
+    format!(
+        "mod padding {{\n{}}}\n",
+        "    // A comment, to reach the size from which items are compiled once.\n".repeat(12)
+    )
+}
+
+#[test]
+fn cells_without_items_link_those_of_earlier_cells() {
+    let mut n = Notebook::new();
+    n.ok(&padding());
+    n.ok("use std::fmt::Debug;\n#[derive(Debug, Clone, PartialEq)]\nstruct P { x: f64, y: Option<Box<P>> }\nstruct Pair(u8, String);\nenum Shape { Round, Square(P) }\nuse Shape::*;");
+    n.ok("impl P { fn new(x: f64) -> P { P { x, y: None } } fn norm(&self) -> f64 { self.x.abs() } }\ntrait Area { const SIDES: u8; fn area(&self) -> f64; }\nimpl Area for P { const SIDES: u8 = 4; fn area(&self) -> f64 { self.x * self.x } }\nfn show<T: Debug>(t: T) -> String { format!(\"{t:?}\") }\nmod inner { fn secret() {} pub(crate) fn open() -> u8 { 3 } pub(super) struct Q(pub(crate) u8); }\nmacro_rules! make { ($x:expr) => { $crate::P::new($x) } }\nlet before = P::new(-2.0); let any: Box<dyn std::any::Any> = Box::new(P::new(1.0));");
+    wait_until_linked(&mut n);
+    assert_eq!(
+        n.value("let p = make!(3.0); let pair = Pair(1, \"a\".into()); let shape = Square(P { x: 1.0, y: Some(Box::new(p.clone())) });\n(before.norm(), p.x, p.area(), P::SIDES, show(&p), pair.1.len(), inner::open(), inner::Q(4).0)"),
+        "(2.0, 3.0, 9.0, 4, \"P { x: 3.0, y: None }\", 1, 3, 4)"
+    );
+    assert_eq!(
+        n.value("(any.downcast_ref::<P>().is_some(), matches!(shape, Square(ref p) if p.x == 1.0))"),
+        "(true, true)"
+    );
+    n.fails("inner::secret()", "E0603", "private");
+    n.fails("p.missing()", "E0599", "missing");
+    // An item anew: compiled with all others, and with values of their types.
+    n.ok("impl Area for Pair { const SIDES: u8 = 0; fn area(&self) -> f64 { self.0.into() } }\nlet other = before.clone();");
+    wait_until_linked(&mut n);
+    assert_eq!(n.value("(other == before, pair.area())"), "(true, 1.0)");
+    n.ok("fn breaks() { panic!(\"inside\") }");
+    wait_until_linked(&mut n);
+    n.fails("breaks()", "Panic", "inside (earlier cell:1:15)");
+    n.fails("std::process::abort()", "WorkerDied", "it aborted");
+    assert!(linked(&mut n));
+    assert_eq!(n.value("(other == before, pair.area())"), "(true, 1.0)");
+    // Declarations change without compiling the items anew.
+    n.ok("use std::collections::BTreeMap as Map;\nlet m: Map<u8, u8> = Map::new();");
+    assert_eq!(n.value("(m.len(), show(1))"), "(0, \"1\")");
+    let told = n.ok("struct P { z: u8 }").stderr();
+    assert!(told.contains("`before`"), "{told}");
+    wait_until_linked(&mut n);
+    assert_eq!(n.value("P { z: 1 }.z"), "1");
+    assert_eq!(n.value("any.downcast_ref::<P>().is_some()"), "false");
+}
+
+#[test]
+fn statics_keep_their_state() {
+    let mut n = Notebook::new();
+    n.ok("use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};\nuse std::sync::Mutex;\n/// Counts.\nstatic COUNT: AtomicUsize = AtomicUsize::new(5);\nstatic LIST: Mutex<Vec<String>> = Mutex::new(Vec::new());\nstatic mut RAW: i32 = 1;\nstatic NAME: &str = \"n\";\nstatic COW: Mutex<std::borrow::Cow<str>> = Mutex::new(std::borrow::Cow::Borrowed(\"c\"));");
+    n.ok("thread_local! {\n    /// Mine.\n    static LOCAL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(vec![]) };\n    pub static OTHER: std::cell::Cell<u8> = std::cell::Cell::new(7);\n}\nCOUNT.fetch_add(1, SeqCst);");
+    n.ok("fn bump() -> usize { COUNT.fetch_add(1, SeqCst) }\nLIST.lock().unwrap().push(\"a\".into());\nunsafe { RAW += 1; }");
+    n.ok("bump(); LOCAL.with_borrow_mut(|l| l.push(1)); OTHER.set(8);");
+    let all = "(COUNT.load(SeqCst), LIST.lock().unwrap().len(), unsafe { RAW }, LOCAL.with_borrow(|l| l.len()), OTHER.get(), NAME, COW.lock().unwrap().len())";
+    assert_eq!(n.value(all), "(7, 1, 2, 1, 8, \"n\", 1)");
+    n.ok(&padding());
+    wait_until_linked(&mut n);
+    n.ok("bump();");
+    assert_eq!(n.value(all), "(8, 1, 2, 1, 8, \"n\", 1)");
+    // As before the cell, as variables are.
+    n.fails(
+        "bump(); static FRESH: AtomicUsize = AtomicUsize::new(1); std::process::abort();",
+        "WorkerDied",
+        "",
+    );
+    assert_eq!(n.value("bump(); FRESH.load(SeqCst)"), "1");
+    // The thread of the cell died with the process, and its own statics with it.
+    assert_eq!(n.value(all), "(9, 1, 2, 0, 7, \"n\", 1)");
+    // A definition that runs again is a new static.
+    n.ok("static COUNT: AtomicUsize = AtomicUsize::new(0);");
+    assert_eq!(n.value("(bump(), bump(), COUNT.load(SeqCst))"), "(0, 1, 2)");
+    // What a static is made of may change.
+    n.ok("#[derive(Debug)]\nstruct S { a: u8 }\nstatic KEPT: Mutex<Option<S>> = Mutex::new(None);");
+    n.ok("*KEPT.lock().unwrap() = Some(S { a: 1 });");
+    assert_eq!(n.value("KEPT.lock().unwrap()"), "Some(S { a: 1 })");
+    n.ok("#[derive(Debug)]\nstruct S { a: u8, b: [u64; 40] }");
+    assert_eq!(n.value("KEPT.lock().unwrap().is_none()"), "true");
+    n.fails("static BAD: std::cell::Cell<u8> = std::cell::Cell::new(1);", "E0277", "cannot be shared");
+}
+
+#[test]
+fn futures_are_awaited_at_the_top() {
+    let mut n = Notebook::new();
+    n.ok("async fn double(x: i32) -> i32 { x * 2 }\nasync fn fails() -> Result<i32, String> { Err(\"no number\".into()) }\nlet log = std::sync::Arc::new(std::sync::Mutex::new(Vec::<u8>::new()));");
+    n.ok("struct Later(std::sync::Arc<std::sync::atomic::AtomicBool>, bool);\nimpl Future for Later {\n    type Output = u8;\n    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context) -> std::task::Poll<u8> {\n        if self.0.load(std::sync::atomic::Ordering::SeqCst) { return std::task::Poll::Ready(9); }\n        if !self.1 {\n            self.1 = true;\n            let (done, waker) = (self.0.clone(), cx.waker().clone());\n            std::thread::spawn(move || { std::thread::sleep(std::time::Duration::from_millis(30)); done.store(true, std::sync::atomic::Ordering::SeqCst); waker.wake(); });\n        }\n        std::task::Poll::Pending\n    }\n}\nfn later() -> Later { Later(Default::default(), false) }");
+    n.ok("let a = double(2).await;\nlet b = double(double(a).await).await; let c = later().await;");
+    assert_eq!(n.value("double(a).await + b + i32::from(c)"), "33");
+    assert_eq!(n.ok("println!(\"{}\", double(4).await);").stdout(), "8\n");
+    n.fails(
+        "log.lock().unwrap().push(1); let x = fails().await?;\nlog.lock().unwrap().push(2);",
+        "Error",
+        "no number",
+    );
+    assert_eq!(n.value("log.lock().unwrap().clone()"), "[1]");
+    n.ok("let text = String::from(\"moved\"); let len = { let f = |s: String| async move { s.len() }; f(text).await };");
+    n.fails("let g = 1; double(g).await; panic!(\"after\")", "Panic", "after");
+    n.interrupted("let kept = 3;\nstd::future::pending::<()>().await;", "kept");
+    assert_eq!(n.value("(kept, double(1).await)"), "(3, 2)");
+    n.fails("std::process::abort()", "WorkerDied", "");
+    assert_eq!(n.value("double(kept).await + i32::from(later().await)"), "15");
+}
+
+#[test]
+fn a_full_stack_is_told_from_other_faults() {
+    let mut n = Notebook::new();
+    n.ok("use rayon::prelude::*;\nlet kept = 1;\nfn deep(n: u64) -> u64 { if n == u64::MAX { 0 } else { deep(n + 1) + 1 } }");
+    n.fails("deep(0)", "WorkerDied", "stack overflow");
+    n.fails("unsafe { (8 as *mut u8).write_volatile(1) }", "WorkerDied", "segmentation fault");
+    n.fails("rayon::join(|| deep(0), || deep(1));", "WorkerDied", "stack overflow");
+    assert_eq!(n.value("kept"), "1");
+}
+
+#[test]
+fn closed_streams_threads_that_stay_and_drops_that_panic_do_no_harm() {
+    let mut n = Notebook::new();
+    n.ok("use std::os::fd::FromRawFd;\ndrop(unsafe { std::fs::File::from_raw_fd(1) }); drop(unsafe { std::fs::File::from_raw_fd(2) });");
+    let ran = n.ok("println!(\"out\"); eprintln!(\"err\");");
+    assert_eq!((ran.stdout().as_str(), ran.stderr().as_str()), ("out\n", "err\n"));
+    n.ok("std::thread::spawn(|| for i in 0..3 { std::thread::sleep(std::time::Duration::from_millis(100)); println!(\"still {i}\"); });");
+    assert!(n.ok("std::thread::sleep(std::time::Duration::from_millis(600));").stdout().contains("still 2"));
+    n.ok("struct D(bool);\nimpl Drop for D { fn drop(&mut self) { if self.0 { panic!(\"in drop\") } } }\nlet d = D(true); let e = D(true);");
+    n.fails("drop(d);", "Panic", "in drop");
+    n.ok("let e = 5;");
+    assert_eq!(n.value("e"), "5");
+    n.fails("let v = vec![D(true), D(false)]; let w = 1;\ndrop(v);", "Panic", "in drop");
+    let own = n.value("std::process::id()");
+    n.fails(
+        &format!("std::process::Command::new(\"kill\").args([\"-9\", \"{own}\"]).status().unwrap();"),
+        "WorkerDied",
+        "killed",
+    );
+    assert_eq!(n.value("e"), "5");
 }
 
 #[test]

@@ -77,14 +77,21 @@ pub(crate) fn show(bundle: &Bundle, id: Option<&str>, update: bool) {
     send_in_order(&parts);
 }
 
-/// From here to [`result_ends`], the first bundle shown is the cell's result.
+/// From here to [`result_ends`], the first bundle shown or printed is the cell's result.
 pub(crate) fn result_begins() {
     SHOWING_RESULT.store(true, Ordering::Relaxed);
+    send_in_order(&["showing"]);
 }
 
 /// The cell's last value has shown itself.
 pub(crate) fn result_ends() {
     SHOWING_RESULT.store(false, Ordering::Relaxed);
+    send_in_order(&["shown"]);
+}
+
+/// The number of the pipe to the kernel.
+pub(crate) fn descriptor() -> i32 {
+    PIPES.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(-1, |pipes| pipes.out.as_raw_fd())
 }
 
 /// Reads away what the kernel acknowledged to the process that this one was copied from.

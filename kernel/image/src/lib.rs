@@ -8,6 +8,8 @@ pub use {ndarray, onelens, plotters, rayon, serde, serde_json};
 
 pub mod channel;
 pub mod frame;
+pub mod future;
+mod overflow;
 pub mod rt;
 pub mod serve;
 pub mod shared;

@@ -1,5 +1,6 @@
 //! What the code generated for a cell calls. Little of it is generic: generic code is compiled in the cell.
 
+pub use crate::future::{block_on, once_per_process, until_interrupted};
 pub use crate::stage::{Failure, stage};
 pub use crate::store::{put, take};
 

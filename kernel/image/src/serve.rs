@@ -4,7 +4,7 @@
 //! the copy, which has every variable as it was. A cell that ends lets the copy be killed.
 
 use crate::stage::{Cell, CellThread, install_panic_hook};
-use crate::{channel, frame, rt, store};
+use crate::{channel, frame, overflow, rt, store};
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::os::fd::{FromRawFd, RawFd};
@@ -20,6 +20,8 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
     let (mut commands, out, acknowledged) = unsafe { (file(commands), file(out), file(acknowledged)) };
     channel::open(out, acknowledged);
     install_panic_hook();
+    overflow::install();
+    let streams = Streams::keep();
     stop_politely_on_interrupt();
     let wake = block_wake_signal();
     let Ok(mut thread) = CellThread::start() else {
@@ -28,8 +30,9 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
     };
     channel::send(&["ready", &std::process::id().to_string()]);
     while let Ok(command) = frame::read(&mut commands) {
+        streams.restore();
         match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["run", path] => match run(&thread, path, &wake) {
+            ["run", path, visible] => match run(&thread, path, visible == "global", &wake) {
                 Ran::Here => report_end(),
                 Ran::Woken => {
                     // The old thread and pool stayed in the process that died.
@@ -70,6 +73,29 @@ fn report_end() {
     channel::send(&parts);
 }
 
+/// Standard output and standard error, in case a cell closes them.
+struct Streams([c_int; 2]);
+
+impl Streams {
+    #[allow(unsafe_code)]
+    fn keep() -> Self {
+        // SAFETY: new descriptors, out of the way of the first hundred, for streams that are open.
+        Streams([1, 2].map(|stream| unsafe { libc::fcntl(stream, libc::F_DUPFD_CLOEXEC, 100) }))
+    }
+
+    #[allow(unsafe_code)]
+    fn restore(&self) {
+        for (stream, kept) in [1, 2].into_iter().zip(self.0) {
+            // SAFETY: `kept` belongs to this process, and `stream` is written to only if nothing is open there.
+            unsafe {
+                if libc::fcntl(stream, libc::F_GETFD) == -1 {
+                    libc::dup2(kept, stream);
+                }
+            }
+        }
+    }
+}
+
 enum Ran {
     /// In this process, to its end.
     Here,
@@ -78,7 +104,7 @@ enum Ran {
 }
 
 #[allow(unsafe_code)]
-fn run(thread: &CellThread, path: &str, wake: &libc::sigset_t) -> Ran {
+fn run(thread: &CellThread, path: &str, global: bool, wake: &libc::sigset_t) -> Ran {
     // SAFETY: the only other threads wait for work, and the copy uses none of them.
     let copy = unsafe { libc::fork() };
     if copy == 0 {
@@ -88,7 +114,7 @@ fn run(thread: &CellThread, path: &str, wake: &libc::sigset_t) -> Ran {
     // Without a copy the cell runs all the same; the kernel then says what a crash cost.
     channel::send(&["forked", &copy.max(0).to_string()]);
     prefer_as_victim(true);
-    match load(path) {
+    match load(path, global) {
         Ok(cell) => thread.run(cell),
         Err(error) => channel::send(&["failed", "load", &error, "0", "", "0", "0"]),
     }
@@ -113,13 +139,15 @@ fn prefer_as_victim(yes: bool) {
     let _ = std::fs::write("/proc/self/oom_score_adj", if yes { "500" } else { "0" });
 }
 
-/// Cells are never unloaded: values hold pointers to the code and the vtables of the cell that made them.
+/// Cells are never unloaded: values hold pointers to the code and the vtables of the cell that made them. Later cells
+/// see the statics of one that is `global`.
 #[allow(unsafe_code)]
-fn load(path: &str) -> Result<Cell, String> {
+fn load(path: &str, global: bool) -> Result<Cell, String> {
     let path = CString::new(path).map_err(|e| e.to_string())?;
+    let visible = if global { libc::RTLD_GLOBAL } else { libc::RTLD_LOCAL };
     // SAFETY: both strings are terminated; the kernel compiled the file, and `onelens_cell` has the type `Cell`.
     unsafe {
-        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | visible);
         let symbol = match library.is_null() {
             true => library,
             false => libc::dlsym(library, c"onelens_cell".as_ptr()),

@@ -1,18 +1,31 @@
 //! Stages: a cell runs as a row of them, each ending with a `let`. What one defined is kept when the next fails.
 
-use crate::{channel, rt};
+use crate::{channel, overflow, rt};
 use std::any::{Any, type_name};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, Location, PanicHookInfo, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-/// The text of an error that `?` ended a cell with.
-pub struct Failure(String);
+/// What ended a stage before its end.
+pub struct Failure(Cause);
+
+enum Cause {
+    /// `?`, with the text of the error.
+    Error(String),
+    /// An interrupt, while the stage waited.
+    Interrupted,
+}
+
+impl Failure {
+    pub(crate) fn interrupted() -> Self {
+        Failure(Cause::Interrupted)
+    }
+}
 
 impl<E: Display> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure(error.to_string())
+        Failure(Cause::Error(error.to_string()))
     }
 }
 
@@ -26,8 +39,11 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
     }
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(variables)) => Some(variables),
-        Ok(Err(Failure(text))) => {
-            failed("error", &text, None);
+        Ok(Err(Failure(cause))) => {
+            match cause {
+                Cause::Error(text) => failed("error", &text, None),
+                Cause::Interrupted => failed("interrupted", "", None),
+            }
             None
         }
         Err(payload) => {
@@ -129,8 +145,11 @@ impl CellThread {
 
     pub(crate) fn start() -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel::<(Cell, SyncSender<()>)>(0);
+        overflow::forget_threads();
         let work = move || {
+            overflow::watch_this_thread();
             let pool = rayon::ThreadPoolBuilder::new()
+                .start_handler(|_| overflow::watch_this_thread())
                 .thread_name(|i| format!("cell pool {i}"))
                 .use_current_thread()
                 .build();

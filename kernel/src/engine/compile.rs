@@ -1,12 +1,13 @@
 //! One call of rustc: a cell's source in, a shared library or diagnostics out.
 
+use super::generate::Runtime;
 use super::interrupt::Control;
 use super::types::CRATE;
 use crate::image::Image;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 /// How the cells of one session are compiled.
@@ -22,6 +23,21 @@ pub(super) struct Compiler {
     pub(super) generation: usize,
 }
 
+/// The crate of a cell that links the library of items, which has the name that cells have else.
+const LINKING: &str = "cell";
+
+/// The name of a cell's source, in diagnostics and in the locations of panics.
+pub(super) fn cell_file(number: usize) -> String {
+    format!("cell{number}.rs")
+}
+
+/// A cell that runs meanwhile comes first.
+#[allow(unsafe_code)]
+fn behind_others(child: &Child) {
+    // SAFETY: the call touches no memory; the child has not been waited for, so the number is its own.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, child.id(), 10) };
+}
+
 /// What rustc answered.
 pub(super) enum Compiled {
     Library { path: PathBuf, warnings: Vec<Value> },
@@ -33,7 +49,6 @@ impl Compiler {
     pub(super) fn new(image: &Image, folder: PathBuf, control: Arc<Control>) -> Self {
         let mut arguments: Vec<String> = [
             "--edition=2024",
-            "--crate-type=cdylib",
             "--error-format=json",
             "--json=diagnostic-short",
             "-Cdebuginfo=0",
@@ -41,7 +56,6 @@ impl Compiler {
         ]
         .map(str::to_string)
         .into();
-        arguments.push(format!("--crate-name={CRATE}"));
         arguments.push(format!("--extern=onelens_image={}", image.library().display()));
         for one in image.crates() {
             arguments.push(format!("--extern={}={}", one.name, image.deps().join(&one.file).display()));
@@ -54,13 +68,25 @@ impl Compiler {
         &self.image
     }
 
-    /// Compiles a cell. The source has the name `cell.rs` in locations of panics.
-    pub(super) fn compile(&self, number: usize, source: &str) -> Result<Compiled, String> {
-        let path = self.folder.join(format!("cell{number}.so"));
-        std::fs::write(self.folder.join("cell.rs"), source).map_err(|e| cannot_write(&self.folder, &e))?;
-        let mut command = self.rustc();
-        command.arg("cell.rs").arg("-o").arg(&path);
-        let Some((ok, messages)) = self.run(command)? else { return Ok(Compiled::Interrupted) };
+    /// Compiles a cell, which may link a library of items. The source has the name [`cell_file`] in locations of
+    /// panics.
+    pub(super) fn compile(
+        &self,
+        number: usize,
+        source: &str,
+        items: Option<&Path>,
+    ) -> Result<Compiled, String> {
+        let (path, file) = (self.folder.join(format!("cell{number}.so")), cell_file(number));
+        std::fs::write(self.folder.join(&file), source).map_err(|e| cannot_write(&self.folder, &e))?;
+        let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib");
+        command.arg(&file).arg("-o").arg(&path);
+        if let Some(items) = items {
+            command.arg(format!("--extern={CRATE}={}", items.display()));
+            command.arg("-Clink-arg=-Wl,-rpath,$ORIGIN");
+        }
+        let ran = self.run(command);
+        let _ = std::fs::remove_file(self.folder.join(&file));
+        let Some((ok, messages)) = ran? else { return Ok(Compiled::Interrupted) };
         let is_warning = |message: &Value| message["level"] == "warning";
         if ok {
             return Ok(Compiled::Library {
@@ -72,16 +98,42 @@ impl Compiler {
         Ok(Compiled::Errors(messages.into_iter().filter(|m| !is_warning(m)).collect()))
     }
 
+    /// Begins to compile a library of items; `None` if that cannot be.
+    pub(super) fn spawn_library(&self, file: &str, source: &str) -> Option<(Child, PathBuf)> {
+        let path = self.folder.join(format!("lib{CRATE}_{}.so", file.trim_end_matches(".rs")));
+        std::fs::write(self.folder.join(file), source).ok()?;
+        let mut command = self.rustc(CRATE, "dylib");
+        command.arg("--cap-lints=allow").arg(file).arg("-o").arg(&path).stderr(Stdio::null());
+        let child = command.spawn().ok()?;
+        behind_others(&child);
+        Some((child, path))
+    }
+
+    /// What futures run in: tokio where the session has it.
+    pub(super) fn runtime(&self) -> Runtime {
+        match self.arguments.iter().any(|argument| argument.starts_with("--extern=tokio=")) {
+            true => Runtime::Tokio,
+            false => Runtime::None,
+        }
+    }
+
+    /// Everything besides the source that a compiled crate depends on.
+    pub(super) fn settings(&self) -> String {
+        format!("{} {} {:?}", self.opt_level, self.generation, self.arguments)
+    }
+
     /// What another thread needs to try out paths.
     pub(super) fn prober(&self) -> Prober {
         let (rustc, folder) = (self.image.rustc().to_path_buf(), self.folder.clone());
         Prober { rustc, folder, arguments: self.arguments.clone() }
     }
 
-    fn rustc(&self) -> Command {
+    fn rustc(&self, name: &str, kind: &str) -> Command {
         let mut command = Command::new(self.image.rustc());
         command
             .args(&self.arguments)
+            .arg(format!("--crate-name={name}"))
+            .arg(format!("--crate-type={kind}"))
             .arg(format!("-Copt-level={}", self.opt_level))
             .arg(format!("-Cmetadata=generation-{}", self.generation))
             .current_dir(&self.folder)
@@ -131,7 +183,7 @@ impl Prober {
         std::fs::write(self.folder.join("probe.rs"), source).ok()?;
         let output = Command::new(&self.rustc)
             .args(&self.arguments)
-            .args(["--emit=metadata", "probe.rs", "-o", "probe.rmeta"])
+            .args(["--crate-type=cdylib", "--emit=metadata", "probe.rs", "-o", "probe.rmeta"])
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .output()

@@ -192,9 +192,14 @@ pub(super) fn byte(span: &Value, key: &str) -> usize {
     span[key].as_u64().unwrap_or_default() as usize
 }
 
+/// Whether a span is in the crate of the cell; everything else that rustc names has a path.
+pub(super) fn is_cells(span: &Value) -> bool {
+    span["file_name"].as_str().is_some_and(|file| file.starts_with("cell") && !file.contains('/'))
+}
+
 /// What the user wrote there; a span inside of a macro is where the macro was called.
 pub(super) fn origin(span: &Value, source: &Source) -> Option<Quote> {
-    if span["file_name"] == "cell.rs"
+    if is_cells(span)
         && let Some(quote) = source.origin(byte(span, "byte_start")..byte(span, "byte_end"))
     {
         return Some(quote);

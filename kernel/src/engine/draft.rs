@@ -2,14 +2,15 @@
 
 use super::compile::{Compiled, Compiler};
 use super::diagnostics::{self, spans};
-use super::generate::{Fates, Generated, Generator, Site, Taken};
+use super::generate::{Fates, Generated, Generator, Runtime, Site, Taken};
 use super::items::Items;
 use super::parse::Cell;
 use super::session::Scope;
 use super::source::{Quote, Source, Text};
+use super::statics::Homes;
 use super::{CellError, mentions};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A cell with everything that its crate is generated from.
@@ -21,14 +22,25 @@ pub(super) struct Draft {
     fates: Fates,
     /// What is known about names that may be asked for in vain.
     hints: BTreeMap<String, String>,
+    /// Where the items are, if the cell need not compile them.
+    linked: Option<Linked>,
+    homes: Homes,
     /// Items of earlier cells that had to go, and why.
     pub(super) retired: BTreeMap<String, String>,
+}
+
+/// A library of items that the cell links.
+pub(super) struct Linked {
+    pub(super) path: PathBuf,
+    pub(super) uses: BTreeSet<String>,
 }
 
 /// A cell that compiled.
 pub(super) struct Settled {
     pub(super) library: PathBuf,
     pub(super) source: Source,
+    /// Whether it compiled the items itself.
+    pub(super) has_items: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -39,8 +51,11 @@ impl Draft {
         scope: Scope,
         taken: Vec<Taken>,
         hints: BTreeMap<String, String>,
+        linked: Option<Linked>,
+        homes: Homes,
     ) -> Self {
-        Draft { cell, text, scope, taken, fates: Fates::default(), hints, retired: BTreeMap::new() }
+        let (fates, retired) = (Fates::default(), BTreeMap::new());
+        Draft { cell, text, scope, taken, fates, hints, linked, homes, retired }
     }
 
     /// Compiles until rustc has nothing to say that another way of generating the crate would answer.
@@ -51,14 +66,16 @@ impl Draft {
     ) -> Result<Settled, CellError> {
         let number = self.text.cell;
         loop {
-            let generated = self.generate(*displays_itself);
-            let compiled = compiler.compile(number, &generated.source.code);
+            let generated = self.generate(*displays_itself, compiler.runtime());
+            let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
+            let compiled = compiler.compile(number, &generated.source.code, linked);
             let errors = match compiled.map_err(|text| diagnostics::plain("CompileError", &text))? {
                 Compiled::Library { path, warnings } => {
                     let source = generated.source;
                     let warnings =
                         warnings.iter().filter_map(|w| diagnostics::warning(w, &source, number)).collect();
-                    return Ok(Settled { library: path, source, warnings });
+                    let has_items = self.linked.is_none();
+                    return Ok(Settled { library: path, source, has_items, warnings });
                 }
                 Compiled::Interrupted => {
                     return Err(diagnostics::plain("KeyboardInterrupt", "interrupted before the cell ran"));
@@ -73,13 +90,19 @@ impl Draft {
             let another_way = learn_moves(&errors, &generated, &self.cell, &mut self.fates)
                 || learn_display(&errors, &generated, displays_itself)
                 || retire(&errors, &generated, &mut self.scope.items, number, &mut self.retired);
-            if !another_way {
+            if another_way {
+                continue;
+            }
+            // What is wrong with the crate apart may be right in the crate with everything.
+            if self.linked.take().is_some() {
+                self.fates = Fates::default();
+            } else {
                 return Err(diagnostics::compile_error(&errors, &generated, number, &self.hints));
             }
         }
     }
 
-    fn generate(&self, displays_itself: bool) -> Generated {
+    fn generate(&self, displays_itself: bool, runtime: Runtime) -> Generated {
         let generator = Generator {
             uses: &self.scope.uses,
             items: &self.scope.items,
@@ -87,6 +110,9 @@ impl Draft {
             taken: &self.taken,
             fates: &self.fates,
             displays_itself,
+            homes: &self.homes,
+            linked: self.linked.as_ref().map(|linked| &linked.uses),
+            runtime,
         };
         generator.generate()
     }
@@ -142,7 +168,7 @@ fn site_at<'g>(span: &Value, generated: &'g Generated) -> Option<&'g Site> {
 /// The sites that a span touches: the whole tuple, if it is about returning that.
 fn sites_at<'g>(span: &Value, generated: &'g Generated) -> impl Iterator<Item = &'g Site> {
     let (start, end) = (diagnostics::byte(span, "byte_start"), diagnostics::byte(span, "byte_end"));
-    let ours = span["file_name"] == "cell.rs" && diagnostics::origin(span, &generated.source).is_none();
+    let ours = diagnostics::is_cells(span) && diagnostics::origin(span, &generated.source).is_none();
     generated.sites.iter().filter(move |site| ours && site.range.start < end && start < site.range.end)
 }
 
@@ -193,6 +219,10 @@ fn retire(
         let Some(title) = (quote.text.cell != cell).then(|| items.title_at(&quote)).flatten() else {
             return false;
         };
+        // A lifetime that a definition may leave out.
+        if error["code"]["code"] == "E0106" && items.forget_state(&title) {
+            return true;
+        }
         let message = error["message"].as_str().unwrap_or_default().to_string();
         titles.insert(title, message);
     }

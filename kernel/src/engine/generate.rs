@@ -15,8 +15,11 @@
 //! to the variable, [`Fates`] remembers, and the cell is generated once more.
 
 use super::items::{Items, Kind};
+use super::mentions;
 use super::parse::{Cell, Stage};
 use super::source::{Quote, Source};
+use super::statics::Homes;
+use super::types::CRATE;
 use super::uses::Uses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -64,6 +67,32 @@ pub(super) struct Generated {
 /// What every generated crate starts with. Unused results are the one warning a notebook should see.
 const HEAD: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
 
+/// The crate of the items in force, for cells to link that define none.
+pub(super) fn library(uses: &Uses, items: &Items, homes: &Homes) -> Source {
+    let mut source = Source::default();
+    source.push("#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n");
+    write_items(uses, items, homes, "pub ", &mut source);
+    source
+}
+
+/// `visibility` is that of the declarations.
+fn write_items(uses: &Uses, items: &Items, homes: &Homes, visibility: &str, source: &mut Source) {
+    write_macros(items, homes, source);
+    for one in uses.iter() {
+        source.push(visibility);
+        one.write(source);
+    }
+    for item in items.iter().filter(|item| item.kind != Kind::Macro) {
+        item.write(homes, source);
+    }
+}
+
+fn write_macros(items: &Items, homes: &Homes, source: &mut Source) {
+    for item in items.iter().filter(|item| item.kind == Kind::Macro) {
+        item.write(homes, source);
+    }
+}
+
 /// A variable in scope.
 #[derive(Clone)]
 struct Live {
@@ -80,13 +109,39 @@ pub(super) struct Generator<'a> {
     pub(super) fates: &'a Fates,
     /// Whether some `use` of the session already brings an `evcxr_display` for everything that has `Debug`.
     pub(super) displays_itself: bool,
+    /// Statics that live in the worker already.
+    pub(super) homes: &'a Homes,
+    /// The declarations that come with the library of items, if the cell links that.
+    pub(super) linked: Option<&'a BTreeSet<String>>,
+    /// What futures at the top of a cell run in.
+    pub(super) runtime: Runtime,
 }
+
+/// What drives the futures of a cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Runtime {
+    /// The cell's own thread, for futures that need no runtime.
+    None,
+    /// One runtime of tokio's for the whole session, so that spawned tasks go on between cells.
+    Tokio,
+}
+
+/// With tokio in the session.
+const BLOCK_ON_TOKIO: &str = "\
+fn __onelens_block_on<R>(future: impl ::core::future::Future<Output = ::core::result::Result<R, ::onelens_image::rt::Failure>>) -> ::core::result::Result<R, ::onelens_image::rt::Failure> {
+    let runtime = ::onelens_image::rt::once_per_process(\"tokio\", ::tokio::runtime::Runtime::new)?;
+    runtime.block_on(::onelens_image::rt::until_interrupted(future))
+}
+";
 
 impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
         let mut out = Generated { source: Source::default(), sites: vec![], shown: None, tail: None };
         out.source.push(HEAD);
         self.write_items(&mut out.source);
+        if self.runtime == Runtime::Tokio && self.cell.stages.iter().any(|s| mentions::awaits(&s.tokens)) {
+            out.source.push(BLOCK_ON_TOKIO);
+        }
         out.source.push("#[unsafe(no_mangle)]\nextern \"C\" fn onelens_cell() {\n");
         let mut live = Vec::new();
         for (binding, taken) in self.taken.iter().enumerate() {
@@ -108,17 +163,13 @@ impl Generator<'_> {
     }
 
     fn write_items(&self, source: &mut Source) {
-        for item in self.items.iter().filter(|item| item.kind == Kind::Macro) {
-            item.write(source);
-        }
-        for one in self.uses.iter() {
-            let (before, leaf, after) = one.parts();
-            source.push(before);
-            source.quote(leaf);
-            source.push(after);
-        }
-        for item in self.items.iter().filter(|item| item.kind != Kind::Macro) {
-            item.write(source);
+        let Some(linked) = self.linked else {
+            return write_items(self.uses, self.items, self.homes, "", source);
+        };
+        write_macros(self.items, self.homes, source);
+        source.push(&format!("use ::{CRATE}::*;\n"));
+        for one in self.uses.iter().filter(|one| !linked.contains(one.whole())) {
+            one.write(source);
         }
     }
 
@@ -141,8 +192,14 @@ impl Generator<'_> {
         handed.extend(live.iter().filter(returned).cloned());
 
         let names: Vec<&str> = handed.iter().map(|l| l.name.as_str()).collect();
+        let waits = mentions::awaits(&stage.tokens);
+        let wait = match (waits, self.runtime) {
+            (false, _) => "",
+            (true, Runtime::None) => "::onelens_image::rt::block_on(async ",
+            (true, Runtime::Tokio) => "__onelens_block_on(async ",
+        };
         out.source.push(&format!(
-            "let __onelens_stage = ::onelens_image::rt::stage({:?}, || {{\n",
+            "let __onelens_stage = ::onelens_image::rt::stage({:?}, || {wait}{{\n",
             names.join(",")
         ));
         for statement in &stage.statements {
@@ -153,12 +210,12 @@ impl Generator<'_> {
         if let Some(tail) = &stage.tail {
             self.show(tail, out);
         }
-        out.source.push("::core::result::Result::Ok((");
+        out.source.push("::core::result::Result::Ok::<_, ::onelens_image::rt::Failure>((");
         handed.retain(|l| !self.is_gone(l.binding, k));
         for l in &handed {
             out.site(l, k, true, &format!("{}, ", l.name));
         }
-        out.source.push("))\n});\n");
+        out.source.push(if waits { "))\n}));\n" } else { "))\n});\n" });
 
         let is_last = k + 1 == self.cell.stages.len();
         if !is_last || !handed.is_empty() || !stage.binds.is_empty() {

@@ -1,14 +1,18 @@
 //! Items (functions, types, traits, impls, macros) of the session: what a later cell can name.
 //!
-//! Every cell is a crate of its own in which all items are compiled again. A value of a user's type therefore
-//! passes between crates that each have their own definition of the type, which is sound only while the
-//! definitions are the same. [`Items::changes`] finds the names for which they would not be.
+//! A cell that defines items is a crate in which all items are compiled again; the others link one that has them
+//! (`library`). A value of a user's type therefore passes between crates that each have their own definition of the
+//! type, which is sound only while the definitions are the same. [`Items::changes`] finds the names for which they
+//! would not be.
 
 use super::mentions;
+use super::publish::{self, Edits};
 use super::source::{Quote, Source, Text};
+use super::statics::{self, Homes, Stored};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use syn::spanned::Spanned;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +47,10 @@ pub(super) struct Item {
     /// The tokens without comments: what "the same definition" compares.
     tokens: String,
     mentions: BTreeSet<String>,
+    /// What makes it public; `None` if that is not known.
+    public: Option<Edits>,
+    /// For a static whose state lives on.
+    stored: Option<Stored>,
 }
 
 impl Item {
@@ -59,15 +67,54 @@ impl Item {
         }
     }
 
-    pub(super) fn write(&self, source: &mut Source) {
-        for part in &self.parts {
-            match part {
-                Part::Generated(text) => source.push(text),
-                Part::Quote(quote) => source.quote(quote),
+    /// As the user wrote it.
+    pub(super) fn write_plainly(&self, source: &mut Source) {
+        self.write_parts(&[], source);
+        source.push("\n");
+    }
+
+    /// As a crate of the session needs it.
+    pub(super) fn write(&self, homes: &Homes, source: &mut Source) {
+        if let Some(stored) = &self.stored {
+            if homes.contains(&stored.symbol()) {
+                return stored.declare(source);
             }
+            stored.before(source);
+        }
+        // Everywhere, because a type whose fields are seen from elsewhere has another `TypeId`.
+        self.write_parts(self.public.as_deref().unwrap_or_default(), source);
+        if let Some(stored) = &self.stored {
+            stored.after(source);
         }
         source.push("\n");
     }
+
+    fn write_parts(&self, edits: &[(std::ops::Range<usize>, &'static str)], source: &mut Source) {
+        for part in &self.parts {
+            match part {
+                Part::Generated(text) => source.push(text),
+                Part::Quote(quote) => quote_edited(quote, edits, source),
+            }
+        }
+    }
+
+    /// The symbol of a static that has no home yet.
+    fn homeless(&self, homes: &Homes) -> Option<String> {
+        self.stored.as_ref().map(Stored::symbol).filter(|symbol| !homes.contains(symbol))
+    }
+}
+
+fn quote_edited(quote: &Quote, edits: &[(std::ops::Range<usize>, &'static str)], source: &mut Source) {
+    let part = |range| Quote { text: quote.text.clone(), range };
+    let mut from = quote.range.start;
+    for (range, replacement) in edits {
+        if quote.range.start <= range.start && range.end <= quote.range.end {
+            source.quote(&part(from..range.start));
+            source.push(replacement);
+            from = range.end;
+        }
+    }
+    source.quote(&part(from..quote.range.end));
 }
 
 /// The items that one syntax item amounts to: one, or one per member of an inherent impl.
@@ -77,6 +124,11 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         && !block.items.is_empty()
     {
         return block.items.iter().map(|member| inherent(block, member, text)).collect();
+    }
+    if let syn::Item::Macro(call) = item
+        && let Some(locals) = statics::thread_locals(call, text)
+    {
+        return locals.into_iter().map(thread_local).collect();
     }
     let (kind, space, names, shapes_types) = classify(item);
     let tokens = normal(item.to_token_stream());
@@ -100,7 +152,48 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         syn::Item::Impl(block) => self_names(block),
         _ => BTreeSet::new(),
     };
-    vec![Item { kind, title, key, names, of, shapes_types, parts, tokens, mentions: mentioned }]
+    let stored = match item {
+        syn::Item::Static(i) => Stored::of(i, text),
+        _ => None,
+    };
+    let public = publish::edits(item);
+    vec![Item {
+        kind,
+        title,
+        key,
+        names,
+        of,
+        shapes_types,
+        parts,
+        tokens,
+        mentions: mentioned,
+        public,
+        stored,
+    }]
+}
+
+/// One static of a `thread_local!`.
+fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn::Type)) -> Item {
+    let mut mentioned = BTreeSet::new();
+    mentions::collect(ty.to_token_stream(), &mut mentioned);
+    Item {
+        kind: Kind::Other,
+        title: name.to_string(),
+        key: format!("value {name}"),
+        names: vec![name.to_string()],
+        of: BTreeSet::new(),
+        shapes_types: false,
+        tokens: definition.as_str().to_string(),
+        parts: vec![
+            Part::Generated("::std::thread_local! { "),
+            Part::Quote(definition),
+            Part::Generated(" }"),
+        ],
+        mentions: mentioned,
+        // Only its home defines it.
+        public: Some(vec![]),
+        stored: Some(stored),
+    }
 }
 
 fn classify(item: &syn::Item) -> (Kind, &'static str, Vec<String>, bool) {
@@ -160,6 +253,8 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         ],
         tokens: format!("{header_tokens} {{ {} }}", normal(member.to_token_stream())),
         mentions: mentioned,
+        public: publish::member_edits(member),
+        stored: None,
     }
 }
 
@@ -210,11 +305,60 @@ fn normal(tokens: TokenStream) -> String {
 
 /// The items in force, oldest first.
 #[derive(Clone, Default)]
-pub(super) struct Items(Vec<Item>);
+pub(super) struct Items {
+    items: Vec<Item>,
+    /// Differs wherever the items do.
+    revision: usize,
+}
 
 impl Items {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
-        self.0.iter()
+        self.items.iter()
+    }
+
+    pub(super) fn revision(&self) -> usize {
+        self.revision
+    }
+
+    /// Whether all of them can be named from another crate.
+    pub(super) fn can_be_public(&self, homes: &Homes) -> bool {
+        let can = |item: &Item| item.public.is_some() && item.homeless(homes).is_none();
+        self.items.iter().all(|item| item.kind == Kind::Macro || can(item))
+    }
+
+    /// How much there is to compile, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let size = |part: &Part| match part {
+            Part::Quote(quote) => quote.range.len(),
+            Part::Generated(_) => 0,
+        };
+        self.items.iter().flat_map(|item| &item.parts).map(size).sum()
+    }
+
+    /// The symbols of statics that the next cell to be loaded becomes the home of.
+    pub(super) fn homeless(&self, homes: &Homes) -> Homes {
+        self.items.iter().filter_map(|item| item.homeless(homes)).collect()
+    }
+
+    /// Statics that are made of something in `changed` begin anew.
+    pub(super) fn renew_statics(&mut self, changed: &BTreeSet<String>) {
+        let of = |item: &&mut Item| item.mentions.iter().any(|name| changed.contains(name));
+        for stored in self.items.iter_mut().filter(of).filter_map(|item| item.stored.as_mut()) {
+            stored.renew();
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Item) -> bool) {
+        let before = self.items.len();
+        self.items.retain(keep);
+        if self.items.len() != before {
+            self.touch();
+        }
+    }
+
+    fn touch(&mut self) {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        self.revision = NEXT.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds a cell's items. One with the key of an old item replaces it; the impls of a type that is really
@@ -222,23 +366,26 @@ impl Items {
     pub(super) fn add(&mut self, new: Vec<Item>) {
         let mut replaced = BTreeSet::new();
         for item in &new {
-            let old = self.0.iter().find(|old| old.key == item.key);
+            let old = self.items.iter().find(|old| old.key == item.key);
             if item.kind == Kind::Other
                 && old.is_some_and(|old| old.tokens != item.tokens && old.shapes_types)
             {
                 replaced.extend(item.names.iter().cloned());
             }
         }
-        self.0.retain(|old| {
+        self.retain(|old| {
             let orphaned = old.of.iter().any(|name| replaced.contains(name));
             !orphaned && new.iter().all(|item| item.key != old.key)
         });
-        self.0.extend(new);
+        if !new.is_empty() {
+            self.items.extend(new);
+            self.touch();
+        }
     }
 
     /// Removes the items that a name stands for, because a `use` has taken the name.
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.retain(|item| item.kind == Kind::Impl || item.names.iter().all(|n| n != name));
+        self.retain(|item| item.kind == Kind::Impl || item.names.iter().all(|n| n != name));
     }
 
     /// The item that a part of a cell belongs to.
@@ -251,12 +398,21 @@ impl Items {
             }
             Part::Generated(_) => false,
         };
-        self.0.iter().find(|item| item.parts.iter().any(holds)).map(|item| item.title.clone())
+        self.items.iter().find(|item| item.parts.iter().any(holds)).map(|item| item.title.clone())
+    }
+
+    /// Gives up keeping the state of a static whose type cannot stand in a declaration.
+    pub(super) fn forget_state(&mut self, title: &str) -> bool {
+        let stored = self.items.iter_mut().find(|item| item.title == title && item.stored.is_some());
+        let Some(item) = stored else { return false };
+        item.stored = None;
+        self.touch();
+        true
     }
 
     /// Removes the items with these titles.
     pub(super) fn remove_titled(&mut self, titles: &BTreeSet<String>) {
-        self.0.retain(|item| !titles.contains(&item.title));
+        self.retain(|item| !titles.contains(&item.title));
     }
 
     /// The names that stand for something else once `new` items and `new_names` (by `use`) are there, and the
@@ -264,8 +420,8 @@ impl Items {
     pub(super) fn changes(&self, new: &[Item], new_names: &BTreeSet<String>) -> BTreeSet<String> {
         let mut changed = new_names.clone();
         for item in new.iter().filter(|item| item.shapes_types) {
-            let same = self.0.iter().any(|old| old.key == item.key && old.tokens == item.tokens);
-            let known = self.0.iter().any(|old| old.key == item.key);
+            let same = self.items.iter().any(|old| old.key == item.key && old.tokens == item.tokens);
+            let known = self.items.iter().any(|old| old.key == item.key);
             // An impl that is new gives no existing type another layout.
             if !same && (known || item.kind != Kind::Impl) {
                 changed.extend(item.names.iter().cloned());
@@ -273,7 +429,7 @@ impl Items {
         }
         loop {
             let before = changed.len();
-            for item in self.0.iter().filter(|item| item.shapes_types && item.kind != Kind::Impl) {
+            for item in self.items.iter().filter(|item| item.shapes_types && item.kind != Kind::Impl) {
                 if item.mentions.iter().any(|name| changed.contains(name)) {
                     changed.extend(item.names.iter().cloned());
                 }

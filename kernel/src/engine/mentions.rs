@@ -45,6 +45,20 @@ pub(super) fn assigns(tokens: TokenStream, name: &str) -> bool {
     })
 }
 
+/// Whether `tokens` wait for a future, be it in a macro's arguments.
+pub(super) fn awaits(tokens: &TokenStream) -> bool {
+    let mut after_dot = false;
+    tokens.clone().into_iter().any(|token| {
+        let here = match &token {
+            TokenTree::Ident(ident) => after_dot && ident == "await",
+            TokenTree::Group(group) => awaits(&group.stream()),
+            _ => false,
+        };
+        after_dot = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '.');
+        here
+    })
+}
+
 fn is_equals(token: Option<&TokenTree>) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == '=')
 }

@@ -7,6 +7,8 @@
 //! | `commands`, `completeness`, `open` | lines that begin with `:`; whether a cell is whole |
 //! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
+//! | `publish`, `library` | the items as a crate that cells link instead of compiling them again |
+//! | `statics` | statics that keep their state |
 //! | `types` | how the next cell writes a variable's type |
 //! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
 //! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
@@ -28,14 +30,17 @@ mod generate;
 mod input;
 mod interrupt;
 mod items;
+mod library;
 mod mentions;
 mod open;
 mod parse;
 mod process;
+mod publish;
 mod run;
 mod scene;
 mod session;
 mod source;
+mod statics;
 mod streams;
 mod types;
 mod uses;

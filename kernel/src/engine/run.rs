@@ -1,8 +1,10 @@
 //! Running a compiled cell in the worker, through its death and the waking of its copy.
 
+use super::compile::cell_file;
 use super::diagnostics;
 use super::input::Input;
 use super::interrupt::signal;
+use super::library::Libraries;
 use super::process::{Event, Printed};
 use super::session::{Ready, Session};
 use super::{Bundle, CellError, Output};
@@ -14,6 +16,9 @@ struct Course {
     /// The sleeping copy.
     copy: i32,
     woken: bool,
+    not_loaded: bool,
+    /// The process is about to die of a full stack.
+    overflow: bool,
     /// The cell failed and had used up a variable, so the worker ended itself in favour of the copy.
     lost: bool,
     /// The cell read where nobody can be asked, and was ended for it.
@@ -44,7 +49,8 @@ impl Session {
     }
 
     pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-        self.process.send(&["run", &ready.library.to_string_lossy()]);
+        let visible = if ready.homes.is_empty() { "" } else { "global" };
+        self.process.send(&["run", &ready.library.to_string_lossy(), visible]);
         let mut course = Course::default();
         loop {
             let blocks = &mut self.blocks;
@@ -81,6 +87,9 @@ impl Session {
             Printed::Stderr(text) => on_output(Output::Stderr(text)),
         });
         self.blocks.finish(on_output);
+        if !course.woken && !course.not_loaded {
+            self.homes.extend(ready.homes.iter().cloned());
+        }
         if course.error.is_none() && self.control.is_interrupted() {
             course.error = Some(interrupted(false));
         }
@@ -103,12 +112,24 @@ impl Session {
                 on_output(shown(kind, parts));
                 self.process.acknowledge();
             }
+            "showing" => {
+                self.blocks.result_begins(on_output);
+                self.process.acknowledge();
+            }
+            "shown" => {
+                self.blocks.result_ends(on_output);
+                self.process.acknowledge();
+            }
+            "overflow" => course.overflow = true,
             "clear" => {
                 self.blocks.finish_line(on_output);
                 on_output(Output::Clear { wait: parts[1] == "wait" });
                 self.process.acknowledge();
             }
-            "failed" => course.error = Some(failure(parts, ready)),
+            "failed" => {
+                course.not_loaded = parts.get(1).is_some_and(|kind| kind == "load");
+                course.error = Some(failure(parts, ready, &self.libraries));
+            }
             "unnameable" => course.error = Some(unnameable(parts, ready)),
             "lost" => course.lost = true,
             "fatal" => course.error = Some(diagnostics::plain("WorkerDied", &parts[1])),
@@ -131,7 +152,7 @@ impl Session {
             course.error = Some(match (course.refused, self.control.has_killed()) {
                 (true, _) => no_input(),
                 (false, true) => interrupted(true),
-                (false, false) => died(how),
+                (false, false) => died(if course.overflow { "overflow" } else { how }),
             });
         }
         course.woken = true;
@@ -160,6 +181,7 @@ impl Session {
             "the process with the variables ended ({how}) and could not be restored\nhelp: the kernel has started a new one; run the cells again that define variables"
         );
         course.error = Some(diagnostics::plain("WorkerDied", &text));
+        course.not_loaded = true;
         if let Err(why) = self.restart() {
             course.error = Some(diagnostics::plain("WorkerDied", &format!("{text}\n{why}")));
         }
@@ -198,7 +220,8 @@ fn died(how: &str) -> CellError {
         "signal 6" => "it aborted",
         "signal 9" => "it was killed, perhaps because the machine had no memory left",
         "signal 7" => "bus error",
-        "signal 11" => "segmentation fault; endless recursion ends like this too",
+        "signal 11" => "segmentation fault",
+        "overflow" => "stack overflow: recursion that is endless, or too deep for the 64 MiB of a cell",
         other => other,
     };
     let what = match cause.strip_prefix("exit ") {
@@ -210,7 +233,7 @@ fn died(how: &str) -> CellError {
 }
 
 /// By `?`, by a panic, by an interrupt, or because the cell could not be loaded.
-fn failure(parts: &[String], ready: &Ready) -> CellError {
+fn failure(parts: &[String], ready: &Ready, libraries: &Libraries) -> CellError {
     let field = |i: usize| parts.get(i).map_or("", String::as_str);
     let position = |i: usize| field(i).parse::<usize>().unwrap_or_default();
     let (message, running) = (field(2), position(3));
@@ -225,9 +248,12 @@ fn failure(parts: &[String], ready: &Ready) -> CellError {
             )
         }
         _ => {
-            let source = &ready.source;
-            let own = (field(4) == "cell.rs").then(|| source.byte_at(position(5), position(6)));
-            let at = own.and_then(|byte| source.origin(byte..byte + 2));
+            let own = field(4) == cell_file(ready.text.cell);
+            let source = if own { Some(&ready.source) } else { libraries.source(field(4)) };
+            let at = source.and_then(|source| {
+                let byte = source.byte_at(position(5), position(6));
+                source.origin(byte..byte + 2)
+            });
             let elsewhere = library_file(field(4));
             diagnostics::panic(message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
         }

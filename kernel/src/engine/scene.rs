@@ -11,18 +11,15 @@ impl Session {
     pub(super) fn scene(&self) -> Scene {
         let mut text = Source::default();
         for item in self.scope.items.iter().filter(|item| item.kind == Kind::Macro) {
-            item.write(&mut text);
+            item.write_plainly(&mut text);
         }
         for one in self.scope.uses.iter() {
-            let (before, leaf, after) = one.parts();
-            text.push(before);
-            text.quote(leaf);
-            text.push(after);
+            one.write(&mut text);
         }
         let mut names = BTreeMap::new();
         for item in self.scope.items.iter() {
             if item.kind != Kind::Macro {
-                item.write(&mut text);
+                item.write_plainly(&mut text);
             }
             if item.kind != Kind::Impl {
                 names.extend(item.names.iter().map(|name| (name.clone(), item.word())));

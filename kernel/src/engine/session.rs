@@ -3,14 +3,16 @@
 use super::commands::{self, Command};
 use super::compile::Compiler;
 use super::diagnostics;
-use super::draft::Draft;
+use super::draft::{Draft, Linked};
 use super::generate::Taken;
 use super::input::Ask;
 use super::interrupt::Control;
 use super::items::{Items, Kind};
+use super::library::Libraries;
 use super::parse::{self, Cell};
 use super::process::Process;
 use super::source::{Source, Text};
+use super::statics::Homes;
 use super::streams::Blocks;
 use super::types::{self, Paths};
 use super::uses::Uses;
@@ -46,6 +48,9 @@ pub(super) struct Session {
     folder: PathBuf,
     compiler: Compiler,
     paths: Paths,
+    pub(super) libraries: Libraries,
+    /// Statics that live in the worker.
+    pub(super) homes: Homes,
     pub(super) scope: Scope,
     number: usize,
     /// What became of variables that are no more.
@@ -60,6 +65,8 @@ pub(super) struct Ready {
     pub(super) source: Source,
     /// Variables the cell defines, and whether as `mut`.
     pub(super) binds: BTreeMap<String, bool>,
+    /// Statics that live in this cell once it is loaded.
+    pub(super) homes: Homes,
 }
 
 impl Session {
@@ -77,6 +84,8 @@ impl Session {
             variables: BTreeMap::new(),
             blocks: Blocks::default(),
             ask: None,
+            libraries: Libraries::default(),
+            homes: Homes::new(),
             scope: Scope::default(),
             number: 0,
             gone: BTreeMap::new(),
@@ -89,6 +98,8 @@ impl Session {
     /// Starts a worker anew after everything of the old one was lost.
     pub(super) fn restart(&mut self) -> Result<(), String> {
         self.variables.clear();
+        self.homes.clear();
+        self.libraries = Libraries::default();
         // The old supervisor removes the folder when it ends.
         self.process = Process::start(&self.image, &self.program, &self.folder)?;
         std::fs::create_dir_all(&self.folder).map_err(|e| e.to_string())?;
@@ -112,6 +123,7 @@ impl Session {
         let cell = parse::parse(&text)?;
         let Some(ready) = self.prepare(cell, text, on_output)? else { return Ok(()) };
         let result = self.run(&ready, on_output);
+        self.libraries.renew(&self.scope, &self.homes, &self.compiler);
         self.paths.learn_later(self.variables.values().map(|variable| variable.ty.as_str()), &self.compiler);
         // It stays mapped in the worker for as long as values may need it.
         let _ = std::fs::remove_file(&ready.library);
@@ -158,7 +170,9 @@ impl Session {
             .map(|(name, _)| name.clone())
             .collect();
         let taken = self.taken(&cell, &dropped)?;
-        let mut draft = Draft::new(cell, text, scope, taken, self.hints(&dropped));
+        let linked = self.linked(&cell, &scope);
+        let hints = self.hints(&dropped);
+        let mut draft = Draft::new(cell, text, scope, taken, hints, linked, self.homes.clone());
         let generation = self.compiler.generation;
         self.compiler.generation += usize::from(reshaped);
         let settled = match draft.settle(&self.compiler, &mut self.displays_itself) {
@@ -178,13 +192,27 @@ impl Session {
                 "`{title}` of an earlier cell was removed, because it no longer compiles: {why}\n"
             )));
         }
-        if draft.cell.stages.is_empty() {
+        let homes = match settled.has_items {
+            true => self.scope.items.homeless(&self.homes),
+            false => Homes::new(),
+        };
+        if draft.cell.stages.is_empty() && homes.is_empty() {
+            self.libraries.renew(&self.scope, &self.homes, &self.compiler);
             let _ = std::fs::remove_file(settled.library);
             return Ok(None);
         }
         let binds = draft.cell.stages.iter().flat_map(|stage| &stage.binds);
         let binds = binds.map(|bind| (bind.name.clone(), bind.mutable)).collect();
-        Ok(Some(Ready { library: settled.library, text: draft.text, source: settled.source, binds }))
+        Ok(Some(Ready { library: settled.library, text: draft.text, source: settled.source, binds, homes }))
+    }
+
+    /// The library of items, for a cell that defines none.
+    fn linked(&mut self, cell: &Cell, scope: &Scope) -> Option<Linked> {
+        if !cell.items.is_empty() {
+            return None;
+        }
+        let library = self.libraries.usable(scope, &self.compiler)?;
+        Some(Linked { path: library.path.clone(), uses: library.uses.clone() })
     }
 
     /// The scope with the cell's declarations and items, the names whose meaning changes, and whether that
@@ -203,6 +231,7 @@ impl Session {
             scope.uses.remove(name);
         }
         scope.uses.add(cell.uses.clone());
+        scope.items.renew_statics(&changed);
         scope.items.add(cell.items.clone());
         (scope, changed, reshaped)
     }

@@ -74,7 +74,11 @@ impl Source {
         };
         let (start, quote) = holding.or_else(opened)?;
         let begin = quote.range.start + range.start.saturating_sub(*start);
-        let end = (quote.range.start + range.end.saturating_sub(*start)).min(quote.range.end);
+        // What was inserted into an item lies between two quotes.
+        let last = self.quotes[..self.quotes.partition_point(|(start, _)| *start < range.end)].last();
+        let (start, last) =
+            last.filter(|last| last.1.text.cell == quote.text.cell).map_or((start, quote), |l| (&l.0, &l.1));
+        let end = (last.range.start + range.end.saturating_sub(*start)).min(last.range.end).max(begin);
         Some(Quote { text: quote.text.clone(), range: begin..end })
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Blocks {
     in_block: bool,
     mid_line: bool,
     bundle: Bundle,
+    /// The next output is the cell's result.
+    as_result: bool,
 }
 
 impl Blocks {
@@ -70,6 +72,17 @@ impl Blocks {
         self.text(plain, on_output);
     }
 
+    /// Between these two the cell's last value shows itself: the first output in this time is the cell's result.
+    pub(super) fn result_begins(&mut self, on_output: &mut dyn FnMut(Output)) {
+        self.finish_line(on_output);
+        self.as_result = true;
+    }
+
+    pub(super) fn result_ends(&mut self, on_output: &mut dyn FnMut(Output)) {
+        self.finish_line(on_output);
+        self.as_result = false;
+    }
+
     /// The end of a cell, or an output that must stand behind all this.
     pub(super) fn finish(&mut self, on_output: &mut dyn FnMut(Output)) {
         let held = std::mem::take(&mut self.held);
@@ -79,6 +92,7 @@ impl Blocks {
         self.text(held, on_output);
         self.show(on_output);
         self.mid_line = false;
+        self.as_result = false;
     }
 
     /// An output of another kind follows: what is held goes out first.
@@ -94,7 +108,11 @@ impl Blocks {
     /// Emits rich outputs that are complete.
     fn show(&mut self, on_output: &mut dyn FnMut(Output)) {
         if !self.bundle.is_empty() && !self.in_block {
-            on_output(Output::Display { bundle: std::mem::take(&mut self.bundle), id: None });
+            let bundle = std::mem::take(&mut self.bundle);
+            on_output(match std::mem::take(&mut self.as_result) {
+                true => Output::Result(bundle),
+                false => Output::Display { bundle, id: None },
+            });
         }
     }
 

@@ -1,6 +1,6 @@
 //! `use` declarations, taken apart into single names, so that the same name twice is a replacement and no error.
 
-use super::source::{Quote, Text};
+use super::source::{Quote, Source, Text};
 use std::collections::BTreeMap;
 use syn::spanned::Spanned;
 
@@ -17,8 +17,14 @@ pub(super) struct Use {
 }
 
 impl Use {
-    pub(super) fn parts(&self) -> (&str, &Quote, &str) {
-        (&self.before, &self.leaf, &self.after)
+    pub(super) fn write(&self, source: &mut Source) {
+        source.push(&self.before);
+        source.quote(&self.leaf);
+        source.push(&self.after);
+    }
+
+    pub(super) fn whole(&self) -> &str {
+        &self.whole
     }
 }
 
