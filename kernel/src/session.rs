@@ -17,6 +17,8 @@ pub trait Session: Send {
     fn variables(&self) -> BTreeMap<String, String>;
     /// Whom to ask when a cell of this session reads standard input; a session may have no way to notice that.
     fn on_input(&mut self, _ask: Ask) {}
+    /// Finishes what was put off until the user has the cell's outputs.
+    fn settle(&mut self) {}
     /// What is in force between cells, for those who complete code while the next one runs.
     fn scene(&self) -> Scene {
         Scene::of_variables(self.variables())
@@ -42,6 +44,10 @@ impl Session for Engine {
 
     fn on_input(&mut self, ask: Ask) {
         Engine::on_input(self, ask);
+    }
+
+    fn settle(&mut self) {
+        Engine::settle(self);
     }
 
     fn scene(&self) -> Scene {

@@ -12,16 +12,12 @@ const MOST: usize = 200;
 /// The items in rust-analyzer's order, those that need a `use` by their whole path, keywords last.
 pub(super) fn completions(reply: &Value, cursor: &Cursor, column: usize) -> Completions {
     let items = reply["items"].as_array().or(reply.as_array()).map(Vec::as_slice).unwrap_or_default();
-    let mut found: Vec<(bool, &str, Candidate)> = Vec::new();
+    let mut found: Vec<(u8, &str, Candidate)> = Vec::new();
     for item in items {
         let Some(candidate) = candidate(item, cursor, column) else { continue };
-        let is_keyword = candidate.kind == "keyword";
-        found.push((is_keyword, item["sortText"].as_str().unwrap_or_default(), candidate));
+        found.push((rank(&candidate, cursor), item["sortText"].as_str().unwrap_or_default(), candidate));
     }
-    // What begins exactly as typed comes before what differs in case.
-    found.sort_by_key(|(is_keyword, order, c)| {
-        (*is_keyword, !c.text.starts_with(&cursor.prefix) && !c.text.contains("::"), order.to_string())
-    });
+    found.sort_by(|(a, in_a, _), (b, in_b, _)| (a, in_a).cmp(&(b, in_b)));
     let mut candidates: Vec<Candidate> = Vec::new();
     for (_, _, candidate) in found {
         if candidates.len() < MOST && candidates.iter().all(|other| other.text != candidate.text) {
@@ -29,6 +25,15 @@ pub(super) fn completions(reply: &Value, cursor: &Cursor, column: usize) -> Comp
         }
     }
     Completions { start: cursor.start, end: cursor.at, candidates }
+}
+
+/// What is in scope comes first, as typed or in another case, then what needs a path, then keywords.
+fn rank(candidate: &Candidate, cursor: &Cursor) -> u8 {
+    match candidate.kind.as_str() {
+        "keyword" => 3,
+        _ if candidate.text.contains("::") => 2,
+        _ => u8::from(!candidate.text.starts_with(&cursor.prefix)),
+    }
 }
 
 fn candidate(item: &Value, cursor: &Cursor, column: usize) -> Option<Candidate> {
@@ -52,7 +57,9 @@ fn candidate(item: &Value, cursor: &Cursor, column: usize) -> Option<Candidate> 
     let (text, signature) = match needed {
         // A method's trait has to be imported; a path cannot stand for it.
         Some(path) if cursor.is_member => (name.to_string(), format!("{description} (needs `use {path};`)")),
-        Some(path) => (with_mark(path, name), description.to_string()),
+        // A letter is the beginning of too much.
+        Some(_) if cursor.prefix.chars().count() < 2 => return None,
+        Some(path) => (with_mark(&through_std(path), name), description.to_string()),
         None => (name.to_string(), description.to_string()),
     };
     // For a type, rust-analyzer repeats its name.
@@ -64,6 +71,12 @@ fn candidate(item: &Value, cursor: &Cursor, column: usize) -> Option<Candidate> 
 /// The type as a reader wants it: the allocator is hardly ever another one.
 fn readable(signature: &str) -> String {
     engine::with_aliases(&signature.replace(", Global>", ">"))
+}
+
+/// `std` has what `core` and `alloc` have, and is what people write.
+fn through_std(path: &str) -> String {
+    let inner = path.strip_prefix("core::").or_else(|| path.strip_prefix("alloc::"));
+    inner.map_or_else(|| path.to_string(), |rest| format!("std::{rest}"))
 }
 
 /// The path of a macro has no `!`.
@@ -118,9 +131,11 @@ mod tests {
             item("matmul", 3, "3", "", "fn()"),
             item("mass", 6, "2", "", "f64"),
             item("other", 6, "0", "", "f64"),
+            item("Max", 22, "0", "", ""),
+            item("map", 9, "0", "(use core::iter::map)", ""),
         ]});
         let texts: Vec<String> = offered("let x = ma", items).into_iter().map(|(text, ..)| text).collect();
-        assert_eq!(texts, ["mass", "matmul", "match"]);
+        assert_eq!(texts, ["mass", "matmul", "Max", "std::iter::map", "match"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) fn inspect(asking: &Asking<'_>, with_source: bool) -> Option<Document
     let hover = asking.ask("textDocument/hover")?;
     let mut markdown = text(&hover)?.to_string();
     let is_variable = is_variable(&markdown);
-    if is_variable && markdown.contains("{unknown}") {
+    if is_variable && (markdown.contains("{unknown}") || markdown.contains(": !")) {
         return None;
     }
     // Of a variable one wants to know what its type can do.
@@ -33,11 +33,24 @@ pub(super) fn inspect(asking: &Asking<'_>, with_source: bool) -> Option<Document
             markdown = format!("{markdown}\n\n---\n\n{source}");
         }
     }
-    Some(Documentation { markdown: crate::engine::with_aliases(&markdown) })
+    Some(Documentation { markdown: crate::engine::with_aliases(&small_headings(&markdown)) })
 }
 
 fn text(hover: &Value) -> Option<&str> {
     hover["contents"]["value"].as_str().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// A tooltip has no room for headings: they become bold lines.
+fn small_headings(markdown: &str) -> String {
+    let mut in_code = false;
+    let mut lines = Vec::new();
+    for line in markdown.lines() {
+        in_code ^= line.trim_start().starts_with("```");
+        let heading =
+            line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#') && !in_code);
+        lines.push(heading.map_or_else(|| line.to_string(), |heading| format!("**{}**", heading.trim())));
+    }
+    lines.join("\n")
 }
 
 fn is_variable(markdown: &str) -> bool {
@@ -135,6 +148,12 @@ mod tests {
     fn plain_text_has_no_marks_and_keeps_code_and_lists() {
         let markdown = "```rust\npub fn f()\n```\n\n---\n\n# Panics\n\nIf [`x`](https://a.b) is *0*:\n\n* one\n* two\n\n```\nf();\n```\n";
         assert_eq!(plain(markdown), "pub fn f()\n\nPanics\n\nIf x is 0:\n\n* one\n* two\n\nf();");
+    }
+
+    #[test]
+    fn headings_become_bold_lines_and_code_stays() {
+        let markdown = "## Panics\n\n```\n# hidden\n#[test]\n```\n#tag";
+        assert_eq!(small_headings(markdown), "**Panics**\n\n```\n# hidden\n#[test]\n```\n#tag");
     }
 
     #[test]

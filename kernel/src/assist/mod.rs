@@ -114,7 +114,7 @@ impl Assistant {
         let column = cursor::line_and_column(code, cursor.at).1;
         let mut completions = complete::completions(&reply, &cursor, column);
         // Variables whose type cannot be written are known here only.
-        let unknown = |name: &str| scene.variables.get(name).is_some_and(|v| shadow::written(v).is_none());
+        let unknown = |name: &str| scene.variables.get(name).is_some_and(|variable| variable.code.is_none());
         let missing = simple.candidates.into_iter().filter(|candidate| unknown(&candidate.text));
         completions.candidates.splice(0..0, missing);
         completions

@@ -128,7 +128,7 @@ mod tests {
     fn texts(code: &str) -> Vec<String> {
         let mut scene = Scene::default();
         let shown = "Vec<f64>".to_string();
-        scene.variables.insert("alpha".into(), Variable { mutable: false, type_name: String::new(), shown });
+        scene.variables.insert("alpha".into(), Variable { mutable: false, code: None, shown });
         scene.names.insert("area".into(), "fn");
         scene.crates = vec![("ndarray".into(), "0.17.2".into()), ("rayon".into(), "1.11.0".into())];
         let cursor = Cursor::new(code, code.chars().count());

@@ -59,7 +59,7 @@ mod tests {
     fn questions_are_told_from_rust() {
         let mut scene = Scene::default();
         for (name, shown) in [("v", "Vec<f64>"), ("file", "Result<File, Error>"), ("first", "Option<u8>")] {
-            let variable = Variable { mutable: false, type_name: String::new(), shown: shown.into() };
+            let variable = Variable { mutable: false, code: None, shown: shown.into() };
             scene.variables.insert(name.into(), variable);
         }
         scene.names.insert("LIMIT".into(), "const");

@@ -25,8 +25,8 @@ pub struct Scene {
 pub struct Variable {
     /// Whether it was declared `mut`.
     pub mutable: bool,
-    /// As `std::any::type_name` gives it; empty if it is not known.
-    pub type_name: String,
+    /// Its type as code can write it; none for a closure's, for instance.
+    pub code: Option<String>,
     /// As a reader wants it.
     pub shown: String,
 }
@@ -43,7 +43,7 @@ pub struct Sources {
 impl Scene {
     /// What is known of a session that tells its variables only.
     pub fn of_variables(types: BTreeMap<String, String>) -> Scene {
-        let variable = |shown| Variable { mutable: false, type_name: String::new(), shown };
+        let variable = |shown| Variable { mutable: false, code: None, shown };
         let variables = types.into_iter().map(|(name, shown)| (name, variable(shown))).collect();
         Scene { variables, ..Scene::default() }
     }

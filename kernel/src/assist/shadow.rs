@@ -1,7 +1,7 @@
 //! The file that rust-analyzer is shown: the session so far, and in it the cell with the cursor.
 
 use super::cursor::line_and_column;
-use super::scene::{Scene, Variable};
+use super::scene::Scene;
 use crate::engine;
 
 /// A file, and where the cell stands in it.
@@ -19,7 +19,7 @@ impl Shadow {
     pub(super) fn new(scene: &Scene, cell: &str) -> Shadow {
         let mut text = format!("{HEAD}{}{CELL}", scene.items);
         for (name, variable) in &scene.variables {
-            if let Some(of_type) = written(variable) {
+            if let Some(of_type) = &variable.code {
                 let pattern = if variable.mutable { "mut " } else { "" };
                 text.push_str(&format!("let {pattern}{name}: {of_type} = ::core::todo!();\n"));
             }
@@ -42,39 +42,16 @@ impl Shadow {
     }
 }
 
-/// The type as code. rust-analyzer follows paths through private modules, so `type_name` needs no translation.
-pub(super) fn written(variable: &Variable) -> Option<String> {
-    let unnameable = variable.type_name.is_empty() || variable.type_name.contains("{{");
-    let from_root = |path: &str| match path.strip_prefix("notebook::") {
-        Some(own) => format!("crate::{own}"),
-        None => format!("::{path}"),
-    };
-    (!unnameable).then(|| engine::map_type_paths(&variable.type_name, &mut |path| from_root(path)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn variable(type_name: &str) -> Variable {
-        Variable { mutable: true, type_name: type_name.into(), shown: String::new() }
-    }
-
-    #[test]
-    fn types_are_written_from_the_roots_of_their_crates() {
-        let written = |ty: &str| written(&variable(ty));
-        assert_eq!(
-            written("alloc::vec::Vec<notebook::geo::Point>").as_deref(),
-            Some("::alloc::vec::Vec<crate::geo::Point>")
-        );
-        assert_eq!(written("(f64, &str)").as_deref(), Some("(f64, &str)"));
-        assert_eq!(written("notebook::onelens_cell::{{closure}}"), None);
-    }
+    use crate::assist::scene::Variable;
 
     #[test]
     fn a_cells_position_is_the_same_character_in_the_file() {
         let mut scene = Scene { items: "use a::b;\n".into(), ..Scene::default() };
-        scene.variables.insert("x".into(), variable("f64"));
+        let variable = Variable { mutable: true, code: Some("f64".into()), shown: "f64".into() };
+        scene.variables.insert("x".into(), variable);
         scene.running = Some("let y = 1;\nf(y)".into());
         let cell = ":dep a\nlet ü = x.";
         let shadow = Shadow::new(&scene, cell);

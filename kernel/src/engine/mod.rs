@@ -51,7 +51,7 @@ pub(crate) use commands::without_commands as code_of;
 pub use completeness::{Completeness, completeness};
 pub use input::{Ask, Input};
 pub use interrupt::Interrupter;
-pub(crate) use types::{map_paths as map_type_paths, with_aliases};
+pub(crate) use types::with_aliases;
 pub use worker::worker_main;
 
 use crate::image::Image;
@@ -149,6 +149,11 @@ impl Engine {
     /// A handle that stops the running cell from another thread.
     pub fn interrupter(&self) -> Interrupter {
         Interrupter(Arc::clone(&self.session.control))
+    }
+
+    /// Finishes what was put off until the user has the cell's outputs.
+    pub fn settle(&mut self) {
+        self.session.settle();
     }
 
     /// What is in force, for completion.

@@ -8,6 +8,21 @@ use crate::assist::{Scene, Sources, Variable};
 use std::collections::BTreeMap;
 
 impl Session {
+    /// Learns how the types that the last cell brought can be written.
+    pub(super) fn settle(&mut self) {
+        self.paths.finish();
+    }
+
+    /// The type as code; until its public path is known by the path of its definition, which is often the same.
+    fn written(&self, ty: &str) -> Option<String> {
+        let of_definition = |path: &str| match path.strip_prefix("notebook::") {
+            Some(own) => format!("crate::{own}"),
+            None => format!("::{path}"),
+        };
+        let guess = || types::map_paths(ty, &mut |path| of_definition(path));
+        self.paths.nameable(ty).ok().or_else(|| (!ty.contains("{{")).then(guess))
+    }
+
     pub(super) fn scene(&self) -> Scene {
         let mut text = Source::default();
         for item in self.scope.items.iter().filter(|item| item.kind == Kind::Macro) {
@@ -27,7 +42,7 @@ impl Session {
         }
         let variables = self.variables.iter().map(|(name, variable)| {
             let shown = types::for_display(&variable.ty);
-            (name.clone(), Variable { mutable: variable.mutable, type_name: variable.ty.clone(), shown })
+            (name.clone(), Variable { mutable: variable.mutable, code: self.written(&variable.ty), shown })
         });
         Scene {
             items: text.code,

@@ -47,7 +47,7 @@ pub(super) struct Session {
     program: PathBuf,
     folder: PathBuf,
     compiler: Compiler,
-    paths: Paths,
+    pub(super) paths: Paths,
     pub(super) libraries: Libraries,
     /// Statics that live in the worker.
     pub(super) homes: Homes,

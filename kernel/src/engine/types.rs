@@ -118,7 +118,7 @@ fn for_each_path(ty: &str, f: &mut dyn FnMut(&str)) {
 }
 
 /// Replaces every path with `::` in it.
-pub(crate) fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
+pub(super) fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
     let mut out = String::new();
     let mut rest = ty;
     while let Some(start) = rest.find(|c: char| c.is_alphanumeric() || c == '_') {

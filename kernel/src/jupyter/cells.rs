@@ -140,6 +140,10 @@ impl Cells {
         };
         kernel.reply(peer, request, "execute_reply", content, metadata);
         kernel.status(request, "idle");
+        if let Preparation::Ready(session) = &mut self.session {
+            session.settle();
+            kernel.assistant.set_scene(session.scene());
+        }
 
         for job in waiting {
             match job {
