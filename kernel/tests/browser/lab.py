@@ -19,14 +19,14 @@ import tempfile
 import time
 import urllib.request
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 ONELENS, SHOTS, CHROMIUM = sys.argv[1:4]
 LONG = 120_000  # milliseconds; for the first cell, which may wait for the library
 CELLS = [
     "use onelens::prelude::*;\nlet corpus = Corpus::rust_source()?;\ncorpus",
     "let mut model = Transformer::new(Config { d_vocab: corpus.d_vocab(), ..Default::default() })?;\n"
-    "let log = model.train(&corpus, &Training { steps: 60, ..Default::default() })?;\nlog",
+    "let log = model.train(&corpus, &Training { steps: 30, ..Default::default() })?;\nlog",
 ]
 
 
@@ -132,6 +132,19 @@ class Page:
     def run(self):
         self.page.keyboard.press("Control+Enter")
 
+    def until(self, ask, answer):
+        """Asks again, as a person would, until the answer is there."""
+        for _ in range(60):
+            ask()
+            try:
+                answer.first.wait_for(timeout=1_000)
+                return
+            except TimeoutError:
+                # Something less may be shown; in a cell without it, Escape would end editing.
+                if self.page.locator(".jp-Completer:visible, .jp-Tooltip:visible").count():
+                    self.page.keyboard.press("Escape")
+        raise AssertionError(f"never seen: {answer}")
+
     def output(self, at):
         return self.cell(at).locator(".jp-OutputArea-output")
 
@@ -140,8 +153,12 @@ def tried(page, url):
     lab = Page(page, url)
 
     # Run all: progress moves in place, figures appear, the elapsed time is seen.
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    def run_all():
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    # JupyterLab may still be connecting, and does nothing then.
+    lab.until(run_all, lab.cell(0).locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]")))
     training = lab.cell(1).locator(".jp-OutputArea-output", has_text=re.compile("training")).first
     expect(training).to_be_visible(timeout=LONG)
     first = training.inner_text()
@@ -179,6 +196,19 @@ def tried(page, url):
     page.keyboard.insert_text(".d_vocab()")
     lab.run()
     expect(lab.output(at)).to_have_text(re.compile(r"^\s*\d+\s*$"))
+
+    # The same for a method, which takes an analysis of the code: with its documentation, once it is ready.
+    at = lab.write("model.tr")
+    entry = page.locator(".jp-Completer-match", has_text=re.compile(r"^\s*train"))
+    lab.until(lambda: page.keyboard.press("Tab"), entry)
+    lab.shot("method")
+    page.keyboard.press("Escape")
+    page.keyboard.insert_text("ain")
+    described = page.locator(".jp-Tooltip", has_text="keeps the model as trained so far")
+    lab.until(lambda: page.keyboard.press("Shift+Tab"), described)
+    expect(described).to_contain_text("TrainingLog")
+    lab.shot("documentation")
+    page.keyboard.press("Escape")
 
     # A cell asks its user.
     at = lab.write('let mut name = String::new();\nstd::io::stdin().read_line(&mut name)?;\nprintln!("Hello, {}!", name.trim());')
