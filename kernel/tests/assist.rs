@@ -77,16 +77,37 @@ impl Kernel {
         reply["matches"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_string()).collect()
     }
 
+    /// The completions, as soon as they offer `text`: on a busy machine the first answers are names only.
+    fn offering(&self, code: &str, text: &str) -> Value {
+        let since = Instant::now();
+        loop {
+            let reply = self.complete(code);
+            let offered = reply["matches"].as_array().unwrap().contains(&json!(text));
+            if offered || since.elapsed() > Duration::from_secs(30) {
+                return reply;
+            }
+        }
+    }
+
     /// What is known about one candidate.
     fn candidate(&self, code: &str, text: &str) -> Value {
-        let reply = self.complete(code);
+        let reply = self.offering(code, text);
         let types = reply["metadata"]["_jupyter_types_experimental"].as_array().unwrap().clone();
         let found = types.into_iter().find(|candidate| candidate["text"] == text);
         found.unwrap_or_else(|| panic!("`{text}` is not offered for {code}: {}", reply["matches"]))
     }
 
-    fn inspect(&self, code: &str, detail_level: u8) -> Value {
-        self.ask("inspect_request", code, json!({ "detail_level": detail_level }))
+    /// The documentation, as soon as it has these words.
+    fn inspect(&self, code: &str, detail_level: u8, words: &[&str]) -> Value {
+        let since = Instant::now();
+        loop {
+            let reply = self.ask("inspect_request", code, json!({ "detail_level": detail_level }));
+            let text = reply["data"]["text/plain"].as_str().unwrap_or_default();
+            let complete = words.iter().all(|word| text.contains(word));
+            if complete || since.elapsed() > Duration::from_secs(30) {
+                return reply;
+            }
+        }
     }
 
     /// The process of rust-analyzer that this kernel has started.
@@ -164,7 +185,7 @@ fn everything_that_can_stand_at_the_cursor_is_offered_with_its_kind_and_type() {
 #[test]
 fn positions_are_those_of_the_name_in_characters() {
     let kernel = session();
-    let reply = kernel.complete("let größe = 1; // 🦀\n  numbers.le|");
+    let reply = kernel.offering("let größe = 1; // 🦀\n  numbers.le|", "len");
     assert_eq!((&reply["cursor_start"], &reply["cursor_end"]), (&json!(30), &json!(32)));
     assert!(reply["matches"].as_array().unwrap().contains(&json!("len")), "{reply}");
     let one = &reply["metadata"]["_jupyter_types_experimental"][0];
@@ -174,9 +195,10 @@ fn positions_are_those_of_the_name_in_characters() {
 #[test]
 fn the_users_own_come_first_and_keywords_last() {
     let kernel = session();
-    let texts = kernel.texts("let mut matter = 1;\nma|");
+    let reply = kernel.offering("let mut matter = 1;\nma|", "matter");
+    let texts: Vec<&str> = reply["matches"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     let place =
-        |text: &str| texts.iter().position(|t| t == text).unwrap_or_else(|| panic!("{text}: {texts:?}"));
+        |text: &str| texts.iter().position(|t| *t == text).unwrap_or_else(|| panic!("{text}: {texts:?}"));
     assert_eq!(place("matter"), 0, "{texts:?}");
     assert_eq!(place("match"), texts.len() - 1, "{texts:?}");
 }
@@ -191,27 +213,25 @@ fn commands_complete_and_so_do_the_crates_that_are_there() {
 #[test]
 fn completion_answers_while_a_cell_runs_and_knows_what_that_cell_defines() {
     let kernel = session();
-    let id = kernel
-        .0
-        .client
-        .execute("let harvest: Vec<Place> = vec![];\nstd::thread::sleep(std::time::Duration::from_secs(4));");
-    std::thread::sleep(Duration::from_millis(500));
-    let asked =
-        kernel.0.client.request("complete_request", json!({ "code": "harvest.is_emp", "cursor_pos": 14 }));
-    let mut order = Vec::new();
-    let mut matches = Value::Null;
-    while order.len() < 2 {
-        if let Some(FromKernel::Shell(m)) = kernel.0.client.next(Duration::from_secs(60)) {
+    let id = kernel.0.client.execute(
+        "let harvest: Vec<Place> = vec![];\nstd::thread::sleep(std::time::Duration::from_secs(300));",
+    );
+    let question = json!({ "code": "harvest.is_emp", "cursor_pos": 14 });
+    let since = Instant::now();
+    let mut matches = json!([]);
+    while matches != json!(["is_empty"]) && since.elapsed() < Duration::from_secs(60) {
+        let asked = kernel.0.client.request("complete_request", question.clone());
+        matches = loop {
+            let Some(FromKernel::Shell(m)) = kernel.0.client.next(Duration::from_secs(60)) else { continue };
+            assert_ne!(m.parent_id(), id, "the cell ended first");
             if m.parent_id() == asked {
-                matches = m.content["matches"].clone();
-                order.push("completion");
-            } else if m.parent_id() == id {
-                order.push("cell");
+                break m.content["matches"].clone();
             }
-        }
+        };
     }
-    assert_eq!(order, ["completion", "cell"]);
     assert_eq!(matches, json!(["is_empty"]));
+    kernel.0.client.control("interrupt_request", json!({}));
+    assert_eq!(kernel.reply(&id)["status"], "error");
 }
 
 #[test]
@@ -234,7 +254,7 @@ fn names_are_explained_whatever_they_stand_for() {
         ("config|", &["let config: Config", "d_vocab: usize"]),
         ("Config { d_vocab|: 1, ..config }", &["d_vocab: usize"]),
     ] {
-        let reply = kernel.inspect(code, 0);
+        let reply = kernel.inspect(code, 0, words);
         assert_eq!(reply["found"], true, "{code}");
         for form in ["text/plain", "text/markdown"] {
             let text = reply["data"][form].as_str().unwrap();
@@ -243,7 +263,7 @@ fn names_are_explained_whatever_they_stand_for() {
         let plain = reply["data"]["text/plain"].as_str().unwrap();
         assert!(!plain.contains("```"), "{code}:\n{plain}");
     }
-    let reply = kernel.inspect("no_such_thing|", 0);
+    let reply = kernel.inspect("no_such_thing|", 0, &[]);
     assert_eq!((&reply["found"], &reply["data"]), (&json!(false), &json!({})));
 }
 
@@ -255,14 +275,16 @@ fn the_definition_comes_when_more_detail_is_asked_for() {
         ("place|", "struct Place { longitude: f64, latitude: f64 }"),
         ("numbers.is_empty|", "self.len() == 0"),
     ] {
-        let text = |level| {
-            let reply = kernel.inspect(code, level);
+        let text = |level, words: &[&str]| {
+            let reply = kernel.inspect(code, level, words);
             reply["data"]["text/plain"].as_str().unwrap().to_string()
         };
-        assert!(text(1).contains(words), "{code}:\n{}", text(1));
-        assert!(!text(0).contains("Defined in"), "{code}:\n{}", text(0));
+        let with_source = text(1, &[words]);
+        assert!(with_source.contains(words), "{code}:\n{with_source}");
+        let without = text(0, &[]);
+        assert!(!without.contains("Defined in"), "{code}:\n{without}");
     }
-    let reply = kernel.inspect("numbers.is_empty|", 1);
+    let reply = kernel.inspect("numbers.is_empty|", 1, &["Defined in"]);
     let text = reply["data"]["text/markdown"].as_str().unwrap();
     assert!(text.contains("Defined in `alloc/src/vec/mod.rs:"), "{text}");
 }
@@ -353,38 +375,39 @@ fn measure() {
         (rss.parse::<f64>().unwrap() / 1024.0, (fields[11] + fields[12]) / 100.0)
     };
     println!("then it has (MB, s of CPU): {:?}", usage(pid));
-    let median = |what: &str, ask: &dyn Fn(usize)| {
+    // `found` says whether the answer came before the kernel's deadline.
+    let median = |what: &str, found: &dyn Fn(usize) -> bool| {
         let before = usage(pid).1;
+        let mut late = 0;
         let mut times: Vec<Duration> = (0..11)
             .map(|i| {
                 let since = Instant::now();
-                ask(i);
+                late += usize::from(!found(i));
                 since.elapsed()
             })
             .collect();
         let cpu = (usage(pid).1 - before) / 11.0 * 1000.0;
         times.sort();
         println!(
-            "{what}: median {:?}, best {:?}, worst {:?}; {cpu:.0} ms of CPU each",
+            "{what}: median {:?}, best {:?}, worst {:?}; {cpu:.0} ms of CPU each; {late} of 11 late",
             times[5], times[0], times[10]
         );
     };
-    let table = |i: usize| assert!(!kernel.texts(&format!("let x{i} = 1;\ntable.me|")).is_empty());
-    while kernel.texts("table.me|").is_empty() {}
-    median("method of an ndarray", &table);
-    median("method of a Vec", &|i| assert!(!kernel.texts(&format!("let x{i} = 1;\nnumbers.pu|")).is_empty()));
-    median("name", &|i| assert!(!kernel.texts(&format!("let x{i} = 1;\nTransf|")).is_empty()));
+    // Each time another text, so that nothing is answered from memory.
+    let offers = |i: usize, code: &str| !kernel.texts(&format!("let x{i} = 1;\n{code}|")).is_empty();
+    while !offers(0, "table.me") {}
+    median("method of an ndarray", &|i| offers(i, "table.me"));
+    median("method of a Vec", &|i| offers(i, "numbers.pu"));
+    median("name", &|i| offers(i, "Transf"));
     median("documentation", &|i| {
-        assert_eq!(kernel.inspect(&format!("let x{i} = 1;\nnumbers.push|"), 0)["found"], true)
+        kernel.inspect(&format!("let x{i} = 1;\nnumbers.push|"), 0, &[])["found"] == true
     });
     let id = kernel.0.client.execute(
         "let t = std::time::Instant::now(); while t.elapsed().as_secs() < 8 { std::hint::black_box(0); }",
     );
     std::thread::sleep(Duration::from_millis(700));
-    median("method of an ndarray while a cell computes", &table);
-    median("name while a cell computes", &|i| {
-        assert!(!kernel.texts(&format!("let x{i} = 1;\nTransf|")).is_empty())
-    });
+    median("method of an ndarray while a cell computes", &|i| offers(i, "table.me"));
+    median("name while a cell computes", &|i| offers(i, "Transf"));
     kernel.reply(&id);
     println!("at the end it has (MB, s of CPU): {:?}", usage(pid));
 }

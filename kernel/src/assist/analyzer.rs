@@ -207,7 +207,11 @@ fn initialize(folder: &str, project: &Value) -> Value {
                 "callable": { "snippets": "none" },
                 "fullFunctionSignatures": { "enable": true },
             },
-            "hover": { "memoryLayout": { "enable": false }, "actions": { "enable": false } },
+            "hover": {
+                "memoryLayout": { "enable": false },
+                "dropGlue": { "enable": false },
+                "actions": { "enable": false },
+            },
         },
     })
 }

@@ -106,8 +106,9 @@ pub(super) fn complete(scene: &Scene, cursor: &Cursor) -> Completions {
         candidates.extend(scene.names.iter().map(|(name, kind)| candidate(name, kind, "")));
         // All of them only once something is typed: a list of everything helps nobody.
         if !cursor.prefix.is_empty() {
-            let crates = scene.crates.iter().map(|(name, version)| candidate(name, "module", version));
-            candidates.extend(crates);
+            // Most crates that are there are inside of others: they wait until more is typed.
+            let shown = if cursor.prefix.chars().count() < 3 { &[] } else { &scene.crates[..] };
+            candidates.extend(shown.iter().map(|(name, version)| candidate(name, "module", version)));
             candidates.extend(PRELUDE.iter().map(|(kind, name)| candidate(name, kind, "")));
             candidates.extend(KEYWORDS.iter().map(|name| candidate(name, "keyword", "")));
         }
@@ -143,6 +144,8 @@ mod tests {
             ["alpha", "area", "assert!", "assert_eq!", "assert_ne!", "as", "async", "await"]
         );
         assert_eq!(texts(""), ["alpha", "area"]);
+        assert_eq!(texts("nda"), ["ndarray"]);
+        assert_eq!(texts("n"), Vec::<String>::new());
         assert_eq!(texts("x.a"), Vec::<String>::new());
     }
 
