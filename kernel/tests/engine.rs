@@ -611,16 +611,26 @@ fn threads_and_pools_work_before_and_after() {
 }
 
 #[test]
-fn many_cells_leave_files_and_handles_as_they_were() {
+fn many_cells_leave_files_handles_and_processes_as_they_were() {
     let mut n = Notebook::new();
     n.ok("let mut x = 0;");
-    let in_worker = "std::fs::read_dir(\"/proc/self/fd\").unwrap().count()";
-    let before = n.value(in_worker);
-    for _ in 0..30 {
-        n.ok("x += 1;");
+    let supervisor = n.value("std::os::unix::process::parent_id()");
+    let command_line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
+    let folder = command_line.split('\0').nth(4).unwrap().to_string();
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let children =
+        || std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
+    let in_worker = "(std::fs::read_dir(\"/proc/self/fd\").unwrap().count(), std::fs::read_dir(\"/proc/self/task\").unwrap().count())";
+    let before = (n.value(in_worker), files(), children());
+    for i in 0..30 {
+        n.ok(if i % 10 == 0 {
+            "fn one() -> i32 { 1 }\nstatic ONE: i32 = 1;\nx += one() * ONE;"
+        } else {
+            "x += 1;"
+        });
     }
     assert_eq!(n.value("x"), "30");
-    assert_eq!(n.value(in_worker), before);
+    assert_eq!((n.value(in_worker), files(), children()), before);
 }
 
 /// The crate that a cell is: `cell` links the items, `notebook` compiles them.
@@ -771,26 +781,34 @@ fn closed_streams_threads_that_stay_and_drops_that_panic_do_no_harm() {
 }
 
 #[test]
-#[ignore = "a measurement: cargo test -p onelens-kernel --test engine -- --ignored --nocapture"]
-fn time_of_cells() {
+fn errors_say_what_to_do_in_a_notebook() {
     let mut n = Notebook::new();
-    n.ok("use ndarray::prelude::*;\nlet mut x = 1.0; let a = Array2::<f64>::eye(3);");
-    n.ok("let b = &a * 2.0;");
-    for (what, code) in [
-        ("statement", "x += 1.0;"),
-        ("let", "let y = x * 2.0;"),
-        ("let of an array", "let c = a.clone();"),
-        ("display", "x"),
-        ("array arithmetic with display", "&a * 2.0 + &b"),
-    ] {
-        let mut times: Vec<Duration> = (0..7)
-            .map(|_| {
-                let start = Instant::now();
-                n.ok(code);
-                start.elapsed()
-            })
-            .collect();
-        times.sort();
-        eprintln!("{what}: {:.0} ms", times[3].as_secs_f64() * 1e3);
+    n.ok("let v = vec![1]; let s = String::from(\"s\"); let list = [3, 1];");
+    n.ok("println!(\"{}\", v.len());\nlet longer: Vec<i32> = v.into_iter().map(|x| x + 1).collect();\nlet other = 1;");
+    let error = n.fails("v.len()", "E0425", "`v`");
+    assert!(error.evalue.contains("by `let longer: Vec<i32> = v.into_iter()"), "{error:?}");
+    for code in ["use no_such_crate::Thing;", "let x = no_such_crate::thing();"] {
+        let error = n.run(code).error.unwrap();
+        assert!(error.evalue.contains(":dep no_such_crate = \"*\""), "{error:#?}");
+        assert!(!plain(&error.traceback).contains("cargo add"), "{error:#?}");
     }
+    let error = n.fails("list.push(1);", "E0599", "push");
+    assert!(plain(&error.traceback).contains("cell:1:6"), "{error:#?}");
+    let error = n.fails("s.push('c');", "E0596", "");
+    assert!(error.evalue.contains("let mut s = s;"), "{error:#?}");
+    let error = n.fails("let w = vec![1];\nw.push(2);", "E0596", "");
+    assert!(
+        plain(&error.traceback).contains("`mut `") || plain(&error.traceback).contains("mutable"),
+        "{error:#?}"
+    );
+    let error = n.fails(
+        "let text = format!(\"{}\", 1);\nlet mut out = String::new();\nwrite!(out, \"{text}\")?;",
+        "E0599",
+        "",
+    );
+    assert!(plain(&error.traceback).contains("use std::fmt::Write;"), "{}", plain(&error.traceback));
+    let error = n.fails("let e = Vec::new();", "E0282", "annotations");
+    assert!(plain(&error.traceback).contains("1 | let e = Vec::new();"), "{}", plain(&error.traceback));
+    let error = n.fails("use no_such_crate::Thing;", "E0432", "unresolved");
+    assert!(plain(&error.traceback).contains("1 | use no_such_crate::Thing;"), "{}", plain(&error.traceback));
 }

@@ -159,7 +159,39 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
     {
         helps.push(hint.clone());
     }
+    helps.extend(missing_crate(error).map(|name| {
+        format!("if `{name}` is a crate, begin a cell with `:dep {name} = \"*\"`, which makes it known to this notebook")
+    }));
+    helps.extend(two_versions(error).map(|name| {
+        format!(
+            "two versions of the crate `{name}` are in this notebook; make every `:dep` ask for the same one"
+        )
+    }));
     (message, helps)
+}
+
+/// The crate that rustc would have one add to `Cargo.toml`.
+fn missing_crate(error: &Value) -> Option<String> {
+    let about = ["cargo add ", "missing a crate named", "extern crate "];
+    let unresolved = matches!(error["code"]["code"].as_str(), Some("E0432" | "E0433" | "E0463"));
+    let child = messages_of(error).find(|text| about.iter().any(|words| text.contains(words)))?;
+    between(child, "`", "`")
+        .filter(|_| unresolved)
+        .map(|name| name.trim_start_matches("extern crate ").trim_end_matches(';').to_string())
+}
+
+/// The crate of which a type of one version stands where one of another is wanted.
+fn two_versions(error: &Value) -> Option<String> {
+    let about = ["different versions of crate", "multiple different versions"];
+    let child = messages_of(error).find(|text| about.iter().any(|words| text.contains(words)))?;
+    between(&child[child.find("crate `")?..], "`", "`").map(str::to_string)
+}
+
+/// What rustc says below the error itself, and at the places it points to.
+fn messages_of(error: &Value) -> impl Iterator<Item = &str> {
+    let children = error["children"].as_array().into_iter().flatten();
+    let said = children.filter_map(|child| child["message"].as_str());
+    said.chain(spans(error).filter_map(|span| span["label"].as_str()))
 }
 
 /// Whether the error is that the last value cannot be shown.
@@ -227,13 +259,24 @@ fn in_users_words(label: &str) -> String {
     label
         .replace("variable moved due to use in closure", "value moved here")
         .replace(" occurs due to use in closure", "ed here")
+        .replace("variable moved due to use in coroutine", "value moved here")
+        .replace(" occurs due to use in coroutine", "ed here")
+        .replace(" due to use in coroutine", "")
         .replace(" due to use in closure", "")
         .replace(" inside of a closure", " outside of a loop")
 }
 
 fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String) {
     let message = child["message"].as_str().unwrap_or_default();
-    let about_generated = ["onelens_image::rt", "__onelens", "onelens_cell", "`evcxr_display`", "`Show`"];
+    let about_generated = [
+        "cargo add",
+        "missing a crate named",
+        "onelens_image::rt",
+        "__onelens",
+        "onelens_cell",
+        "`evcxr_display`",
+        "`Show`",
+    ];
     let in_image = |span: &Value| {
         span["file_name"]
             .as_str()

@@ -102,6 +102,21 @@ impl Draft {
         }
     }
 
+    /// The variables from before the cell that it moves, with what moves them.
+    pub(super) fn moved(&self) -> BTreeMap<String, String> {
+        let moved = self.fates.gone.iter().filter_map(|(binding, stage)| {
+            let name = &self.taken.get(*binding)?.name;
+            let stage = self.cell.stages.get(*stage)?;
+            let mut statements = stage.statements.iter().map(|statement| &statement.quote).chain(&stage.tail);
+            let mentions = |quote: &&Quote| {
+                let is_word = |c: char| c.is_alphanumeric() || c == '_';
+                quote.as_str().split(|c| !is_word(c)).any(|word| word == name)
+            };
+            Some((name.clone(), first_line(statements.rfind(mentions)?.as_str())))
+        });
+        moved.collect()
+    }
+
     fn generate(&self, displays_itself: bool, runtime: Runtime) -> Generated {
         let generator = Generator {
             uses: &self.scope.uses,
@@ -116,6 +131,16 @@ impl Draft {
         };
         generator.generate()
     }
+}
+
+/// The first line of a statement, for a message.
+fn first_line(statement: &str) -> String {
+    const MOST: usize = 60;
+    let line = statement.lines().next().unwrap_or_default();
+    if line.len() == statement.len() && line.chars().count() <= MOST {
+        return line.to_string();
+    }
+    format!("{} ..", line.chars().take(MOST).collect::<String>().trim_end())
 }
 
 /// A `use` of the session may bring its own `evcxr_display` for everything that has `Debug`.

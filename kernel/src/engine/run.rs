@@ -134,7 +134,7 @@ impl Session {
             "lost" => course.lost = true,
             "fatal" => course.error = Some(diagnostics::plain("WorkerDied", &parts[1])),
             "done" => {
-                self.set_variables(&parts[1..], &ready.binds, course.error.is_some());
+                self.set_variables(&parts[1..], ready, course.error.is_some());
                 return true;
             }
             _ => {}

@@ -65,6 +65,8 @@ pub(super) struct Ready {
     pub(super) source: Source,
     /// Variables the cell defines, and whether as `mut`.
     pub(super) binds: BTreeMap<String, bool>,
+    /// Variables from before it that it moves, with what moves them.
+    pub(super) moved: BTreeMap<String, String>,
     /// Statics that live in this cell once it is loaded.
     pub(super) homes: Homes,
 }
@@ -185,9 +187,10 @@ impl Session {
         for warning in settled.warnings {
             on_output(Output::Stderr(warning));
         }
+        let moved = draft.moved();
         self.scope = draft.scope;
         self.drop_variables(&dropped, &changed, on_output);
-        for (title, why) in draft.retired {
+        for (title, why) in &draft.retired {
             on_output(Output::Stderr(format!(
                 "`{title}` of an earlier cell was removed, because it no longer compiles: {why}\n"
             )));
@@ -203,7 +206,8 @@ impl Session {
         }
         let binds = draft.cell.stages.iter().flat_map(|stage| &stage.binds);
         let binds = binds.map(|bind| (bind.name.clone(), bind.mutable)).collect();
-        Ok(Some(Ready { library: settled.library, text: draft.text, source: settled.source, binds, homes }))
+        let (library, source) = (settled.library, settled.source);
+        Ok(Some(Ready { library, text: draft.text, source, binds, moved, homes }))
     }
 
     /// The library of items, for a cell that defines none.
@@ -298,13 +302,13 @@ impl Session {
     }
 
     /// Takes over the variables that the worker has after a cell.
-    pub(super) fn set_variables(&mut self, pairs: &[String], binds: &BTreeMap<String, bool>, failed: bool) {
+    pub(super) fn set_variables(&mut self, pairs: &[String], ready: &Ready, failed: bool) {
         let old = std::mem::take(&mut self.variables);
         for pair in pairs.chunks_exact(2) {
             let (name, ty) = (&pair[0], &pair[1]);
             let before = old.get(name).is_some_and(|variable| variable.mutable);
             // After a failure one does not know which of two variables of that name it is.
-            let mutable = match binds.get(name) {
+            let mutable = match ready.binds.get(name) {
                 Some(mutable) if failed => *mutable || before,
                 Some(mutable) => *mutable,
                 None => before,
@@ -313,8 +317,9 @@ impl Session {
             self.variables.insert(name.clone(), Variable { ty: ty.clone(), mutable });
         }
         for name in old.keys().filter(|name| !self.variables.contains_key(*name)) {
+            let mover = ready.moved.get(name).map_or(String::new(), |code| format!(", by `{code}`"));
             let hint = format!(
-                "`{name}` was moved by an earlier cell; use `{name}.clone()` or `&{name}` there to keep it"
+                "`{name}` was moved by an earlier cell{mover}; use `{name}.clone()` or `&{name}` there to keep it"
             );
             self.gone.insert(name.clone(), hint);
         }

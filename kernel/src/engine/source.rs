@@ -43,12 +43,21 @@ impl Quote {
 pub(super) struct Source {
     pub(super) code: String,
     quotes: Vec<(usize, Quote)>,
+    /// Generated text that stands for what the user wrote in other words.
+    stand_ins: Vec<(Range<usize>, Quote)>,
 }
 
 impl Source {
     /// Appends generated text.
     pub(super) fn push(&mut self, generated: &str) {
         self.code.push_str(generated);
+    }
+
+    /// Appends generated text of which errors are about `quote`.
+    pub(super) fn push_for(&mut self, quote: &Quote, generated: &str) {
+        let start = self.code.len();
+        self.code.push_str(generated);
+        self.stand_ins.push((start..self.code.len(), quote.clone()));
     }
 
     /// Appends what the user wrote.
@@ -72,7 +81,10 @@ impl Source {
             let parenthesis = next.0 == range.start + 1 && self.code[range.start..].starts_with('(');
             (parenthesis && range.end > next.0).then_some(next)
         };
-        let (start, quote) = holding.or_else(opened)?;
+        let Some((start, quote)) = holding.or_else(opened) else {
+            let stands = |(generated, _): &&(Range<usize>, Quote)| generated.contains(&range.start);
+            return self.stand_ins.iter().find(stands).map(|(_, quote)| quote.clone());
+        };
         let begin = quote.range.start + range.start.saturating_sub(*start);
         // What was inserted into an item lies between two quotes.
         let last = self.quotes[..self.quotes.partition_point(|(start, _)| *start < range.end)].last();

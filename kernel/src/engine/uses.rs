@@ -18,7 +18,7 @@ pub(super) struct Use {
 
 impl Use {
     pub(super) fn write(&self, source: &mut Source) {
-        source.push(&self.before);
+        source.push_for(&self.leaf, &self.before);
         source.quote(&self.leaf);
         source.push(&self.after);
     }
