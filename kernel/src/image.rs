@@ -51,17 +51,26 @@ impl Image {
     fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
         let toolchain = Toolchain::find()?;
         let source = source()?;
+        if Self::own_folder().is_none() {
+            crate::environment::private_folder(&Self::folder())?;
+        }
         let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
         Ok((toolchain, source, folder))
     }
 
-    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`.
+    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`; for a user without a
+    /// home a folder among the temporary files.
     pub fn folder() -> PathBuf {
+        let shared = || std::env::temp_dir().join(format!("onelens-cache-{}", crate::environment::user()));
+        Self::own_folder().unwrap_or_else(shared)
+    }
+
+    /// The same, where the user has a place of their own.
+    fn own_folder() -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         set("ONELENS_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("onelens")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/onelens")))
-            .unwrap_or_else(|| std::env::temp_dir().join("onelens-cache"))
     }
 
     /// The shared library itself.
@@ -308,6 +317,9 @@ fn run_cargo(
     let messages = messages.join().unwrap_or_default();
     let status = child.wait().map_err(|e| format!("cargo cannot be waited for: {e}"))?;
     if !status.success() {
+        if let Some(why) = crate::environment::explain(&said.join("\n"), target) {
+            return Err(why);
+        }
         let end = said[said.len().saturating_sub(30)..].join("\n");
         return Err(format!(
             "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
@@ -362,7 +374,7 @@ fn assemble(
     for artifact in artifacts {
         let file = artifact.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let to = if file == LIBRARY { folder.join(&file) } else { deps.join(&file) };
-        fs::copy(artifact, &to).map_err(|e| cannot("copy", artifact, &e))?;
+        fs::copy(artifact, &to).map_err(|e| crate::environment::file_error("copy", artifact, &e))?;
         let name = file.strip_prefix("lib").and_then(|f| f.rsplit_once('-')).map_or("", |(name, _)| name);
         // A crate that is there in two versions cannot be named.
         let same: Vec<_> = versions.iter().filter(|(lib, _)| lib == name).collect();

@@ -22,6 +22,7 @@
 //! | [`engine`], [`image`] | running cells |
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
+//! | [`environment`] | what around the program can fail, in sentences |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
 //!
 //! This package does not depend on the library `onelens`: cells do.
@@ -33,6 +34,7 @@ pub mod clock;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+pub mod environment;
 pub mod failure;
 pub mod image;
 pub mod install;
