@@ -8,6 +8,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use crate::assist::project;
 
 /// A finished image.
@@ -15,6 +18,8 @@ use crate::assist::project;
 pub struct Image {
     folder: PathBuf,
     rustc: PathBuf,
+    cargo: PathBuf,
+    source: PathBuf,
     std_folder: PathBuf,
     crates: Vec<Crate>,
 }
@@ -30,6 +35,82 @@ pub struct Crate {
     pub file: String,
 }
 
+/// A library as cargo built it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unit {
+    /// As Rust code writes it.
+    pub name: String,
+    /// As crates.io has it.
+    pub package: String,
+    /// As in `Cargo.lock`.
+    pub version: String,
+    /// Cargo's name for the package.
+    pub package_id: String,
+    /// The features that are on.
+    pub features: Vec<String>,
+    /// Its metadata, or for procedural macros the library itself.
+    pub file: PathBuf,
+    /// Whether it comes from crates.io.
+    pub from_registry: bool,
+    /// Whether it is run by the compiler.
+    pub proc_macro: bool,
+    /// Whether it was built for build scripts and procedural macros.
+    pub for_build: bool,
+}
+
+impl Unit {
+    /// The name of its file.
+    pub fn file_name(&self) -> String {
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The file with its code, beside the metadata.
+    pub fn link_file(&self) -> PathBuf {
+        self.file.with_extension("rlib")
+    }
+}
+
+/// Of a package that cargo calls `source#name@version`, or `source#version` where the source ends with the name.
+pub fn name_and_version(package_id: &str) -> Option<(&str, &str)> {
+    let (source, end) = package_id.split_once('#')?;
+    Some(end.split_once('@').unwrap_or((source.rsplit('/').next()?, end)))
+}
+
+/// The libraries among cargo's messages.
+pub fn units(messages: &[Value]) -> Vec<Unit> {
+    let unit = |message: &Value| {
+        let kinds: Vec<&str> =
+            message["target"]["kind"].as_array()?.iter().filter_map(Value::as_str).collect();
+        let proc_macro = kinds == ["proc-macro"];
+        let is_library = kinds.iter().any(|kind| ["lib", "rlib", "dylib"].contains(kind));
+        if message["reason"] != "compiler-artifact" || !(proc_macro || is_library) {
+            return None;
+        }
+        let files = message["filenames"].as_array()?;
+        let wanted = if proc_macro { "so" } else { "rmeta" };
+        let file = files.iter().filter_map(Value::as_str).map(PathBuf::from);
+        let file = file.into_iter().find(|file| file.extension().is_some_and(|e| e == wanted))?;
+        let package_id = message["package_id"].as_str()?;
+        let (package, version) = name_and_version(package_id)?;
+        Some(Unit {
+            name: message["target"]["name"].as_str()?.replace('-', "_"),
+            package: package.into(),
+            version: version.into(),
+            package_id: package_id.into(),
+            features: message["features"]
+                .as_array()?
+                .iter()
+                .filter_map(|f| f.as_str().map(String::from))
+                .collect(),
+            file,
+            from_registry: package_id.starts_with("registry+"),
+            proc_macro,
+            for_build: message["profile"]["opt_level"] == "0",
+        })
+    };
+    messages.iter().filter_map(unit).collect()
+}
+
 impl Image {
     /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
     /// way go to `on_progress`.
@@ -38,39 +119,33 @@ impl Image {
         if !folder.join(MANIFEST).exists() {
             build(&toolchain, &source, &folder, on_progress)?;
         }
-        Self::open(folder, toolchain)
+        Self::open(folder, toolchain, source)
     }
 
     /// The image for this compiler and this library, if it was built before.
     pub fn existing() -> Result<Option<Image>, String> {
-        let (toolchain, _, folder) = Self::wanted()?;
-        if folder.join(MANIFEST).exists() { Self::open(folder, toolchain).map(Some) } else { Ok(None) }
+        let (toolchain, source, folder) = Self::wanted()?;
+        match folder.join(MANIFEST).exists() {
+            true => Self::open(folder, toolchain, source).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// What an image is built with and from, and the folder it belongs in.
     fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
         let toolchain = Toolchain::find()?;
         let source = source()?;
-        if Self::own_folder().is_none() {
-            crate::environment::private_folder(&Self::folder())?;
-        }
         let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
         Ok((toolchain, source, folder))
     }
 
-    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`; for a user without a
-    /// home a folder among the temporary files.
+    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`.
     pub fn folder() -> PathBuf {
-        let shared = || std::env::temp_dir().join(format!("onelens-cache-{}", crate::environment::user()));
-        Self::own_folder().unwrap_or_else(shared)
-    }
-
-    /// The same, where the user has a place of their own.
-    fn own_folder() -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         set("ONELENS_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("onelens")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/onelens")))
+            .unwrap_or_else(|| std::env::temp_dir().join("onelens-cache"))
     }
 
     /// The shared library itself.
@@ -98,6 +173,39 @@ impl Image {
         &self.rustc
     }
 
+    /// As `rustc --version` says it.
+    pub fn compiler_version(&self) -> String {
+        ask(&self.rustc, &["--version"]).map_or_else(|_| "rustc".into(), |text| text.trim().to_string())
+    }
+
+    /// Cargo of the same toolchain.
+    pub fn cargo(&self) -> &Path {
+        &self.cargo
+    }
+
+    /// Where cargo built the image, and builds what goes beside it.
+    pub fn build_folder(&self) -> PathBuf {
+        Self::folder().join("build")
+    }
+
+    /// The versions that the image was built with, if they are written down.
+    pub fn lock_file(&self) -> Option<PathBuf> {
+        Some(self.source.join("Cargo.lock")).filter(|file| file.exists())
+    }
+
+    /// The libraries in the image, as cargo built them.
+    pub fn units(&self) -> Result<Vec<Unit>, String> {
+        let path = self.folder.join(UNITS);
+        let text = fs::read(&path).map_err(|e| cannot("read", &path, &e))?;
+        serde_json::from_slice(&text).map_err(|e| {
+            format!(
+                "{} is damaged: {e}\nhelp: remove {} and restart the kernel",
+                path.display(),
+                self.folder.display()
+            )
+        })
+    }
+
     /// The shared standard library that the image and the cells run on.
     pub fn std_library(&self) -> Result<PathBuf, String> {
         let is_std = |path: &PathBuf| {
@@ -115,7 +223,7 @@ impl Image {
         })
     }
 
-    fn open(folder: PathBuf, toolchain: Toolchain) -> Result<Image, String> {
+    fn open(folder: PathBuf, toolchain: Toolchain, source: PathBuf) -> Result<Image, String> {
         let manifest = folder.join(MANIFEST);
         let text = fs::read_to_string(&manifest).map_err(|e| cannot("read", &manifest, &e))?;
         let crates = text.lines().filter_map(|line| {
@@ -128,6 +236,8 @@ impl Image {
             crates: crates.collect(),
             folder,
             rustc: toolchain.rustc,
+            cargo: toolchain.cargo,
+            source,
             std_folder: toolchain.std_folder,
         })
     }
@@ -138,9 +248,10 @@ impl Image {
 const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
 const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
+const UNITS: &str = "units.json";
 const PROJECT: &str = "rust-project.json";
 /// Raised when the files of an image change, so that one without them is built anew.
-const LAYOUT: &str = "3";
+const LAYOUT: &str = "4";
 
 struct Toolchain {
     rustc: PathBuf,
@@ -227,14 +338,18 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
 }
 
 /// FNV-1a, which is the same in every version of Rust.
-struct Fnv(u64);
+pub(crate) struct Fnv(u64);
 
 impl Fnv {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Fnv(0xcbf2_9ce4_8422_2325)
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    pub(crate) fn value(&self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
         for byte in bytes.iter().chain(&[0xff]) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }
@@ -272,7 +387,11 @@ fn build(
         project::describe(&toolchain.cargo, &manifest, "onelens-image", &toolchain.sysroot, &messages)?;
     let unfinished = images.join(format!(".unfinished-{}", std::process::id()));
     let _ = fs::remove_dir_all(&unfinished);
-    assemble(&artifacts(&messages), &versions, &project, &unfinished).and_then(|()| {
+    let parsed: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let is_linked = |unit: &Unit| versions.contains(&(unit.name.clone(), unit.version.clone()));
+    let held: Vec<Unit> =
+        units(&parsed).into_iter().filter(|u| is_linked(u) && !u.proc_macro && !u.for_build).collect();
+    assemble(&artifacts(&messages), &versions, &held, &project, &unfinished).and_then(|()| {
         let _ = fs::remove_dir_all(folder);
         fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
     })?;
@@ -317,9 +436,6 @@ fn run_cargo(
     let messages = messages.join().unwrap_or_default();
     let status = child.wait().map_err(|e| format!("cargo cannot be waited for: {e}"))?;
     if !status.success() {
-        if let Some(why) = crate::environment::explain(&said.join("\n"), target) {
-            return Err(why);
-        }
         let end = said[said.len().saturating_sub(30)..].join("\n");
         return Err(format!(
             "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
@@ -365,6 +481,7 @@ fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, St
 fn assemble(
     artifacts: &[PathBuf],
     versions: &[(String, String)],
+    held: &[Unit],
     project: &str,
     folder: &Path,
 ) -> Result<(), String> {
@@ -374,7 +491,7 @@ fn assemble(
     for artifact in artifacts {
         let file = artifact.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let to = if file == LIBRARY { folder.join(&file) } else { deps.join(&file) };
-        fs::copy(artifact, &to).map_err(|e| crate::environment::file_error("copy", artifact, &e))?;
+        fs::copy(artifact, &to).map_err(|e| cannot("copy", artifact, &e))?;
         let name = file.strip_prefix("lib").and_then(|f| f.rsplit_once('-')).map_or("", |(name, _)| name);
         // A crate that is there in two versions cannot be named.
         let same: Vec<_> = versions.iter().filter(|(lib, _)| lib == name).collect();
@@ -384,6 +501,9 @@ fn assemble(
     }
     let path = folder.join(PROJECT);
     fs::write(&path, project).map_err(|e| cannot("write", &path, &e))?;
+    let path = folder.join(UNITS);
+    fs::write(&path, serde_json::to_string(held).unwrap_or_default())
+        .map_err(|e| cannot("write", &path, &e))?;
     let path = folder.join(MANIFEST);
     fs::write(&path, manifest).map_err(|e| cannot("write", &path, &e))
 }
@@ -402,6 +522,6 @@ fn remove_old(images: &Path, current: &Path) {
     }
 }
 
-fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> String {
+pub(crate) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> String {
     format!("cannot {verb} {}: {error}", path.display())
 }

@@ -19,10 +19,9 @@
 //! | [`convert`], [`script`] | a notebook as a page, or as a program |
 //! | [`jupyter`] | the protocol, both sides |
 //! | [`session`] | the seam between protocol and engine |
-//! | [`engine`], [`image`] | running cells |
+//! | [`engine`], [`image`], [`extension`] | running cells |
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
-//! | [`environment`] | what around the program can fail, in sentences |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
 //!
 //! This package does not depend on the library `onelens`: cells do.
@@ -34,7 +33,7 @@ pub mod clock;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
-pub mod environment;
+pub mod extension;
 pub mod failure;
 pub mod image;
 pub mod install;

@@ -1,6 +1,4 @@
-//! Lines that begin with a colon: the commands of Rust notebooks.
-
-use crate::image::Image;
+//! Lines that begin with a colon or an exclamation mark: the commands of Rust notebooks.
 
 /// One command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -9,6 +7,9 @@ pub(super) enum Command {
     Help,
     Opt(String),
     Dep(String),
+    Clear,
+    Version,
+    Shell(String),
     Unknown(String),
 }
 
@@ -35,11 +36,17 @@ pub(crate) fn without_commands(code: &str) -> String {
     split(code).1
 }
 
+/// As in evcxr, `!` at the top of a cell calls the shell; to negate there, write `!(..)`.
 fn is_command(line: &str) -> bool {
-    line.strip_prefix(':').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+    let followed_by = |c: char| c.is_ascii_alphabetic();
+    line.strip_prefix(':').is_some_and(|rest| rest.starts_with(followed_by))
+        || line.strip_prefix('!').is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['(', '=']))
 }
 
 fn parse(line: &str) -> Command {
+    if let Some(shell) = line.strip_prefix('!') {
+        return Command::Shell(shell.trim().to_string());
+    }
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = rest.trim().to_string();
     match name {
@@ -47,6 +54,8 @@ fn parse(line: &str) -> Command {
         ":help" => Command::Help,
         ":opt" => Command::Opt(rest),
         ":dep" => Command::Dep(rest),
+        ":clear" => Command::Clear,
+        ":version" => Command::Version,
         _ => Command::Unknown(name.to_string()),
     }
 }
@@ -54,7 +63,10 @@ fn parse(line: &str) -> Command {
 pub(super) const HELP: &str = "\
 :vars              the variables and their types
 :opt 0 .. 3        how much the following cells are optimised; 0 compiles fastest
-:dep name = \"..\"   accepted for crates that are there already: onelens, ndarray, plotters, rayon, serde, ..
+:dep name = \"1.2\"  makes a crate available, as a line in Cargo.toml would; onelens, ndarray, plotters, rayon, serde are there already
+:clear             forgets all variables, items and declarations
+:version           of the kernel and of Rust
+!command           is run by the shell, in the notebook's folder
 :help              this text
 A last line without `;` is shown: through `evcxr_display` if its type has that, else through `Debug`.
 `?` ends the cell with the error. Interrupting keeps all variables.";
@@ -79,68 +91,20 @@ pub(super) fn opt_level(asked: &str) -> Result<String, String> {
     }
 }
 
-/// `:dep` for a crate that the image holds does nothing, so that notebooks run on other kernels too.
-pub(super) fn dep(asked: &str, image: &Image) -> Result<(), String> {
-    let (name, value) = asked.split_once('=').map_or((asked, ""), |(name, value)| (name, value.trim()));
-    let name = name.trim().trim_matches('"').replace('-', "_");
-    let held = image.crates().iter().find(|one| one.name == name);
-    let names = ["onelens", "ndarray", "plotters", "rayon", "serde", "serde_json"].join(", ");
-    let Some(held) = held else {
-        return Err(format!(
-            "`:dep {asked}`: this kernel cannot add crates to a notebook yet\nhelp: the crates that are there without `:dep` are {names}"
-        ));
-    };
-    match version_of(value) {
-        Some(wanted) if !compatible(&wanted, &held.version) => Err(format!(
-            "`:dep {asked}`: the kernel holds {name} {}, and a notebook can have only one version\nhelp: remove the line, or ask for \"{}\"",
-            held.version, held.version
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The version in `"0.17"` or `{ version = "0.17", .. }`; none in `{ path = ".." }`.
-fn version_of(value: &str) -> Option<String> {
-    let text = match value.strip_prefix('{') {
-        Some(table) => table.split("version").nth(1)?,
-        None => value,
-    };
-    let quoted = text.split('"').nth(1)?;
-    Some(quoted.trim_start_matches(['^', '=', '~', '>', '<', ' ', 'v']).to_string())
-}
-
-/// As cargo does: the first number that is not 0 must agree.
-fn compatible(wanted: &str, held: &str) -> bool {
-    let wanted: Vec<&str> = wanted.split('.').collect();
-    let held: Vec<&str> = held.split('.').collect();
-    for (want, have) in wanted.iter().zip(&held) {
-        if *want == "*" {
-            return true;
-        }
-        if want != have {
-            return false;
-        }
-        if *want != "0" {
-            return true;
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exclamation_mark_at_the_top_calls_the_shell_except_before_a_parenthesis() {
+        assert_eq!(split("!ls -l | wc\n1").0, [Command::Shell("ls -l | wc".into())]);
+        assert!(split("!(a && b)").0.is_empty() && split("let x = 1;\n!x").0.is_empty());
+    }
 
     #[test]
     fn commands_are_taken_off_the_top_and_lines_keep_their_numbers() {
         let (commands, code) = split("// first\n:dep ndarray = \"0.17\"\nlet x = 1;\n:vars\n");
         assert_eq!(commands, [Command::Dep("ndarray = \"0.17\"".into())]);
         assert_eq!(code, "// first\n\nlet x = 1;\n:vars\n");
-    }
-
-    #[test]
-    fn versions_agree_as_cargo_has_it() {
-        assert!(compatible("0.17", "0.17.2") && compatible("1", "1.0.229") && compatible("*", "3.1"));
-        assert!(!compatible("0.15.1", "0.17.2") && !compatible("2", "1.0"));
     }
 }

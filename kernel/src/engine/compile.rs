@@ -3,6 +3,7 @@
 use super::generate::Runtime;
 use super::interrupt::Control;
 use super::types::CRATE;
+use crate::extension::Extension;
 use crate::image::Image;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ pub(super) struct Compiler {
     folder: PathBuf,
     arguments: Vec<String>,
     control: Arc<Control>,
+    links: String,
     /// `-C opt-level`.
     pub(super) opt_level: String,
     /// Counts redefinitions of types. It is part of the identity of a cell's crate, so that `TypeId`s, by which
@@ -61,11 +63,25 @@ impl Compiler {
             arguments.push(format!("--extern={}={}", one.name, image.deps().join(&one.file).display()));
         }
         arguments.push(format!("-Ldependency={}", image.deps().display()));
-        Compiler { image: image.clone(), folder, arguments, control, opt_level: "0".into(), generation: 0 }
+        let (links, opt_level) = (String::new(), "0".into());
+        Compiler { image: image.clone(), folder, arguments, control, links, opt_level, generation: 0 }
     }
 
-    pub(super) fn image(&self) -> &Image {
-        &self.image
+    /// Further crates for all that is compiled from now on.
+    pub(super) fn extend(&mut self, extension: &Extension) {
+        let library = extension.library();
+        self.links.push_str(&format!("extern crate {};\n", extension.name));
+        self.arguments.push(format!("--extern={}={}", extension.name, library.display()));
+        for (name, file) in &extension.crates {
+            self.arguments.push(format!("--extern={name}={}", extension.deps().join(file).display()));
+        }
+        self.arguments.push(format!("-Ldependency={}", extension.deps().display()));
+        self.arguments.push(format!("-Clink-arg=-Wl,-rpath,{}", extension.folder().display()));
+    }
+
+    /// The declarations by which a crate links the libraries of [`Compiler::extend`].
+    pub(super) fn links(&self) -> &str {
+        &self.links
     }
 
     /// Compiles a cell, which may link a library of items. The source has the name [`cell_file`] in locations of

@@ -2,7 +2,7 @@
 
 use super::compile::{Compiled, Compiler};
 use super::diagnostics::{self, spans};
-use super::generate::{Fates, Generated, Generator, Runtime, Site, Taken};
+use super::generate::{Fates, Generated, Generator, Site, Taken};
 use super::items::Items;
 use super::parse::Cell;
 use super::session::Scope;
@@ -66,7 +66,7 @@ impl Draft {
     ) -> Result<Settled, CellError> {
         let number = self.text.cell;
         loop {
-            let generated = self.generate(*displays_itself, compiler.runtime());
+            let generated = self.generate(*displays_itself, compiler);
             let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
             let compiled = compiler.compile(number, &generated.source.code, linked);
             let errors = match compiled.map_err(|text| diagnostics::plain("CompileError", &text))? {
@@ -117,8 +117,9 @@ impl Draft {
         moved.collect()
     }
 
-    fn generate(&self, displays_itself: bool, runtime: Runtime) -> Generated {
+    fn generate(&self, displays_itself: bool, compiler: &Compiler) -> Generated {
         let generator = Generator {
+            links: compiler.links(),
             uses: &self.scope.uses,
             items: &self.scope.items,
             cell: &self.cell,
@@ -127,7 +128,7 @@ impl Draft {
             displays_itself,
             homes: &self.homes,
             linked: self.linked.as_ref().map(|linked| &linked.uses),
-            runtime,
+            runtime: compiler.runtime(),
         };
         generator.generate()
     }

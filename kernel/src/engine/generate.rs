@@ -68,9 +68,10 @@ pub(super) struct Generated {
 const HEAD: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
 
 /// The crate of the items in force, for cells to link that define none.
-pub(super) fn library(uses: &Uses, items: &Items, homes: &Homes) -> Source {
+pub(super) fn library(uses: &Uses, items: &Items, homes: &Homes, links: &str) -> Source {
     let mut source = Source::default();
     source.push("#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n");
+    source.push(links);
     write_items(uses, items, homes, "pub ", &mut source);
     source
 }
@@ -102,6 +103,8 @@ struct Live {
 }
 
 pub(super) struct Generator<'a> {
+    /// Declarations of the libraries that hold what `:dep` brought.
+    pub(super) links: &'a str,
     pub(super) uses: &'a Uses,
     pub(super) items: &'a Items,
     pub(super) cell: &'a Cell,
@@ -138,6 +141,7 @@ impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
         let mut out = Generated { source: Source::default(), sites: vec![], shown: None, tail: None };
         out.source.push(HEAD);
+        out.source.push(self.links);
         self.write_items(&mut out.source);
         if self.runtime == Runtime::Tokio && self.cell.stages.iter().any(|s| mentions::awaits(&s.tokens)) {
             out.source.push(BLOCK_ON_TOKIO);

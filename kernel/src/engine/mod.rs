@@ -4,7 +4,8 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `commands`, `completeness`, `open` | lines that begin with `:`; whether a cell is whole |
+//! | `commands`, `dependencies`, `shell` | lines that begin with `:` or `!` |
+//! | `completeness`, `open` | whether a cell is whole |
 //! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
 //! | `publish`, `library` | the items as a crate that cells link instead of compiling them again |
@@ -21,6 +22,7 @@
 mod commands;
 mod compile;
 mod completeness;
+mod dependencies;
 mod diagnostics;
 mod draft;
 #[path = "../../image/src/frame.rs"]
@@ -39,6 +41,7 @@ mod publish;
 mod run;
 mod scene;
 mod session;
+mod shell;
 mod source;
 mod statics;
 mod streams;
@@ -172,11 +175,7 @@ fn new_folder() -> Result<PathBuf, String> {
     use std::os::unix::fs::DirBuilderExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let mut base = std::env::temp_dir();
-    // Cells are loaded from there.
-    if !crate::environment::may_run_code_in(&base) {
-        base = Image::folder();
-    }
+    let base = std::env::temp_dir();
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = base.join(format!("onelens-{}-{n}", std::process::id()));

@@ -2,6 +2,7 @@
 
 use super::commands::{self, Command};
 use super::compile::Compiler;
+use super::dependencies::Dependencies;
 use super::diagnostics;
 use super::draft::{Draft, Linked};
 use super::generate::Taken;
@@ -17,6 +18,7 @@ use super::streams::Blocks;
 use super::types::{self, Paths};
 use super::uses::Uses;
 use super::{CellError, Output};
+use crate::extension::Trouble;
 use crate::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -47,6 +49,7 @@ pub(super) struct Session {
     program: PathBuf,
     folder: PathBuf,
     compiler: Compiler,
+    dependencies: Dependencies,
     pub(super) paths: Paths,
     pub(super) libraries: Libraries,
     /// Statics that live in the worker.
@@ -78,6 +81,7 @@ impl Session {
         let mut session = Session {
             compiler: Compiler::new(image, folder.clone(), Arc::clone(&control)),
             paths: Paths::load(image.deps().join("paths")),
+            dependencies: Dependencies::default(),
             image: image.clone(),
             program: program.to_path_buf(),
             control,
@@ -114,6 +118,12 @@ impl Session {
 
     pub(super) fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
         let (commands, code) = commands::split(code);
+        // All `:dep` lines of a cell are built together.
+        let asked = commands.iter().filter_map(|command| match command {
+            Command::Dep(asked) => Some(asked.clone()),
+            _ => None,
+        });
+        self.depend(&asked.collect::<Vec<_>>(), on_output)?;
         for command in commands {
             self.command(command, on_output)?;
         }
@@ -130,6 +140,29 @@ impl Session {
         // It stays mapped in the worker for as long as values may need it.
         let _ = std::fs::remove_file(&ready.library);
         result
+    }
+
+    /// Makes the crates of `:dep` lines available.
+    fn depend(&mut self, asked: &[String], on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let say = &mut |line: &str| on_output(Output::Stderr(format!("onelens: {line}\n")));
+        match self.dependencies.add(asked, &self.image, &self.control, say) {
+            Ok(None) => Ok(()),
+            Ok(Some(extension)) => {
+                for warning in &extension.warnings {
+                    on_output(Output::Stderr(format!("warning: {warning}\n")));
+                }
+                self.compiler.extend(&extension);
+                Ok(())
+            }
+            Err(Trouble::Interrupted) => {
+                let text = "interrupted while crates were built; what is finished is not built again";
+                Err(diagnostics::plain("KeyboardInterrupt", text))
+            }
+            Err(Trouble::Failed(text)) => Err(diagnostics::plain("DependencyError", &text)),
+        }
     }
 
     fn command(&mut self, command: Command, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
@@ -150,7 +183,18 @@ impl Session {
                 self.compiler.opt_level = commands::opt_level(&level).map_err(error)?;
                 Ok(())
             }
-            Command::Dep(asked) => commands::dep(&asked, self.compiler.image()).map_err(error),
+            Command::Dep(_) => Ok(()),
+            Command::Clear => {
+                self.scope = Scope::default();
+                self.gone.clear();
+                self.restart().map_err(error)
+            }
+            Command::Version => {
+                let rustc = self.image.compiler_version();
+                say(format!("onelens {}, {rustc}", env!("CARGO_PKG_VERSION")));
+                Ok(())
+            }
+            Command::Shell(line) => super::shell::run(&line, &self.control, on_output),
             Command::Unknown(name) => Err(error(format!(
                 "`{name}` is not a command of this kernel\nhelp: `:help` lists the commands"
             ))),

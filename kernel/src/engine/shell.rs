@@ -1,0 +1,55 @@
+//! `!command`: a line for the shell.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+use super::interrupt::Control;
+use super::{CellError, Output, diagnostics};
+
+/// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs.
+pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+    let error = |text: String| diagnostics::plain("ShellError", &text);
+    let mut child = Command::new("sh")
+        .args(["-c", line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| {
+            error(format!("the shell does not start: {e}\nhelp: `!` needs a program called `sh`"))
+        })?;
+    control.compiling(Some(child.id()));
+    let (sender, lines) = mpsc::channel();
+    let forward = |pipe: Option<Box<dyn Read + Send>>, as_output: fn(String) -> Output| {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut pipe = BufReader::new(
+                pipe.into_iter().fold(Box::new(std::io::empty()) as Box<dyn Read + Send>, |_, p| p),
+            );
+            let mut bytes = Vec::new();
+            while let Ok(1..) = pipe.read_until(b'\n', &mut bytes) {
+                let text = String::from_utf8_lossy(&std::mem::take(&mut bytes)).into_owned();
+                if sender.send(as_output(text)).is_err() {
+                    return;
+                }
+            }
+        });
+    };
+    forward(child.stdout.take().map(|p| Box::new(p) as _), Output::Stdout);
+    forward(child.stderr.take().map(|p| Box::new(p) as _), Output::Stderr);
+    drop(sender);
+    for output in lines {
+        on_output(output);
+    }
+    let status = child.wait();
+    control.compiling(None);
+    if control.is_interrupted() {
+        return Err(diagnostics::plain("KeyboardInterrupt", "the shell command was stopped"));
+    }
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(error(format!("`{line}` ended with {status}"))),
+        Err(e) => Err(error(format!("`{line}` cannot be waited for: {e}"))),
+    }
+}

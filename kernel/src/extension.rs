@@ -1,0 +1,443 @@
+//! An extension: a shared library with further crates, beside the image, for `:dep`.
+//!
+//! Cargo builds the crates in the folder in which it built the image, told to use every crate of the image in just that
+//! version, with just those features: so what both need is the same crate, with the same types, and is not built
+//! again. One call of rustc then links what is new into a library that leaves everything else to the image. The
+//! result lies in the cache under a name for all it depends on, and is found there by the next notebook, offline.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::image::{Fnv, Image, Unit, cannot, name_and_version, units};
+
+/// A finished extension.
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// The name of its crate.
+    pub name: String,
+    folder: PathBuf,
+    /// Crates a cell can name, with their files in [`Extension::deps`].
+    pub crates: Vec<(String, String)>,
+    /// What was noticed when it was built.
+    pub warnings: Vec<String>,
+}
+
+/// What went wrong, in the words for the user.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It was interrupted.
+    Interrupted,
+    /// A sentence and a remedy.
+    Failed(String),
+}
+
+impl From<String> for Trouble {
+    fn from(text: String) -> Self {
+        Trouble::Failed(text)
+    }
+}
+
+/// Who is told what goes on, and can end it.
+pub struct Watcher<'a> {
+    /// Lines about a build.
+    pub say: &'a mut dyn FnMut(&str),
+    /// Told the process (and group) that works now.
+    pub working: &'a dyn Fn(Option<u32>),
+    /// Whether the user asked to stop.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+impl Extension {
+    /// The extension with the crates `wanted` (name to what stands behind `=`), on top of `below`; built if need be.
+    pub fn ensure(
+        image: &Image,
+        below: &[Extension],
+        wanted: &BTreeMap<String, toml::Value>,
+        watcher: &mut Watcher,
+    ) -> Result<Extension, Trouble> {
+        let name = format!("onelens_extension_{:016x}", key(image, below, wanted)?);
+        let folder = Image::folder().join("extensions").join(&name);
+        if let Some(there) = Self::open(&name, &folder) {
+            return Ok(there);
+        }
+        let cache = Image::folder();
+        let lock_file = cache.join("build.lock");
+        let lock = File::create(&lock_file).map_err(|e| cannot("create", &lock_file, &e))?;
+        if lock.try_lock().is_err() {
+            (watcher.say)("waiting for another kernel that is building");
+            while lock.try_lock().is_err() {
+                if (watcher.interrupted)() {
+                    return Err(Trouble::Interrupted);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        match Self::open(&name, &folder) {
+            Some(there) => Ok(there),
+            None => build(image, below, wanted, &name, &folder, watcher),
+        }
+    }
+
+    /// The shared library.
+    pub fn library(&self) -> PathBuf {
+        self.folder.join(library_file(&self.name))
+    }
+
+    /// The folder that the loader has to search.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder with the metadata of its crates.
+    pub fn deps(&self) -> PathBuf {
+        self.folder.join("deps")
+    }
+
+    fn open(name: &str, folder: &Path) -> Option<Extension> {
+        let text = fs::read_to_string(folder.join(MANIFEST)).ok()?;
+        let mut extension =
+            Extension { name: name.into(), folder: folder.into(), crates: vec![], warnings: vec![] };
+        for line in text.lines() {
+            match line.split_once(' ')? {
+                ("crate", rest) => {
+                    let (name, file) = rest.split_once(' ')?;
+                    extension.crates.push((name.into(), file.into()));
+                }
+                (_, warning) => extension.warnings.push(warning.into()),
+            }
+        }
+        Some(extension)
+    }
+}
+
+const MANIFEST: &str = "crates";
+
+fn library_file(name: &str) -> String {
+    format!("lib{name}.so")
+}
+
+/// A number for all that an extension depends on.
+fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value>) -> Result<u64, String> {
+    let mut hash = Fnv::new();
+    hash.add(image.library().as_os_str().as_encoded_bytes());
+    for one in below {
+        hash.add(one.name.as_bytes());
+    }
+    for (name, value) in wanted {
+        hash.add(name.as_bytes());
+        hash.add(value.to_string().as_bytes());
+        if let Some(path) = value.get("path").and_then(toml::Value::as_str) {
+            hash_folder(Path::new(path), &mut hash)?;
+        }
+    }
+    Ok(hash.value())
+}
+
+/// The files of a crate that lies in a folder, by name, size and time.
+fn hash_folder(folder: &Path, hash: &mut Fnv) -> Result<(), String> {
+    let mut entries: Vec<_> = fs::read_dir(folder)
+        .map_err(|e| {
+            format!(
+                "{}\nhelp: `path` counts from the notebook's folder; the crate's Cargo.toml must lie in it",
+                cannot("read", folder, &e)
+            )
+        })?
+        .flatten()
+        .collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        if name == "target" || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() {
+            hash_folder(&path, hash)?;
+        } else {
+            hash.add(path.as_os_str().as_encoded_bytes());
+            hash.add(format!("{} {:?}", meta.len(), meta.modified().ok()).as_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn build(
+    image: &Image,
+    below: &[Extension],
+    wanted: &BTreeMap<String, toml::Value>,
+    name: &str,
+    folder: &Path,
+    watcher: &mut Watcher,
+) -> Result<Extension, Trouble> {
+    let parent = folder.parent().unwrap_or(folder);
+    let work = parent.join(format!(".unfinished-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&work);
+    let result = build_in(&work, image, below, wanted, name, watcher).and_then(|()| {
+        let _ = fs::remove_dir_all(folder);
+        fs::rename(&work, folder).map_err(|e| cannot("rename", &work, &e))?;
+        Extension::open(name, folder)
+            .ok_or_else(|| Trouble::Failed("the extension cannot be read back".into()))
+    });
+    let _ = fs::remove_dir_all(&work);
+    result
+}
+
+fn build_in(
+    work: &Path,
+    image: &Image,
+    below: &[Extension],
+    wanted: &BTreeMap<String, toml::Value>,
+    name: &str,
+    watcher: &mut Watcher,
+) -> Result<(), Trouble> {
+    let package = work.join("package");
+    let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|e| cannot("write", &path, &e));
+    fs::create_dir_all(package.join("src")).map_err(|e| cannot("create", &package, &e))?;
+    write(package.join("src/lib.rs"), "")?;
+    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted))?;
+    if let Some(lock) = image.lock_file() {
+        let to = package.join("Cargo.lock");
+        fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
+    }
+    // What is on this machine is enough, mostly; the network is asked only if it is not.
+    let messages = match cargo(image, &package, true, watcher) {
+        Err(Trouble::Failed(_)) => cargo(image, &package, false, watcher)?,
+        other => other?,
+    };
+    let direct = direct(image, &package)?;
+    let package_of =
+        |name: &str, value: &toml::Value| match value.get("package").and_then(toml::Value::as_str) {
+            Some(package) => package.to_string(),
+            None => name.to_string(),
+        };
+    // Cargo passes over a crate that is only a program.
+    let is_there =
+        |package: String| direct.iter().any(|(_, id)| name_and_version(id).is_some_and(|p| p.0 == package));
+    if let Some((name, _)) = wanted.iter().find(|(name, value)| !is_there(package_of(name, value))) {
+        return Err(Trouble::Failed(format!(
+            "`:dep {name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell"
+        )));
+    }
+    let messages: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let built = units(&messages);
+    let deps = work.join("deps");
+    fs::create_dir_all(&deps).map_err(|e| cannot("create", &deps, &e))?;
+    let known = known_files(image, below)?;
+    let mut text = String::new();
+    for unit in built.iter().filter(|unit| !known.contains(&unit.file_name())) {
+        let to = deps.join(unit.file_name());
+        fs::copy(&unit.file, &to).map_err(|e| cannot("copy", &unit.file, &e))?;
+    }
+    for twice in built_twice(&built, &image.units()?) {
+        text.push_str(&format!("warning {twice}\n"));
+    }
+    let mut source = String::from("#![allow(warnings)]\npub extern crate onelens_image;\n");
+    let mut command = Command::new(image.rustc());
+    command.args([
+        "--edition=2024",
+        "--crate-type=dylib",
+        "-Cprefer-dynamic",
+        "-Copt-level=s",
+        "-Cdebuginfo=0",
+    ]);
+    command.arg(format!("--crate-name={name}")).arg("lib.rs").arg("-o").arg(work.join(library_file(name)));
+    command.arg(format!("--extern=onelens_image={}", image.library().display()));
+    for one in below {
+        source.push_str(&format!("pub extern crate {};\n", one.name));
+        command.arg(format!("--extern={}={}", one.name, one.library().display()));
+        command.arg(format!("-Ldependency={}", one.deps().display()));
+    }
+    for (code_name, package_id) in &direct {
+        let unit = built.iter().find(|unit| unit.package_id == *package_id && (unit.proc_macro || !unit.for_build)).ok_or_else(|| {
+            format!("`:dep {code_name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell")
+        })?;
+        text.push_str(&format!("crate {code_name} {}\n", unit.file_name()));
+        if !unit.proc_macro {
+            source.push_str(&format!("pub extern crate {code_name};\n"));
+            command.arg(format!("--extern={code_name}={}", unit.link_file().display()));
+        }
+    }
+    command.arg(format!("-Ldependency={}", image.build_folder().join("release/deps").display()));
+    for path in messages.iter().filter(|m| m["reason"] == "build-script-executed") {
+        for path in path["linked_paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            command.arg(format!("-L{path}"));
+        }
+    }
+    write(work.join("lib.rs"), &source)?;
+    let (status, _, said) = run(command.current_dir(work), watcher)?;
+    if !status {
+        return Err(Trouble::Failed(format!(
+            "the crates were built, but cannot be linked into one library:\n{}\nhelp: a crate with C code may need a library of the system that is not installed",
+            said.trim()
+        )));
+    }
+    let _ = fs::remove_dir_all(&package);
+    let _ = fs::remove_file(work.join("lib.rs"));
+    Ok(write(work.join(MANIFEST), &text)?)
+}
+
+/// The manifest of a package with the crates asked for, and with all of the image's as they are there.
+fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>) -> String {
+    let mut dependencies = toml::Table::new();
+    for (i, unit) in held.iter().filter(|unit| unit.from_registry).enumerate() {
+        let mut table = toml::Table::new();
+        table.insert("package".into(), unit.package.clone().into());
+        table.insert("version".into(), format!("={}", unit.version).into());
+        table.insert("default-features".into(), false.into());
+        let features: Vec<toml::Value> = unit.features.iter().map(|f| f.clone().into()).collect();
+        table.insert("features".into(), features.into());
+        dependencies.insert(format!("held-by-the-image-{i}"), table.into());
+    }
+    dependencies.extend(wanted.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut package = toml::Table::new();
+    package.insert("name".into(), PACKAGE.into());
+    package.insert("version".into(), "0.0.0".into());
+    package.insert("edition".into(), "2024".into());
+    let mut table = toml::Table::new();
+    table.insert("package".into(), package.into());
+    table.insert("workspace".into(), toml::Table::new().into());
+    table.insert("dependencies".into(), dependencies.into());
+    table.to_string()
+}
+
+const PACKAGE: &str = "onelens-extension";
+
+/// Builds the package; returns cargo's messages.
+fn cargo(image: &Image, package: &Path, offline: bool, watcher: &mut Watcher) -> Result<String, Trouble> {
+    let mut command = Command::new(image.cargo());
+    command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(offline.then_some("--offline"));
+    command.arg("--manifest-path").arg(package.join("Cargo.toml"));
+    command.arg("--target-dir").arg(image.build_folder());
+    command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
+    let (success, messages, said) = run(&mut command, watcher)?;
+    if success { Ok(messages) } else { Err(Trouble::Failed(explain(&said))) }
+}
+
+/// What cargo said, with the remedy where it is known.
+fn explain(said: &str) -> String {
+    let errors: Vec<&str> = said
+        .lines()
+        .skip_while(|line| !line.trim_start().starts_with("error"))
+        .filter(|line| {
+            !line.trim().is_empty() && !line.contains("held-by-the-image") && !line.contains(PACKAGE)
+        })
+        .take(25)
+        .collect();
+    let has = |words: &str| said.contains(words);
+    let help = if has("no matching package") {
+        "look for the crate's name on crates.io"
+    } else if has("failed to select a version") && has("feature") {
+        "name only features that the crate has; `cargo info NAME` lists them"
+    } else if has("failed to select a version") {
+        "ask for a version that exists, such as \"*\" for the newest; a crate that the kernel holds already comes in one version only"
+    } else if has("Could not resolve host")
+        || has("failed to download")
+        || has("failed to get")
+        || has("network")
+    {
+        "the crate is not on this machine yet, and the network does not answer; try again when it does"
+    } else if has("requires rustc") {
+        "ask for an older version of the crate, or update Rust"
+    } else {
+        "the crate itself does not build here; its own documentation may say what it needs"
+    };
+    format!("{}\nhelp: {help}", errors.join("\n"))
+}
+
+/// Runs a program in a process group of its own: whether it succeeded, its standard output, and what it said.
+fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, String), Trouble> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| format!("{program} does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+    (watcher.working)(Some(child.id()));
+    let stdout = child.stdout.take();
+    let output = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.map(|mut pipe| pipe.read_to_string(&mut text));
+        text
+    });
+    let mut said = String::new();
+    for line in
+        child.stderr.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok))
+    {
+        if (line.trim_start().starts_with("Compiling") && !line.contains(PACKAGE))
+            || line.trim_start().starts_with("Downloaded ")
+        {
+            (watcher.say)(line.trim());
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let status = child.wait();
+    (watcher.working)(None);
+    if (watcher.interrupted)() {
+        return Err(Trouble::Interrupted);
+    }
+    let status = status.map_err(|e| format!("{program} cannot be waited for: {e}"))?;
+    Ok((status.success(), output.join().unwrap_or_default(), said))
+}
+
+/// The crates asked for, as code names them, with cargo's names for their packages.
+fn direct(image: &Image, package: &Path) -> Result<Vec<(String, String)>, String> {
+    let output = Command::new(image.cargo())
+        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
+        .arg(package.join("Cargo.toml"))
+        .env("RUSTC", image.rustc())
+        .output()
+        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
+        format!(
+            "cargo does not describe what it built: {e}\n{said}\nhelp: try again; if it stays so, report this"
+        )
+    })?;
+    let nodes = metadata["resolve"]["nodes"].as_array();
+    let root = nodes.into_iter().flatten().find(|node| node["id"] == metadata["resolve"]["root"]);
+    let dependencies = root.and_then(|root| root["deps"].as_array()).into_iter().flatten();
+    Ok(dependencies
+        .filter_map(|dep| Some((dep["name"].as_str()?.to_string(), dep["pkg"].as_str()?.to_string())))
+        .filter(|(name, _)| !name.starts_with("held_by_the_image"))
+        .collect())
+}
+
+/// Files of crates that the image or an extension below has.
+fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, String> {
+    let mut known = BTreeSet::new();
+    for folder in [image.deps()].into_iter().chain(below.iter().map(Extension::deps)) {
+        let entries = fs::read_dir(&folder).map_err(|e| cannot("read", &folder, &e))?;
+        known.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    }
+    Ok(known)
+}
+
+/// Crates of the image that had to be built once more: in another version, or with further features.
+fn built_twice(built: &[Unit], held: &[Unit]) -> Vec<String> {
+    let mut found = Vec::new();
+    for unit in built.iter().filter(|unit| !unit.proc_macro && !unit.for_build) {
+        let mut same = held.iter().filter(|one| one.name == unit.name).peekable();
+        let Some(one) = same.peek().copied() else { continue };
+        if same.all(|one| one.file_name() != unit.file_name()) {
+            let (a, b) = (&one.version, &unit.version);
+            let why = if a == b { format!("{a} with other features") } else { format!("{b} beside {a}") };
+            found.push(format!(
+                "{} is there twice now, {why}: what the new crates call by that name is another type than what cells do",
+                unit.name
+            ));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}

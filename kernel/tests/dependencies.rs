@@ -1,0 +1,185 @@
+//! `:dep`, with crates that lie in folders, so that no network is needed; they stand for crates of every kind.
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use onelens_kernel::engine::{CellError, Engine, Output};
+use onelens_kernel::image::Image;
+
+fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| Image::ensure(&mut |line| eprintln!("{line}")).unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn session() -> Engine {
+    Engine::start_with(image(), Path::new(env!("CARGO_BIN_EXE_onelens"))).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Results and what the kernel said, or the error.
+fn run(engine: &mut Engine, code: &str) -> Result<(String, String), CellError> {
+    let (mut result, mut said) = (String::new(), String::new());
+    engine.execute(code, &mut |output| match output {
+        Output::Result(bundle) => result.push_str(&bundle[0].1),
+        Output::Stderr(text) => said.push_str(&text),
+        _ => {}
+    })?;
+    Ok((result, said))
+}
+
+#[track_caller]
+fn value(engine: &mut Engine, code: &str) -> String {
+    run(engine, code).unwrap_or_else(|e| panic!("{code}\n{}", e.traceback.join("\n"))).0
+}
+
+#[track_caller]
+fn fails(engine: &mut Engine, code: &str, words: &[&str]) {
+    let e = run(engine, code).expect_err(code);
+    for word in words {
+        assert!(e.evalue.contains(word), "{code}: no {word:?} in\n{}", e.evalue);
+    }
+}
+
+/// A crate in a folder.
+fn package(folder: &Path, name: &str, manifest: &str, files: &[(&str, &str)]) {
+    let folder = folder.join(name);
+    fs::create_dir_all(folder.join("src")).unwrap();
+    let head =
+        format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n");
+    fs::write(folder.join("Cargo.toml"), head + manifest).unwrap();
+    for (file, text) in files {
+        fs::write(folder.join(file), text).unwrap();
+    }
+}
+
+#[test]
+fn a_crate_comes_into_a_session_with_variables_and_is_there_at_once_in_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    package(
+        root,
+        "words-of",
+        "[dependencies]\nserde = { version = \"1\", features = [\"derive\"] }\nrayon = \"1\"\n[features]\nloud = []\n",
+        &[(
+            "src/lib.rs",
+            "use serde::Serialize;\n#[derive(Serialize, Debug, Clone)] pub struct Words { pub list: Vec<String> }\n\
+             impl Words { pub fn of(text: &str) -> Self { Words { list: text.split(' ').map(shape).collect() } } }\n\
+             fn shape(word: &str) -> String { if cfg!(feature = \"loud\") { word.to_uppercase() } else { word.into() } }\n\
+             pub fn largest<T: PartialOrd + Copy + Send + Sync>(xs: &[T]) -> Option<T> { use rayon::prelude::*; xs.par_iter().copied().reduce_with(|a, b| if a > b { a } else { b }) }\n",
+        )],
+    );
+    let dep = format!(
+        ":dep words-of = {{ path = \"{}\", features = [\"loud\"] }}",
+        root.join("words-of").display()
+    );
+    let mut engine = session();
+    run(&mut engine, "let before = vec![1, 2, 3];").unwrap();
+    // With code in the same cell; `Words` implements the very trait `Serialize` that cells have.
+    let code =
+        format!("{dep}\nuse words_of::Words;\nlet w = Words::of(\"a bc\");\nserde_json::to_string(&w)?");
+    let (shown, said) = run(&mut engine, &code).unwrap();
+    assert!(shown.contains("{\\\"list\\\":[\\\"A\\\",\\\"BC\\\"]}"), "{shown}");
+    assert!(said.contains("Compiling words-of"), "{said}");
+    assert!(!said.contains("warning"), "no crate of the image is built again: {said}");
+    // Generic code of the crate, in a later cell, with variables from before and of its types.
+    assert_eq!(value(&mut engine, "(words_of::largest(&before), w.list.len())"), "(Some(3), 2)");
+    // Asked again it is there; asked otherwise it is not silently another.
+    assert_eq!(run(&mut engine, &dep).unwrap().1, "");
+    fails(&mut engine, ":dep words-of = \"9.9\"", &["restart the kernel"]);
+    // In another session nothing is compiled.
+    let mut other = session();
+    let (shown, said) =
+        run(&mut other, &format!("{dep}\nwords_of::Words::of(\"x\").list[0].clone()")).unwrap();
+    assert_eq!((shown.as_str(), said.as_str()), ("\"X\"", ""));
+}
+
+#[test]
+fn procedural_macros_build_scripts_and_renamed_crates_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    package(
+        root,
+        "answering",
+        "[lib]\nproc-macro = true\n",
+        &[(
+            "src/lib.rs",
+            "use proc_macro::TokenStream;\n#[proc_macro] pub fn answer(_: TokenStream) -> TokenStream { \"42\".parse().unwrap() }\n",
+        )],
+    );
+    package(
+        root,
+        "built",
+        "",
+        &[
+            ("build.rs", "fn main() { println!(\"cargo::rustc-env=BUILT_AS=by a script\"); }\n"),
+            ("src/lib.rs", "pub const HOW: &str = env!(\"BUILT_AS\");\n"),
+        ],
+    );
+    let mut engine = session();
+    let code = format!(
+        ":dep answering = {{ path = {:?} }}\n:dep other = {{ package = \"built\", path = {:?} }}\n(answering::answer!(), other::HOW)",
+        root.join("answering"),
+        root.join("built")
+    );
+    assert_eq!(value(&mut engine, &code), "(42, \"by a script\")");
+    // A second extension, on top of the first.
+    package(root, "third", "", &[("src/lib.rs", "pub fn three() -> i32 { 3 }\n")]);
+    let code =
+        format!(":dep third = {{ path = {:?} }}\nthird::three() + answering::answer!()", root.join("third"));
+    assert_eq!(value(&mut engine, &code), "45");
+}
+
+#[test]
+fn what_the_kernel_holds_is_not_built() {
+    let mut engine = session();
+    for held in [
+        ":dep onelens = { path = \"..\" }",
+        ":dep ndarray = \"0.17\"",
+        ":dep serde = { version = \"1\", features = [\"derive\"] }",
+    ] {
+        assert_eq!(run(&mut engine, held).unwrap(), (String::new(), String::new()), "{held}");
+    }
+    fails(&mut engine, ":dep ndarray = \"0.15\"", &["holds ndarray 0.17", "another name"]);
+    fails(
+        &mut engine,
+        ":dep serde = { version = \"1\", features = [\"rc\"] }",
+        &["without the feature rc", "derive"],
+    );
+}
+
+#[test]
+fn what_cannot_be_had_is_a_sentence_and_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    package(folder.path(), "broken", "", &[("src/lib.rs", "pub fn f() -> i32 { \"no number\" }\n")]);
+    package(folder.path(), "program", "", &[("src/main.rs", "fn main() {}\n")]);
+    let mut engine = session();
+    run(&mut engine, "let x = 1;").unwrap();
+    let path = |name: &str| format!("{{ path = {:?} }}", folder.path().join(name));
+    fails(&mut engine, &format!(":dep broken = {}", path("broken")), &["mismatched types", "help:"]);
+    fails(&mut engine, &format!(":dep program = {}", path("program")), &["library"]);
+    fails(&mut engine, ":dep gone = { path = \"/no/such/folder\" }", &["/no/such/folder", "help:"]);
+    fails(&mut engine, ":dep x = 3", &["in quotes"]);
+    fails(&mut engine, ":nonsense", &["`:nonsense`", ":help"]);
+    assert_eq!(value(&mut engine, "x"), "1");
+}
+
+#[test]
+fn the_shell_is_called_and_its_failures_are_errors() {
+    let mut engine = session();
+    let mut printed = Vec::new();
+    engine.execute("!printf 'a\\nb'; echo c >&2", &mut |output| printed.push(output)).unwrap();
+    assert!(printed.contains(&Output::Stdout("a\n".into())) && printed.contains(&Output::Stdout("b".into())));
+    assert!(printed.contains(&Output::Stderr("c\n".into())));
+    fails(&mut engine, "!exit 3", &["exit 3", "3"]);
+    assert_eq!(value(&mut engine, "let x = 1;\n!true || x == 1"), "true");
+}
+
+#[test]
+fn clear_forgets_everything() {
+    let mut engine = session();
+    run(&mut engine, "let x = 1;\nfn f() {}").unwrap();
+    run(&mut engine, ":clear").unwrap();
+    assert!(engine.variables().is_empty());
+    fails(&mut engine, "x", &["x"]);
+    assert_eq!(value(&mut engine, "let x = 2;\nx"), "2");
+}
