@@ -14,6 +14,7 @@ use crate::jupyter::client::{Client, FromKernel};
 use crate::jupyter::connection::Connection;
 use crate::jupyter::message::random_hex;
 use crate::jupyter::socket::lock;
+use crate::session::EngineKind;
 
 /// A running kernel process; dropping it ends the process.
 pub struct KernelProcess {
@@ -33,13 +34,19 @@ impl KernelProcess {
     /// Starts `program kernel FILE` with `folder` as its working directory and waits until it answers.
     ///
     /// It ends with this process, or, with `linger`, when nobody has been connected to it for so long.
-    pub fn start(program: &Path, folder: &Path, linger: Option<Duration>) -> Result<KernelProcess, Failure> {
+    pub fn start(
+        program: &Path,
+        engine: EngineKind,
+        folder: &Path,
+        linger: Option<Duration>,
+    ) -> Result<KernelProcess, Failure> {
         let doctor = "run `onelens doctor`; if it finds nothing, report this";
         let name = random_hex(8).map_err(|e| Failure::new(e, doctor))?;
         let connection_file = std::env::temp_dir().join(format!("onelens-{name}.json"));
         Connection::any_ports()?.write(&connection_file)?;
         let mut command = Command::new(program);
-        command.arg("kernel").arg("--no-history").arg(&connection_file).current_dir(folder);
+        command.args(["kernel", "--no-history", "--engine", engine.name()]);
+        command.arg(&connection_file).current_dir(folder);
         match linger {
             // It must not write into a pipe that ends with us.
             Some(linger) => command.arg(format!("--linger={}", linger.as_secs())).stderr(Stdio::null()),

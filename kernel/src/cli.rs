@@ -7,14 +7,12 @@ use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::convert::{self, To};
-use crate::engine::Engine;
 use crate::failure::{BAD_INPUT, Failure};
-use crate::image::Image;
 use crate::jupyter::history::History;
 use crate::jupyter::server::Server;
 use crate::parameters::Given;
 use crate::run::{Html, Resume};
-use crate::session::{Session, Start};
+use crate::session::EngineKind;
 use crate::signals::Arrived;
 use crate::{doctor, install, lab, parameters, paths, run};
 
@@ -71,8 +69,12 @@ Exit codes:
   onelens install && jupyter lab
 
 Writes kernels/onelens below $JUPYTER_DATA_DIR, else below ~/.local/share/jupyter (macOS: ~/Library/Jupyter).
-Running it again repairs what is there.")]
-    Install,
+Running it again repairs what is there. With --engine evcxr it writes kernels/onelens-evcxr.")]
+    Install {
+        /// What runs the cells; each engine has a kernel of its own in Jupyter
+        #[arg(long, value_enum, default_value_t)]
+        engine: EngineKind,
+    },
     /// Remove what `onelens install` wrote
     #[command(after_help = "Example:\n  onelens uninstall")]
     Uninstall,
@@ -92,6 +94,9 @@ Without JupyterLab on PATH, a private one is installed from PyPI, after saying s
     Kernel {
         /// The connection file that Jupyter wrote
         connection_file: PathBuf,
+        /// What runs the cells
+        #[arg(long, value_enum, default_value_t)]
+        engine: EngineKind,
         /// End when nobody has been connected for so many seconds; `onelens run --resume` sets it
         #[arg(long, hide = true, value_name = "SECONDS", value_parser = seconds)]
         linger: Option<Duration>,
@@ -123,6 +128,9 @@ struct RunArgs {
     /// Values in a JSON file, {"name": value, ..}; -p goes before them
     #[arg(long, value_name = "FILE")]
     parameters: Option<PathBuf>,
+    /// What runs the cells
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineKind,
     /// Go on behind a cell that fails
     #[arg(long)]
     allow_errors: bool,
@@ -195,19 +203,19 @@ pub fn main() -> u8 {
             };
             convert::convert(&args.notebook, to, args.output)
         }
-        Command::Install => install::install(),
+        Command::Install { engine } => install::install(engine),
         Command::Uninstall => install::uninstall(),
         Command::Lab(args) => {
             let LabArgs { folder, no_browser, port, jupyter } = args;
             lab::lab(&lab::Options { folder, browser: !no_browser, port, jupyter })
         }
         Command::Doctor => doctor::doctor(),
-        Command::Kernel { connection_file, linger, no_history } => {
+        Command::Kernel { connection_file, engine, linger, no_history } => {
             let history = match paths::onelens_data() {
                 Ok(folder) if !no_history => History::open(&folder.join("history.jsonl")),
                 _ => History::default(),
             };
-            kernel(&connection_file, linger, history)
+            kernel(&connection_file, engine, linger, history)
         }
     };
     result.unwrap_or_else(|failure| {
@@ -232,6 +240,7 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
         },
         timeout: args.timeout,
         parameters,
+        engine: args.engine,
         allow_errors: args.allow_errors,
         resume: args.resume.then(|| Resume { from: args.from.map(|n| n as usize) }),
     })
@@ -239,6 +248,7 @@ fn run(args: RunArgs) -> Result<u8, Failure> {
 
 fn kernel(
     connection_file: &std::path::Path,
+    engine: EngineKind,
     linger: Option<Duration>,
     history: History,
 ) -> Result<u8, Failure> {
@@ -246,11 +256,7 @@ fn kernel(
     let _ignored = Arrived::watch(&[SIGINT])?;
     let terminate = Arrived::watch(&[SIGTERM])?;
     let parent = std::env::var_os("JPY_PARENT_PID").map(|_| std::os::unix::process::parent_id());
-    let start: Start = Box::new(|progress| {
-        let image = Image::ensure(progress)?;
-        Ok(Box::new(Engine::start(&image)?) as Box<dyn Session>)
-    });
-    let server = Server::start_with_history(connection_file, start, history)?;
+    let server = Server::start_with_history(connection_file, engine.start()?, history)?;
     let mut last_seen = Instant::now();
     while !server.wait(Duration::from_millis(200)) {
         if server.has_client() {

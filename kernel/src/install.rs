@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::notebook::{DISPLAY_NAME, KERNEL_NAME, write_whole};
+use crate::session::EngineKind;
 use crate::{paths, run, screen::Screen};
 
 /// The files of the kernelspec, by name.
-fn files() -> Result<[(&'static str, String); 2], Failure> {
+fn files(engine: EngineKind) -> Result<[(&'static str, String); 2], Failure> {
     let program = paths::this_program()?;
     let Some(program) = program.to_str() else {
         return Err(Failure::new(
@@ -19,9 +20,13 @@ fn files() -> Result<[(&'static str, String); 2], Failure> {
             "move the program to a folder with a plain name",
         ));
     };
+    let argv = match engine {
+        EngineKind::Instant => vec![program, "kernel", "{connection_file}"],
+        EngineKind::Evcxr => vec![program, "kernel", "--engine", engine.name(), "{connection_file}"],
+    };
     let spec = json!({
-        "argv": [program, "kernel", "{connection_file}"],
-        "display_name": DISPLAY_NAME,
+        "argv": argv,
+        "display_name": display_name(engine),
         "interrupt_mode": "message",
         "language": "rust",
         "metadata": { "debugger": false },
@@ -29,14 +34,30 @@ fn files() -> Result<[(&'static str, String); 2], Failure> {
     Ok([("kernel.json", format!("{spec:#}\n")), ("logo-svg.svg", include_str!("logo.svg").to_string())])
 }
 
+/// What Jupyter's menus call the kernel.
+fn display_name(engine: EngineKind) -> &'static str {
+    match engine {
+        EngineKind::Instant => DISPLAY_NAME,
+        EngineKind::Evcxr => "Rust (onelens, evcxr engine)",
+    }
+}
+
 /// The folder of the kernelspec below one of Jupyter's folders.
 pub fn spec_folder(jupyter: &Path) -> PathBuf {
-    jupyter.join("kernels").join(KERNEL_NAME)
+    spec_folder_of(jupyter, EngineKind::Instant)
+}
+
+fn spec_folder_of(jupyter: &Path, engine: EngineKind) -> PathBuf {
+    let name = match engine {
+        EngineKind::Instant => KERNEL_NAME.to_string(),
+        EngineKind::Evcxr => format!("{KERNEL_NAME}-{}", engine.name()),
+    };
+    jupyter.join("kernels").join(name)
 }
 
 /// Writes the kernelspec below `jupyter` where it differs from what is there; returns whether it did.
-pub fn write_spec(jupyter: &Path) -> Result<bool, Failure> {
-    let folder = spec_folder(jupyter);
+pub fn write_spec(jupyter: &Path, engine: EngineKind) -> Result<bool, Failure> {
+    let folder = spec_folder_of(jupyter, engine);
     fs::create_dir_all(&folder).map_err(|e| {
         Failure::new(
             format!("cannot create {}: {e}", folder.display()),
@@ -44,7 +65,7 @@ pub fn write_spec(jupyter: &Path) -> Result<bool, Failure> {
         )
     })?;
     let mut changed = false;
-    for (name, content) in files()? {
+    for (name, content) in files(engine)? {
         let path = folder.join(name);
         if fs::read_to_string(&path).is_ok_and(|old| old == content) {
             continue;
@@ -56,15 +77,20 @@ pub fn write_spec(jupyter: &Path) -> Result<bool, Failure> {
 }
 
 /// `onelens install`.
-pub fn install() -> Result<u8, Failure> {
+pub fn install(engine: EngineKind) -> Result<u8, Failure> {
+    // Refuses an engine that this program does not have.
+    drop(engine.start()?);
     let mut screen = Screen::new();
     let jupyter = paths::jupyter_data()?;
-    let folder = spec_folder(&jupyter);
-    let changed = write_spec(&jupyter)?;
+    let folder = spec_folder_of(&jupyter, engine);
+    let changed = write_spec(&jupyter, engine)?;
     screen.line(&format!("{} {}", if changed { "wrote" } else { "unchanged:" }, folder.display()));
-    run::prepare(&mut screen)?;
+    if engine == EngineKind::Instant {
+        run::prepare(&mut screen)?;
+    }
     screen.line(&format!(
-        "Jupyter now offers the kernel \"{DISPLAY_NAME}\"; remove it with `onelens uninstall`"
+        "Jupyter now offers the kernel \"{}\"; remove it with `onelens uninstall`",
+        display_name(engine)
     ));
     let program = paths::this_program()?;
     if program.components().any(|part| part.as_os_str() == "target") {
@@ -73,21 +99,29 @@ pub fn install() -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// `onelens uninstall`.
+/// `onelens uninstall`: the kernelspecs of both engines.
 pub fn uninstall() -> Result<u8, Failure> {
     let mut screen = Screen::new();
-    let folder = spec_folder(&paths::jupyter_data()?);
-    match fs::remove_dir_all(&folder) {
-        Ok(()) => screen.line(&format!("removed {}", folder.display())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            screen.line(&format!("nothing to remove: {} does not exist", folder.display()));
+    let jupyter = paths::jupyter_data()?;
+    let mut removed = 0;
+    for engine in [EngineKind::Instant, EngineKind::Evcxr] {
+        let folder = spec_folder_of(&jupyter, engine);
+        match fs::remove_dir_all(&folder) {
+            Ok(()) => {
+                screen.line(&format!("removed {}", folder.display()));
+                removed += 1;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => {
+                return Err(Failure::new(
+                    format!("cannot remove {}: {e}", folder.display()),
+                    "check who owns the folder, or remove it by hand",
+                ));
+            }
         }
-        Err(e) => {
-            return Err(Failure::new(
-                format!("cannot remove {}: {e}", folder.display()),
-                "check who owns the folder, or remove it by hand",
-            ));
-        }
+    }
+    if removed == 0 {
+        screen.line(&format!("nothing to remove: {} does not exist", spec_folder(&jupyter).display()));
     }
     Ok(0)
 }

@@ -61,7 +61,7 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
 
     // A kernelspec of our own on the search path, so that nothing needs to be installed for the user.
     let jupyter = paths::onelens_data()?.join("jupyter");
-    install::write_spec(&jupyter)?;
+    install::write_spec(&jupyter, crate::session::EngineKind::Instant)?;
     let mut search = vec![jupyter];
     search.extend(env::var_os("JUPYTER_PATH").iter().flat_map(env::split_paths));
     let search = env::join_paths(search).unwrap_or_else(|_| OsString::new());

@@ -20,6 +20,7 @@
 //! | [`jupyter`] | the protocol, both sides |
 //! | [`session`] | the seam between protocol and engine |
 //! | [`engine`], [`image`], [`extension`] | running cells |
+//! | `evcxr` | the second engine, in builds with the feature of that name |
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
@@ -33,6 +34,8 @@ pub mod clock;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+#[cfg(feature = "evcxr")]
+pub mod evcxr;
 pub mod extension;
 pub mod failure;
 pub mod image;

@@ -7,5 +7,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
         onelens_kernel::engine::worker_main();
     }
+    #[cfg(feature = "evcxr")]
+    onelens_kernel::evcxr::runtime_hook();
     ExitCode::from(onelens_kernel::cli::main())
 }

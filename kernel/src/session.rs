@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::assist::Scene;
 use crate::engine::{Ask, CellError, Engine, Output};
+use crate::failure::Failure;
+use crate::image::Image;
 
 /// Something that runs cells one after the other and keeps their variables.
 pub trait Session: Send {
@@ -22,6 +24,45 @@ pub trait Session: Send {
     /// What is in force between cells, for those who complete code while the next one runs.
     fn scene(&self) -> Scene {
         Scene::of_variables(self.variables())
+    }
+}
+
+/// Which engine runs the cells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum EngineKind {
+    /// Our own: a tenth of a second for a cell, and nothing is lost
+    #[default]
+    Instant,
+    /// The crate evcxr, embedded; only in programs built with `--features evcxr`
+    Evcxr,
+}
+
+impl EngineKind {
+    /// How sessions of this engine are made.
+    ///
+    /// Fails if this program was built without it.
+    pub fn start(self) -> Result<Start, Failure> {
+        match self {
+            EngineKind::Instant => Ok(Box::new(|progress| {
+                let image = Image::ensure(progress)?;
+                Ok(Box::new(Engine::start(&image)?))
+            })),
+            #[cfg(feature = "evcxr")]
+            EngineKind::Evcxr => Ok(Box::new(|_| Ok(Box::new(crate::evcxr::Evcxr::start()?)))),
+            #[cfg(not(feature = "evcxr"))]
+            EngineKind::Evcxr => Err(Failure::bad_input(
+                "this program was built without the evcxr engine",
+                "build it with `cargo build --release --features evcxr`, which takes some minutes, or use `--engine instant`",
+            )),
+        }
+    }
+
+    /// How the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineKind::Instant => "instant",
+            EngineKind::Evcxr => "evcxr",
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use onelens_kernel::assist;
 use onelens_kernel::child::KernelProcess;
 use onelens_kernel::image::Image;
 use onelens_kernel::jupyter::client::FromKernel;
+use onelens_kernel::session::EngineKind;
 use serde_json::{Value, json};
 
 /// Long enough for a loaded machine to build the library for cells.
@@ -24,7 +25,10 @@ impl Kernel {
             "rust-analyzer is not installed, and these tests are about it\nhelp: run `rustup component add rust-analyzer rust-src`"
         );
         let program = Path::new(env!("CARGO_BIN_EXE_onelens"));
-        Kernel(KernelProcess::start(program, Path::new("."), None).unwrap_or_else(|e| panic!("{e}")))
+        Kernel(
+            KernelProcess::start(program, EngineKind::Instant, Path::new("."), None)
+                .unwrap_or_else(|e| panic!("{e}")),
+        )
     }
 
     /// A kernel whose rust-analyzer has read everything.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use onelens_kernel::child::KernelProcess;
 use onelens_kernel::jupyter::client::FromKernel;
+use onelens_kernel::session::EngineKind;
 use serde_json::{Value, json};
 
 /// Runs a cell and gives these answers to its questions; the reply, what was printed, and how often it asked.
@@ -35,7 +36,7 @@ fn run(kernel: &KernelProcess, code: &str, answers: Option<&[&str]>) -> (Value, 
 #[test]
 fn a_cell_that_reads_asks_and_one_that_cannot_ask_fails_at_once_without_loss() {
     let program = Path::new(env!("CARGO_BIN_EXE_onelens"));
-    let kernel = KernelProcess::start(program, Path::new("."), None).unwrap();
+    let kernel = KernelProcess::start(program, EngineKind::Instant, Path::new("."), None).unwrap();
     let defined = run(&kernel, "let mut x = vec![1, 2, 3];", None);
     assert_eq!(defined.0["status"], "ok");
 
@@ -65,7 +66,7 @@ fn a_cell_that_reads_asks_and_one_that_cannot_ask_fails_at_once_without_loss() {
 #[test]
 fn a_question_that_stays_open_is_interrupted() {
     let program = Path::new(env!("CARGO_BIN_EXE_onelens"));
-    let kernel = KernelProcess::start(program, Path::new("."), None).unwrap();
+    let kernel = KernelProcess::start(program, EngineKind::Instant, Path::new("."), None).unwrap();
     let code = "let mut s = String::new();\nstd::io::stdin().read_line(&mut s)?;";
     let id = kernel.client.request("execute_request", json!({ "code": code, "allow_stdin": true }));
     let reply = loop {

@@ -22,6 +22,7 @@ use crate::notebook::{Notebook, check_folder_of, write_whole};
 use crate::outputs::Outputs;
 use crate::parameters::{self, Given};
 use crate::screen::{Screen, duration, shortened};
+use crate::session::EngineKind;
 use crate::signals::Arrived;
 use crate::{page, paths};
 use cell::{End, Record, Run};
@@ -31,6 +32,8 @@ use kept::{Done, Kept};
 pub struct Options {
     /// The notebook.
     pub notebook: PathBuf,
+    /// What runs the cells.
+    pub engine: EngineKind,
     /// The executed notebook; `None` replaces the notebook itself.
     pub output: Option<PathBuf>,
     /// The page.
@@ -79,7 +82,11 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
 
     let mut screen = Screen::new();
     let started = Instant::now();
-    prepare(&mut screen)?;
+    match options.engine {
+        EngineKind::Instant => drop(prepare(&mut screen)?),
+        // Refuses an engine that this program does not have.
+        EngineKind::Evcxr => drop(options.engine.start()?),
+    }
     let interrupts = Arrived::watch(&[SIGINT, SIGTERM])?;
     notebook.clear_outputs();
     notebook.set_kernel(language_info());
@@ -156,7 +163,7 @@ fn start_kernel(options: &Options, keep: bool) -> Result<KernelProcess, Failure>
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    KernelProcess::start(&program, folder, keep.then_some(kept::LINGER))
+    KernelProcess::start(&program, options.engine, folder, keep.then_some(kept::LINGER))
 }
 
 /// The kernel that was kept, with what had run in it and still stands so in the notebook; else a new one.
