@@ -5,7 +5,10 @@ pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
     Transfer, compare,
 };
-pub use crate::model::{ActivationCache, Config, Training, TrainingLog, Transformer};
+pub use crate::model::{
+    ActivationCache, Attention, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary,
+    Supervision, Training, TrainingLog, Transformer,
+};
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
 pub use crate::{Error, ErrorKind, Result};

@@ -107,7 +107,9 @@ fn gelu_backward_is_the_derivative() {
 fn attention_backward_is_the_derivative() {
     let inputs = [random(13, &[5, 3]), random(14, &[5, 3]), random(15, &[5, 3])];
     let weights = matrix(&random(16, &[5, 3]));
-    let run = |i: &[ArrayD<f64>]| attention(matrix(&i[0]).view(), matrix(&i[1]).view(), matrix(&i[2]).view());
+    let run = |i: &[ArrayD<f64>]| {
+        attention(matrix(&i[0]).view(), matrix(&i[1]).view(), matrix(&i[2]).view(), Mask::Causal)
+    };
     let f = |i: &[ArrayD<f64>]| (run(i).0 * &weights).sum();
     let (_, pattern) = run(&inputs);
     let [q, k, v] = [matrix(&inputs[0]), matrix(&inputs[1]), matrix(&inputs[2])];

@@ -80,7 +80,7 @@ fn block(config: &Config, p: &BlockParams, resid_pre: ArrayView2<f32>, n_pos: us
     for sequence in 0..n_seqs {
         for head in 0..config.n_heads {
             let at = head_slice(config, n_pos, sequence, head);
-            let (head_z, head_pattern) = attention(q.slice(at), k.slice(at), v.slice(at));
+            let (head_z, head_pattern) = attention(q.slice(at), k.slice(at), v.slice(at), config.mask);
             z.slice_mut(at).assign(&head_z);
             pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
         }

@@ -3,6 +3,7 @@
 //! Axes are written outermost first: activations `[batch, pos, d_model]`, patterns `[batch, head, query pos, key pos]`.
 //! Inside, the first two are one axis of rows.
 
+mod architecture;
 mod backward;
 mod cache;
 mod config;
@@ -12,6 +13,8 @@ mod params;
 mod training;
 mod transformer;
 
+pub use crate::nn::{Mask, Pairs};
+pub use architecture::{Attention, Blocks, Mlp, Norm, Positions, Residual, Rotary, Supervision};
 pub use cache::ActivationCache;
 pub use config::Config;
 pub use params::{BlockParams, Params};

@@ -10,8 +10,8 @@ use crate::nn::{cross_entropy, gain_bias, layer_norm, linear};
 use crate::num::log_softmax_rows;
 use crate::{Error, ErrorKind, Result};
 
-/// A decoder-only transformer with pre-norm blocks, learned positions, GELU and a free unembedding (GPT-2's
-/// architecture, Radford et al. 2019).
+/// A decoder-only transformer. The default [`Config`] is GPT-2's architecture (Radford et al. 2019): pre-norm blocks,
+/// learned positions, GELU; with a free unembedding.
 #[derive(Clone, PartialEq)]
 pub struct Transformer {
     /// The shape.
@@ -36,6 +36,13 @@ impl Transformer {
     /// ```
     pub fn new(config: Config) -> Result<Self> {
         config.check()?;
+        if config.describe() != Config::default().describe() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("this architecture has its weights but no forward pass yet: {}", config.describe()),
+                "use the default architecture",
+            ));
+        }
         Ok(Transformer { params: Params::init(&config), config })
     }
 
@@ -133,7 +140,7 @@ impl Transformer {
     pub fn unembed(&self, h: ArrayView2<f32>) -> Array2<f32> {
         let (norm, _) = layer_norm(h, self.config.eps);
         let x = gain_bias(norm.view(), self.params.ln_final_w.view(), self.params.ln_final_b.view());
-        log_softmax_rows(linear(x.view(), self.params.w_u.view(), self.params.b_u.view()).view())
+        log_softmax_rows(linear(x.view(), self.params.unembedding(), self.params.b_u.view()).view())
     }
 
     /// A number that two models share only if shape and weights are the same, bit for bit (FNV-1a).
@@ -147,6 +154,12 @@ impl Transformer {
             eat(size as u64);
         }
         eat(c.eps.to_bits());
+        // What the sizes of the weights do not tell; the default says nothing.
+        let usual = Config::default().describe();
+        let words = c.describe();
+        if words != usual {
+            words.bytes().for_each(|byte| eat(u64::from(byte)));
+        }
         for slice in self.params.slices() {
             slice.iter().for_each(|x| eat(u64::from(x.to_bits())));
         }

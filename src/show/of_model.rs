@@ -9,10 +9,7 @@ impl Transformer {
     pub fn card(&self) -> Card {
         let c = &self.config;
         let rows = [
-            (
-                "architecture",
-                "decoder, pre-norm, layer norm, learned positions, GELU, softmax attention".to_string(),
-            ),
+            ("architecture", c.describe()),
             ("blocks", c.n_layers.to_string()),
             ("d_model", c.d_model.to_string()),
             ("heads", format!("{} of width {}", c.n_heads, c.d_head)),
