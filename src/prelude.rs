@@ -6,8 +6,8 @@ pub use crate::lens::{
     Transfer, compare,
 };
 pub use crate::model::{
-    ActivationCache, Attention, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary,
-    Supervision, Training, TrainingLog, Transformer,
+    ActivationCache, Attention, Blocks, Config, Hook, Intervention, Mask, Mlp, Norm, Pairs, Positions,
+    Residual, Rotary, Supervision, Training, TrainingLog, Transformer,
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};

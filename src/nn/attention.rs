@@ -1,6 +1,6 @@
 //! Softmax attention of one head over one sequence (Vaswani et al. 2017).
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut1, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 
 use super::Mask;
 use crate::num::{Real, matmul};
@@ -47,7 +47,7 @@ pub fn attention_backward<F: Real>(
 ) -> (Array2<F>, Array2<F>, Array2<F>) {
     let scale = F::one() / F::of(q.ncols() as f64).sqrt();
     let mut ds = matmul(dz, v.t());
-    softmax_backward(&mut ds, pattern, scale);
+    softmax_backward(&mut ds.view_mut(), pattern, scale);
     (matmul(ds.view(), k), matmul(ds.t(), q), matmul(pattern.t(), dz))
 }
 
@@ -76,10 +76,10 @@ pub fn attention_scores<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, mask: Mask)
 /// ```
 /// use onelens::{ndarray::array, nn::softmax_rows};
 /// let mut scores = array![[1.0, f64::NEG_INFINITY, 1.0]];
-/// softmax_rows(&mut scores);
+/// softmax_rows(&mut scores.view_mut());
 /// assert_eq!(scores, array![[0.5, 0.0, 0.5]]);
 /// ```
-pub fn softmax_rows<F: Real>(scores: &mut Array2<F>) {
+pub fn softmax_rows<F: Real>(scores: &mut ArrayViewMut2<F>) {
     for mut row in scores.rows_mut() {
         if row.iter().all(|&x| x == F::neg_infinity()) {
             row.fill(F::zero());
@@ -90,7 +90,7 @@ pub fn softmax_rows<F: Real>(scores: &mut Array2<F>) {
 }
 
 /// Turns the gradient of the pattern into `scale` times that of the scores, in place: `P ∘ (dP - rowsum(P ∘ dP))`.
-pub fn softmax_backward<F: Real>(dpattern: &mut Array2<F>, pattern: ArrayView2<F>, scale: F) {
+pub fn softmax_backward<F: Real>(dpattern: &mut ArrayViewMut2<F>, pattern: ArrayView2<F>, scale: F) {
     for (mut ds, p) in dpattern.rows_mut().into_iter().zip(pattern.rows()) {
         let dot = ds.dot(&p);
         // Where the mask hides the pattern is zero, and so is the result.

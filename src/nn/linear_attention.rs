@@ -1,6 +1,6 @@
 //! Attention without softmax, of one head over one sequence (von Oswald et al. 2022).
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 
 use super::Mask;
 use crate::num::{Real, matmul};
@@ -25,7 +25,7 @@ pub fn linear_attention<F: Real>(
     mask: Mask,
 ) -> (Array2<F>, Array2<F>) {
     let mut pattern = matmul(q, k.t());
-    hide(&mut pattern, mask);
+    mask_rows(&mut pattern.view_mut(), mask);
     (matmul(pattern.view(), v), pattern)
 }
 
@@ -39,12 +39,19 @@ pub fn linear_attention_backward<F: Real>(
     mask: Mask,
 ) -> (Array2<F>, Array2<F>, Array2<F>) {
     let mut dp = matmul(dz, v.t());
-    hide(&mut dp, mask);
+    mask_rows(&mut dp.view_mut(), mask);
     (matmul(dp.view(), k), matmul(dp.t(), q), matmul(pattern.t(), dz))
 }
 
-/// Zeros where a query must not look.
-pub(crate) fn hide<F: Real>(scores: &mut Array2<F>, mask: Mask) {
+/// Zeros where a query must not look: `scores: [query pos, key pos]`, in place.
+///
+/// ```
+/// use onelens::{ndarray::array, nn::{Mask, mask_rows}};
+/// let mut scores = array![[1.0, 2.0], [3.0, 4.0]];
+/// mask_rows(&mut scores.view_mut(), Mask::Causal);
+/// assert_eq!(scores, array![[1.0, 0.0], [3.0, 4.0]]);
+/// ```
+pub fn mask_rows<F: Real>(scores: &mut ArrayViewMut2<F>, mask: Mask) {
     let n_pos = scores.ncols();
     for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
         row.slice_mut(s![mask.n_visible(i, n_pos)..]).fill(F::zero());

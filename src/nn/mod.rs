@@ -24,7 +24,7 @@ pub use gelu::{gelu, gelu_backward};
 pub use gelu_exact::{gelu_exact, gelu_exact_backward};
 pub use layer_norm::{gain_bias, gain_bias_backward, layer_norm, layer_norm_backward};
 pub use linear::{linear, linear_backward};
-pub use linear_attention::{linear_attention, linear_attention_backward};
+pub use linear_attention::{linear_attention, linear_attention_backward, mask_rows};
 pub use mask::Mask;
 pub use relu::{relu, relu_backward};
 pub use rms_norm::{rms_norm, rms_norm_backward};

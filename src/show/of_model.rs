@@ -2,7 +2,7 @@
 
 use super::{Card, Figure, LineChart, Series};
 use crate::Result;
-use crate::model::{TrainingLog, Transformer};
+use crate::model::{Mlp, TrainingLog, Transformer};
 
 impl Transformer {
     /// The model card: shape, size and fingerprint.
@@ -13,7 +13,7 @@ impl Transformer {
             ("blocks", c.n_layers.to_string()),
             ("d_model", c.d_model.to_string()),
             ("heads", format!("{} of width {}", c.n_heads, c.d_head)),
-            ("d_mlp", c.d_mlp.to_string()),
+            ("d_mlp", if c.mlp == Mlp::None { "no MLP".into() } else { c.d_mlp.to_string() }),
             ("vocabulary", format!("{} tokens", c.d_vocab)),
             ("context", format!("{} tokens", c.n_ctx)),
             ("parameters", self.params.count().to_string()),
