@@ -1,5 +1,9 @@
 //! What a notebook imports: `use onelens::prelude::*;`.
 
+pub use crate::circuits::{
+    AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
+    patch_positions,
+};
 pub use crate::data::{Corpus, Markov, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
