@@ -55,6 +55,11 @@ impl ActivationCache {
         self.arrays.keys().copied().collect()
     }
 
+    /// The hooks with the shapes of their activations.
+    pub fn shapes(&self) -> Vec<(Hook, Vec<usize>)> {
+        self.arrays.iter().map(|(hook, array)| (*hook, array.shape().to_vec())).collect()
+    }
+
     /// The numbers at a hook; the hook's description gives their axes.
     ///
     /// Fails if the model has no such hook, or if the cache does not hold it.

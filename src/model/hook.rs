@@ -136,6 +136,17 @@ impl Hook {
         self.position_in_block().map(|(_, layer)| layer)
     }
 
+    /// The same place of another layer; a hook outside the blocks stays.
+    ///
+    /// ```
+    /// use onelens::model::Hook;
+    /// assert_eq!(Hook::Z(3).in_layer(0), Hook::Z(0));
+    /// assert_eq!(Hook::Embed.in_layer(2), Hook::Embed);
+    /// ```
+    pub fn in_layer(self, layer: usize) -> Hook {
+        self.position_in_block().map_or(self, |(at, _)| IN_BLOCK[at].0(layer))
+    }
+
     /// Refuses a hook that a network of this shape does not have, and says why.
     pub fn check(self, config: &Config) -> Result<()> {
         if let Some(layer) = self.layer()

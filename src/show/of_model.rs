@@ -1,8 +1,10 @@
 //! How a model and its training look in a notebook.
 
-use super::{Card, Figure, LineChart, Series};
+use std::collections::BTreeMap;
+
+use super::{Card, Figure, LineChart, Series, Table};
 use crate::Result;
-use crate::model::{Mlp, TrainingLog, Transformer};
+use crate::model::{ActivationCache, Hook, Mlp, TrainingLog, Transformer};
 
 impl Transformer {
     /// The model card: shape, size and fingerprint.
@@ -30,6 +32,38 @@ impl Transformer {
     /// Shows the model card.
     pub fn evcxr_display(&self) {
         self.card().evcxr_display();
+    }
+}
+
+impl ActivationCache {
+    /// What the cache holds: the names of its hooks with the layers and the shape.
+    pub fn table(&self) -> Table {
+        // In the order of the forward pass; the layers of one place together.
+        let mut places: BTreeMap<Hook, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for (hook, shape) in self.shapes() {
+            let (layers, _) = places.entry(hook.in_layer(0)).or_insert_with(|| (Vec::new(), shape));
+            layers.extend(hook.layer());
+        }
+        let rows = places.into_iter().map(|(hook, (layers, shape))| {
+            let name = hook.to_string().replacen(".0.", ".*.", 1);
+            let layers = match layers[..] {
+                [] => String::new(),
+                [one] => one.to_string(),
+                [first, .., last] => format!("{first} to {last}"),
+            };
+            vec![name.into(), layers.into(), format!("{shape:?}").into()]
+        });
+        Table {
+            title: "Activations".into(),
+            header: ["hook", "layers", "shape"].map(String::from).to_vec(),
+            rows: rows.collect(),
+            note: format!("{self:?}"),
+        }
+    }
+
+    /// Shows the table.
+    pub fn evcxr_display(&self) {
+        self.table().evcxr_display();
     }
 }
 
