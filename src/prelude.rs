@@ -4,7 +4,7 @@ pub use crate::circuits::{
     AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
     patch_positions,
 };
-pub use crate::data::{Corpus, Markov, Source, Vocab};
+pub use crate::data::{Copies, Corpus, Markov, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
     Transfer, compare,

@@ -4,6 +4,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::LogitDifference;
+use crate::data::Source;
 use crate::model::{ActivationCache, Hook, Intervention, Transformer};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
@@ -26,6 +27,13 @@ pub struct PatchMap {
     pub clean: f64,
     /// Logit difference of the corrupted run.
     pub corrupted: f64,
+}
+
+impl PatchMap {
+    /// The map with positions named by these tokens.
+    pub fn with_tokens(&self, tokens: &[u32], source: &dyn Source) -> Self {
+        PatchMap { ticks: tokens.iter().map(|&t| source.token_text(t)).collect(), ..self.clone() }
+    }
 }
 
 /// Runs `corrupted`, and again with the activation of the `clean` run at one layer and one position at a time.
