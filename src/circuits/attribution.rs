@@ -30,7 +30,7 @@ pub struct LogitAttribution {
     pub heads: Array2<f64>,
     /// What the bias of each layer's attention output contributes, `[layer]`.
     pub attn_biases: Array1<f64>,
-    /// What each MLP contributes, `[layer]`; zeros without MLPs.
+    /// What each MLP contributes, `[layer]`; empty without MLPs.
     pub mlps: Array1<f64>,
     /// What the embedding contributes, as often as it is added.
     pub embed: f64,
@@ -83,7 +83,7 @@ impl LogitAttribution {
         let mut all = LogitAttribution {
             heads: Array2::zeros((c.n_layers, c.n_heads)),
             attn_biases: Array1::zeros(c.n_layers),
-            mlps: Array1::zeros(c.n_layers),
+            mlps: Array1::zeros(if c.mlp == Mlp::None { 0 } else { c.n_layers }),
             embed: part(Hook::Embed)?,
             pos_embed: match c.positions {
                 Positions::Learned => part(Hook::PosEmbed)?,

@@ -1,6 +1,6 @@
 //! How attributions, patch maps, head scores and attention patterns look in a notebook.
 
-use ndarray::{Array2, Axis};
+use ndarray::Axis;
 
 use super::figure::show;
 use super::{Figure, Heatmap};
@@ -13,12 +13,22 @@ const MAX_HEADS: usize = 8;
 impl LogitAttribution {
     /// Heads and MLPs by layer, coloured by what they contribute; the rest in the caption.
     pub fn figure(&self) -> Result<Figure> {
-        let (n_layers, n_heads) = self.heads.dim();
-        let mut values = Array2::zeros((n_layers, n_heads + 1));
-        values.slice_mut(ndarray::s![.., ..n_heads]).assign(&self.heads);
-        values.column_mut(n_heads).assign(&self.mlps);
+        let n_heads = self.heads.ncols();
+        let mut values = self.heads.clone();
         let mut x_ticks: Vec<String> = (0..n_heads).map(|h| format!("head {h}")).collect();
-        x_ticks.push("MLP".into());
+        if !self.mlps.is_empty() {
+            values.push_column(self.mlps.view()).expect("one MLP per layer");
+            x_ticks.push("MLP".into());
+        }
+        let rest = [
+            ("heads", self.heads.sum()),
+            ("MLPs", self.mlps.sum()),
+            ("embedding", self.embed),
+            ("positions", self.pos_embed),
+            ("biases", self.attn_biases.sum() + self.final_bias),
+        ];
+        // What an architecture does not have contributes exactly nothing.
+        let rest = rest.iter().filter(|(_, v)| *v != 0.0).map(|(name, v)| format!("{name} {v:.3}"));
         Heatmap {
             title: "Who writes the answer?".into(),
             x_label: "part of the block".into(),
@@ -28,13 +38,9 @@ impl LogitAttribution {
             unit: "logit difference".into(),
             diverging: true,
             note: format!(
-                "The logit difference is {:.3}: heads {:.3}, MLPs {:.3}, embedding {:.3}, positions {:.3}, biases {:.3}.",
+                "The logit difference is {:.3}: {}.",
                 self.total(),
-                self.heads.sum(),
-                self.mlps.sum(),
-                self.embed,
-                self.pos_embed,
-                self.attn_biases.sum() + self.final_bias,
+                rest.collect::<Vec<_>>().join(", ")
             ),
             ..Default::default()
         }
