@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use crate::num::Real;
+use crate::num::{Real, wide};
 
 /// Which dimensions of a head turn together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,20 +39,37 @@ impl<F: Real> RotaryTable<F> {
     fn turn(&self, x: ArrayView2<F>, d_head: usize, direction: F) -> Array2<F> {
         let mut y = x.as_standard_layout().into_owned();
         let (n_pos, n_pairs) = self.cos.dim();
-        for (row, mut y) in y.rows_mut().into_iter().enumerate() {
-            let (cos, sin) = (self.cos.row(row % n_pos), self.sin.row(row % n_pos));
-            for head in (0..y.len()).step_by(d_head) {
-                for i in 0..n_pairs {
-                    let (a, b) = match self.pairs {
-                        Pairs::Adjacent => (head + 2 * i, head + 2 * i + 1),
-                        Pairs::Half => (head + i, head + i + n_pairs),
-                    };
-                    let (x_a, x_b, sin) = (y[a], y[b], direction * sin[i]);
-                    y[a] = x_a * cos[i] - x_b * sin;
-                    y[b] = x_a * sin + x_b * cos[i];
+        let width = y.ncols();
+        let rows = y.as_slice_mut().expect("a fresh array is contiguous").chunks_exact_mut(width);
+        let cos = self.cos.as_slice().expect("a table is contiguous");
+        let sin = self.sin.as_slice().expect("a table is contiguous");
+        wide(|| {
+            for (row, y) in rows.enumerate() {
+                let at = (row % n_pos) * n_pairs;
+                let (cos, sin) = (&cos[at..at + n_pairs], &sin[at..at + n_pairs]);
+                for head in y.chunks_exact_mut(d_head) {
+                    match self.pairs {
+                        Pairs::Adjacent => {
+                            let pairs = head.chunks_exact_mut(2).zip(cos).zip(sin);
+                            for ((pair, &cos), &sin) in pairs {
+                                let [a, b] = [pair[0], pair[1]];
+                                pair[0] = a * cos - b * direction * sin;
+                                pair[1] = a * direction * sin + b * cos;
+                            }
+                        }
+                        Pairs::Half => {
+                            let (first, second) = head.split_at_mut(n_pairs);
+                            let pairs = first.iter_mut().zip(second).zip(cos).zip(sin);
+                            for (((x_a, x_b), &cos), &sin) in pairs {
+                                let [a, b] = [*x_a, *x_b];
+                                *x_a = a * cos - b * direction * sin;
+                                *x_b = a * direction * sin + b * cos;
+                            }
+                        }
+                    }
                 }
             }
-        }
+        });
         y
     }
 }

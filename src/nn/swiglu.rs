@@ -1,8 +1,8 @@
 //! The gated linear unit with SiLU (Shazeer 2020).
 
-use ndarray::{Array2, ArrayView2, Zip};
+use ndarray::{Array2, ArrayView2};
 
-use crate::num::Real;
+use crate::num::{Real, wide};
 
 /// `silu(gate) ∘ linear`, with `silu(x) = x / (1 + e⁻ˣ)`, element by element; both `[pos, d_mlp]`.
 ///
@@ -11,7 +11,15 @@ use crate::num::Real;
 /// assert_eq!(swiglu(array![[0.0, 100.0]].view(), array![[5.0, 5.0]].view()), array![[0.0, 500.0]]);
 /// ```
 pub fn swiglu<F: Real>(gate: ArrayView2<F>, linear: ArrayView2<F>) -> Array2<F> {
-    Zip::from(&gate).and(&linear).map_collect(|&gate, &linear| gate * sigmoid(gate) * linear)
+    let mut y = gate.as_standard_layout().into_owned();
+    let linear = linear.as_standard_layout();
+    let (elements, linear) = (y.as_slice_mut().expect("contiguous"), linear.as_slice().expect("contiguous"));
+    wide(|| {
+        for (y, &linear) in elements.iter_mut().zip(linear) {
+            *y = *y * sigmoid(*y) * linear;
+        }
+    });
+    y
 }
 
 /// `(dgate, dlinear)`, with `silu'(x) = σ + x σ (1 - σ)`.
@@ -20,14 +28,23 @@ pub fn swiglu_backward<F: Real>(
     gate: ArrayView2<F>,
     linear: ArrayView2<F>,
 ) -> (Array2<F>, Array2<F>) {
-    let dgate = Zip::from(&dy).and(&gate).and(&linear).map_collect(|&dy, &gate, &linear| {
-        let s = sigmoid(gate);
-        dy * linear * (s + gate * s * (F::one() - s))
+    let mut dgate = dy.as_standard_layout().into_owned();
+    let mut dlinear = dgate.clone();
+    let (gate, linear) = (gate.as_standard_layout(), linear.as_standard_layout());
+    let inputs = gate.as_slice().expect("contiguous").iter().zip(linear.as_slice().expect("contiguous"));
+    let gradients = dgate.as_slice_mut().expect("contiguous").iter_mut();
+    let gradients = gradients.zip(dlinear.as_slice_mut().expect("contiguous"));
+    wide(|| {
+        for ((dgate, dlinear), (&gate, &linear)) in gradients.zip(inputs) {
+            let s = sigmoid(gate);
+            *dgate *= linear * (s + gate * s * (F::one() - s));
+            *dlinear *= gate * s;
+        }
     });
-    let dlinear = Zip::from(&dy).and(&gate).map_collect(|&dy, &gate| dy * gate * sigmoid(gate));
     (dgate, dlinear)
 }
 
+#[inline(always)]
 fn sigmoid<F: Real>(x: F) -> F {
     F::one() / (F::one() + (-x).exp_real())
 }
