@@ -1,7 +1,24 @@
-//! The transformer: a pre-norm decoder that remembers every step of its forward pass.
+//! The transformer: a decoder of many architectures, whose every activation can be read, changed and asked for its gradient.
 //!
 //! Axes are written outermost first: activations `[batch, pos, d_model]`, patterns `[batch, head, query pos, key pos]`.
 //! Inside, the first two are one axis of rows.
+//!
+//! [`Config`] names the architecture. Known families are:
+//!
+//! | setting | GPT-2 | Llama | GPT-NeoX | a control |
+//! |---|---|---|---|---|
+//! | `norm` | `Layer` | `Rms` | `Layer` | `None` |
+//! | `positions` | `Learned` | `Rotary`, `Adjacent` (llama2.c) or `Half` (Hugging Face) | `Rotary`, `Half`, a part of the head | `None` |
+//! | `mlp` | `GeluTanh` | `SwiGlu` | `Gelu` | `None` |
+//! | `residual` | `Sequential` | `Sequential` | `Parallel` | `None`: no skip connections |
+//! | `n_kv_heads` | `None` | often fewer than `n_heads` | `None` | |
+//! | `bias`, `bias_u` | `true`, `false` | `false`, `false` | `true`, `false` | |
+//! | `tied` | `true` | sometimes | `false` | |
+//! | `blocks` | `Distinct` | `Distinct` | `Distinct` | `Looped`: one block for all layers |
+//! | `attention` | `Softmax` | `Softmax` | `Softmax` | `Linear` |
+//!
+//! A [`Hook`] names an activation as TransformerLens does, an [`Intervention`] changes it, an [`ActivationCache`] keeps it or
+//! its gradient.
 
 mod architecture;
 mod attention_layer;
