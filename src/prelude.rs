@@ -4,14 +4,14 @@ pub use crate::circuits::{
     AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
     patch_positions,
 };
-pub use crate::data::{Copies, Corpus, Markov, Source, Vocab};
+pub use crate::data::{Copies, Corpus, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
     Transfer, compare,
 };
 pub use crate::model::{
     ActivationCache, Attention, Blocks, Config, Hook, Intervention, Mask, Mlp, Norm, Pairs, Positions,
-    Residual, Rotary, Supervision, Training, TrainingLog, Transformer,
+    Provenance, Residual, Rotary, Supervision, Training, TrainingLog, Transformer,
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};

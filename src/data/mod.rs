@@ -5,11 +5,13 @@
 
 mod copies;
 mod markov;
+mod pieces;
 mod text;
 mod vocab;
 
 pub use copies::Copies;
 pub use markov::Markov;
+pub use pieces::PieceTokenizer;
 pub use text::Corpus;
 pub use vocab::Vocab;
 

@@ -38,6 +38,7 @@ mod run;
 mod taps;
 mod training;
 mod transformer;
+mod weights;
 
 pub use crate::nn::{Mask, Pairs};
 pub use architecture::{Attention, Blocks, Mlp, Norm, Positions, Residual, Rotary, Supervision};
@@ -48,3 +49,4 @@ pub use intervention::{Change, Intervention};
 pub use params::{BlockParams, Params};
 pub use training::{Training, TrainingLog};
 pub use transformer::Transformer;
+pub use weights::Provenance;
