@@ -10,8 +10,8 @@ pub use crate::lens::{
     Transfer, compare,
 };
 pub use crate::model::{
-    ActivationCache, Attention, Blocks, Config, Hook, Intervention, Mask, Mlp, Norm, Pairs, Positions,
-    Provenance, Residual, Rotary, Supervision, Training, TrainingLog, Transformer,
+    ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,
+    Positions, Provenance, Residual, Rotary, Supervision, Training, TrainingLog, TrainingRun, Transformer,
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};

@@ -37,7 +37,8 @@ fn a_saved_network_is_read_back_bit_for_bit_with_where_it_comes_from() {
     for (i, config) in configs.into_iter().enumerate() {
         let path = folder.path().join(format!("{i}.safetensors"));
         let model = Transformer::new(config).unwrap();
-        let provenance = Provenance { data: "nothing".into(), seed: u64::MAX, steps: i, ..Default::default() };
+        let provenance =
+            Provenance { data: "nothing".into(), seed: u64::MAX, steps: i, ..Default::default() };
         model.save(&path, &provenance).unwrap();
         assert!(Transformer::load(&path).unwrap() == model);
         assert_eq!(Provenance::of_file(&path).unwrap(), provenance);
@@ -110,11 +111,14 @@ fn hostile_headers_are_refused_without_a_panic() {
     }
 }
 
+/// Name, type, shape and bytes of a tensor to be written.
+type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
+
 /// A Llama folder of zeros, with these changes to its configuration and its tensors.
 fn llama_folder(
     folder: &Path,
     settings: &[(&str, serde_json::Value)],
-    edit: impl Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>),
+    edit: impl Fn(&mut Vec<Stored>),
 ) -> Result<Transformer, Error> {
     let mut config = serde_json::json!({
         "model_type": "llama", "vocab_size": 5, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1,
@@ -146,8 +150,9 @@ fn llama_folder(
         })
         .collect();
     edit(&mut tensors);
-    let views =
-        tensors.iter().map(|(name, dtype, shape, b)| (name, TensorView::new(*dtype, shape.clone(), b).unwrap()));
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, b)| (name, TensorView::new(*dtype, shape.clone(), b).unwrap()));
     std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
     Transformer::from_hugging_face(folder)
 }
@@ -157,13 +162,14 @@ fn the_first_tensor_that_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     assert!(llama_folder(folder, &[], |_| {}).is_ok());
-    let what = |edit: &dyn Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)| {
-        llama_folder(folder, &[], edit).unwrap_err().to_string()
-    };
+    let what = |edit: &dyn Fn(&mut Vec<Stored>)| llama_folder(folder, &[], edit).unwrap_err().to_string();
     let e = what(&|t| t[3].2 = vec![4, 2]);
     assert!(e.contains("`model.layers.0.self_attn.k_proj.weight` as [4, 2] where [2, 4]"), "{e}");
     let e = what(&|t| t[2].0 = "model.layers.0.self_attn.q_proj.weights".into());
-    assert!(e.contains("no tensor `model.layers.0.self_attn.q_proj.weight`") && e.contains("q_proj.weights`"), "{e}");
+    assert!(
+        e.contains("no tensor `model.layers.0.self_attn.q_proj.weight`") && e.contains("q_proj.weights`"),
+        "{e}"
+    );
     let e = what(&|t| t[10].3[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
     assert!(e.contains("NaN in `model.norm.weight`, number 2"), "{e}");
     let e = what(&|t| t.push(("extra".into(), Dtype::F32, vec![1], vec![0; 4])));
@@ -209,8 +215,10 @@ fn half_precision_is_widened_exactly_and_a_tied_head_that_differs_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     // 1.5 is 0x3E00 as f16 and 0x3FC0 as bf16; -2^-24, the smallest f16, is 0x8001.
     let model = llama_folder(folder.path(), &[], |t| {
-        (t[1].1, t[1].3) = (Dtype::F16, [0x3E00_u16, 0x8001, 0, 0x3C00].iter().flat_map(|x| x.to_le_bytes()).collect());
-        (t[6].1, t[6].3) = (Dtype::BF16, [0x3FC0_u16, 0xBF80, 0, 0x0001].iter().flat_map(|x| x.to_le_bytes()).collect());
+        (t[1].1, t[1].3) =
+            (Dtype::F16, [0x3E00_u16, 0x8001, 0, 0x3C00].iter().flat_map(|x| x.to_le_bytes()).collect());
+        (t[6].1, t[6].3) =
+            (Dtype::BF16, [0x3FC0_u16, 0xBF80, 0, 0x0001].iter().flat_map(|x| x.to_le_bytes()).collect());
     })
     .unwrap();
     let block = &model.params.blocks[0];
@@ -231,7 +239,8 @@ fn shards_are_read_together_and_stay_in_their_folder() {
     let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut map = serde_json::Map::new();
     for (i, part) in ["a.safetensors", "b.safetensors"].into_iter().enumerate() {
-        let views: Vec<_> = all.tensors().into_iter().enumerate().filter(|(at, _)| at % 2 == i).map(|(_, t)| t).collect();
+        let views: Vec<_> =
+            all.tensors().into_iter().enumerate().filter(|(at, _)| at % 2 == i).map(|(_, t)| t).collect();
         views.iter().for_each(|(name, _)| drop(map.insert(name.clone(), part.into())));
         std::fs::write(folder.path().join(part), safetensors::serialize(views, None).unwrap()).unwrap();
     }
@@ -273,11 +282,13 @@ fn stories260k_writes_on_and_its_tokenizer_is_lossless() {
     for story in &stories[..50] {
         assert_eq!(&tokenizer.decode(&tokenizer.encode(story)), story);
     }
-    let mut tokens = tokenizer.encode("Once upon a time");
-    tokens.extend(model.generate_greedy(&tokens, 40).unwrap());
-    let text = tokenizer.decode(&tokens);
-    // What llama2.c writes at temperature 0.
-    assert!(text.starts_with("Once upon a time, there was a little girl named Lily."), "{text}");
+    let text = tokenizer.decode(&[&[1], &model.generate_greedy(&[1], 200).unwrap()[..]].concat());
+    // What `./run stories260K.bin -z tok512.bin -t 0.0 -n 200` of llama2.c prints, by its own tests.
+    let start = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she \
+                 saw a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to \
+                 the park.\" Lily was sad and didn't know what to do.";
+    assert!(text.starts_with(start), "{text}");
+    assert!(text.ends_with("Lily didn't want to help her mom, so she"), "{text}");
 }
 
 #[test]

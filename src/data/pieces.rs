@@ -27,7 +27,11 @@ impl PieceTokenizer {
         let path = path.as_ref();
         let shown = path.display();
         let bytes = std::fs::read(path).map_err(|e| {
-            Error::new(ErrorKind::File, format!("cannot read {shown}: {e}"), "check the path and its permissions")
+            Error::new(
+                ErrorKind::File,
+                format!("cannot read {shown}: {e}"),
+                "check the path and its permissions",
+            )
         })?;
         Self::parse(&bytes).map_err(|why| {
             Error::new(
@@ -57,7 +61,10 @@ impl PieceTokenizer {
             at += 8 + len as usize;
         }
         if pieces.len() < FIRST_BYTE as usize + 256 {
-            return Err(format!("{} pieces are fewer than the 259 that every such tokenizer has", pieces.len()));
+            return Err(format!(
+                "{} pieces are fewer than the 259 that every such tokenizer has",
+                pieces.len()
+            ));
         }
         // Of equal pieces the first counts.
         let mut ids = HashMap::new();
@@ -96,7 +103,8 @@ impl PieceTokenizer {
     fn best_pair(&self, tokens: &[u32]) -> Option<(usize, u32)> {
         let mut best: Option<(f32, usize, u32)> = None;
         for at in 0..tokens.len().saturating_sub(1) {
-            let pair = [&self.pieces[tokens[at] as usize][..], &self.pieces[tokens[at + 1] as usize]].concat();
+            let pair =
+                [&self.pieces[tokens[at] as usize][..], &self.pieces[tokens[at + 1] as usize]].concat();
             if let Some(&id) = self.ids.get(&pair) {
                 let score = self.scores[id as usize];
                 if best.is_none_or(|(highest, ..)| score > highest) {

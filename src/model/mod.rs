@@ -20,6 +20,7 @@
 //! A [`Hook`] names an activation as TransformerLens does, an [`Intervention`] changes it, an [`ActivationCache`] keeps it or
 //! its gradient.
 
+mod adamw;
 mod architecture;
 mod attention_layer;
 mod backward;
@@ -37,6 +38,7 @@ mod params;
 mod run;
 mod taps;
 mod training;
+mod training_run;
 mod transformer;
 mod weights;
 
@@ -47,6 +49,7 @@ pub use config::Config;
 pub use hook::Hook;
 pub use intervention::{Change, Intervention};
 pub use params::{BlockParams, Params};
-pub use training::{Training, TrainingLog};
+pub use training::{EarlyStop, Training, TrainingLog};
+pub use training_run::TrainingRun;
 pub use transformer::Transformer;
 pub use weights::Provenance;

@@ -77,7 +77,11 @@ impl TrainingLog {
                 seen.iter().sum::<f64>() / seen.len() as f64
             })
             .collect();
-        let stopped = if self.interrupted { " Training was interrupted." } else { "" };
+        let stopped = match (self.interrupted, self.stopped_early) {
+            (true, _) => " Training was interrupted.",
+            (false, true) => " Training stopped early: the held-out loss no longer fell.",
+            (false, false) => "",
+        };
         LineChart {
             title: "Training loss".into(),
             x_label: "step".into(),

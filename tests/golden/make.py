@@ -71,7 +71,10 @@ def make(name, config):
     loss.backward()
     out = {"tokens": tokens.to(torch.int32), "logits": logits.detach(), "loss": loss.detach().reshape(1)}
     out |= {f"resid.{l}": h for l, h in enumerate(streams)}
-    out |= {f"grad.{n}": p.grad for n, p in model.named_parameters()}
+    # Under the names in the file: newer versions call NeoX's `embed_out` `lm_head` in memory.
+    stored = safetensors.torch.load_file(folder / "model.safetensors").keys()
+    name_in_file = lambda n: n if n in stored else n.replace("lm_head", "embed_out")
+    out |= {f"grad.{name_in_file(n)}": p.grad for n, p in model.named_parameters()}
     safetensors.torch.save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
     return folder
 

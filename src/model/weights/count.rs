@@ -1,7 +1,7 @@
 //! How large a model would be, before anything is allocated.
 
-use crate::model::architecture::{Mlp, Norm, Positions};
 use crate::model::Config;
+use crate::model::architecture::{Mlp, Norm, Positions};
 
 /// The number of parameters of a checked configuration: `Params::zeros(config).count()`, without the memory.
 pub(super) fn n_params(c: &Config) -> u128 {
@@ -43,7 +43,16 @@ mod tests {
 
     #[test]
     fn the_size_told_beforehand_is_the_size_there_is() {
-        let base = Config { d_vocab: 7, n_ctx: 5, d_model: 6, n_layers: 3, n_heads: 4, d_head: 2, d_mlp: 9, ..Default::default() };
+        let base = Config {
+            d_vocab: 7,
+            n_ctx: 5,
+            d_model: 6,
+            n_layers: 3,
+            n_heads: 4,
+            d_head: 2,
+            d_mlp: 9,
+            ..Default::default()
+        };
         let mut n = 0;
         for norm in [Norm::Layer, Norm::Rms, Norm::None] {
             for mlp in [Mlp::GeluTanh, Mlp::SwiGlu, Mlp::None] {
@@ -57,7 +66,11 @@ mod tests {
                             bias_u: bits & 2 > 0,
                             tied: bits & 4 > 0,
                             n_kv_heads: (bits & 8 > 0).then_some(2),
-                            blocks: if bits & 8 > 0 { Blocks::Looped { inject: false } } else { Blocks::Distinct },
+                            blocks: if bits & 8 > 0 {
+                                Blocks::Looped { inject: false }
+                            } else {
+                                Blocks::Distinct
+                            },
                             ..base.clone()
                         };
                         assert_eq!(n_params(&config), Params::zeros(&config).count() as u128, "{config:?}");

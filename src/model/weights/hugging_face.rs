@@ -86,7 +86,11 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&read_file(path)?).map_err(|e| {
-        refuse(&path.display().to_string(), format!("is no JSON: {e}"), "was it cut off on the way? fetch it anew")
+        refuse(
+            &path.display().to_string(),
+            format!("is no JSON: {e}"),
+            "was it cut off on the way? fetch it anew",
+        )
     })
 }
 
@@ -99,7 +103,8 @@ struct Settings {
 impl Settings {
     fn bad<T>(&self, name: &str, valid: &str) -> Result<T> {
         let value = &self.json[name];
-        let what = if value.is_null() { format!("has no `{name}`") } else { format!("has `{name}` as {value}") };
+        let what =
+            if value.is_null() { format!("has no `{name}`") } else { format!("has `{name}` as {value}") };
         Err(refuse(&self.shown, what, format!("`{name}` is {valid}")))
     }
 

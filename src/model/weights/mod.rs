@@ -18,6 +18,7 @@ mod own;
 mod tensors;
 
 pub use own::Provenance;
+pub(crate) use own::{read_document, write_document};
 
 use super::{Config, Params};
 use crate::Result;

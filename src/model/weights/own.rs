@@ -75,7 +75,7 @@ impl Transformer {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let mut document = read_document(path.as_ref())?;
         let params = document.params("")?;
-        document.tensors.finish(|name| name.starts_with("adam."))?;
+        document.tensors.finish(|name| name.starts_with("run."))?;
         Ok(Transformer { config: document.config, params })
     }
 }
@@ -89,7 +89,6 @@ pub(crate) struct Document {
     pub(crate) config: Config,
     pub(crate) provenance: Provenance,
     /// What else was saved, as JSON; null for a network alone.
-    #[allow(dead_code)]
     pub(crate) state: Value,
     pub(crate) tensors: Tensors,
 }
@@ -122,8 +121,9 @@ pub(crate) fn write_document(
     let mut about = about;
     about["crc32"] = json!(crc);
     let shown = path.display().to_string();
-    let cannot =
-        |e: &dyn std::fmt::Display| refuse(&shown, format!("cannot be written: {e}"), "please report this: it should not happen");
+    let cannot = |e: &dyn std::fmt::Display| {
+        refuse(&shown, format!("cannot be written: {e}"), "please report this: it should not happen")
+    };
     let views: Vec<(&String, TensorView)> = tensors
         .iter()
         .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
@@ -142,10 +142,15 @@ pub(crate) fn read_document(path: &Path) -> Result<Document> {
 fn parse_document(shown: &str, bytes: Vec<u8>) -> Result<Document> {
     let (tensors, about) = Tensors::parse(shown, bytes)?;
     let foreign = |why: String| {
-        refuse(shown, why, "give a file that `Transformer::save` wrote, or a folder to `Transformer::from_hugging_face`")
+        refuse(
+            shown,
+            why,
+            "give a file that `Transformer::save` wrote, or a folder to `Transformer::from_hugging_face`",
+        )
     };
     let about = about.get(KEY).ok_or_else(|| foreign("does not say that onelens wrote it".into()))?;
-    let mut about: Value = serde_json::from_str(about).map_err(|e| foreign(format!("says what is no JSON: {e}")))?;
+    let mut about: Value =
+        serde_json::from_str(about).map_err(|e| foreign(format!("says what is no JSON: {e}")))?;
     match about.get("version").and_then(Value::as_u64) {
         Some(VERSION) => {}
         Some(other) => return Err(foreign(format!("has format {other}, this version reads {VERSION}"))),
@@ -156,8 +161,8 @@ fn parse_document(shown: &str, bytes: Vec<u8>) -> Result<Document> {
         return Err(foreign("is damaged: its checksum does not fit its content".into()));
     }
     let (config, provenance) = (about["config"].take(), about["provenance"].take());
-    let config: Config =
-        serde_json::from_value(config).map_err(|e| foreign(format!("has a configuration that cannot be read: {e}")))?;
+    let config: Config = serde_json::from_value(config)
+        .map_err(|e| foreign(format!("has a configuration that cannot be read: {e}")))?;
     let provenance = serde_json::from_value(provenance)
         .map_err(|e| foreign(format!("has a provenance that cannot be read: {e}")))?;
     Ok(Document { shown: shown.into(), config, provenance, state: about["state"].take(), tensors })

@@ -57,7 +57,11 @@ impl Tensors {
     fn push(&mut self, shown: &str, bytes: Vec<u8>) -> Result<BTreeMap<String, String>> {
         let file = self.files.len();
         let not_one = |e: &dyn std::fmt::Display| {
-            refuse(shown, format!("is no whole safetensors file: {e}"), "was it cut off on the way? fetch or save it anew")
+            refuse(
+                shown,
+                format!("is no whole safetensors file: {e}"),
+                "was it cut off on the way? fetch or save it anew",
+            )
         };
         let (header, metadata): (usize, Metadata) =
             SafeTensors::read_metadata(&bytes).map_err(|e| not_one(&e))?;
@@ -71,7 +75,11 @@ impl Tensors {
             let entry =
                 Entry { file, dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
             if self.all.insert(name.clone(), entry).is_some() {
-                return Err(refuse(shown, format!("holds `{name}` again"), "each tensor belongs in one file"));
+                return Err(refuse(
+                    shown,
+                    format!("holds `{name}` again"),
+                    "each tensor belongs in one file",
+                ));
             }
         }
         let about = metadata.metadata().clone().unwrap_or_default();
@@ -103,7 +111,9 @@ impl Tensors {
         let Some(entry) = self.all.get(name) else {
             let near = nearest(name, self.left());
             let help = match near {
-                Some(near) => format!("the nearest name there is `{near}`; is it a file of this architecture?"),
+                Some(near) => {
+                    format!("the nearest name there is `{near}`; is it a file of this architecture?")
+                }
                 None => "is it a file of this architecture?".into(),
             };
             return Err(refuse(&self.shown, format!("has no tensor `{name}`"), help));
@@ -167,7 +177,12 @@ pub(crate) fn refuse(shown: &str, why: impl std::fmt::Display, help: impl Into<S
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let common = |a: &mut dyn Iterator<Item = (u8, u8)>| a.take_while(|(a, b)| a == b).count();
     let alike = |other: &str| {
-        common(&mut name.bytes().zip(other.bytes())) + common(&mut name.bytes().rev().zip(other.bytes().rev()))
+        common(&mut name.bytes().zip(other.bytes()))
+            + common(&mut name.bytes().rev().zip(other.bytes().rev()))
     };
-    names.map(|n| (alike(n), n)).max_by_key(|(alike, _)| *alike).filter(|(alike, _)| *alike > 0).map(|(_, n)| n)
+    names
+        .map(|n| (alike(n), n))
+        .max_by_key(|(alike, _)| *alike)
+        .filter(|(alike, _)| *alike > 0)
+        .map(|(_, n)| n)
 }
