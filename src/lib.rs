@@ -22,6 +22,7 @@
 //! | [`data`] | text, and sources whose true conditional is known | know what a model is |
 //! | [`nn`] | one operation per file, forward next to backward | keep state |
 //! | [`model`] | [`Config`](model::Config), [`Transformer`](model::Transformer), [`ActivationCache`](model::ActivationCache), hooks, interventions, training | draw |
+//! | [`vision`] | image classifiers, plain and residual: the controls | read text |
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
@@ -76,6 +77,8 @@ pub mod data;
 pub mod nn;
 
 pub mod model;
+
+pub mod vision;
 
 pub mod circuits;
 

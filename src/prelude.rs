@@ -4,7 +4,7 @@ pub use crate::circuits::{
     AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
     patch_positions,
 };
-pub use crate::data::{Copies, Corpus, Markov, PieceTokenizer, Source, Vocab};
+pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
     Transfer, compare,
@@ -15,5 +15,6 @@ pub use crate::model::{
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
+pub use crate::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
 pub use crate::{Error, ErrorKind, Result};
 pub use ndarray::prelude::*;

@@ -4,12 +4,18 @@
 //! so that every input has a next token.
 
 mod copies;
+mod grammar;
+mod hidden_markov;
+mod images;
 mod markov;
 mod pieces;
 mod text;
 mod vocab;
 
 pub use copies::Copies;
+pub use grammar::{Grammar, Rule};
+pub use hidden_markov::HiddenMarkov;
+pub use images::Images;
 pub use markov::Markov;
 pub use pieces::PieceTokenizer;
 pub use text::Corpus;

@@ -53,3 +53,4 @@ pub use training::{EarlyStop, Training, TrainingLog};
 pub use training_run::TrainingRun;
 pub use transformer::Transformer;
 pub use weights::Provenance;
+pub(crate) use weights::Tensors;

@@ -12,6 +12,7 @@ mod layer_norm;
 mod linear;
 mod linear_attention;
 mod mask;
+mod patches;
 mod relu;
 mod rms_norm;
 mod rotary;
@@ -26,6 +27,7 @@ pub use layer_norm::{gain_bias, gain_bias_backward, layer_norm, layer_norm_backw
 pub use linear::{linear, linear_backward};
 pub use linear_attention::{linear_attention, linear_attention_backward, mask_rows};
 pub use mask::Mask;
+pub use patches::{Grid, patches, patches_backward};
 pub use relu::{relu, relu_backward};
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::{Pairs, RotaryTable, rotary, rotary_backward};

@@ -19,6 +19,7 @@ mod tensors;
 
 pub use own::Provenance;
 pub(crate) use own::{read_document, write_document};
+pub(crate) use tensors::Tensors;
 
 use super::{Config, Params};
 use crate::Result;
