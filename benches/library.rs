@@ -1,4 +1,4 @@
-//! What a notebook waits for: a training step, one pass of moments, the fits, a comparison.
+//! What a notebook waits for: a training step, a run with its cache, one pass of moments, the fits, a comparison.
 //!
 //! `cargo bench -p onelens` prints times of this machine. Claims against peers are made elsewhere, as ratios from one run.
 
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use onelens::data::{Markov, Source};
 use onelens::lens::{LayerMoments, LogitLens, Ridge, Transfer, compare};
-use onelens::model::{Config, Transformer};
+use onelens::model::{Config, Hook, Intervention, Mlp, Norm, Positions, Rotary, Transformer};
 use onelens::num::rng;
 
 fn model(n_layers: usize) -> Transformer {
@@ -22,6 +22,33 @@ fn training(c: &mut Criterion) {
     group.bench_function("loss_and_grad V96 T64 d64 L4 B32", |b| {
         b.iter(|| model.loss_and_grad(black_box(&tokens)))
     });
+    let llama = Transformer::new(Config {
+        n_layers: 4,
+        norm: Norm::Rms,
+        positions: Positions::Rotary(Rotary::default()),
+        mlp: Mlp::SwiGlu,
+        n_kv_heads: Some(2),
+        bias: false,
+        bias_u: false,
+        ..Default::default()
+    })
+    .expect("a valid shape");
+    group.bench_function("loss_and_grad of a Llama, V96 T64 d64 L4 B32", |b| {
+        b.iter(|| llama.loss_and_grad(black_box(&tokens)))
+    });
+    group.finish();
+}
+
+fn runs(c: &mut Criterion) {
+    let model = model(4);
+    let tokens = Markov::new(96, 0.3).and_then(|m| m.sample(32, 64, &mut rng(0, 0))).expect("a valid source");
+    let mut group = c.benchmark_group("runs");
+    group.throughput(Throughput::Elements(32 * 64));
+    group.bench_function("forward", |b| b.iter(|| model.forward(black_box(&tokens))));
+    group.bench_function("run_with_cache", |b| b.iter(|| model.run_with_cache(black_box(&tokens))));
+    let zero = [Intervention::zero(Hook::Z(2)).head(1)];
+    group
+        .bench_function("run_with one head zeroed", |b| b.iter(|| model.run_with(black_box(&tokens), &zero)));
     group.finish();
 }
 
@@ -46,5 +73,5 @@ fn lenses(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, training, lenses);
+criterion_group!(benches, training, runs, lenses);
 criterion_main!(benches);

@@ -21,7 +21,9 @@
 //! | [`num`] | products, factorisations, probability, seeded randomness | know what a token is |
 //! | [`data`] | text, and sources whose true conditional is known | know what a model is |
 //! | [`nn`] | one operation per file, forward next to backward | keep state |
-//! | [`model`] | [`Config`](model::Config), [`Transformer`](model::Transformer), [`ActivationCache`](model::ActivationCache), training | draw |
+//! | [`model`] | [`Config`](model::Config), [`Transformer`](model::Transformer), [`ActivationCache`](model::ActivationCache), hooks, interventions, training | draw |
+//! | [`vision`] | image classifiers, plain and residual: the controls | read text |
+//! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
 //!
@@ -51,7 +53,11 @@
 //! | there | here |
 //! |---|---|
 //! | TransformerLens `HookedTransformer.run_with_cache` | [`Transformer::run_with_cache`](model::Transformer::run_with_cache) |
+//! | TransformerLens `run_with_hooks(tokens, fwd_hooks=[("blocks.2.attn.hook_z", zero_head_1)])` | [`run_with(&tokens, &[Intervention::zero(Hook::Z(2)).head(1)])?`](model::Transformer::run_with) |
 //! | TransformerLens `cache["resid_post", 3]` | [`cache.resid_post(3)?`](model::ActivationCache::resid_post) |
+//! | TransformerLens `patching.get_act_patch_resid_pre` | [`patch_positions(.., Hook::ResidPre, ..)`](circuits::patch_positions) |
+//! | TransformerLens `cache.logit_attrs` | [`LogitAttribution`](circuits::LogitAttribution) |
+//! | transformers `AutoModelForCausalLM.from_pretrained(folder)` | [`Transformer::from_hugging_face(folder)?`](model::Transformer::from_hugging_face) |
 //! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form |
 //! | tuned-lens `PredictionTrajectory` | [`Trajectory`](lens::Trajectory) |
 //! | scikit-learn `Ridge(alpha)` | [`Ridge { lambda, towards: Zero }`](lens::Ridge), `alpha = λ s² n` |
@@ -71,6 +77,10 @@ pub mod data;
 pub mod nn;
 
 pub mod model;
+
+pub mod vision;
+
+pub mod circuits;
 
 pub mod lens;
 

@@ -1,12 +1,20 @@
 //! What a notebook imports: `use onelens::prelude::*;`.
 
-pub use crate::data::{Corpus, Markov, Source, Vocab};
+pub use crate::circuits::{
+    AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
+    patch_positions,
+};
+pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
     Transfer, compare,
 };
-pub use crate::model::{ActivationCache, Config, Training, TrainingLog, Transformer};
+pub use crate::model::{
+    ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,
+    Positions, Provenance, Residual, Rotary, Supervision, Training, TrainingLog, TrainingRun, Transformer,
+};
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
+pub use crate::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
 pub use crate::{Error, ErrorKind, Result};
 pub use ndarray::prelude::*;

@@ -1,6 +1,6 @@
 //! Every backward pass against central differences, element by element, in f64.
 
-use ndarray::{Array1, Array2, ArrayD, IxDyn, s};
+use ndarray::{Array1, Array2, ArrayD, ArrayView2, IxDyn, s};
 use onelens::model::{Config, Params, Transformer};
 use onelens::nn::*;
 use onelens::num::{normal, rng};
@@ -95,24 +95,117 @@ fn gain_bias_backward_is_the_derivative() {
 }
 
 #[test]
-fn gelu_backward_is_the_derivative() {
-    let inputs = [random(11, &[4, 5]) * 2.0];
-    let weights = matrix(&random(12, &[4, 5]));
-    let f = |i: &[ArrayD<f64>]| (gelu(matrix(&i[0]).view()) * &weights).sum();
-    let dx = gelu_backward(weights.view(), matrix(&inputs[0]).view());
-    check("gelu", &inputs, f, &[dynamic(dx)]);
+fn rms_norm_backward_is_the_derivative() {
+    let inputs = [random(21, &[3, 6])];
+    let weights = matrix(&random(22, &[3, 6]));
+    let f = |i: &[ArrayD<f64>]| (rms_norm(matrix(&i[0]).view(), 1e-3).0 * &weights).sum();
+    let (y, rstd) = rms_norm(matrix(&inputs[0]).view(), 1e-3);
+    let dx = rms_norm_backward(weights.view(), y.view(), rstd.view());
+    check("rms_norm", &inputs, f, &[dynamic(dx)]);
+}
+
+#[test]
+fn activation_backward_is_the_derivative() {
+    type Forward = fn(ArrayView2<f64>) -> Array2<f64>;
+    type Backward = fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64>;
+    let all: [(&str, Forward, Backward); 3] = [
+        ("gelu", gelu, gelu_backward),
+        ("gelu_exact", gelu_exact, gelu_exact_backward),
+        ("relu", relu, relu_backward),
+    ];
+    for (name, forward, backward) in all {
+        let inputs = [random(11, &[4, 5]) * 2.0];
+        let weights = matrix(&random(12, &[4, 5]));
+        let f = |i: &[ArrayD<f64>]| (forward(matrix(&i[0]).view()) * &weights).sum();
+        let dx = backward(weights.view(), matrix(&inputs[0]).view());
+        check(name, &inputs, f, &[dynamic(dx)]);
+    }
+}
+
+#[test]
+fn swiglu_backward_is_the_derivative() {
+    let inputs = [random(23, &[4, 5]), random(24, &[4, 5])];
+    let weights = matrix(&random(25, &[4, 5]));
+    let f = |i: &[ArrayD<f64>]| (swiglu(matrix(&i[0]).view(), matrix(&i[1]).view()) * &weights).sum();
+    let (gate, linear) = (matrix(&inputs[0]), matrix(&inputs[1]));
+    let (dgate, dlinear) = swiglu_backward(weights.view(), gate.view(), linear.view());
+    check("swiglu", &inputs, f, &[dynamic(dgate), dynamic(dlinear)]);
+}
+
+#[test]
+fn rotary_backward_is_the_derivative() {
+    for pairs in [Pairs::Adjacent, Pairs::Half] {
+        // Two sequences of three positions, two heads of six dimensions, of which four turn.
+        let inputs = [random(26, &[6, 12])];
+        let weights = matrix(&random(27, &[6, 12]));
+        let table = RotaryTable::new(3, 4, 100.0, pairs);
+        let f = |i: &[ArrayD<f64>]| (rotary(matrix(&i[0]).view(), 6, &table) * &weights).sum();
+        let dx = rotary_backward(weights.view(), 6, &table);
+        check("rotary", &inputs, f, &[dynamic(dx)]);
+    }
+}
+
+#[test]
+fn rotary_products_depend_on_the_distance_alone() {
+    for pairs in [Pairs::Adjacent, Pairs::Half] {
+        let table = RotaryTable::new(9, 6, 50.0, pairs);
+        let (q, k) = (matrix(&random(28, &[1, 6])), matrix(&random(29, &[1, 6])));
+        let everywhere = |x: &Array2<f64>| rotary(x.broadcast((9, 6)).unwrap(), 6, &table);
+        let (q, k) = (everywhere(&q), everywhere(&k));
+        for t in 2..9 {
+            let (here, there) = (q.row(t).dot(&k.row(t - 2)), q.row(2).dot(&k.row(0)));
+            assert!((here - there).abs() < 1e-12, "{pairs:?}, position {t}: {here} and {there}");
+        }
+    }
+}
+
+#[test]
+fn linear_attention_backward_is_the_derivative() {
+    for mask in [Mask::Causal, Mask::Prefix(3), Mask::None] {
+        let inputs = [random(13, &[5, 3]), random(14, &[5, 3]), random(15, &[5, 3])];
+        let weights = matrix(&random(16, &[5, 3]));
+        let run = |i: &[ArrayD<f64>]| {
+            linear_attention(matrix(&i[0]).view(), matrix(&i[1]).view(), matrix(&i[2]).view(), mask)
+        };
+        let f = |i: &[ArrayD<f64>]| (run(i).0 * &weights).sum();
+        let (_, pattern) = run(&inputs);
+        let [q, k, v] = [matrix(&inputs[0]), matrix(&inputs[1]), matrix(&inputs[2])];
+        let (dq, dk, dv) =
+            linear_attention_backward(weights.view(), q.view(), k.view(), v.view(), pattern.view(), mask);
+        check("linear_attention", &inputs, f, &[dynamic(dq), dynamic(dk), dynamic(dv)]);
+    }
+}
+
+#[test]
+fn softmax_backward_is_the_derivative_and_hidden_scores_have_none() {
+    let mut inputs = [random(31, &[4, 4])];
+    inputs[0][[1, 3]] = f64::NEG_INFINITY;
+    let weights = matrix(&random(32, &[4, 4]));
+    let run = |i: &[ArrayD<f64>]| {
+        let mut p = matrix(&i[0]);
+        softmax_rows(&mut p.view_mut());
+        p
+    };
+    let mut d = weights.clone();
+    softmax_backward(&mut d.view_mut(), run(&inputs).view(), 1.0);
+    assert_eq!(d[(1, 3)], 0.0);
+    check("softmax", &inputs, |i| (run(i) * &weights).sum(), &[dynamic(d)]);
 }
 
 #[test]
 fn attention_backward_is_the_derivative() {
-    let inputs = [random(13, &[5, 3]), random(14, &[5, 3]), random(15, &[5, 3])];
-    let weights = matrix(&random(16, &[5, 3]));
-    let run = |i: &[ArrayD<f64>]| attention(matrix(&i[0]).view(), matrix(&i[1]).view(), matrix(&i[2]).view());
-    let f = |i: &[ArrayD<f64>]| (run(i).0 * &weights).sum();
-    let (_, pattern) = run(&inputs);
-    let [q, k, v] = [matrix(&inputs[0]), matrix(&inputs[1]), matrix(&inputs[2])];
-    let (dq, dk, dv) = attention_backward(weights.view(), q.view(), k.view(), v.view(), pattern.view());
-    check("attention", &inputs, f, &[dynamic(dq), dynamic(dk), dynamic(dv)]);
+    for mask in [Mask::Causal, Mask::Prefix(3), Mask::None] {
+        let inputs = [random(13, &[5, 3]), random(14, &[5, 3]), random(15, &[5, 3])];
+        let weights = matrix(&random(16, &[5, 3]));
+        let run = |i: &[ArrayD<f64>]| {
+            attention(matrix(&i[0]).view(), matrix(&i[1]).view(), matrix(&i[2]).view(), mask)
+        };
+        let f = |i: &[ArrayD<f64>]| (run(i).0 * &weights).sum();
+        let (_, pattern) = run(&inputs);
+        let [q, k, v] = [matrix(&inputs[0]), matrix(&inputs[1]), matrix(&inputs[2])];
+        let (dq, dk, dv) = attention_backward(weights.view(), q.view(), k.view(), v.view(), pattern.view());
+        check("attention", &inputs, f, &[dynamic(dq), dynamic(dk), dynamic(dv)]);
+    }
 }
 
 #[test]

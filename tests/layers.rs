@@ -11,9 +11,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("data", &["num"]),
     ("nn", &["num"]),
     ("model", &["session", "num", "data", "nn"]),
+    ("vision", &["session", "num", "data", "nn", "model"]),
+    ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "model"]),
-    ("show", &["session", "num", "data", "model", "lens"]),
-    ("prelude", &["data", "lens", "model", "num", "show"]),
+    ("show", &["session", "num", "data", "model", "circuits", "lens"]),
+    ("prelude", &["data", "circuits", "lens", "model", "num", "show", "vision"]),
 ];
 
 fn root() -> PathBuf {

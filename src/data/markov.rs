@@ -85,10 +85,7 @@ impl Source for Markov {
     }
 
     fn token_text(&self, token: u32) -> String {
-        match char::from_u32('a' as u32 + token) {
-            Some(c) if token < 26 => c.to_string(),
-            _ => format!("{token}"),
-        }
+        super::letter(token)
     }
 
     fn describe(&self) -> String {

@@ -3,11 +3,21 @@
 //! Tokens are `u32`, batches `[sequence, position]`. A batch for training has one position more than the context,
 //! so that every input has a next token.
 
+mod copies;
+mod grammar;
+mod hidden_markov;
+mod images;
 mod markov;
+mod pieces;
 mod text;
 mod vocab;
 
+pub use copies::Copies;
+pub use grammar::{Grammar, Rule};
+pub use hidden_markov::HiddenMarkov;
+pub use images::Images;
 pub use markov::Markov;
+pub use pieces::PieceTokenizer;
 pub use text::Corpus;
 pub use vocab::Vocab;
 
@@ -35,4 +45,12 @@ pub trait Source {
 
     /// One line on what this is, for cards and files.
     fn describe(&self) -> String;
+}
+
+/// How synthetic sources write a token: a letter, or the number where letters run out.
+fn letter(token: u32) -> String {
+    match char::from_u32('a' as u32 + token) {
+        Some(c) if token < 26 => c.to_string(),
+        _ => format!("{token}"),
+    }
 }

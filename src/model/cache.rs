@@ -1,106 +1,157 @@
-//! Everything one forward pass computed, by the names of TransformerLens.
+//! Activations of one forward pass, or their gradients, by the names of TransformerLens.
 
-use ndarray::{Array2, Array3, Array4};
+use std::collections::BTreeMap;
 
-use super::Config;
-use super::forward::{BlockTape, Tape};
+use ndarray::{Array, Array3, Array4, ArrayD, ArrayViewMutD, Axis, Dimension, Ix3, Ix4};
+
+use super::{Config, Hook};
 use crate::{Error, ErrorKind, Result};
 
-/// The activations of one forward pass. Every accessor returns an owned array that a notebook can keep.
+/// The activations of one forward pass, or the gradients of one backward pass. Every accessor returns an owned array that
+/// a notebook can keep.
 ///
-/// Layers count from 0; `resid_pre(0)` is the embedding, `resid_pre(l)` equals `resid_post(l - 1)`.
-#[derive(Clone)]
+/// Layers count from 0; `resid_pre(0)` is the embedding, `resid_pre(l)` equals `resid_post(l - 1)` unless the input is
+/// injected again.
+///
+/// ```
+/// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};
+/// let model = Transformer::new(Config { d_vocab: 5, ..Default::default() })?;
+/// let (_, cache) = model.run_with_cache(&array![[0, 1, 2]])?;
+/// assert_eq!(cache.pattern(0)?.dim(), (1, 4, 3, 3));
+/// assert_eq!(cache.get(Hook::MlpPost(5))?.shape(), [1, 3, 256]);
+/// let e = cache.resid_post(6).unwrap_err();
+/// assert!(e.help().contains("layers are 0 to 5"));
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, PartialEq)]
 pub struct ActivationCache {
     config: Config,
-    tape: Tape,
+    arrays: BTreeMap<Hook, ArrayD<f32>>,
 }
 
 impl ActivationCache {
-    pub(crate) fn new(config: &Config, tape: Tape) -> Self {
-        ActivationCache { config: config.clone(), tape }
+    /// Zeros for these hooks, which the model has.
+    pub(crate) fn zeros(config: &Config, hooks: &[Hook], n_seqs: usize, n_pos: usize) -> Self {
+        let array = |hook: &Hook| (*hook, ArrayD::zeros(hook.shape(config, n_seqs, n_pos)));
+        ActivationCache { config: config.clone(), arrays: hooks.iter().map(array).collect() }
+    }
+
+    /// The arrays in parts of `n_seqs` sequences, for threads to fill.
+    pub(crate) fn parts(&mut self, n_seqs: usize) -> Vec<BTreeMap<Hook, ArrayViewMutD<'_, f32>>> {
+        let mut parts: Vec<BTreeMap<_, _>> = Vec::new();
+        for (hook, array) in &mut self.arrays {
+            for (i, part) in array.axis_chunks_iter_mut(Axis(0), n_seqs).enumerate() {
+                if parts.len() == i {
+                    parts.push(BTreeMap::new());
+                }
+                parts[i].insert(*hook, part);
+            }
+        }
+        parts
+    }
+
+    /// The hooks that this cache holds.
+    pub fn hooks(&self) -> Vec<Hook> {
+        self.arrays.keys().copied().collect()
+    }
+
+    /// The hooks with the shapes of their activations.
+    pub fn shapes(&self) -> Vec<(Hook, Vec<usize>)> {
+        self.arrays.iter().map(|(hook, array)| (*hook, array.shape().to_vec())).collect()
+    }
+
+    /// The numbers at a hook; the hook's description gives their axes.
+    ///
+    /// Fails if the model has no such hook, or if the cache does not hold it.
+    pub fn get(&self, hook: Hook) -> Result<ArrayD<f32>> {
+        self.array(hook).cloned()
+    }
+
+    pub(crate) fn array(&self, hook: Hook) -> Result<&ArrayD<f32>> {
+        if let Some(array) = self.arrays.get(&hook) {
+            return Ok(array);
+        }
+        hook.check(&self.config)?;
+        Err(Error::new(
+            ErrorKind::Shape,
+            format!("`{hook}` was not kept"),
+            "let the filter of `run_with_cache_of` keep it",
+        ))
     }
 
     /// Residual stream before block `layer`, `[batch, pos, d_model]`.
     pub fn resid_pre(&self, layer: usize) -> Result<Array3<f32>> {
-        self.block(layer)?;
-        Ok(self.rows(self.tape.resid(layer)))
+        self.typed::<Ix3>(Hook::ResidPre(layer))
     }
 
     /// Residual stream between attention and MLP of block `layer`, `[batch, pos, d_model]`.
     pub fn resid_mid(&self, layer: usize) -> Result<Array3<f32>> {
-        Ok(self.rows(&self.block(layer)?.resid_mid))
+        self.typed::<Ix3>(Hook::ResidMid(layer))
     }
 
     /// Residual stream after block `layer`, `[batch, pos, d_model]`.
     pub fn resid_post(&self, layer: usize) -> Result<Array3<f32>> {
-        Ok(self.rows(&self.block(layer)?.resid_post))
+        self.typed::<Ix3>(Hook::ResidPost(layer))
     }
 
     /// What attention of block `layer` added to the residual stream, `[batch, pos, d_model]`.
     pub fn attn_out(&self, layer: usize) -> Result<Array3<f32>> {
-        Ok(self.rows(&(&self.block(layer)?.resid_mid - self.tape.resid(layer))))
+        self.typed::<Ix3>(Hook::AttnOut(layer))
     }
 
     /// What the MLP of block `layer` added to the residual stream, `[batch, pos, d_model]`.
     pub fn mlp_out(&self, layer: usize) -> Result<Array3<f32>> {
-        let block = self.block(layer)?;
-        Ok(self.rows(&(&block.resid_post - &block.resid_mid)))
+        self.typed::<Ix3>(Hook::MlpOut(layer))
     }
 
     /// Queries of block `layer`, `[batch, pos, n_heads, d_head]`.
     pub fn q(&self, layer: usize) -> Result<Array4<f32>> {
-        Ok(self.heads(&self.block(layer)?.q))
+        self.typed::<Ix4>(Hook::Q(layer))
     }
 
-    /// Keys of block `layer`, `[batch, pos, n_heads, d_head]`.
+    /// Keys of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
     pub fn k(&self, layer: usize) -> Result<Array4<f32>> {
-        Ok(self.heads(&self.block(layer)?.k))
+        self.typed::<Ix4>(Hook::K(layer))
     }
 
-    /// Values of block `layer`, `[batch, pos, n_heads, d_head]`.
+    /// Values of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
     pub fn v(&self, layer: usize) -> Result<Array4<f32>> {
-        Ok(self.heads(&self.block(layer)?.v))
+        self.typed::<Ix4>(Hook::V(layer))
     }
 
     /// What each head of block `layer` read, `[batch, pos, n_heads, d_head]`.
     pub fn z(&self, layer: usize) -> Result<Array4<f32>> {
-        Ok(self.heads(&self.block(layer)?.z))
+        self.typed::<Ix4>(Hook::Z(layer))
     }
 
     /// Attention pattern of block `layer`, `[batch, n_heads, query pos, key pos]`; each query's row sums to 1.
     pub fn pattern(&self, layer: usize) -> Result<Array4<f32>> {
-        Ok(self.block(layer)?.pattern.clone())
+        self.typed::<Ix4>(Hook::Pattern(layer))
     }
 
-    fn block(&self, layer: usize) -> Result<&BlockTape> {
-        self.tape.blocks.get(layer).ok_or_else(|| {
-            let n = self.config.n_layers;
-            Error::new(
-                ErrorKind::Shape,
-                format!("there is no layer {layer} in a model of {n}"),
-                format!("layers are 0 to {}", n - 1),
-            )
-        })
-    }
-
-    fn rows(&self, x: &Array2<f32>) -> Array3<f32> {
-        let shape = (self.tape.n_seqs, self.tape.n_pos, x.ncols());
-        x.clone().into_shape_with_order(shape).expect("one row per token")
-    }
-
-    fn heads(&self, x: &Array2<f32>) -> Array4<f32> {
-        let shape = (self.tape.n_seqs, self.tape.n_pos, self.config.n_heads, self.config.d_head);
-        x.clone().into_shape_with_order(shape).expect("heads side by side")
+    fn typed<D: Dimension>(&self, hook: Hook) -> Result<Array<f32, D>> {
+        Ok(self.get(hook)?.into_dimensionality::<D>().expect("a hook has as many axes as its accessor"))
     }
 }
 
 impl std::fmt::Debug for ActivationCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let c = &self.config;
+        let Some(first) = self.arrays.values().next() else {
+            return write!(f, "ActivationCache: empty");
+        };
+        let n_seqs = first.len_of(Axis(0));
+        // Positions come last in a pattern, and second anywhere else.
+        let n_pos = match self.arrays.keys().next() {
+            Some(Hook::AttnScores(_) | Hook::Pattern(_)) => first.len_of(Axis(2)),
+            _ => first.len_of(Axis(1)),
+        };
+        let bytes: usize = self.arrays.values().map(|a| 4 * a.len()).sum();
         write!(
             f,
-            "ActivationCache: {} layers, {} sequences of {} tokens",
-            c.n_layers, self.tape.n_seqs, self.tape.n_pos
+            "ActivationCache: {} layers, {n_seqs} sequences of {n_pos} tokens, {} hooks, {:.1} MB",
+            self.config.n_layers,
+            self.arrays.len(),
+            bytes as f64 / 1e6
         )
     }
 }

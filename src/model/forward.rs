@@ -1,41 +1,39 @@
 //! The forward pass over a stack of sequences, keeping what the backward pass and the lenses need.
 
-use ndarray::{Array1, Array2, Array4, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
-use super::{BlockParams, Config, Params};
-use crate::nn::{attention, embed, gain_bias, gelu, layer_norm, linear};
+use super::Hook;
+use super::architecture::{Mlp, Positions, Residual};
+use super::attention_layer::{AttentionTape, attend};
+use super::mlp_layer::{MlpTape, mlp};
+use super::network::Network;
+use super::norm_layer::{NormHooks, NormTape, norm};
+use super::taps::Taps;
+use crate::nn::{embed, linear};
 
 /// What one block did. Rows are `sequence · pos`.
 #[derive(Clone)]
 pub(crate) struct BlockTape {
-    pub(crate) norm1: Array2<f32>,
-    pub(crate) rstd1: Array1<f32>,
-    pub(crate) attn_in: Array2<f32>,
-    pub(crate) q: Array2<f32>,
-    pub(crate) k: Array2<f32>,
-    pub(crate) v: Array2<f32>,
-    /// `[sequence, head, query pos, key pos]`.
-    pub(crate) pattern: Array4<f32>,
-    pub(crate) z: Array2<f32>,
-    pub(crate) resid_mid: Array2<f32>,
-    pub(crate) norm2: Array2<f32>,
-    pub(crate) rstd2: Array1<f32>,
-    pub(crate) mlp_in: Array2<f32>,
-    pub(crate) mlp_pre: Array2<f32>,
-    pub(crate) mlp_post: Array2<f32>,
+    pub(crate) ln1: NormTape,
+    pub(crate) attention: AttentionTape,
+    /// The norm before the MLP, and the MLP, if there is one.
+    pub(crate) mlp: Option<(NormTape, MlpTape)>,
     pub(crate) resid_post: Array2<f32>,
+}
+
+/// What the final norm and the unembedding did.
+#[derive(Clone)]
+pub(crate) struct UnembedTape {
+    pub(crate) ln_final: NormTape,
+    pub(crate) logits: Array2<f32>,
 }
 
 /// What the whole network did.
 #[derive(Clone)]
 pub(crate) struct Tape {
-    pub(crate) n_seqs: usize,
-    pub(crate) n_pos: usize,
     pub(crate) embed: Array2<f32>,
     pub(crate) blocks: Vec<BlockTape>,
-    pub(crate) norm_final: Array2<f32>,
-    pub(crate) rstd_final: Array1<f32>,
-    pub(crate) unembed_in: Array2<f32>,
+    pub(crate) ln_final: NormTape,
     pub(crate) logits: Array2<f32>,
 }
 
@@ -47,77 +45,113 @@ impl Tape {
 }
 
 /// Runs `tokens: [sequence, pos]`, which the caller has checked.
-pub(crate) fn forward(config: &Config, params: &Params, tokens: ArrayView2<u32>) -> Tape {
-    let (n_seqs, n_pos) = tokens.dim();
-    let flat: Vec<u32> = tokens.iter().copied().collect();
-    let mut h = embed(&flat, params.w_e.view());
-    for mut sequence in h.axis_chunks_iter_mut(Axis(0), n_pos) {
-        sequence += &params.w_pos.slice(s![..n_pos, ..]);
+pub(crate) fn forward(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Tape {
+    let embed = embed_tokens(net, tokens, taps);
+    let mut blocks: Vec<BlockTape> = Vec::with_capacity(net.config.n_layers);
+    for l in 0..net.config.n_layers {
+        let stream = blocks.last().map_or(&embed, |b| &b.resid_post);
+        blocks.push(block(net, l, stream, &embed, taps));
     }
-    let embedded = h;
-    let mut blocks: Vec<BlockTape> = Vec::with_capacity(config.n_layers);
-    for params in &params.blocks {
-        let resid_pre = blocks.last().map_or(&embedded, |b| &b.resid_post);
-        blocks.push(block(config, params, resid_pre.view(), n_pos));
-    }
-    let last = blocks.last().map_or(&embedded, |b| &b.resid_post);
-    let (norm_final, rstd_final) = layer_norm(last.view(), config.eps);
-    let unembed_in = gain_bias(norm_final.view(), params.ln_final_w.view(), params.ln_final_b.view());
-    let logits = linear(unembed_in.view(), params.w_u.view(), params.b_u.view());
-    Tape { n_seqs, n_pos, embed: embedded, blocks, norm_final, rstd_final, unembed_in, logits }
+    let last = blocks.last().map_or(&embed, |b| &b.resid_post);
+    let UnembedTape { ln_final, logits } = unembed(net, last.view(), taps);
+    Tape { embed, blocks, ln_final, logits }
 }
 
-/// `mid = pre + attention(norm(pre))`, `post = mid + mlp(norm(mid))`.
-fn block(config: &Config, p: &BlockParams, resid_pre: ArrayView2<f32>, n_pos: usize) -> BlockTape {
-    let (norm1, rstd1) = layer_norm(resid_pre, config.eps);
-    let attn_in = gain_bias(norm1.view(), p.ln1_w.view(), p.ln1_b.view());
-    let q = linear(attn_in.view(), p.w_q.view(), p.b_q.view());
-    let k = linear(attn_in.view(), p.w_k.view(), p.b_k.view());
-    let v = linear(attn_in.view(), p.w_v.view(), p.b_v.view());
-    let n_seqs = resid_pre.nrows() / n_pos;
-    let mut z = Array2::zeros(q.dim());
-    let mut pattern = Array4::zeros((n_seqs, config.n_heads, n_pos, n_pos));
-    for sequence in 0..n_seqs {
-        for head in 0..config.n_heads {
-            let at = head_slice(config, n_pos, sequence, head);
-            let (head_z, head_pattern) = attention(q.slice(at), k.slice(at), v.slice(at));
-            z.slice_mut(at).assign(&head_z);
-            pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
+/// The same for the logits alone: of the tape, only one block is held at a time.
+pub(crate) fn forward_logits(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
+    let embed = embed_tokens(net, tokens, taps);
+    let mut stream = None;
+    for l in 0..net.config.n_layers {
+        stream = Some(block(net, l, stream.as_ref().unwrap_or(&embed), &embed, taps).resid_post);
+    }
+    unembed(net, stream.unwrap_or(embed).view(), taps).logits
+}
+
+/// The first residual stream, `[sequence · pos, d_model]`.
+fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
+    let flat: Vec<u32> = tokens.iter().copied().collect();
+    let mut h = embed(&flat, net.params.w_e.view());
+    taps.forward(Hook::Embed, &mut h);
+    if net.config.positions == Positions::Learned {
+        let positions = net.params.w_pos.slice(s![..net.n_pos, ..]);
+        if taps.wants(Hook::PosEmbed) {
+            let mut all = Array2::zeros(h.dim());
+            for mut sequence in all.axis_chunks_iter_mut(Axis(0), net.n_pos) {
+                sequence.assign(&positions);
+            }
+            taps.forward(Hook::PosEmbed, &mut all);
+            h += &all;
+        } else {
+            for mut sequence in h.axis_chunks_iter_mut(Axis(0), net.n_pos) {
+                sequence += &positions;
+            }
         }
     }
-    let mut resid_mid = linear(z.view(), p.w_o.view(), p.b_o.view());
-    resid_mid += &resid_pre;
-    let (norm2, rstd2) = layer_norm(resid_mid.view(), config.eps);
-    let mlp_in = gain_bias(norm2.view(), p.ln2_w.view(), p.ln2_b.view());
-    let mlp_pre = linear(mlp_in.view(), p.w_in.view(), p.b_in.view());
-    let mlp_post = gelu(mlp_pre.view());
-    let mut resid_post = linear(mlp_post.view(), p.w_out.view(), p.b_out.view());
-    resid_post += &resid_mid;
-    BlockTape {
-        norm1,
-        rstd1,
-        attn_in,
-        q,
-        k,
-        v,
-        pattern,
-        z,
-        resid_mid,
-        norm2,
-        rstd2,
-        mlp_in,
-        mlp_pre,
-        mlp_post,
-        resid_post,
-    }
+    h
 }
 
-/// Where one head of one sequence sits in a `[sequence · pos, head · d_head]` array.
-pub(crate) fn head_slice(
-    config: &Config,
-    n_pos: usize,
-    sequence: usize,
-    head: usize,
-) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 2], ndarray::Ix2, ndarray::Ix2> {
-    s![sequence * n_pos..(sequence + 1) * n_pos, head * config.d_head..(head + 1) * config.d_head]
+/// Sequential: `mid = pre + attention(norm(pre))`, `post = mid + mlp(norm(mid))`. Parallel: `post = pre +
+/// attention(norm(pre)) + mlp(norm(pre))`. Without skips: `post = mlp(norm(attention(norm(pre))))`.
+fn block(
+    net: &Network,
+    l: usize,
+    stream: &Array2<f32>,
+    embedded: &Array2<f32>,
+    taps: &mut Taps,
+) -> BlockTape {
+    let (c, p) = (net.config, net.block(l));
+    let changed = (net.injects(l) || taps.changes(Hook::ResidPre(l))).then(|| {
+        let mut pre = stream.clone();
+        if net.injects(l) {
+            pre += embedded;
+        }
+        taps.forward(Hook::ResidPre(l), &mut pre);
+        pre
+    });
+    if changed.is_none() {
+        taps.keep(Hook::ResidPre(l), stream.view());
+    }
+    let pre = changed.as_ref().unwrap_or(stream);
+    let ln1 = norm(c, pre.view(), p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps);
+    let (attention, mut out) = attend(net, l, ln1.out.view(), taps);
+    taps.forward(Hook::AttnOut(l), &mut out);
+    if c.residual != Residual::None {
+        out += pre;
+    }
+    if c.residual != Residual::Parallel {
+        taps.forward(Hook::ResidMid(l), &mut out);
+    }
+    let mut mlp_tape = None;
+    if c.mlp != Mlp::None {
+        let read = if c.residual == Residual::Parallel { pre } else { &out };
+        let ln2 = norm(c, read.view(), p.ln2_w.view(), p.ln2_b.view(), ln2_hooks(l), taps);
+        let (tape, mut mlp_out) = mlp(net, l, ln2.out.view(), taps);
+        taps.forward(Hook::MlpOut(l), &mut mlp_out);
+        if c.residual != Residual::None {
+            mlp_out += &out;
+        }
+        out = mlp_out;
+        mlp_tape = Some((ln2, tape));
+    }
+    taps.forward(Hook::ResidPost(l), &mut out);
+    BlockTape { ln1, attention, mlp: mlp_tape, resid_post: out }
 }
+
+/// The final norm and the unembedding of `h: [rows, d_model]`.
+pub(crate) fn unembed(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> UnembedTape {
+    let p = net.params;
+    let ln_final = norm(net.config, h, p.ln_final_w.view(), p.ln_final_b.view(), LN_FINAL_HOOKS, taps);
+    let logits = linear(ln_final.out.view(), p.unembedding(), p.b_u.view());
+    UnembedTape { ln_final, logits }
+}
+
+pub(crate) fn ln1_hooks(l: usize) -> NormHooks {
+    NormHooks { scale: Hook::Ln1Scale(l), normalized: Hook::Ln1Normalized(l) }
+}
+
+pub(crate) fn ln2_hooks(l: usize) -> NormHooks {
+    NormHooks { scale: Hook::Ln2Scale(l), normalized: Hook::Ln2Normalized(l) }
+}
+
+pub(crate) const LN_FINAL_HOOKS: NormHooks =
+    NormHooks { scale: Hook::LnFinalScale, normalized: Hook::LnFinalNormalized };

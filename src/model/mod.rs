@@ -1,19 +1,56 @@
-//! The transformer: a pre-norm decoder that remembers every step of its forward pass.
+//! The transformer: a decoder of many architectures, whose every activation can be read, changed and asked for its gradient.
 //!
 //! Axes are written outermost first: activations `[batch, pos, d_model]`, patterns `[batch, head, query pos, key pos]`.
 //! Inside, the first two are one axis of rows.
+//!
+//! [`Config`] names the architecture. Known families are:
+//!
+//! | setting | GPT-2 | Llama | GPT-NeoX | a control |
+//! |---|---|---|---|---|
+//! | `norm` | `Layer` | `Rms` | `Layer` | `None` |
+//! | `positions` | `Learned` | `Rotary`, `Adjacent` (llama2.c) or `Half` (Hugging Face) | `Rotary`, `Half`, a part of the head | `None` |
+//! | `mlp` | `GeluTanh` | `SwiGlu` | `Gelu` | `None` |
+//! | `residual` | `Sequential` | `Sequential` | `Parallel` | `None`: no skip connections |
+//! | `n_kv_heads` | `None` | often fewer than `n_heads` | `None` | |
+//! | `bias`, `bias_u` | `true`, `false` | `false`, `false` | `true`, `false` | |
+//! | `tied` | `true` | sometimes | `false` | |
+//! | `blocks` | `Distinct` | `Distinct` | `Distinct` | `Looped`: one block for all layers |
+//! | `attention` | `Softmax` | `Softmax` | `Softmax` | `Linear` |
+//!
+//! A [`Hook`] names an activation as TransformerLens does, an [`Intervention`] changes it, an [`ActivationCache`] keeps it or
+//! its gradient.
 
+mod adamw;
+mod architecture;
+mod attention_layer;
 mod backward;
 mod cache;
 mod config;
 mod forward;
 mod generate;
+mod hook;
+mod intervention;
+mod loss;
+mod mlp_layer;
+mod network;
+mod norm_layer;
 mod params;
+mod run;
+mod taps;
 mod training;
+mod training_run;
 mod transformer;
+mod weights;
 
+pub use crate::nn::{Mask, Pairs};
+pub use architecture::{Attention, Blocks, Mlp, Norm, Positions, Residual, Rotary, Supervision};
 pub use cache::ActivationCache;
 pub use config::Config;
+pub use hook::Hook;
+pub use intervention::{Change, Intervention};
 pub use params::{BlockParams, Params};
-pub use training::{Training, TrainingLog};
+pub use training::{EarlyStop, Training, TrainingLog};
+pub use training_run::TrainingRun;
 pub use transformer::Transformer;
+pub use weights::Provenance;
+pub(crate) use weights::Tensors;

@@ -1,11 +1,13 @@
 //! The weights. A gradient, and each of AdamW's averages, is a `Params` too.
 
-use ndarray::{Array1, Array2, ArrayView, ArrayViewD, Dimension};
+use ndarray::{Array1, Array2, ArrayView, ArrayView2, ArrayViewD, Dimension};
 
 use super::Config;
+use super::architecture::{Mlp, Norm, Positions};
 use crate::num::{Rng, normal, rng};
 
-/// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis.
+/// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does not
+/// have is empty: biases without `bias`, gains without a norm, the gate without SwiGLU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockParams {
     /// Gain of the norm before attention, `[d_model]`.
@@ -16,13 +18,13 @@ pub struct BlockParams {
     pub w_q: Array2<f32>,
     /// Bias of the queries, `[n_heads · d_head]`.
     pub b_q: Array1<f32>,
-    /// Keys, `[d_model, n_heads · d_head]`.
+    /// Keys, `[d_model, n_kv_heads · d_head]`.
     pub w_k: Array2<f32>,
-    /// Bias of the keys, `[n_heads · d_head]`.
+    /// Bias of the keys, `[n_kv_heads · d_head]`.
     pub b_k: Array1<f32>,
-    /// Values, `[d_model, n_heads · d_head]`.
+    /// Values, `[d_model, n_kv_heads · d_head]`.
     pub w_v: Array2<f32>,
-    /// Bias of the values, `[n_heads · d_head]`.
+    /// Bias of the values, `[n_kv_heads · d_head]`.
     pub b_v: Array1<f32>,
     /// Attention output, `[n_heads · d_head, d_model]`.
     pub w_o: Array2<f32>,
@@ -32,6 +34,8 @@ pub struct BlockParams {
     pub ln2_w: Array1<f32>,
     /// Bias of the norm before the MLP, `[d_model]`.
     pub ln2_b: Array1<f32>,
+    /// Gate of the MLP, `[d_model, d_mlp]`.
+    pub w_gate: Array2<f32>,
     /// MLP in, `[d_model, d_mlp]`.
     pub w_in: Array2<f32>,
     /// Bias of the MLP's hidden layer, `[d_mlp]`.
@@ -42,20 +46,20 @@ pub struct BlockParams {
     pub b_out: Array1<f32>,
 }
 
-/// All weights of a transformer.
+/// All weights of a transformer. As in [`BlockParams`], what an architecture does not have is empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
     /// Token embedding, `[d_vocab, d_model]`.
     pub w_e: Array2<f32>,
-    /// Position embedding, `[n_ctx, d_model]`.
+    /// Position embedding, `[n_ctx, d_model]`; empty unless positions are learned.
     pub w_pos: Array2<f32>,
-    /// One per layer.
+    /// One per layer; a single one if it is looped.
     pub blocks: Vec<BlockParams>,
     /// Gain of the final norm, `[d_model]`.
     pub ln_final_w: Array1<f32>,
     /// Bias of the final norm, `[d_model]`.
     pub ln_final_b: Array1<f32>,
-    /// Unembedding, `[d_model, d_vocab]`.
+    /// Unembedding, `[d_model, d_vocab]`; empty if tied, see [`unembedding`](Params::unembedding).
     pub w_u: Array2<f32>,
     /// Bias of the logits, `[d_vocab]`.
     pub b_u: Array1<f32>,
@@ -76,6 +80,7 @@ macro_rules! block_fields {
         $each!(b_o);
         $each!(ln2_w);
         $each!(ln2_b);
+        $each!(w_gate);
         $each!(w_in);
         $each!(b_in);
         $each!(w_out);
@@ -85,27 +90,40 @@ macro_rules! block_fields {
 
 impl BlockParams {
     fn zeros(c: &Config) -> Self {
-        let (d, heads, mlp) = (c.d_model, c.n_heads * c.d_head, c.d_mlp);
-        let (vector, matrix) = (Array1::zeros, |rows, columns| Array2::zeros((rows, columns)));
+        let (d, heads, kv_heads) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads() * c.d_head);
+        let d_mlp = if c.mlp == Mlp::None { 0 } else { c.d_mlp };
+        // With a width of zero a matrix and its gain vanish.
+        let d_mlp_in = if c.mlp == Mlp::None { 0 } else { d };
+        let bias = |n: usize| Array1::zeros(if c.bias { n } else { 0 });
+        let matrix = |rows, columns| Array2::zeros((rows, columns));
         BlockParams {
-            ln1_w: vector(d),
-            ln1_b: vector(d),
+            ln1_w: Array1::zeros(n_gains(c, d)),
+            ln1_b: Array1::zeros(n_norm_biases(c, d)),
             w_q: matrix(d, heads),
-            b_q: vector(heads),
-            w_k: matrix(d, heads),
-            b_k: vector(heads),
-            w_v: matrix(d, heads),
-            b_v: vector(heads),
+            b_q: bias(heads),
+            w_k: matrix(d, kv_heads),
+            b_k: bias(kv_heads),
+            w_v: matrix(d, kv_heads),
+            b_v: bias(kv_heads),
             w_o: matrix(heads, d),
-            b_o: vector(d),
-            ln2_w: vector(d),
-            ln2_b: vector(d),
-            w_in: matrix(d, mlp),
-            b_in: vector(mlp),
-            w_out: matrix(mlp, d),
-            b_out: vector(d),
+            b_o: bias(d),
+            ln2_w: Array1::zeros(n_gains(c, d_mlp_in)),
+            ln2_b: Array1::zeros(n_norm_biases(c, d_mlp_in)),
+            w_gate: if c.mlp == Mlp::SwiGlu { matrix(d, d_mlp) } else { matrix(0, 0) },
+            w_in: matrix(d_mlp_in, d_mlp),
+            b_in: bias(d_mlp),
+            w_out: matrix(d_mlp, d_mlp_in),
+            b_out: bias(d_mlp_in),
         }
     }
+}
+
+fn n_gains(c: &Config, n: usize) -> usize {
+    if c.norm == Norm::None { 0 } else { n }
+}
+
+fn n_norm_biases(c: &Config, n: usize) -> usize {
+    if c.bias && c.norm == Norm::Layer { n } else { 0 }
 }
 
 impl Params {
@@ -113,12 +131,15 @@ impl Params {
     pub fn zeros(c: &Config) -> Self {
         Params {
             w_e: Array2::zeros((c.d_vocab, c.d_model)),
-            w_pos: Array2::zeros((c.n_ctx, c.d_model)),
-            blocks: (0..c.n_layers).map(|_| BlockParams::zeros(c)).collect(),
-            ln_final_w: Array1::zeros(c.d_model),
-            ln_final_b: Array1::zeros(c.d_model),
-            w_u: Array2::zeros((c.d_model, c.d_vocab)),
-            b_u: Array1::zeros(c.d_vocab),
+            w_pos: match c.positions {
+                Positions::Learned => Array2::zeros((c.n_ctx, c.d_model)),
+                Positions::Rotary(_) | Positions::None => Array2::zeros((0, 0)),
+            },
+            blocks: (0..c.n_distinct_blocks()).map(|_| BlockParams::zeros(c)).collect(),
+            ln_final_w: Array1::zeros(n_gains(c, c.d_model)),
+            ln_final_b: Array1::zeros(n_norm_biases(c, c.d_model)),
+            w_u: if c.tied { Array2::zeros((0, 0)) } else { Array2::zeros((c.d_model, c.d_vocab)) },
+            b_u: Array1::zeros(if c.bias_u { c.d_vocab } else { 0 }),
         }
     }
 
@@ -141,13 +162,19 @@ impl Params {
             for w in [&mut b.w_o, &mut b.w_out] {
                 fill(w, out, rng);
             }
+            fill(&mut b.w_gate, std, rng);
         }
         params.ln_final_w.fill(1.0);
         fill(&mut params.w_u, std, rng);
         params
     }
 
-    /// Every tensor with its name, in a fixed order. Names are TransformerLens's.
+    /// The unembedding, `[d_model, d_vocab]`: `w_u`, or the embedding transposed if the two are tied.
+    pub fn unembedding(&self) -> ArrayView2<'_, f32> {
+        if self.w_u.is_empty() { self.w_e.t() } else { self.w_u.view() }
+    }
+
+    /// Every tensor that the architecture has with its name, in a fixed order. Names are TransformerLens's.
     ///
     /// ```
     /// use onelens::model::{Config, Params};
@@ -178,6 +205,7 @@ impl Params {
         all.push(entry("ln_final.b".into(), self.ln_final_b.view()));
         all.push(entry("unembed.W_U".into(), self.w_u.view()));
         all.push(entry("unembed.b_U".into(), self.b_u.view()));
+        all.retain(|(_, tensor)| !tensor.is_empty());
         all
     }
 
@@ -198,7 +226,8 @@ impl Params {
             self.w_u.as_slice(),
             self.b_u.as_slice(),
         ]);
-        all.into_iter().map(|s| s.expect("a parameter is stored row by row")).collect()
+        let all = all.into_iter().map(|s| s.expect("a parameter is stored row by row"));
+        all.filter(|s| !s.is_empty()).collect()
     }
 
     /// The same to write to.
@@ -218,7 +247,8 @@ impl Params {
             self.w_u.as_slice_mut(),
             self.b_u.as_slice_mut(),
         ]);
-        all.into_iter().map(|s| s.expect("a parameter is stored row by row")).collect()
+        let all = all.into_iter().map(|s| s.expect("a parameter is stored row by row"));
+        all.filter(|s| !s.is_empty()).collect()
     }
 
     /// Number of parameters.
@@ -246,7 +276,7 @@ fn hooked_name(field: &str) -> String {
     let kind = if kind == "w" { "W" } else { kind };
     match part {
         "q" | "k" | "v" | "o" => format!("attn.{kind}_{}", part.to_uppercase()),
-        "in" | "out" => format!("mlp.{kind}_{part}"),
+        "gate" | "in" | "out" => format!("mlp.{kind}_{part}"),
         _ => format!("{kind}.{part}"),
     }
 }

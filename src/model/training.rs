@@ -1,18 +1,16 @@
-//! Training with AdamW, warm-up and cosine decay.
+//! How to train, and what happened: AdamW with warm-up and cosine decay.
 
-use ndarray::Array2;
+use serde::{Deserialize, Serialize};
 
-use super::{Params, Transformer};
+use super::{TrainingRun, Transformer};
 use crate::data::Source;
-use crate::num::rng;
-use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
 /// How to train.
 ///
 /// AdamW (Loshchilov & Hutter 2019) with a linear warm-up, then a cosine down to a tenth of `lr`, weight decay on
 /// matrices only, and the gradient clipped to norm `clip`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     /// Optimisation steps.
     pub steps: usize,
@@ -32,6 +30,25 @@ pub struct Training {
     pub beta2: f64,
     /// Seed of the batches.
     pub seed: u64,
+    /// Whether to stop when the loss on held-out sequences no longer falls. `None`: take all steps.
+    pub early_stop: Option<EarlyStop>,
+}
+
+/// When to stop before the last step: the held-out loss is measured every so many steps, and training ends when it has not
+/// reached a new minimum for `patience` measurements. The model is then the one at the minimum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyStop {
+    /// Steps between measurements.
+    pub every: usize,
+    /// Measurements without a new minimum after which training ends.
+    pub patience: usize,
+}
+
+impl Default for EarlyStop {
+    /// Three measurements, 50 steps apart.
+    fn default() -> Self {
+        EarlyStop { every: 50, patience: 3 }
+    }
 }
 
 impl Default for Training {
@@ -46,6 +63,7 @@ impl Default for Training {
             beta1: 0.9,
             beta2: 0.99,
             seed: 0,
+            early_stop: None,
         }
     }
 }
@@ -67,7 +85,7 @@ impl Training {
         self.lr * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * done).cos()))
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let positive = [("lr", self.lr), ("clip", self.clip)];
         let fractions = [("beta1", self.beta1), ("beta2", self.beta2)];
         let bad = |name: &str, value: String, help: &str| {
@@ -89,19 +107,34 @@ impl Training {
         if self.batch_size == 0 {
             return bad("batch_size", "0".into(), "1 or more");
         }
+        if let Some(EarlyStop { every, patience }) = self.early_stop
+            && (every == 0 || patience == 0)
+        {
+            let value = format!("every {every} steps with patience {patience}");
+            return bad("early_stop", value, "1 or more in both");
+        }
         Ok(())
     }
 }
 
 /// What happened in training.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingLog {
     /// Mean loss of each step's batch, in nats per token.
     pub losses: Vec<f64>,
     /// Loss on held-out sequences at the end, in nats per token.
+    #[serde(skip, default = "not_measured")]
     pub held_out_loss: f64,
+    /// With early stopping: after how many steps which loss was measured on held-out sequences.
+    pub held_out: Vec<(usize, f64)>,
+    /// Whether training ended before its last step because the held-out loss no longer fell.
+    pub stopped_early: bool,
     /// Whether training was interrupted before its last step; the model is then as trained so far.
     pub interrupted: bool,
+}
+
+fn not_measured() -> f64 {
+    f64::NAN
 }
 
 impl std::fmt::Debug for TrainingLog {
@@ -111,124 +144,32 @@ impl std::fmt::Debug for TrainingLog {
             f,
             "TrainingLog: {} steps{}, loss {first:.3} at the start, {:.3} held out at the end",
             self.losses.len(),
-            if self.interrupted { " (interrupted)" } else { "" },
+            self.how_it_ended(),
             self.held_out_loss
         )
     }
 }
 
-/// Sequences on which the final loss is measured.
-const N_HELD_OUT: usize = 64;
+impl TrainingLog {
+    /// What to add where the steps are told, if not all of them were taken.
+    pub(crate) fn how_it_ended(&self) -> &'static str {
+        match (self.interrupted, self.stopped_early) {
+            (true, _) => " (interrupted)",
+            (false, true) => " (stopped early)",
+            (false, false) => "",
+        }
+    }
+}
 
 impl Transformer {
     /// Trains on `source`, showing progress. An interrupt stops between two steps and keeps the model as trained so far.
     ///
     /// If the loss or the gradient stops being finite, training ends with an error that says at which step, and the model
-    /// keeps the last weights that gave a finite loss and gradient.
+    /// keeps the last weights that gave a finite loss and gradient. To save a run and go on later, see [`TrainingRun`].
     pub fn train(&mut self, source: &dyn Source, how: &Training) -> Result<TrainingLog> {
-        how.check()?;
-        if source.d_vocab() != self.config.d_vocab {
-            return Err(Error::new(
-                ErrorKind::Shape,
-                format!("the source has {} tokens, the model {}", source.d_vocab(), self.config.d_vocab),
-                format!("build the model with `d_vocab: {}`", source.d_vocab()),
-            ));
-        }
-        let len = self.config.n_ctx + 1;
-        let mut batches = rng(how.seed, 1);
-        let mut adam =
-            AdamW { mean: Params::zeros(&self.config), square: Params::zeros(&self.config), step: 0 };
-        let mut last_good = self.params.clone();
-        let mut log = TrainingLog {
-            losses: Vec::with_capacity(how.steps),
-            held_out_loss: f64::NAN,
-            interrupted: false,
-        };
-        let mut progress = Progress::new("training", how.steps);
-        for step in 0..how.steps {
-            if session::interrupted() {
-                log.interrupted = true;
-                break;
-            }
-            let tokens: Array2<u32> = source.sample(how.batch_size, len, &mut batches)?;
-            let (loss, grad) = self.loss_and_grad(&tokens)?;
-            let norm = norm(&grad);
-            if !(loss.is_finite() && norm.is_finite()) {
-                self.params = last_good;
-                return Err(Error::new(
-                    ErrorKind::Numeric,
-                    format!("training broke down at step {step}: loss {loss}, gradient norm {norm}"),
-                    format!(
-                        "the model is back at its last good weights; train with a smaller `lr` (it was {})",
-                        how.lr
-                    ),
-                ));
-            }
-            last_good.clone_from(&self.params);
-            adam.update(&mut self.params, &grad, how, how.lr_at(step), (how.clip / norm).min(1.0));
-            log.losses.push(loss);
-            progress.update(step + 1, || format!("loss {:.3}", recent(&log.losses)));
-        }
-        log.held_out_loss = self.loss(&source.sample_held_out(N_HELD_OUT, len, &mut rng(how.seed, 2))?)?;
-        if !log.held_out_loss.is_finite() {
-            self.params = last_good;
-            return Err(Error::new(
-                ErrorKind::Numeric,
-                format!("the loss after the last step is {}", log.held_out_loss),
-                format!(
-                    "the model is back at its last good weights; train with a smaller `lr` (it was {})",
-                    how.lr
-                ),
-            ));
-        }
-        let how_it_ended = if log.interrupted { ", interrupted" } else { "" };
-        progress.finish(&format!(
-            "{} steps{how_it_ended}, held-out loss {:.3} nats per token",
-            log.losses.len(),
-            log.held_out_loss
-        ));
-        Ok(log)
-    }
-}
-
-/// Mean of the last losses, which single batches make noisy.
-fn recent(losses: &[f64]) -> f64 {
-    let tail = &losses[losses.len().saturating_sub(20)..];
-    tail.iter().sum::<f64>() / tail.len() as f64
-}
-
-fn norm(grad: &Params) -> f64 {
-    let square = |s: &[f32]| s.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    grad.slices().into_iter().map(square).sum::<f64>().sqrt()
-}
-
-struct AdamW {
-    mean: Params,
-    square: Params,
-    step: i32,
-}
-
-impl AdamW {
-    /// One step with the gradient scaled by `scale`.
-    fn update(&mut self, params: &mut Params, grad: &Params, how: &Training, lr: f64, scale: f64) {
-        self.step += 1;
-        let correct1 = 1.0 - how.beta1.powi(self.step);
-        let correct2 = 1.0 - how.beta2.powi(self.step);
-        let rate = (lr / correct1) as f32;
-        let root = (1.0 / correct2.sqrt()) as f32;
-        let (b1, b2, scale) = (how.beta1 as f32, how.beta2 as f32, scale as f32);
-        let decays: Vec<bool> = params.tensors().iter().map(|(_, t)| t.ndim() > 1).collect();
-        let state = self.mean.slices_mut().into_iter().zip(self.square.slices_mut());
-        for (((p, g), (m, v)), decays) in
-            params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(decays)
-        {
-            let keep = if decays { (1.0 - lr * how.weight_decay) as f32 } else { 1.0 };
-            for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * scale;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *p = keep * *p - rate * *m / (v.sqrt() * root + 1e-8);
-            }
-        }
+        let mut run = TrainingRun::new(self.clone(), how)?;
+        let log = run.finish(source);
+        *self = run.into_model();
+        log
     }
 }

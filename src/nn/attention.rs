@@ -1,32 +1,36 @@
-//! Causal softmax attention of one head over one sequence (Vaswani et al. 2017).
+//! Softmax attention of one head over one sequence (Vaswani et al. 2017).
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 
+use super::Mask;
 use crate::num::{Real, matmul};
 
-/// `z = softmax(q kᵀ / √d_head + causal mask) v`.
+/// `z = softmax(q kᵀ / √d_head + mask) v`.
 ///
 /// `q, k, v: [pos, d_head]`; returns `z: [pos, d_head]` and the pattern `[query pos, key pos]`, rows summing to 1, zero
-/// above the diagonal, kept for [`attention_backward`].
+/// where the mask hides, kept for [`attention_backward`].
 ///
 /// ```
-/// use onelens::{ndarray::array, nn::attention};
+/// use onelens::{ndarray::array, nn::{Mask, attention}};
 /// let q = array![[0.0], [0.0]];
 /// let v = array![[1.0], [3.0]];
-/// let (z, pattern) = attention(q.view(), q.view(), v.view());
+/// let (z, pattern) = attention(q.view(), q.view(), v.view(), Mask::Causal);
 /// assert_eq!(pattern, array![[1.0, 0.0], [0.5, 0.5]]); // equal scores: the mean of what is visible
 /// assert_eq!(z, array![[1.0], [2.0]]);
 /// ```
-pub fn attention<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, v: ArrayView2<F>) -> (Array2<F>, Array2<F>) {
+pub fn attention<F: Real>(
+    q: ArrayView2<F>,
+    k: ArrayView2<F>,
+    v: ArrayView2<F>,
+    mask: Mask,
+) -> (Array2<F>, Array2<F>) {
     let scale = F::one() / F::of(q.ncols() as f64).sqrt();
     let mut pattern = matmul(q, k.t());
+    let n_pos = pattern.ncols();
     for (i, mut row) in pattern.rows_mut().into_iter().enumerate() {
-        row.slice_mut(s![i + 1..]).fill(F::zero());
-        let mut seen = row.slice_mut(s![..=i]);
-        let max = seen.iter().fold(F::neg_infinity(), |m, &x| if x > m { x } else { m });
-        seen.mapv_inplace(|x| ((x - max) * scale).exp_real());
-        let sum = seen.sum();
-        seen /= sum;
+        let n_visible = mask.n_visible(i, n_pos);
+        row.slice_mut(s![n_visible..]).fill(F::zero());
+        softmax_row(row.slice_mut(s![..n_visible]), scale);
     }
     (matmul(pattern.view(), v), pattern)
 }
@@ -43,10 +47,61 @@ pub fn attention_backward<F: Real>(
 ) -> (Array2<F>, Array2<F>, Array2<F>) {
     let scale = F::one() / F::of(q.ncols() as f64).sqrt();
     let mut ds = matmul(dz, v.t());
-    for (mut ds, p) in ds.rows_mut().into_iter().zip(pattern.rows()) {
+    softmax_backward(&mut ds.view_mut(), pattern, scale);
+    (matmul(ds.view(), k), matmul(ds.t(), q), matmul(pattern.t(), dz))
+}
+
+/// The scores `q kᵀ / √d_head`, `[query pos, key pos]`, minus infinity where the mask hides.
+///
+/// ```
+/// use onelens::{ndarray::array, nn::{Mask, attention_scores}};
+/// let q = array![[2.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0]];
+/// let scores = attention_scores(q.view(), q.view(), Mask::Causal);
+/// assert_eq!(scores, array![[2.0, f64::NEG_INFINITY], [4.0, 8.0]]);
+/// ```
+pub fn attention_scores<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, mask: Mask) -> Array2<F> {
+    let scale = F::one() / F::of(q.ncols() as f64).sqrt();
+    let mut scores = matmul(q, k.t());
+    let n_pos = scores.ncols();
+    for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
+        let n_visible = mask.n_visible(i, n_pos);
+        row.slice_mut(s![..n_visible]).mapv_inplace(|x| x * scale);
+        row.slice_mut(s![n_visible..]).fill(F::neg_infinity());
+    }
+    scores
+}
+
+/// Softmax of each row of `scores`, in place. A row of nothing but minus infinities becomes zeros.
+///
+/// ```
+/// use onelens::{ndarray::array, nn::softmax_rows};
+/// let mut scores = array![[1.0, f64::NEG_INFINITY, 1.0]];
+/// softmax_rows(&mut scores.view_mut());
+/// assert_eq!(scores, array![[0.5, 0.0, 0.5]]);
+/// ```
+pub fn softmax_rows<F: Real>(scores: &mut ArrayViewMut2<F>) {
+    for mut row in scores.rows_mut() {
+        if row.iter().all(|&x| x == F::neg_infinity()) {
+            row.fill(F::zero());
+        } else {
+            softmax_row(row, F::one());
+        }
+    }
+}
+
+/// Turns the gradient of the pattern into `scale` times that of the scores, in place: `P ∘ (dP - rowsum(P ∘ dP))`.
+pub fn softmax_backward<F: Real>(dpattern: &mut ArrayViewMut2<F>, pattern: ArrayView2<F>, scale: F) {
+    for (mut ds, p) in dpattern.rows_mut().into_iter().zip(pattern.rows()) {
         let dot = ds.dot(&p);
-        // Above the diagonal the pattern is zero, and so is the result.
+        // Where the mask hides the pattern is zero, and so is the result.
         ds.zip_mut_with(&p, |d, &p| *d = p * (*d - dot) * scale);
     }
-    (matmul(ds.view(), k), matmul(ds.t(), q), matmul(pattern.t(), dz))
+}
+
+/// `softmax(scale · row)`.
+fn softmax_row<F: Real>(mut row: ArrayViewMut1<F>, scale: F) {
+    let max = row.iter().fold(F::neg_infinity(), |m, &x| if x > m { x } else { m });
+    row.mapv_inplace(|x| ((x - max) * scale).exp_real());
+    let sum = row.sum();
+    row /= sum;
 }

@@ -43,7 +43,7 @@ pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: A
     dx
 }
 
-/// `y = gain ∘ x + bias`: `x: [pos, d]`, `gain, bias: [d]`.
+/// `y = gain ∘ x + bias`: `x: [pos, d]`, `gain, bias: [d]`. An empty bias is no bias.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::gain_bias};
@@ -51,7 +51,9 @@ pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: A
 /// ```
 pub fn gain_bias<F: Real>(x: ArrayView2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) -> Array2<F> {
     let mut y = &x * &gain;
-    y += &bias;
+    if !bias.is_empty() {
+        y += &bias;
+    }
     y
 }
 
@@ -65,7 +67,9 @@ pub fn gain_bias_backward<F: Real>(
 ) -> Array2<F> {
     for (dy, x) in dy.rows().into_iter().zip(x.rows()) {
         ndarray::Zip::from(&mut dgain).and(&dy).and(&x).for_each(|g, &d, &x| *g += d * x);
-        dbias += &dy;
+        if !dbias.is_empty() {
+            dbias += &dy;
+        }
     }
     &dy * &gain
 }

@@ -4,7 +4,8 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis
 
 use crate::num::{Real, add_matmul, matmul};
 
-/// `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`.
+/// `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`. An empty `b`
+/// is no bias.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::linear};
@@ -13,7 +14,9 @@ use crate::num::{Real, add_matmul, matmul};
 /// ```
 pub fn linear<F: Real>(x: ArrayView2<F>, w: ArrayView2<F>, b: ArrayView1<F>) -> Array2<F> {
     let mut y = matmul(x, w);
-    y += &b;
+    if !b.is_empty() {
+        y += &b;
+    }
     y
 }
 
@@ -26,6 +29,8 @@ pub fn linear_backward<F: Real>(
     mut db: ArrayViewMut1<F>,
 ) -> Array2<F> {
     add_matmul(dw, F::one(), x.t(), dy);
-    db += &dy.sum_axis(Axis(0));
+    if !db.is_empty() {
+        db += &dy.sum_axis(Axis(0));
+    }
     matmul(dy, w.t())
 }

@@ -1,22 +1,21 @@
 //! How a model and its training look in a notebook.
 
-use super::{Card, Figure, LineChart, Series};
+use std::collections::BTreeMap;
+
+use super::{Card, Figure, LineChart, Series, Table};
 use crate::Result;
-use crate::model::{TrainingLog, Transformer};
+use crate::model::{ActivationCache, Hook, Mlp, TrainingLog, Transformer};
 
 impl Transformer {
     /// The model card: shape, size and fingerprint.
     pub fn card(&self) -> Card {
         let c = &self.config;
         let rows = [
-            (
-                "architecture",
-                "decoder, pre-norm, layer norm, learned positions, GELU, softmax attention".to_string(),
-            ),
+            ("architecture", c.describe()),
             ("blocks", c.n_layers.to_string()),
             ("d_model", c.d_model.to_string()),
             ("heads", format!("{} of width {}", c.n_heads, c.d_head)),
-            ("d_mlp", c.d_mlp.to_string()),
+            ("d_mlp", if c.mlp == Mlp::None { "no MLP".into() } else { c.d_mlp.to_string() }),
             ("vocabulary", format!("{} tokens", c.d_vocab)),
             ("context", format!("{} tokens", c.n_ctx)),
             ("parameters", self.params.count().to_string()),
@@ -36,6 +35,38 @@ impl Transformer {
     }
 }
 
+impl ActivationCache {
+    /// What the cache holds: the names of its hooks with the layers and the shape.
+    pub fn table(&self) -> Table {
+        // In the order of the forward pass; the layers of one place together.
+        let mut places: BTreeMap<Hook, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for (hook, shape) in self.shapes() {
+            let (layers, _) = places.entry(hook.in_layer(0)).or_insert_with(|| (Vec::new(), shape));
+            layers.extend(hook.layer());
+        }
+        let rows = places.into_iter().map(|(hook, (layers, shape))| {
+            let name = hook.to_string().replacen(".0.", ".*.", 1);
+            let layers = match layers[..] {
+                [] => String::new(),
+                [one] => one.to_string(),
+                [first, .., last] => format!("{first} to {last}"),
+            };
+            vec![name.into(), layers.into(), format!("{shape:?}").into()]
+        });
+        Table {
+            title: "Activations".into(),
+            header: ["hook", "layers", "shape"].map(String::from).to_vec(),
+            rows: rows.collect(),
+            note: format!("{self:?}"),
+        }
+    }
+
+    /// Shows the table.
+    pub fn evcxr_display(&self) {
+        self.table().evcxr_display();
+    }
+}
+
 impl TrainingLog {
     /// The loss curve, one point per step, each the mean of the last 2 % of steps.
     pub fn figure(&self) -> Result<Figure> {
@@ -46,7 +77,11 @@ impl TrainingLog {
                 seen.iter().sum::<f64>() / seen.len() as f64
             })
             .collect();
-        let stopped = if self.interrupted { " Training was interrupted." } else { "" };
+        let stopped = match (self.interrupted, self.stopped_early) {
+            (true, _) => " Training was interrupted.",
+            (false, true) => " Training stopped early: the held-out loss no longer fell.",
+            (false, false) => "",
+        };
         LineChart {
             title: "Training loss".into(),
             x_label: "step".into(),

@@ -1,0 +1,207 @@
+//! The tokenizer of llama2.c: pieces with scores, merged best first.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::{Error, ErrorKind, Result};
+
+/// A vocabulary of pieces with scores (SentencePiece's BPE), read from the `tokenizer.bin` of llama2.c.
+///
+/// Text begins with BOS and a space; characters without a piece of their own become bytes; then the adjacent pair that makes
+/// the piece of the highest score is merged until none does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PieceTokenizer {
+    pieces: Vec<Vec<u8>>,
+    scores: Vec<f32>,
+    ids: HashMap<Vec<u8>, u32>,
+}
+
+/// The token that begins a text.
+const BOS: u32 = 1;
+/// The piece of byte 0; byte `b` is piece `b + 3`.
+const FIRST_BYTE: u32 = 3;
+
+impl PieceTokenizer {
+    /// Reads a `tokenizer.bin`: the longest piece's length, then for each piece its score, length and bytes.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let shown = path.display();
+        let bytes = std::fs::read(path).map_err(|e| {
+            Error::new(
+                ErrorKind::File,
+                format!("cannot read {shown}: {e}"),
+                "check the path and its permissions",
+            )
+        })?;
+        Self::parse(&bytes).map_err(|why| {
+            Error::new(
+                ErrorKind::File,
+                format!("{shown} is no tokenizer of llama2.c: {why}"),
+                "give the `tokenizer.bin` that belongs to the model, such as `tok512.bin`",
+            )
+        })
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.first_chunk().copied());
+        let longest = i32::from_le_bytes(word(0).ok_or("it is empty")?);
+        let (mut pieces, mut scores, mut at) = (Vec::new(), Vec::new(), 4);
+        while at < bytes.len() {
+            let n = pieces.len();
+            let (Some(score), Some(len)) = (word(at), word(at + 4)) else {
+                return Err(format!("piece {n} is cut off"));
+            };
+            let (score, len) = (f32::from_le_bytes(score), i32::from_le_bytes(len));
+            if !score.is_finite() || len < 0 || len > longest {
+                return Err(format!("piece {n} has the score {score} and {len} bytes of at most {longest}"));
+            }
+            let piece = bytes.get(at + 8..at + 8 + len as usize).ok_or(format!("piece {n} is cut off"))?;
+            pieces.push(piece.to_vec());
+            scores.push(score);
+            at += 8 + len as usize;
+        }
+        if pieces.len() < FIRST_BYTE as usize + 256 {
+            return Err(format!(
+                "{} pieces are fewer than the 259 that every such tokenizer has",
+                pieces.len()
+            ));
+        }
+        // Of equal pieces the first counts.
+        let mut ids = HashMap::new();
+        for (id, piece) in pieces.iter().enumerate() {
+            ids.entry(piece.clone()).or_insert(id as u32);
+        }
+        Ok(PieceTokenizer { pieces, scores, ids })
+    }
+
+    /// Number of tokens.
+    #[allow(clippy::len_without_is_empty)] // there are always the bytes
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The tokens of `text`, BOS first.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut tokens = vec![BOS];
+        let spaced = if text.is_empty() { String::new() } else { format!(" {text}") };
+        for c in spaced.chars() {
+            let mut buffer = [0; 4];
+            let bytes = c.encode_utf8(&mut buffer).as_bytes();
+            match self.ids.get(bytes) {
+                Some(&id) => tokens.push(id),
+                None => tokens.extend(bytes.iter().map(|&b| FIRST_BYTE + u32::from(b))),
+            }
+        }
+        while let Some((at, id)) = self.best_pair(&tokens) {
+            tokens[at] = id;
+            tokens.remove(at + 1);
+        }
+        tokens
+    }
+
+    /// The leftmost of the pairs whose piece has the highest score.
+    fn best_pair(&self, tokens: &[u32]) -> Option<(usize, u32)> {
+        let mut best: Option<(f32, usize, u32)> = None;
+        for at in 0..tokens.len().saturating_sub(1) {
+            let pair =
+                [&self.pieces[tokens[at] as usize][..], &self.pieces[tokens[at + 1] as usize]].concat();
+            if let Some(&id) = self.ids.get(&pair) {
+                let score = self.scores[id as usize];
+                if best.is_none_or(|(highest, ..)| score > highest) {
+                    best = Some((score, at, id));
+                }
+            }
+        }
+        best.map(|(_, at, id)| (at, id))
+    }
+
+    /// The text of `tokens`. BOS and the space after it are not part of it; bytes that are no text become `�`.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut bytes = Vec::new();
+        for (i, &token) in tokens.iter().enumerate() {
+            if token == BOS {
+                continue;
+            }
+            let after_bos = i > 0 && tokens[i - 1] == BOS;
+            let text = self.bytes_of(token);
+            bytes.extend_from_slice(if after_bos { text.strip_prefix(b" ").unwrap_or(&text) } else { &text });
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How a token is written in a figure.
+    pub fn token_text(&self, token: u32) -> String {
+        String::from_utf8_lossy(&self.bytes_of(token)).into_owned()
+    }
+
+    /// What a token writes: its piece, or the byte that `<0x0A>` stands for.
+    fn bytes_of(&self, token: u32) -> Vec<u8> {
+        match self.pieces.get(token as usize) {
+            None => "�".into(),
+            Some(_) if (FIRST_BYTE..FIRST_BYTE + 256).contains(&token) => vec![(token - FIRST_BYTE) as u8],
+            Some(piece) => piece.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The 259 pieces that are always there, and these.
+    fn file(more: &[(&str, f32)]) -> Vec<u8> {
+        let mut bytes = 9_i32.to_le_bytes().to_vec();
+        let mut push = |piece: &str, score: f32| {
+            bytes.extend(score.to_le_bytes());
+            bytes.extend((piece.len() as i32).to_le_bytes());
+            bytes.extend(piece.as_bytes());
+        };
+        ["<unk>", "<s>", "</s>"].iter().for_each(|p| push(p, 0.0));
+        (0..256).for_each(|b| push(&format!("<0x{b:02X}>"), 0.0));
+        more.iter().for_each(|(p, score)| push(p, *score));
+        bytes
+    }
+
+    #[test]
+    fn the_pair_with_the_highest_score_is_merged_first() {
+        let pieces = [(" ", -1.0), ("a", -2.0), ("b", -3.0), ("ab", -5.0), ("ba", -4.0), (" ab", -6.0)];
+        let t = PieceTokenizer::parse(&file(&pieces)).unwrap();
+        // " aba": "ba" (-4) before "ab" (-5), and then nothing is left to merge.
+        assert_eq!(t.encode("aba"), [1, 259, 260, 263]);
+        // " ab": no "ba"; "ab", then " ab".
+        assert_eq!(t.encode("ab"), [1, 264]);
+        // A character without a piece is its bytes: é is C3 A9.
+        assert_eq!(t.encode("é"), [1, 259, 3 + 0xC3, 3 + 0xA9]);
+        for text in ["aba", "é ab\n", "", " a"] {
+            assert_eq!(t.decode(&t.encode(text)), text);
+        }
+    }
+
+    #[test]
+    fn cut_off_files_are_refused() {
+        let whole = file(&[]);
+        for len in [0, 3, 4, 7, 11, 13, whole.len() - 1] {
+            assert!(PieceTokenizer::parse(&whole[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            edits in proptest::collection::vec((0_usize..3000, any::<u8>()), 0..8),
+            len in 0_usize..4000,
+            text in ".{0,20}",
+        ) {
+            let mut bytes = file(&[("ab", -1.0)]);
+            for (at, byte) in edits {
+                let n = bytes.len();
+                bytes[at % n] = byte;
+            }
+            bytes.truncate(len);
+            if let Ok(t) = PieceTokenizer::parse(&bytes) {
+                t.decode(&t.encode(&text));
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The attention of a block with its hooks: forward next to backward.
+
+use ndarray::{Array2, Array4, ArrayView2, ArrayViewMut2, Axis, Ix2, SliceInfo, SliceInfoElem, s};
+
+use super::architecture::Attention;
+use super::network::Network;
+use super::taps::Taps;
+use super::{BlockParams, Hook};
+use crate::nn::{
+    attention, attention_backward, attention_scores, linear, linear_attention, linear_attention_backward,
+    linear_backward, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
+};
+use crate::num::{add_matmul, matmul};
+
+/// What attention did; rows are `sequence · pos`, heads side by side.
+#[derive(Clone)]
+pub(crate) struct AttentionTape {
+    /// What is compared: turned, if positions are rotary.
+    q: Array2<f32>,
+    k: Array2<f32>,
+    v: Array2<f32>,
+    /// `[sequence, head, query pos, key pos]`.
+    pattern: Array4<f32>,
+    /// What the softmax gave before an intervention changed it.
+    unchanged_pattern: Option<Array4<f32>>,
+    z: Array2<f32>,
+}
+
+/// `x: [sequence · pos, d_model]` to what attention adds.
+pub(crate) fn attend(
+    net: &Network,
+    l: usize,
+    x: ArrayView2<f32>,
+    taps: &mut Taps,
+) -> (AttentionTape, Array2<f32>) {
+    let (c, p) = (net.config, net.block(l));
+    let mut q = linear(x, p.w_q.view(), p.b_q.view());
+    let mut k = linear(x, p.w_k.view(), p.b_k.view());
+    let mut v = linear(x, p.w_v.view(), p.b_v.view());
+    taps.forward(Hook::Q(l), &mut q);
+    taps.forward(Hook::K(l), &mut k);
+    taps.forward(Hook::V(l), &mut v);
+    if let Some(table) = &net.rotary {
+        q = rotary(q.view(), c.d_head, table);
+        k = rotary(k.view(), c.d_head, table);
+        taps.forward(Hook::RotQ(l), &mut q);
+        taps.forward(Hook::RotK(l), &mut k);
+    }
+    let n_seqs = x.nrows() / net.n_pos;
+    let mut pattern = Array4::zeros((n_seqs, c.n_heads, net.n_pos, net.n_pos));
+    let mut unchanged_pattern = None;
+    let mut z = Array2::zeros(q.dim());
+    if changes_pattern(l, taps) {
+        unchanged_pattern = patterns(net, l, &q, &k, &mut pattern, taps);
+        for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+            let pattern = pattern.slice(s![sequence, head, .., ..]);
+            z.slice_mut(at).assign(&matmul(pattern, v.slice(kv_at)));
+        });
+    } else {
+        for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+            let (q, k, v) = (q.slice(at), k.slice(kv_at), v.slice(kv_at));
+            let (head_z, head_pattern) = match c.attention {
+                Attention::Softmax => attention(q, k, v, c.mask),
+                Attention::Linear => linear_attention(q, k, v, c.mask),
+            };
+            z.slice_mut(at).assign(&head_z);
+            pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
+        });
+        if taps.wants(Hook::AttnScores(l)) {
+            taps.forward(Hook::AttnScores(l), &mut scores(net, &q, &k));
+        }
+        taps.forward(Hook::Pattern(l), &mut pattern);
+    }
+    taps.forward(Hook::Z(l), &mut z);
+    let mut out = linear(z.view(), p.w_o.view(), p.b_o.view());
+    if taps.wants(Hook::Result(l)) {
+        let mut result = results(net, l, &z);
+        taps.forward(Hook::Result(l), &mut result);
+        if taps.changes(Hook::Result(l)) {
+            out = sum_of_heads(&result, c.d_model);
+            if !p.b_o.is_empty() {
+                out += &p.b_o;
+            }
+        }
+    }
+    (AttentionTape { q, k, v, pattern, unchanged_pattern, z }, out)
+}
+
+/// `dx` from the gradient `dout` of what was added; adds to `grad`.
+pub(crate) fn attend_backward(
+    net: &Network,
+    l: usize,
+    dout: ArrayView2<f32>,
+    x: ArrayView2<f32>,
+    tape: &AttentionTape,
+    grad: &mut BlockParams,
+    taps: &mut Taps,
+) -> Array2<f32> {
+    let (c, p) = (net.config, net.block(l));
+    let mut dz = out_backward(net, l, dout, tape, grad, taps);
+    taps.backward(Hook::Z(l), &mut dz);
+    let n_seqs = x.nrows() / net.n_pos;
+    let (mut dq, mut dk, mut dv) =
+        (Array2::zeros(tape.q.dim()), Array2::zeros(tape.k.dim()), Array2::zeros(tape.v.dim()));
+    let dscores = (taps.wants(Hook::Pattern(l)) || taps.wants(Hook::AttnScores(l)))
+        .then(|| scores_backward(net, l, &dz, tape, taps));
+    for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+        let pattern = tape.pattern.slice(s![sequence, head, .., ..]);
+        let (dz, q, k, v) = (dz.slice(at), tape.q.slice(at), tape.k.slice(kv_at), tape.v.slice(kv_at));
+        let (head_dq, head_dk, head_dv) = match (&dscores, c.attention) {
+            (Some(dscores), _) => {
+                let ds = dscores.slice(s![sequence, head, .., ..]);
+                (matmul(ds, k), matmul(ds.t(), q), matmul(pattern.t(), dz))
+            }
+            (None, Attention::Softmax) => attention_backward(dz, q, k, v, pattern),
+            (None, Attention::Linear) => linear_attention_backward(dz, q, k, v, pattern, c.mask),
+        };
+        dq.slice_mut(at).assign(&head_dq);
+        // Every query head that reads a key/value head adds to its gradient.
+        if head.is_multiple_of(c.n_heads / c.n_kv_heads()) {
+            dk.slice_mut(kv_at).assign(&head_dk);
+            dv.slice_mut(kv_at).assign(&head_dv);
+        } else {
+            let (mut dk, mut dv) = (dk.slice_mut(kv_at), dv.slice_mut(kv_at));
+            dk += &head_dk;
+            dv += &head_dv;
+        }
+    });
+    if let Some(table) = &net.rotary {
+        taps.backward(Hook::RotQ(l), &mut dq);
+        taps.backward(Hook::RotK(l), &mut dk);
+        dq = rotary_backward(dq.view(), c.d_head, table);
+        dk = rotary_backward(dk.view(), c.d_head, table);
+    }
+    taps.backward(Hook::Q(l), &mut dq);
+    taps.backward(Hook::K(l), &mut dk);
+    taps.backward(Hook::V(l), &mut dv);
+    let mut dx = linear_backward(dq.view(), x, p.w_q.view(), grad.w_q.view_mut(), grad.b_q.view_mut());
+    dx += &linear_backward(dk.view(), x, p.w_k.view(), grad.w_k.view_mut(), grad.b_k.view_mut());
+    dx += &linear_backward(dv.view(), x, p.w_v.view(), grad.w_v.view_mut(), grad.b_v.view_mut());
+    dx
+}
+
+/// `dz`, through the heads' results one by one where they are asked for.
+fn out_backward(
+    net: &Network,
+    l: usize,
+    dout: ArrayView2<f32>,
+    tape: &AttentionTape,
+    grad: &mut BlockParams,
+    taps: &mut Taps,
+) -> Array2<f32> {
+    let (c, p) = (net.config, net.block(l));
+    if !taps.wants(Hook::Result(l)) {
+        return linear_backward(dout, tape.z.view(), p.w_o.view(), grad.w_o.view_mut(), grad.b_o.view_mut());
+    }
+    if !grad.b_o.is_empty() {
+        grad.b_o += &dout.sum_axis(Axis(0));
+    }
+    let mut dresult = Array2::zeros((dout.nrows(), c.n_heads * c.d_model));
+    for mut head in dresult.axis_chunks_iter_mut(Axis(1), c.d_model) {
+        head.assign(&dout);
+    }
+    taps.backward(Hook::Result(l), &mut dresult);
+    let mut dz = Array2::zeros(tape.z.dim());
+    for head in 0..c.n_heads {
+        let width = head * c.d_head..(head + 1) * c.d_head;
+        let dresult = dresult.slice(s![.., head * c.d_model..(head + 1) * c.d_model]);
+        let z = tape.z.slice(s![.., width.clone()]);
+        add_matmul(grad.w_o.slice_mut(s![width.clone(), ..]), 1.0, z.t(), dresult);
+        let mut dz: ArrayViewMut2<f32> = dz.slice_mut(s![.., width.clone()]);
+        dz.assign(&matmul(dresult, p.w_o.slice(s![width, ..]).t()));
+    }
+    dz
+}
+
+/// Whether the pattern, or what it is made of, is changed, so that all heads' patterns are needed before any is used.
+fn changes_pattern(l: usize, taps: &Taps) -> bool {
+    taps.changes(Hook::AttnScores(l)) || taps.changes(Hook::Pattern(l))
+}
+
+/// Scores and patterns of all heads, changed where the hooks say so. Returns the patterns before a change, if there is one.
+fn patterns(
+    net: &Network,
+    l: usize,
+    q: &Array2<f32>,
+    k: &Array2<f32>,
+    pattern: &mut Array4<f32>,
+    taps: &mut Taps,
+) -> Option<Array4<f32>> {
+    let c = net.config;
+    match c.attention {
+        Attention::Softmax => {
+            pattern.assign(&scores(net, q, k));
+            taps.forward(Hook::AttnScores(l), pattern);
+            for mut rows in pattern.rows_mut() {
+                softmax_rows(&mut rows.view_mut().insert_axis(Axis(0)));
+            }
+        }
+        Attention::Linear => for_heads(net, pattern.len_of(Axis(0)), |sequence, head, at, kv_at| {
+            let mut scores = matmul(q.slice(at), k.slice(kv_at).t());
+            mask_rows(&mut scores.view_mut(), c.mask);
+            pattern.slice_mut(s![sequence, head, .., ..]).assign(&scores);
+        }),
+    }
+    let unchanged = taps.changes(Hook::Pattern(l)).then(|| pattern.clone());
+    taps.forward(Hook::Pattern(l), pattern);
+    unchanged
+}
+
+/// Scores of softmax attention, `[sequence, head, query pos, key pos]`.
+fn scores(net: &Network, q: &Array2<f32>, k: &Array2<f32>) -> Array4<f32> {
+    let n_seqs = q.nrows() / net.n_pos;
+    let mut scores = Array4::zeros((n_seqs, net.config.n_heads, net.n_pos, net.n_pos));
+    for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+        let head_scores = attention_scores(q.slice(at), k.slice(kv_at), net.config.mask);
+        scores.slice_mut(s![sequence, head, .., ..]).assign(&head_scores);
+    });
+    scores
+}
+
+/// The gradient of `q kᵀ` through the hooks at pattern and scores.
+fn scores_backward(
+    net: &Network,
+    l: usize,
+    dz: &Array2<f32>,
+    tape: &AttentionTape,
+    taps: &mut Taps,
+) -> Array4<f32> {
+    let c = net.config;
+    let mut d = Array4::zeros(tape.pattern.dim());
+    for_heads(net, d.len_of(Axis(0)), |sequence, head, at, kv_at| {
+        let dpattern = matmul(dz.slice(at), tape.v.slice(kv_at).t());
+        d.slice_mut(s![sequence, head, .., ..]).assign(&dpattern);
+    });
+    taps.backward(Hook::Pattern(l), &mut d);
+    match c.attention {
+        Attention::Softmax => {
+            let pattern = tape.unchanged_pattern.as_ref().unwrap_or(&tape.pattern);
+            for (mut d, p) in d.outer_iter_mut().zip(pattern.outer_iter()) {
+                for (mut d, p) in d.outer_iter_mut().zip(p.outer_iter()) {
+                    softmax_backward(&mut d, p, 1.0);
+                }
+            }
+            taps.backward(Hook::AttnScores(l), &mut d);
+            d *= 1.0 / (c.d_head as f32).sqrt();
+        }
+        Attention::Linear => {
+            for mut d in d.outer_iter_mut() {
+                d.outer_iter_mut().for_each(|mut d| mask_rows(&mut d, c.mask));
+            }
+        }
+    }
+    d
+}
+
+/// What each head adds, `[sequence · pos, head · d_model]`.
+fn results(net: &Network, l: usize, z: &Array2<f32>) -> Array2<f32> {
+    let (c, p) = (net.config, net.block(l));
+    let mut results = Array2::zeros((z.nrows(), c.n_heads * c.d_model));
+    for (head, mut result) in results.axis_chunks_iter_mut(Axis(1), c.d_model).enumerate() {
+        let width = head * c.d_head..(head + 1) * c.d_head;
+        result.assign(&matmul(z.slice(s![.., width.clone()]), p.w_o.slice(s![width, ..])));
+    }
+    results
+}
+
+fn sum_of_heads(results: &Array2<f32>, d_model: usize) -> Array2<f32> {
+    let mut sum = Array2::zeros((results.nrows(), d_model));
+    for result in results.axis_chunks_iter(Axis(1), d_model) {
+        sum += &result;
+    }
+    sum
+}
+
+type At = SliceInfo<[SliceInfoElem; 2], Ix2, Ix2>;
+
+/// Calls `each` with every sequence, head, the place of the head's queries, and that of the keys and values it reads.
+fn for_heads(net: &Network, n_seqs: usize, mut each: impl FnMut(usize, usize, At, At)) {
+    let (c, n_pos) = (net.config, net.n_pos);
+    let group = c.n_heads / c.n_kv_heads();
+    let at = |sequence: usize, head: usize| -> At {
+        s![sequence * n_pos..(sequence + 1) * n_pos, head * c.d_head..(head + 1) * c.d_head]
+    };
+    for sequence in 0..n_seqs {
+        for head in 0..c.n_heads {
+            each(sequence, head, at(sequence, head), at(sequence, head / group));
+        }
+    }
+}

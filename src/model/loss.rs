@@ -1,0 +1,264 @@
+//! The loss of a network and its gradients, with respect to weights and to activations.
+
+use ndarray::{Array2, Array3, ArrayView2, Axis, s};
+use rayon::prelude::*;
+
+use super::architecture::Supervision;
+use super::backward::{backward, unembed_backward};
+use super::forward::{Tape, forward, forward_logits, unembed};
+use super::network::Network;
+use super::run::parts;
+use super::taps::Taps;
+use super::{ActivationCache, Hook, Intervention, Params, Transformer};
+use crate::nn::{Mask, cross_entropy};
+use crate::{Error, ErrorKind, Result};
+
+impl Transformer {
+    /// Mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
+    ///
+    /// Only positions that do not see their next token count: all under a causal mask, the last of the prefix and those after it
+    /// under a prefix, the last one without a mask.
+    pub fn loss(&self, tokens: &Array2<u32>) -> Result<f64> {
+        self.loss_with(tokens, &[])
+    }
+
+    /// The loss of the network with interventions.
+    pub fn loss_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<f64> {
+        let batch = self.check_loss(tokens, interventions)?;
+        let net = Network::new(&self.config, &self.params, batch.1);
+        let losses: Vec<f64> = parts(tokens, None)
+            .into_par_iter()
+            .map(|part| {
+                let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
+                let input = part.tokens.slice(s![.., ..batch.1]);
+                let logits = forward_logits(&net, input, &mut taps);
+                next_token_loss(logits.view(), part.tokens, self.config.mask).0
+            })
+            .collect();
+        Ok(losses.into_iter().sum::<f64>() / self.n_counted(batch) as f64)
+    }
+
+    /// The loss of every layer: the stream that each block leaves, read through the final norm and the unembedding. The last is
+    /// [`loss`](Transformer::loss).
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, n_layers: 2, ..Default::default() })?;
+    /// let tokens = array![[0, 1, 2, 3]];
+    /// let losses = model.layer_losses(&tokens)?;
+    /// assert_eq!((losses.len(), losses[1]), (2, model.loss(&tokens)?));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn layer_losses(&self, tokens: &Array2<u32>) -> Result<Vec<f64>> {
+        let batch = self.check_loss(tokens, &[])?;
+        let net = Network::new(&self.config, &self.params, batch.1);
+        let losses: Vec<Vec<f64>> = parts(tokens, None)
+            .into_par_iter()
+            .map(|part| {
+                let mut taps = Taps::none(&self.config);
+                let tape = forward(&net, part.tokens.slice(s![.., ..batch.1]), &mut taps);
+                let layers = 1..=self.config.n_layers;
+                layers
+                    .map(|l| {
+                        let logits = unembed(&net, tape.resid(l).view(), &mut taps).logits;
+                        next_token_loss(logits.view(), part.tokens, self.config.mask).0
+                    })
+                    .collect()
+            })
+            .collect();
+        let n = self.n_counted(batch) as f64;
+        let layer = |l: usize| losses.iter().map(|part| part[l]).sum::<f64>() / n;
+        Ok((0..self.config.n_layers).map(layer).collect())
+    }
+
+    /// The training loss, and its gradient with respect to every parameter. The training loss is the
+    /// [`loss`](Transformer::loss), or the mean of the [`layer_losses`](Transformer::layer_losses) if every layer is supervised.
+    pub fn loss_and_grad(&self, tokens: &Array2<u32>) -> Result<(f64, Params)> {
+        self.loss_and_grad_with(tokens, &[])
+    }
+
+    /// The same of the network with interventions: no gradient flows back through what was replaced. Final norm hooks act on
+    /// the last layer only, where every layer is supervised.
+    pub fn loss_and_grad_with(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+    ) -> Result<(f64, Params)> {
+        self.loss_and_grads(tokens, interventions, None)
+    }
+
+    /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation was
+    /// replaced, the gradient is that of what stands there.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, n_layers: 2, ..Default::default() })?;
+    /// let (_, grads) = model.loss_and_hook_grads(&array![[0, 1, 2, 3]], &[], &|h| h == Hook::Embed)?;
+    /// assert_eq!(grads.get(Hook::Embed)?.shape(), [1, 3, 64]);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn loss_and_hook_grads(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+        keep: &dyn Fn(Hook) -> bool,
+    ) -> Result<(f64, ActivationCache)> {
+        let (n_seqs, n_pos) = self.check_loss(tokens, interventions)?;
+        let mut grads = self.empty_cache((n_seqs, n_pos), keep);
+        let (loss, _) = self.loss_and_grads(tokens, interventions, Some(&mut grads))?;
+        Ok((loss, grads))
+    }
+
+    /// The gradient of `Σ dlogits ∘ logits` with respect to the activations that `keep` asks for: with a one-hot `dlogits:
+    /// [batch, pos, d_vocab]` that of one logit, with a `+1` and a `-1` that of a logit difference.
+    pub fn logits_hook_grads(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+        dlogits: &Array3<f32>,
+        keep: &dyn Fn(Hook) -> bool,
+    ) -> Result<ActivationCache> {
+        self.check_tokens(tokens)?;
+        let batch @ (n_seqs, n_pos) = tokens.dim();
+        interventions.iter().try_for_each(|i| i.check(&self.config, n_seqs, n_pos))?;
+        let shape = (n_seqs, n_pos, self.config.d_vocab);
+        if dlogits.dim() != shape {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("dlogits has the shape {:?}, the logits have {shape:?}", dlogits.dim()),
+                "give one number for each logit",
+            ));
+        }
+        let mut grads = self.empty_cache(batch, keep);
+        let net = Network::new(&self.config, &self.params, n_pos);
+        parts(tokens, Some(&mut grads)).into_par_iter().for_each(|part| {
+            let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());
+            let tape = forward(&net, part.tokens, &mut taps);
+            let rows = part.first_seq..part.first_seq + part.tokens.nrows();
+            let dlogits = dlogits.slice(s![rows, .., ..]);
+            let dlogits = dlogits
+                .to_shape((part.tokens.len(), self.config.d_vocab))
+                .expect("one row of logits for each token");
+            let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
+            let mut grad = Params::zeros(&self.config);
+            backward(&net, &tape, part.tokens, dlogits.view(), &[], &mut grad, &mut taps);
+        });
+        Ok(grads)
+    }
+
+    /// The training loss with both kinds of gradients.
+    fn loss_and_grads(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+        kept: Option<&mut ActivationCache>,
+    ) -> Result<(f64, Params)> {
+        let batch = self.check_loss(tokens, interventions)?;
+        let net = Network::new(&self.config, &self.params, batch.1);
+        let n_supervised = match self.config.supervision {
+            Supervision::Final => 1,
+            Supervision::EveryLayer => self.config.n_layers,
+        };
+        let n = self.n_counted(batch) * n_supervised;
+        let parts: Vec<(f64, Params)> = parts(tokens, kept)
+            .into_par_iter()
+            .map(|part| {
+                let input = part.tokens.slice(s![.., ..batch.1]);
+                let mut taps =
+                    Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());
+                let tape = forward(&net, input, &mut taps);
+                let (mut loss, mut dlogits) =
+                    next_token_loss(tape.logits.view(), part.tokens, self.config.mask);
+                let mut grad = Params::zeros(&self.config);
+                let mut dstreams = Vec::new();
+                if self.config.supervision == Supervision::EveryLayer {
+                    let lower;
+                    (lower, dstreams) = lower_layers(&net, &tape, part.tokens, n, &mut grad);
+                    loss += lower;
+                }
+                dlogits.mapv_inplace(|d| d / n as f32);
+                let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
+                backward(&net, &tape, input, dlogits.view(), &dstreams, &mut grad, &mut taps);
+                (loss, grad)
+            })
+            .collect();
+        let mut total = 0.0;
+        let mut sum: Option<Params> = None;
+        for (loss, grad) in parts {
+            total += loss;
+            match &mut sum {
+                None => sum = Some(grad),
+                Some(sum) => sum.add(&grad),
+            }
+        }
+        Ok((total / n as f64, sum.expect("a checked batch has a part")))
+    }
+
+    /// Positions that do not see their next token.
+    fn n_counted(&self, (n_seqs, n_pos): (usize, usize)) -> usize {
+        n_seqs * counted(self.config.mask, n_pos).len()
+    }
+
+    /// Refuses tokens without a loss; returns the shape of the input.
+    fn check_loss(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<(usize, usize)> {
+        let n_pos = tokens.ncols().saturating_sub(1);
+        if n_pos == 0 {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("sequences of {} tokens have no next token to predict", tokens.ncols()),
+                "pass at least two tokens per sequence",
+            ));
+        }
+        self.check_shape((tokens.nrows(), n_pos))?;
+        self.check_range(tokens)?;
+        interventions.iter().try_for_each(|i| i.check(&self.config, tokens.nrows(), n_pos))?;
+        Ok((tokens.nrows(), n_pos))
+    }
+}
+
+/// The summed loss of all layers but the last, read through the final norm and unembedding, whose gradients go to `grad`; and
+/// the gradients of the streams that blocks leave. `n` is what the sum is divided by.
+fn lower_layers(
+    net: &Network,
+    tape: &Tape,
+    tokens: ArrayView2<u32>,
+    n: usize,
+    grad: &mut Params,
+) -> (f64, Vec<Array2<f32>>) {
+    let mut taps = Taps::none(net.config);
+    let mut total = 0.0;
+    let mut dstreams = Vec::new();
+    for l in 1..net.config.n_layers {
+        let read = unembed(net, tape.resid(l).view(), &mut taps);
+        let (loss, mut dlogits) = next_token_loss(read.logits.view(), tokens, net.config.mask);
+        dlogits.mapv_inplace(|d| d / n as f32);
+        total += loss;
+        dstreams.push(unembed_backward(net, &read.ln_final, dlogits.view(), grad, &mut taps));
+    }
+    (total, dstreams)
+}
+
+/// Positions whose next token the mask hides from them. There always is one: the last sees no token beyond.
+fn counted(mask: Mask, n_pos: usize) -> Vec<usize> {
+    (0..n_pos).filter(|&t| mask.n_visible(t, n_pos) == t + 1).collect()
+}
+
+/// Summed cross-entropy of `logits: [sequence · pos, d_vocab]` with the next of `tokens: [sequence, pos + 1]`, and its gradient.
+fn next_token_loss(logits: ArrayView2<f32>, tokens: ArrayView2<u32>, mask: Mask) -> (f64, Array2<f32>) {
+    let n_pos = tokens.ncols() - 1;
+    let counted = counted(mask, n_pos);
+    if counted.len() == n_pos {
+        let targets: Vec<u32> = tokens.slice(s![.., 1..]).iter().copied().collect();
+        return cross_entropy(logits, &targets);
+    }
+    let at: Vec<(usize, usize)> =
+        (0..tokens.nrows()).flat_map(|seq| counted.iter().map(move |&t| (seq, t))).collect();
+    let rows: Vec<usize> = at.iter().map(|(seq, t)| seq * n_pos + t).collect();
+    let targets: Vec<u32> = at.iter().map(|&(seq, t)| tokens[(seq, t + 1)]).collect();
+    let (loss, dcounted) = cross_entropy(logits.select(Axis(0), &rows).view(), &targets);
+    let mut dlogits = Array2::zeros(logits.dim());
+    for (row, d) in rows.into_iter().zip(dcounted.rows()) {
+        dlogits.row_mut(row).assign(&d);
+    }
+    (loss, dlogits)
+}

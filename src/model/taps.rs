@@ -1,0 +1,159 @@
+//! What a pass does at each hook: change the activation, and keep it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ndarray::{
+    Array, Array2, ArrayD, ArrayView2, ArrayViewD, ArrayViewMutD, Axis, CowArray, Dimension, Ix2, Slice,
+};
+
+use super::hook::Axes;
+use super::intervention::Change;
+use super::{Config, Hook, Intervention};
+
+/// The hooks of one part of a batch. Without interventions and with nothing to keep, it does nothing at all.
+pub(crate) struct Taps<'a> {
+    config: &'a Config,
+    interventions: &'a [Intervention],
+    /// Where this part begins in the batch, and how many sequences the batch has.
+    first_seq: usize,
+    batch: usize,
+    n_pos: usize,
+    /// This part of each array that is kept.
+    kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
+}
+
+impl<'a> Taps<'a> {
+    /// Hooks that change and keep nothing.
+    pub(crate) fn none(config: &'a Config) -> Self {
+        Taps { config, interventions: &[], first_seq: 0, batch: 0, n_pos: 0, kept: BTreeMap::new() }
+    }
+
+    /// Hooks of the part that begins at `first_seq` of a batch of `batch` sequences with `n_pos` positions; the interventions
+    /// were checked against it.
+    pub(crate) fn new(
+        config: &'a Config,
+        interventions: &'a [Intervention],
+        first_seq: usize,
+        (batch, n_pos): (usize, usize),
+        kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
+    ) -> Self {
+        Taps { config, interventions, first_seq, batch, n_pos, kept }
+    }
+
+    /// Whether the activation is changed here.
+    pub(crate) fn changes(&self, hook: Hook) -> bool {
+        self.interventions.iter().any(|i| i.hook == hook)
+    }
+
+    /// Whether anything happens here.
+    pub(crate) fn wants(&self, hook: Hook) -> bool {
+        self.kept.contains_key(&hook) || self.changes(hook)
+    }
+
+    /// Changes the activation, then keeps it.
+    pub(crate) fn forward<D: Dimension>(&mut self, hook: Hook, x: &mut Array<f32, D>) {
+        if !self.wants(hook) {
+            return;
+        }
+        let mut x = self.shaped(hook, x);
+        for i in self.interventions.iter().filter(|i| i.hook == hook) {
+            let (Change::Replace(value) | Change::Add(value)) = &i.change;
+            let value = self.part_of(value, hook, x.len_of(Axis(0)));
+            for region in self.regions(i) {
+                let (mut x, mut value) = (x.view_mut(), value.view());
+                for (axis, range) in region {
+                    x.slice_axis_inplace(axis, range);
+                    value.slice_axis_inplace(axis, range);
+                }
+                match i.change {
+                    Change::Replace(_) => x.assign(&value),
+                    Change::Add(_) => x += &value,
+                }
+            }
+        }
+        if let Some(kept) = self.kept.get_mut(&hook) {
+            kept.assign(&x);
+        }
+    }
+
+    /// Keeps an activation that is not changed.
+    pub(crate) fn keep(&mut self, hook: Hook, x: ArrayView2<f32>) {
+        if let Some(kept) = self.kept.get_mut(&hook) {
+            let shape = kept.raw_dim();
+            kept.assign(&x.to_shape(shape).expect("one row per token"));
+        }
+    }
+
+    /// Keeps the gradient of the activation, then stops it where the activation was replaced.
+    pub(crate) fn backward<D: Dimension>(&mut self, hook: Hook, dx: &mut Array<f32, D>) {
+        if !self.wants(hook) {
+            return;
+        }
+        let mut dx = self.shaped(hook, dx);
+        if let Some(kept) = self.kept.get_mut(&hook) {
+            kept.assign(&dx);
+        }
+        for i in self.interventions.iter().filter(|i| i.hook == hook) {
+            if matches!(i.change, Change::Add(_)) {
+                continue;
+            }
+            for region in self.regions(i) {
+                let mut dx = dx.view_mut();
+                region.into_iter().for_each(|(axis, range)| dx.slice_axis_inplace(axis, range));
+                dx.fill(0.0);
+            }
+        }
+    }
+
+    /// The gradient on a branch of the network that begins at `hook`: `dx` itself, or a copy that the hook has changed.
+    pub(crate) fn branch<'x>(&mut self, hook: Hook, dx: &'x Array2<f32>) -> CowArray<'x, f32, Ix2> {
+        if !self.wants(hook) {
+            return dx.view().into();
+        }
+        let mut branch = dx.clone();
+        self.backward(hook, &mut branch);
+        branch.into()
+    }
+
+    /// The activation with the axes of its hook.
+    fn shaped<'x, D: Dimension>(&self, hook: Hook, x: &'x mut Array<f32, D>) -> ArrayViewMutD<'x, f32> {
+        let width: usize = match hook.axes(self.config) {
+            Axes::Rows(width) => width,
+            Axes::Heads(heads, width) => heads * width,
+            Axes::Pattern(heads) => heads * self.n_pos,
+        };
+        let n_seqs = x.len() / (width * self.n_pos);
+        let shape = hook.shape(self.config, n_seqs, self.n_pos);
+        let numbers = x.as_slice_mut().expect("an activation is stored row by row");
+        ArrayViewMutD::from_shape(shape, numbers).expect("an activation has the shape of its hook")
+    }
+
+    /// The value spread over the batch, of which these `n_seqs` sequences are taken.
+    fn part_of<'v>(&self, value: &'v ArrayD<f32>, hook: Hook, n_seqs: usize) -> ArrayViewD<'v, f32> {
+        let shape = hook.shape(self.config, self.batch, self.n_pos);
+        let mut value = value.broadcast(shape).expect("interventions were checked");
+        value.slice_axis_inplace(Axis(0), Slice::from(self.first_seq..self.first_seq + n_seqs));
+        value
+    }
+
+    /// What an intervention has chosen: one region for each pair of a position and a head.
+    fn regions(&self, i: &Intervention) -> Vec<Vec<(Axis, Slice)>> {
+        let (pos_axis, head_axis) = match i.hook.axes(self.config) {
+            Axes::Pattern(_) => (Axis(2), Axis(1)),
+            Axes::Heads(..) | Axes::Rows(_) => (Axis(1), Axis(2)),
+        };
+        let ranges = |axis: Axis, chosen: &Option<Vec<usize>>| -> Vec<Vec<(Axis, Slice)>> {
+            match chosen {
+                None => vec![vec![]],
+                // Chosen twice is chosen once.
+                Some(chosen) => {
+                    let once: BTreeSet<usize> = chosen.iter().copied().collect();
+                    once.into_iter().map(|at| vec![(axis, Slice::from(at..=at))]).collect()
+                }
+            }
+        };
+        let heads = ranges(head_axis, &i.heads);
+        let positions = ranges(pos_axis, &i.positions).into_iter();
+        positions.flat_map(|p| heads.iter().map(move |h| [p.clone(), h.clone()].concat())).collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! Weights as files: our own, and those of other people's models.
+//!
+//! | what | read with | names and layout |
+//! |---|---|---|
+//! | our own `.safetensors` | [`Transformer::load`](super::Transformer::load) | TransformerLens's, `[in, out]` |
+//! | a Hugging Face folder: GPT-2, Llama, GPT-NeoX (Pythia) | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
+//! | llama2.c's `.bin` | [`Transformer::from_llama2c`](super::Transformer::from_llama2c) | by position, `[out, in]` |
+//!
+//! A reader checks every size against the file before it allocates, so that memory is bounded by the file; then the name,
+//! shape and type of every tensor and that its numbers are finite. An error names the first tensor that is wrong. A
+//! tensor that the architecture has no place for is an error too: nothing is dropped, folded or centred silently.
+
+mod count;
+mod hugging_face;
+mod layout;
+mod llama2c;
+mod own;
+mod tensors;
+
+pub use own::Provenance;
+pub(crate) use own::{read_document, write_document};
+pub(crate) use tensors::Tensors;
+
+use super::{Config, Params};
+use crate::Result;
+use std::path::Path;
+
+/// The weights of this shape, each tensor asked for by name and shape. `n_stored` is how many numbers there are to read.
+fn build(
+    config: &Config,
+    n_stored: usize,
+    shown: &str,
+    mut tensor: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+) -> Result<Params> {
+    config.check()?;
+    let n = count::n_params(config);
+    if n > n_stored as u128 {
+        return Err(tensors::refuse(
+            shown,
+            format!("describes a model of {n} numbers and holds {n_stored}"),
+            "is the file complete, and does the configuration belong to it?",
+        ));
+    }
+    let mut params = Params::zeros(config);
+    let wanted: Vec<(String, Vec<usize>)> =
+        params.tensors().into_iter().map(|(name, t)| (name, t.shape().to_vec())).collect();
+    for ((name, shape), place) in wanted.iter().zip(params.slices_mut()) {
+        place.copy_from_slice(&tensor(name, shape)?);
+    }
+    Ok(params)
+}
+
+/// The bytes of a file, or a sentence.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| {
+        tensors::refuse(
+            &path.display().to_string(),
+            format!("cannot be read: {e}"),
+            "check the path and its permissions",
+        )
+    })
+}

@@ -1,0 +1,95 @@
+//! Rotary position embedding (Su et al. 2021).
+
+use ndarray::{Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
+
+use crate::num::{Real, wide};
+
+/// Which dimensions of a head turn together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pairs {
+    /// `(0, 1), (2, 3), ..`, as in the paper, in GPT-J and in llama2.c.
+    #[default]
+    Adjacent,
+    /// `(0, d/2), (1, d/2 + 1), ..`, as in GPT-NeoX and in Llama's Hugging Face form.
+    Half,
+}
+
+/// The cosines and sines of a range of positions: pair `i` at position `t` turns by `t · theta^(-2i / d_rotary)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RotaryTable<F> {
+    pairs: Pairs,
+    /// `[pos, d_rotary / 2]`.
+    cos: Array2<F>,
+    sin: Array2<F>,
+}
+
+impl<F: Real> RotaryTable<F> {
+    /// The table of positions `0 .. n_pos`. `d_rotary` is even.
+    pub fn new(n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
+        let angle = |(t, i): (usize, usize)| t as f64 * theta.powf(-2.0 * i as f64 / d_rotary as f64);
+        let shape = (n_pos, d_rotary / 2);
+        RotaryTable {
+            pairs,
+            cos: Array2::from_shape_fn(shape, |at| F::of(angle(at).cos())),
+            sin: Array2::from_shape_fn(shape, |at| F::of(angle(at).sin())),
+        }
+    }
+
+    fn turn(&self, x: ArrayView2<F>, d_head: usize, direction: F) -> Array2<F> {
+        let mut y = x.as_standard_layout().into_owned();
+        let (n_pos, n_pairs) = self.cos.dim();
+        let width = y.ncols();
+        let rows = y.as_slice_mut().expect("a fresh array is contiguous").chunks_exact_mut(width);
+        let cos = self.cos.as_slice().expect("a table is contiguous");
+        let sin = self.sin.as_slice().expect("a table is contiguous");
+        wide(|| {
+            for (row, y) in rows.enumerate() {
+                let at = (row % n_pos) * n_pairs;
+                let (cos, sin) = (&cos[at..at + n_pairs], &sin[at..at + n_pairs]);
+                for head in y.chunks_exact_mut(d_head) {
+                    match self.pairs {
+                        Pairs::Adjacent => {
+                            let pairs = head.chunks_exact_mut(2).zip(cos).zip(sin);
+                            for ((pair, &cos), &sin) in pairs {
+                                let [a, b] = [pair[0], pair[1]];
+                                pair[0] = a * cos - b * direction * sin;
+                                pair[1] = a * direction * sin + b * cos;
+                            }
+                        }
+                        Pairs::Half => {
+                            let (first, second) = head.split_at_mut(n_pairs);
+                            let pairs = first.iter_mut().zip(second).zip(cos).zip(sin);
+                            for (((x_a, x_b), &cos), &sin) in pairs {
+                                let [a, b] = [*x_a, *x_b];
+                                *x_a = a * cos - b * direction * sin;
+                                *x_b = a * direction * sin + b * cos;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        y
+    }
+}
+
+/// Turns every pair of every head: `(a, b) → (a cos - b sin, a sin + b cos)`; dimensions beyond `d_rotary` stay.
+///
+/// `x: [sequence · pos, head · d_head]`, positions of the table after one another; returns the same shape.
+///
+/// ```
+/// use onelens::{ndarray::array, nn::{Pairs, RotaryTable, rotary}};
+/// // With a base of 1 the pair turns by one radian per position; the third dimension stays.
+/// let table = RotaryTable::new(2, 2, 1.0, Pairs::Adjacent);
+/// let y = rotary(array![[1.0_f64, 0.0, 7.0], [1.0, 0.0, 7.0]].view(), 3, &table);
+/// assert_eq!(y, array![[1.0, 0.0, 7.0], [1_f64.cos(), 1_f64.sin(), 7.0]]);
+/// ```
+pub fn rotary<F: Real>(x: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) -> Array2<F> {
+    table.turn(x, d_head, F::one())
+}
+
+/// `dx`: the gradient turned back.
+pub fn rotary_backward<F: Real>(dy: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) -> Array2<F> {
+    table.turn(dy, d_head, -F::one())
+}
