@@ -351,7 +351,9 @@ fn a_weight_of_three_is_the_row_three_times_and_zero_is_none() {
     let mut none = Moments::new(4, 2);
     none.push_weighted(x.view(), z.view(), Array1::zeros(300).view()).unwrap();
     assert_eq!(none, Moments::new(4, 2));
-    for (weights, says) in [(Array1::ones(299), "299 weights for 300 rows"), (Array1::from_elem(300, -1.0), "row 0 is -1")] {
+    for (weights, says) in
+        [(Array1::ones(299), "299 weights for 300 rows"), (Array1::from_elem(300, -1.0), "row 0 is -1")]
+    {
         let e = none.push_weighted(x.view(), z.view(), weights.view()).unwrap_err();
         assert!(e.to_string().contains(says), "{e}");
     }
