@@ -8,11 +8,13 @@ mod affine;
 mod compare;
 mod grouped;
 mod layers;
+mod lbfgs;
 mod moments;
 mod ridge;
 mod ridge_path;
 mod trajectory;
 mod transfer;
+mod tuned;
 
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use compare::{Comparison, LensCurve, compare};
@@ -23,3 +25,4 @@ pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
 pub use trajectory::{Reading, Trajectory};
 pub use transfer::Transfer;
+pub use tuned::{Refine, TunedLens};
