@@ -6,9 +6,10 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use onelens::data::{Markov, Source};
-use onelens::lens::{LayerMoments, LogitLens, Ridge, Transfer, compare};
+use onelens::lens::{LayerMoments, LogitLens, Moments, Refine, Ridge, Transfer, compare};
 use onelens::model::{Config, Hook, Intervention, Mlp, Norm, Positions, Rotary, Transformer};
-use onelens::num::rng;
+use onelens::ndarray::Array2;
+use onelens::num::{matmul, rng};
 
 fn model(n_layers: usize) -> Transformer {
     Transformer::new(Config { n_layers, ..Default::default() }).expect("a valid shape")
@@ -69,6 +70,17 @@ fn lenses(c: &mut Criterion) {
     group.bench_function("transfer by moments", |b| b.iter(|| Transfer::mse(black_box(&moments), &own)));
     group.bench_function("compare 2 lenses, 4096 tokens", |b| {
         b.iter(|| compare(&model, &[&own, &LogitLens], &moments, black_box(&tokens)))
+    });
+    group.bench_function("refine, 1 pass more, 4096 tokens", |b| {
+        b.iter(|| Refine { passes: 1 }.fit(&model, &own, &moments, black_box(&tokens)))
+    });
+    // What accumulation costs beside the bare products: at most twice as much is the aim.
+    let rows = Array2::from_shape_fn((4096, 64), |(i, j)| ((i * 64 + j) as f32 * 0.7).sin());
+    group.bench_function("push of 4096 rows of 64", |b| {
+        b.iter(|| Moments::new(64, 64).push(black_box(rows.view()), rows.view()))
+    });
+    group.bench_function("the three f32 products of that push", |b| {
+        b.iter(|| [0, 1, 2].map(|_| matmul(black_box(rows.t()), rows.view())))
     });
     group.finish();
 }

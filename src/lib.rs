@@ -58,7 +58,7 @@
 //! | TransformerLens `patching.get_act_patch_resid_pre` | [`patch_positions(.., Hook::ResidPre, ..)`](circuits::patch_positions) |
 //! | TransformerLens `cache.logit_attrs` | [`LogitAttribution`](circuits::LogitAttribution) |
 //! | transformers `AutoModelForCausalLM.from_pretrained(folder)` | [`Transformer::from_hugging_face(folder)?`](model::Transformer::from_hugging_face) |
-//! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form |
+//! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form, then [`Refine`](lens::Refine) |
 //! | tuned-lens `PredictionTrajectory` | [`Trajectory`](lens::Trajectory) |
 //! | scikit-learn `Ridge(alpha)` | [`Ridge { lambda, towards: Zero }`](lens::Ridge), `alpha = λ s² n` |
 

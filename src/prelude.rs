@@ -6,8 +6,8 @@ pub use crate::circuits::{
 };
 pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
-    AffineLens, Comparison, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Ridge, Towards, Trajectory,
-    Transfer, compare,
+    AffineLens, Comparison, Conditioning, GroupedMoments, LayerLenses, LayerMoments, Lens, LogitLens,
+    Moments, Refine, Ridge, RidgeChoice, RidgePath, Towards, Trajectory, Transfer, TunedLens, compare,
 };
 pub use crate::model::{
     ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["session", "num", "data", "nn"]),
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
-    ("lens", &["session", "num", "data", "model"]),
+    ("lens", &["session", "num", "data", "nn", "model"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens"]),
     ("prelude", &["data", "circuits", "lens", "model", "num", "show", "vision"]),
 ];

@@ -29,7 +29,8 @@ const CHUNK: usize = 4;
 /// Chunks between two looks at the clock and at an interrupt.
 const ROUND: usize = 16;
 const KIND: &str = "layer-moments";
-const VERSION: u32 = 1;
+/// 2: sums of weights.
+const VERSION: u32 = 2;
 
 impl LayerMoments {
     /// The moments of nothing yet, for this model.
@@ -118,7 +119,9 @@ impl LayerMoments {
                 "merge moments that were collected with the same weights",
             ));
         }
-        let share = other.n() as f64 / (self.n() + other.n()).max(1) as f64;
+        let weight = |m: &LayerMoments| m.layers.first().map_or(0.0, |m| m.weight);
+        let total = weight(self) + weight(other);
+        let share = if total > 0.0 { weight(other) / total } else { 0.0 };
         self.mean_prediction = &self.mean_prediction * (1.0 - share) + &other.mean_prediction * share;
         for (a, b) in self.layers.iter_mut().zip(&other.layers) {
             a.merge(b)?;

@@ -6,16 +6,23 @@
 
 mod affine;
 mod compare;
+mod grouped;
 mod layers;
+mod lbfgs;
 mod moments;
 mod ridge;
+mod ridge_path;
 mod trajectory;
 mod transfer;
+mod tuned;
 
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use compare::{Comparison, LensCurve, compare};
+pub use grouped::{GroupedMoments, RidgeChoice};
 pub use layers::LayerMoments;
 pub use moments::Moments;
 pub use ridge::{Ridge, Towards};
+pub use ridge_path::{Conditioning, RidgePath};
 pub use trajectory::{Reading, Trajectory};
 pub use transfer::Transfer;
+pub use tuned::{Refine, TunedLens};

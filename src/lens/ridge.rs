@@ -18,6 +18,40 @@ pub enum Towards {
     Identity,
 }
 
+impl Towards {
+    /// Refuses moments that determine no lens, whatever the penalty.
+    pub(crate) fn check(self, m: &Moments) -> Result<()> {
+        let (d_z, d_x) = m.s_zx.dim();
+        if self == Towards::Identity && d_x != d_z {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("a map from width {d_x} to width {d_z} cannot be pulled towards the identity"),
+                "use `towards: Towards::Zero`",
+            ));
+        }
+        if m.n < d_x as u64 + 1 {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("{} rows cannot determine a lens of {d_x} dimensions and an intercept", m.n),
+                format!("collect moments of at least {} tokens; ten times that is better", d_x + 1),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a penalty that is none.
+pub(crate) fn check_lambda(lambda: f64) -> Result<()> {
+    if lambda >= 0.0 && lambda.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("lambda is {lambda}"),
+        "set lambda to 0 or a positive number, for example 1e-4",
+    ))
+}
+
 /// Ridge regression with an intercept that is not penalised.
 ///
 /// With `K = S_xx + λ s² n I`, where `s² = tr(S_xx) / (n d)` is the mean variance of a feature, so that one `lambda`
@@ -54,28 +88,9 @@ impl Ridge {
     ///
     /// Fails with fewer than `d_x + 1` rows, a negative or non-finite `lambda`, or where the system is singular.
     pub fn fit(&self, m: &Moments) -> Result<AffineLens> {
-        if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("lambda is {}", self.lambda),
-                "set lambda to 0 or a positive number, for example 1e-4",
-            ));
-        }
-        let (d_z, d_x) = m.s_zx.dim();
-        if self.towards == Towards::Identity && d_x != d_z {
-            return Err(Error::new(
-                ErrorKind::Shape,
-                format!("a map from width {d_x} to width {d_z} cannot be pulled towards the identity"),
-                "use `towards: Towards::Zero`",
-            ));
-        }
-        if m.n < d_x as u64 + 1 {
-            return Err(Error::new(
-                ErrorKind::Data,
-                format!("{} rows cannot determine a lens of {d_x} dimensions and an intercept", m.n),
-                format!("collect moments of at least {} tokens; ten times that is better", d_x + 1),
-            ));
-        }
+        check_lambda(self.lambda)?;
+        self.towards.check(m)?;
+        let d_x = m.s_xx.nrows();
         let mut k = m.s_xx.clone();
         let penalty = self.lambda * m.s_xx.diag().sum() / d_x as f64;
         k.diag_mut().mapv_inplace(|x| x + penalty);

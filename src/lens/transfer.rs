@@ -35,7 +35,7 @@ impl Transfer {
         }
         let values = Array2::from_shape_fn((lenses.len(), moments.layers.len()), |(i, j)| {
             let (lens, m) = (&lenses.lenses()[i], &moments.layers[j]);
-            let n = m.n as f64;
+            let n = m.weight;
             let spread = m.s_zz.diag().sum() - 2.0 * (&lens.a * &m.s_zx).sum()
                 + (&lens.a.dot(&m.s_xx) * &lens.a).sum();
             let offset = &m.z_mean - &lens.apply(m.x_mean.view());

@@ -1,5 +1,6 @@
 //! Mathematics that has never heard of tokens: products, factorisations, probability, seeded randomness.
 
+mod eigen;
 mod factor;
 mod probability;
 mod product;
@@ -7,6 +8,7 @@ mod random;
 mod real;
 mod wide;
 
+pub use eigen::SymmetricEigen;
 pub use factor::Cholesky;
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub use product::{add_matmul, matmul};

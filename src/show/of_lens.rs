@@ -3,7 +3,7 @@
 use super::figure::show;
 use super::{Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable};
 use crate::Result;
-use crate::lens::{Comparison, Trajectory, Transfer};
+use crate::lens::{Comparison, RidgeChoice, Trajectory, Transfer};
 
 /// A confidence band of the usual 95 %, in standard errors.
 const Z: f64 = 1.96;
@@ -70,6 +70,39 @@ impl Comparison {
     /// Shows the figure.
     pub fn evcxr_display(&self) {
         show(self.figure());
+    }
+}
+
+impl RidgeChoice {
+    /// For each residual stream: the penalty chosen, its error on what was left out, the one that generalised
+    /// cross-validation would choose, and how well the features determine the lens.
+    pub fn table(&self) -> Table {
+        let digits = |x: f64| TableCell::Text(format!("{x:.3e}"));
+        let rows = (0..self.best.len()).map(|l| {
+            let seen = &self.conditioning[l];
+            vec![
+                format!("{l}").into(),
+                digits(self.lambdas[self.best[l]]),
+                digits(self.held_out[(l, self.best[l])]),
+                digits(self.lambdas[self.best_by_gcv(l)]),
+                TableCell::Text(format!("{} of {}", seen.rank, seen.d)),
+                TableCell::Text(format!("{:.1}", seen.effective_rank)),
+                digits(seen.condition_number),
+            ]
+        });
+        Table {
+            title: "Penalty chosen for each residual stream".into(),
+            header: ["stream", "lambda", "held-out error", "lambda by GCV", "rank", "effective rank", "condition"]
+                .map(String::from)
+                .to_vec(),
+            rows: rows.collect(),
+            note: "Held-out error: mean squared, over the features of the last stream. GCV takes tokens for independent.".into(),
+        }
+    }
+
+    /// Shows the table.
+    pub fn evcxr_display(&self) {
+        self.table().evcxr_display();
     }
 }
 
