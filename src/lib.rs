@@ -23,6 +23,7 @@
 //! | [`nn`] | one operation per file, forward next to backward | keep state |
 //! | [`model`] | [`Config`](model::Config), [`Transformer`](model::Transformer), [`ActivationCache`](model::ActivationCache), training | draw |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
+//! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
 //!
 //! Weights and activations are `f32`; statistics and solves are `f64`. Public types are concrete and owned, so that a
@@ -73,6 +74,8 @@ pub mod nn;
 pub mod model;
 
 pub mod lens;
+
+pub mod dual;
 
 pub mod show;
 

@@ -12,8 +12,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("nn", &["num"]),
     ("model", &["session", "num", "data", "nn"]),
     ("lens", &["session", "num", "data", "model"]),
-    ("show", &["session", "num", "data", "model", "lens"]),
-    ("prelude", &["data", "lens", "model", "num", "show"]),
+    ("dual", &["session", "num", "data", "model"]),
+    ("show", &["session", "num", "data", "model", "lens", "dual"]),
+    ("prelude", &["data", "dual", "lens", "model", "num", "show"]),
 ];
 
 fn root() -> PathBuf {
