@@ -9,11 +9,14 @@
 //! Samples are rows: `x: [n, d_in]`, `y: [n, d_out]`; weights map columns, `W: [d_out, d_in]`, as in the papers.
 
 mod dual_form;
+mod fit;
+mod lanes;
 mod linear_attention;
 mod one_step;
 mod regression;
 
 pub use dual_form::{Contributions, DualForm, Sgd};
+pub use fit::{LinearAttentionFit, LinearAttentionTraining};
 pub use linear_attention::{Construction, LinearAttention, LinearAttentionLayer, Mask};
 pub use one_step::{Inputs, OneStep};
 pub use regression::{Descent, RegressionTask, descend};
