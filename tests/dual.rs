@@ -2,7 +2,8 @@
 
 use ndarray::{Array1, Array2, Axis, array};
 use onelens::dual::{
-    Construction, DualForm, Inputs, LinearAttention, Mask, OneStep, RegressionTask, Sgd, descend,
+    Construction, DualForm, Inputs, LinearAttention, LinearAttentionTraining, Mask, OneStep, RegressionTask,
+    Sgd, descend,
 };
 use onelens::num::{Rng, mean_and_standard_error, normal, rng};
 
@@ -211,4 +212,41 @@ fn bad_tasks_and_pairs_are_sentences() {
     let nan = array![[f64::NAN]];
     assert!(layer.step(array![[1.0, 2.0]].view(), nan.view(), &Sgd::default()).is_err());
     assert_eq!(layer.n_pairs(), 0);
+}
+
+/// von Oswald et al. 2022, figure 2: loss, cosine, distance, and the weights half way between.
+#[test]
+fn a_trained_layer_is_the_best_gradient_step() {
+    let how = LinearAttentionTraining { steps: 1000, lr: 0.02, ..Default::default() };
+    let fit = how.fit().unwrap();
+    let best = OneStep::new(paper(), 10).unwrap();
+    let optimum = best.loss_at_scale(best.best_scale());
+    let step = Construction::plain(10, 1, 10, 10.0 * best.best_scale(), 1);
+    let built = LinearAttention::construct(&step).unwrap();
+    let a = fit.net.alignment(&built, &how.inputs, 10, 10_000, 7).unwrap();
+    // On the same tasks as the construction, whose expected loss is known exactly: the noise of the sample cancels.
+    assert!((a.loss.0 - a.other_loss.0) / optimum < 0.01, "{a:?}");
+    assert!((a.other_loss.0 - optimum).abs() < 4.0 * a.other_loss.1, "{a:?}");
+    assert!(a.cosine.0 > 0.99 && a.answers.0 < 0.1, "{a:?}");
+    let between = fit.net.interpolate(&built, 0.5).unwrap();
+    let half = between.alignment(&built, &how.inputs, 10, 10_000, 7).unwrap();
+    assert!((half.loss.0 - half.other_loss.0) / optimum < 0.01, "{half:?}");
+    // An untrained network is nothing like it.
+    let untrained = LinearAttentionTraining { steps: 1, lr: 1e-9, ..how.clone() }.fit().unwrap();
+    let null = untrained.net.alignment(&built, &how.inputs, 10, 1000, 7).unwrap();
+    assert!(null.cosine.0.abs() < 0.3 && null.loss.0 > 0.35, "{null:?}");
+}
+
+#[test]
+fn standard_form_is_the_same_function_and_interpolation_has_its_ends() {
+    let mut rng = rng(8, 0);
+    let task = RegressionTask::sample(&paper(), 1, 10, &mut rng).unwrap();
+    let how = LinearAttentionTraining { n_layers: 2, steps: 20, ..Default::default() };
+    let (a, b) = (how.fit().unwrap().net, LinearAttentionTraining { seed: 1, ..how }.fit().unwrap().net);
+    let predict = |net: &LinearAttention| net.predict(&task).unwrap()[0];
+    assert!((predict(&a) - predict(&a.standard_form())).abs() < 1e-12);
+    assert!((predict(&a) - predict(&a.interpolate(&b, 0.0).unwrap())).abs() < 1e-12);
+    assert!((predict(&b) - predict(&a.interpolate(&b, 1.0).unwrap())).abs() < 1e-12);
+    let j = a.sensitivity(&task).unwrap();
+    assert!((j.dot(&task.x_query)[0] - predict(&a)).abs() < 1e-12);
 }

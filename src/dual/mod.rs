@@ -8,6 +8,7 @@
 //!
 //! Samples are rows: `x: [n, d_in]`, `y: [n, d_out]`; weights map columns, `W: [d_out, d_in]`, as in the papers.
 
+mod alignment;
 mod dual_form;
 mod fit;
 mod lanes;
@@ -15,6 +16,7 @@ mod linear_attention;
 mod one_step;
 mod regression;
 
+pub use alignment::Alignment;
 pub use dual_form::{Contributions, DualForm, Sgd};
 pub use fit::{LinearAttentionFit, LinearAttentionTraining};
 pub use linear_attention::{Construction, LinearAttention, LinearAttentionLayer, Mask};
