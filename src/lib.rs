@@ -25,6 +25,7 @@
 //! | [`vision`] | image classifiers, plain and residual: the controls | read text |
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
+//! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
 //!
 //! Weights and activations are `f32`; statistics and solves are `f64`. Public types are concrete and owned, so that a
@@ -83,6 +84,8 @@ pub mod vision;
 pub mod circuits;
 
 pub mod lens;
+
+pub mod dual;
 
 pub mod show;
 

@@ -14,8 +14,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model"]),
-    ("show", &["session", "num", "data", "model", "circuits", "lens"]),
-    ("prelude", &["data", "circuits", "lens", "model", "num", "show", "vision"]),
+    ("dual", &["session", "num", "data", "model"]),
+    ("show", &["session", "num", "data", "model", "circuits", "lens", "dual"]),
+    ("prelude", &["data", "circuits", "dual", "lens", "model", "num", "show", "vision"]),
 ];
 
 fn root() -> PathBuf {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs a notebook in the stock evcxr_jupyter kernel and checks that every cell answers and every figure arrives.
+"""Runs notebooks in the stock evcxr_jupyter kernel and checks that every cell answers and every figure arrives.
 
-usage: stock_evcxr.py EVCXR_JUPYTER NOTEBOOK
+usage: stock_evcxr.py EVCXR_JUPYTER NOTEBOOK..
 
 The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. Needs nbclient.
 """
@@ -17,16 +17,20 @@ import nbformat
 from nbclient import NotebookClient
 
 
-def main(kernel: Path, notebook: Path) -> int:
+def main(kernel: Path, notebooks: list[Path]) -> int:
+    # Kernels of evcxr must not share a build folder at one time; one after the other they may, and build once.
+    with tempfile.TemporaryDirectory() as build:
+        os.environ["EVCXR_TMPDIR"] = build
+        return max(run(kernel, notebook) for notebook in notebooks)
+
+
+def run(kernel: Path, notebook: Path) -> int:
     with tempfile.TemporaryDirectory() as data:
         spec = Path(data) / "kernels" / "stock"
         spec.mkdir(parents=True)
         argv = [str(kernel), "--control_file", "{connection_file}"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "evcxr", "language": "rust"}))
         os.environ["JUPYTER_PATH"] = data
-        # Two evcxr kernels must not share a build folder.
-        os.environ["EVCXR_TMPDIR"] = str(Path(data) / "evcxr")
-        os.mkdir(os.environ["EVCXR_TMPDIR"])
         book = nbformat.read(notebook, as_version=4)
         for cell in book.cells:
             if cell.cell_type == "code":
@@ -56,6 +60,6 @@ def main(kernel: Path, notebook: Path) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))
+    sys.exit(main(Path(sys.argv[1]).resolve(), [Path(name).resolve() for name in sys.argv[2:]]))

@@ -57,6 +57,12 @@ impl Cholesky {
         let x = self.0.solve(Mat::from_fn(rhs.nrows(), rhs.ncols(), |i, j| rhs[(i, j)]));
         Array2::from_shape_fn(rhs.dim(), |(i, j)| x[(i, j)])
     }
+
+    /// The factor `L: [d, d]`, zero above the diagonal.
+    pub fn lower(&self) -> Array2<f64> {
+        let l = self.0.L();
+        Array2::from_shape_fn((l.nrows(), l.ncols()), |(i, j)| if i >= j { l[(i, j)] } else { 0.0 })
+    }
 }
 
 #[cfg(test)]

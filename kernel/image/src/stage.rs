@@ -121,8 +121,18 @@ fn remember(info: &PanicHookInfo) {
     // A panic in the cell itself is reported when the stage ends; one in a thread of the user's would be silent.
     if !name.starts_with("cell") {
         eprintln!("thread '{name}' panicked at {file}:{line}:{column}:\n{message}");
+        return;
     }
-    *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(Place { message, file, line, column });
+    let place = Place { message, file, line, column };
+    let before = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).replace(place);
+    tell_caught(before);
+}
+
+/// A panic of the cell that no stage has reported was caught by the cell: Rust tells of it all the same.
+fn tell_caught(panic: Option<Place>) {
+    if let Some(Place { message, file, line, column }) = panic {
+        eprintln!("a panic was caught, at {file}:{line}:{column}:\n{message}");
+    }
 }
 
 /// Panics are remembered with their place, and reported once, by [`stage`].
@@ -158,6 +168,7 @@ impl CellThread {
             }
             while let Ok((cell, done)) = queue.recv() {
                 cell();
+                tell_caught(LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take());
                 channel::flush();
                 let _ = done.send(());
             }
