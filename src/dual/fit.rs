@@ -411,8 +411,8 @@ mod tests {
                 y_query: ndarray::Array1::from_shape_fn(2, |j| block.answers[j][lane]),
             };
             let wanted = net.predict(&task).unwrap() - &task.y_query;
-            for k in 0..2 {
-                assert!((errors[k][lane] - wanted[k]).abs() < 1e-12);
+            for (error, wanted) in errors.iter().zip(&wanted) {
+                assert!((error[lane] - wanted).abs() < 1e-12);
             }
         }
     }
