@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::failure::Failure;
 use crate::image::Image;
 use crate::screen::Screen;
-use crate::{assist, install, lab, paths};
+use crate::{assist, environment, install, lab, paths};
 
 /// What one check found.
 enum Finding {
@@ -27,6 +27,7 @@ pub fn doctor() -> Result<u8, Failure> {
         ("Rust compiler", rustc()),
         ("cargo", cargo()),
         ("linker", linker()),
+        ("cache", cache()),
         ("library for cells", image()),
         ("Jupyter kernel", kernelspec()),
         ("JupyterLab", jupyterlab()),
@@ -83,7 +84,7 @@ fn linker() -> Finding {
 }
 
 fn link_in(folder: &Path) -> Finding {
-    let help = "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
+    let help = environment::LINKER_HELP;
     let source = folder.join("empty.rs");
     if let Err(e) = fs::create_dir_all(folder).and_then(|()| fs::write(&source, "fn main() {}\n")) {
         let help = "free space there, or set TMPDIR to a folder you can write to";
@@ -94,6 +95,9 @@ fn link_in(folder: &Path) -> Finding {
         Ok(output) if output.status.success() => Good("links a program".into()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
+            if let Some((what, help)) = environment::explain(&said, folder).as_deref().and_then(split) {
+                return Missing(what.into(), help.into());
+            }
             let line = said.lines().find(|line| line.starts_with("error")).unwrap_or("it fails").to_string();
             Missing(line, help.into())
         }
@@ -103,18 +107,52 @@ fn link_in(folder: &Path) -> Finding {
     }
 }
 
+/// Writes a file there, since permissions, quotas and mounts all have a say.
+fn cache() -> Finding {
+    let folder = Image::folder();
+    let try_file = folder.join(format!(".doctor-{}", std::process::id()));
+    let tried = fs::create_dir_all(&folder).and_then(|()| fs::write(&try_file, [0; 4096]));
+    let _ = fs::remove_file(&try_file);
+    match tried {
+        Ok(()) if environment::may_run_code_in(&folder) => Good(folder.display().to_string()),
+        Ok(()) => Missing(
+            format!(
+                "{} is mounted `noexec`, and cells link against a library that lies there",
+                folder.display()
+            ),
+            "set ONELENS_CACHE to a folder that is not".into(),
+        ),
+        Err(e) => Missing(
+            format!("cannot write to {}: {e}", folder.display()),
+            "free space there, or set ONELENS_CACHE to a folder you can write to".into(),
+        ),
+    }
+}
+
 fn image() -> Finding {
-    match Image::existing() {
-        Ok(Some(image)) => Good(image.library().display().to_string()),
-        Ok(None) => Optional(
-            format!("not built yet for this compiler and this library ({})", Image::folder().display()),
+    match (Image::damage(), Image::existing()) {
+        (Ok(Some(damage)), _) => Optional(
+            format!("damaged: {damage}"),
+            "the next `onelens run` or `onelens install` builds it again".into(),
+        ),
+        (_, Ok(Some(image))) => Good(image.library().display().to_string()),
+        (_, Ok(None)) => Optional(
+            format!(
+                "not built yet for this compiler and this library ({})",
+                Image::place().unwrap_or_else(|_| Image::folder()).display()
+            ),
             "the first `onelens run` or `onelens install` builds it, in a minute or two".into(),
         ),
-        Err(why) => {
-            let (what, help) = why.split_once("\nhelp: ").unwrap_or((&why, "see the lines above"));
+        (_, Err(why)) => {
+            let (what, help) = split(&why).unwrap_or((&why, "see the lines above"));
             Missing(what.into(), help.into())
         }
     }
+}
+
+/// What happened, and what to do.
+fn split(text: &str) -> Option<(&str, &str)> {
+    text.split_once("\nhelp: ")
 }
 
 fn kernelspec() -> Finding {

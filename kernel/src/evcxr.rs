@@ -111,15 +111,15 @@ impl Session for Evcxr {
                 }
             }
         }
-        let Some(ended) = ended else { return Err(self.gone()) };
-        self.variables = ended.variables;
-        match ended.result {
+        let Ended { result, finished, variables } = *ended.ok_or_else(|| self.gone())?;
+        self.variables = variables;
+        match result {
             Err(_) if self.killed.load(Ordering::SeqCst) => Err(plain(
                 "KeyboardInterrupt",
                 "the cell was stopped, and evcxr's process with all variables\nhelp: run the cells again that define variables",
             )),
             Err(error) => Err(error),
-            Ok(_) if !ended.finished => Err(early_end(&said)),
+            Ok(_) if !finished => Err(early_end(&said)),
             Ok(bundle) => {
                 if !bundle.is_empty() {
                     on_output(Output::Result(bundle));

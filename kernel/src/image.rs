@@ -5,13 +5,18 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::assist::project;
+use crate::environment;
+pub(crate) use crate::environment::file_error as cannot;
+use crate::intact;
 
 /// A finished image.
 #[derive(Clone, Debug)]
@@ -22,6 +27,14 @@ pub struct Image {
     source: PathBuf,
     std_folder: PathBuf,
     crates: Vec<Crate>,
+    /// By which another compiler in the place of this one is noticed.
+    compiler_stamp: Option<(u64, SystemTime)>,
+}
+
+/// Which file this is, and when it was written.
+fn stamp(file: &Path) -> Option<(u64, SystemTime)> {
+    let about = fs::metadata(file).ok()?;
+    Some((about.ino(), about.modified().ok()?))
 }
 
 /// A crate that the image holds.
@@ -115,37 +128,63 @@ impl Image {
     /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
     /// way go to `on_progress`.
     pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, String> {
-        let (toolchain, source, folder) = Self::wanted()?;
-        if !folder.join(MANIFEST).exists() {
-            build(&toolchain, &source, &folder, on_progress)?;
+        for _ in 0..MOST_BUILDS {
+            let (toolchain, source, folder) = Self::wanted()?;
+            if let Some(damage) = damage(&folder) {
+                on_progress(&format!("the library for cells is damaged ({damage}) and is built again"));
+            }
+            if is_whole(&folder) || build(&toolchain, &source, &folder, on_progress)? {
+                return Self::open(folder, toolchain, source);
+            }
+            on_progress("the source of the library changed while it was built");
         }
-        Self::open(folder, toolchain, source)
+        Err(format!(
+            "the source of the library changed each of {MOST_BUILDS} times that it was built\nhelp: try again when nothing writes to {}",
+            source()?.display()
+        ))
     }
 
     /// The image for this compiler and this library, if it was built before.
     pub fn existing() -> Result<Option<Image>, String> {
         let (toolchain, source, folder) = Self::wanted()?;
-        match folder.join(MANIFEST).exists() {
-            true => Self::open(folder, toolchain, source).map(Some),
-            false => Ok(None),
-        }
+        if is_whole(&folder) { Self::open(folder, toolchain, source).map(Some) } else { Ok(None) }
+    }
+
+    /// Where the image for this compiler and this library is, or will be.
+    pub fn place() -> Result<PathBuf, String> {
+        Self::wanted().map(|(_, _, folder)| folder)
+    }
+
+    /// What is wrong with the image for this compiler and this library, if it is there and damaged.
+    pub fn damage() -> Result<Option<String>, String> {
+        let (_, _, folder) = Self::wanted()?;
+        Ok(damage(&folder).map(|what| format!("{}: {what}", folder.display())))
     }
 
     /// What an image is built with and from, and the folder it belongs in.
     fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
         let toolchain = Toolchain::find()?;
         let source = source()?;
+        if Self::own_folder().is_none() {
+            environment::private_folder(&Self::folder())?;
+        }
         let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
         Ok((toolchain, source, folder))
     }
 
-    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`.
+    /// Where images are kept: `$ONELENS_CACHE`, else `onelens` in `$XDG_CACHE_HOME` or `~/.cache`; for a user without a
+    /// home a folder among the temporary files.
     pub fn folder() -> PathBuf {
+        let shared = || std::env::temp_dir().join(format!("onelens-cache-{}", environment::user()));
+        Self::own_folder().unwrap_or_else(shared)
+    }
+
+    /// The same, where the user has a place of their own.
+    fn own_folder() -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         set("ONELENS_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("onelens")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/onelens")))
-            .unwrap_or_else(|| std::env::temp_dir().join("onelens-cache"))
     }
 
     /// The shared library itself.
@@ -176,6 +215,11 @@ impl Image {
     /// As `rustc --version` says it.
     pub fn compiler_version(&self) -> String {
         ask(&self.rustc, &["--version"]).map_or_else(|_| "rustc".into(), |text| text.trim().to_string())
+    }
+
+    /// Whether another compiler has taken the place of the one that the image was opened with.
+    pub fn compiler_was_replaced(&self) -> bool {
+        stamp(&self.rustc) != self.compiler_stamp
     }
 
     /// Cargo of the same toolchain.
@@ -234,6 +278,7 @@ impl Image {
         let _ = File::create(folder.join("used"));
         Ok(Image {
             crates: crates.collect(),
+            compiler_stamp: stamp(&toolchain.rustc),
             folder,
             rustc: toolchain.rustc,
             cargo: toolchain.cargo,
@@ -251,7 +296,19 @@ const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
 const PROJECT: &str = "rust-project.json";
 /// Raised when the files of an image change, so that one without them is built anew.
-const LAYOUT: &str = "4";
+const LAYOUT: &str = "5";
+/// How often the source may change under a build before that is an error.
+const MOST_BUILDS: usize = 3;
+
+/// Whether a finished image is there.
+fn is_whole(folder: &Path) -> bool {
+    folder.join(MANIFEST).exists() && intact::damage(folder).is_none()
+}
+
+/// What is wrong with an image that is there.
+fn damage(folder: &Path) -> Option<String> {
+    if folder.exists() { intact::damage(folder) } else { None }
+}
 
 struct Toolchain {
     rustc: PathBuf,
@@ -356,19 +413,21 @@ impl Fnv {
     }
 }
 
+/// Builds the image; false if the source was another at the end than at the beginning, so that nobody knows what is in it.
 fn build(
     toolchain: &Toolchain,
     source: &Path,
     folder: &Path,
     on_progress: &mut dyn FnMut(&str),
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let cache = Image::folder();
     let images = cache.join("images");
     fs::create_dir_all(&images).map_err(|e| {
-        format!(
-            "{}\nhelp: set the variable ONELENS_CACHE to a folder you can write to",
-            cannot("create", &images, &e)
-        )
+        let what = cannot("create", &images, &e);
+        match what.contains("\nhelp: ") {
+            true => what,
+            false => format!("{what}\nhelp: set the variable ONELENS_CACHE to a folder you can write to"),
+        }
     })?;
     let lock_file = cache.join("build.lock");
     let lock = File::create(&lock_file).map_err(|e| cannot("create", &lock_file, &e))?;
@@ -376,28 +435,47 @@ fn build(
         on_progress("waiting for another kernel that is building the library");
         lock.lock().map_err(|e| cannot("lock", &lock_file, &e))?;
     }
-    if folder.join(MANIFEST).exists() {
-        return Ok(());
+    if is_whole(folder) {
+        return Ok(true);
     }
+    remove_unfinished(&images);
     on_progress("building the library for cells (once per version of Rust and of onelens)");
     let messages = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
     let versions = linked_crates(toolchain, source)?;
     let manifest = source.join("Cargo.toml");
     let project =
         project::describe(&toolchain.cargo, &manifest, "onelens-image", &toolchain.sysroot, &messages)?;
-    let unfinished = images.join(format!(".unfinished-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&unfinished);
+    let name = key(toolchain, source)?;
+    if folder.file_name() != Some(name.as_ref()) {
+        return Ok(false);
+    }
+    let unfinished = images.join(format!("{UNFINISHED}{}", std::process::id()));
     let parsed: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let is_linked = |unit: &Unit| versions.contains(&(unit.name.clone(), unit.version.clone()));
     let held: Vec<Unit> =
         units(&parsed).into_iter().filter(|u| is_linked(u) && !u.proc_macro && !u.for_build).collect();
-    assemble(&artifacts(&messages), &versions, &held, &project, &unfinished).and_then(|()| {
+    let assembled = assemble(&artifacts(&messages), &versions, &held, &project, &unfinished).and_then(|()| {
         let _ = fs::remove_dir_all(folder);
         fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
-    })?;
+    });
+    if assembled.is_err() {
+        remove_unfinished(&images);
+    }
+    assembled?;
     remove_old(&images, folder);
     on_progress("the library is ready");
-    Ok(())
+    Ok(true)
+}
+
+const UNFINISHED: &str = ".unfinished-";
+
+/// Removes what broken builds left behind; only for who holds the lock.
+fn remove_unfinished(images: &Path) {
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Builds the image and returns cargo's messages, one JSON object per line.
@@ -436,6 +514,9 @@ fn run_cargo(
     let messages = messages.join().unwrap_or_default();
     let status = child.wait().map_err(|e| format!("cargo cannot be waited for: {e}"))?;
     if !status.success() {
+        if let Some(why) = environment::explain(&said.join("\n"), target) {
+            return Err(why);
+        }
         let end = said[said.len().saturating_sub(30)..].join("\n");
         return Err(format!(
             "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
@@ -505,10 +586,11 @@ fn assemble(
     fs::write(&path, serde_json::to_string(held).unwrap_or_default())
         .map_err(|e| cannot("write", &path, &e))?;
     let path = folder.join(MANIFEST);
-    fs::write(&path, manifest).map_err(|e| cannot("write", &path, &e))
+    fs::write(&path, manifest).map_err(|e| cannot("write", &path, &e))?;
+    intact::write_list(folder).map_err(|e| cannot("list", folder, &e))
 }
 
-/// Removes images that no kernel opened for a month, and what broken builds left behind.
+/// Removes images that no kernel opened for a month.
 fn remove_old(images: &Path, current: &Path) {
     let month = std::time::Duration::from_secs(30 * 24 * 3600);
     for entry in fs::read_dir(images).into_iter().flatten().flatten() {
@@ -520,8 +602,4 @@ fn remove_old(images: &Path, current: &Path) {
             let _ = fs::remove_dir_all(path);
         }
     }
-}
-
-pub(crate) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> String {
-    format!("cannot {verb} {}: {error}", path.display())
 }

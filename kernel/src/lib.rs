@@ -23,6 +23,7 @@
 //! | `evcxr` | the second engine, in builds with the feature of that name |
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
+//! | [`environment`], [`intact`] | what around the program can fail, in sentences; whether a cache is whole |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
 //!
 //! This package does not depend on the library `onelens`: cells do.
@@ -34,12 +35,14 @@ pub mod clock;
 pub mod convert;
 pub mod doctor;
 pub mod engine;
+pub mod environment;
 #[cfg(feature = "evcxr")]
 pub mod evcxr;
 pub mod extension;
 pub mod failure;
 pub mod image;
 pub mod install;
+pub mod intact;
 pub mod jupyter;
 pub mod lab;
 pub mod notebook;

@@ -175,7 +175,11 @@ fn new_folder() -> Result<PathBuf, String> {
     use std::os::unix::fs::DirBuilderExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let base = std::env::temp_dir();
+    let mut base = std::env::temp_dir();
+    // Cells are loaded from there.
+    if !crate::environment::may_run_code_in(&base) {
+        base = Image::folder();
+    }
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = base.join(format!("onelens-{}-{n}", std::process::id()));

@@ -117,6 +117,9 @@ impl Session {
     }
 
     pub(super) fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        if self.image.compiler_was_replaced() {
+            self.renew(on_output)?;
+        }
         let (commands, code) = commands::split(code);
         // All `:dep` lines of a cell are built together.
         let asked = commands.iter().filter_map(|command| match command {
@@ -140,6 +143,34 @@ impl Session {
         // It stays mapped in the worker for as long as values may need it.
         let _ = std::fs::remove_file(&ready.library);
         result
+    }
+
+    /// Goes on with the library for the compiler that has taken the place of the one there was. If that is another
+    /// version, nothing that the old one compiled can be kept.
+    fn renew(&mut self, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        let error = |text: String| diagnostics::plain("EnvironmentError", &text);
+        let mut say = |text: &str| on_output(Output::Stderr(format!("onelens: {text}\n")));
+        say(&format!("the Rust compiler {} was replaced", self.image.rustc().display()));
+        let image = Image::ensure(&mut say).map_err(error)?;
+        let same = image.library() == self.image.library();
+        self.image = image;
+        if same {
+            return Ok(());
+        }
+        say(
+            "the variables are gone, as code of two compilers does not mix; repeat `:dep` lines, and run the cells that make the variables again",
+        );
+        for name in self.variables.keys() {
+            let hint = format!("`{name}` was dropped when the Rust compiler was replaced; make it again");
+            self.gone.insert(name.clone(), hint);
+        }
+        self.paths.finish();
+        self.paths = Paths::load(self.image.deps().join("paths"));
+        let opt_level = std::mem::take(&mut self.compiler.opt_level);
+        self.compiler = Compiler::new(&self.image, self.folder.clone(), Arc::clone(&self.control));
+        self.compiler.opt_level = opt_level;
+        self.dependencies = Dependencies::default();
+        self.restart().map_err(error)
     }
 
     /// Makes the crates of `:dep` lines available.

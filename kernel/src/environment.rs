@@ -1,0 +1,136 @@
+//! What around this program can fail while it works: disks, mounts, the linker, the network. In sentences with a remedy.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
+/// How to get a linker, on the systems that most people have.
+pub const LINKER_HELP: &str =
+    "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
+
+/// What made cargo fail in `folder`, if what it said tells that nothing is wrong with the code.
+pub fn explain(said: &str, folder: &Path) -> Option<String> {
+    let folder = folder.display();
+    let named =
+        |text: &str| said.lines().find(|line| line.contains(text)).unwrap_or_default().trim().to_string();
+    let not_found = said.contains("linker `") && said.contains("` not found");
+    if not_found {
+        return Some(format!("Rust finds no linker: {}\nhelp: {LINKER_HELP}", named("` not found")));
+    }
+    let temporary = std::env::temp_dir();
+    if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
+        return Some(format!(
+            "no space is left in {folder} or in {}\nhelp: free some, or set ONELENS_CACHE and TMPDIR to folders with half a gigabyte of it",
+            temporary.display()
+        ));
+    }
+    if said.contains("could not execute process") && said.contains("Permission denied") {
+        return Some(format!(
+            "programs that lie in {folder} may not be run\nhelp: if it is mounted `noexec`, set ONELENS_CACHE to a folder that is not"
+        ));
+    }
+    if said.contains("Read-only file system") || said.contains("Permission denied") {
+        return Some(format!(
+            "cannot write to {folder}: {}\nhelp: set ONELENS_CACHE to a folder you can write to",
+            if said.contains("Read-only") { "it is read-only" } else { "permission denied" }
+        ));
+    }
+    let offline = ["Could not resolve host", "Couldn't connect to server", "failed to download", "--offline"];
+    offline.iter().any(|sign| said.contains(sign)).then(|| {
+        "crates that are needed are not on this machine, and cargo cannot fetch them\nhelp: connect to the network once; what was fetched stays in cargo's folder".into()
+    })
+}
+
+/// A failure to read or write, with the remedy if there is a known one.
+pub fn file_error(verb: &str, path: &Path, error: &io::Error) -> String {
+    let what = format!("cannot {verb} {}: {error}", path.display());
+    let help = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, or set ONELENS_CACHE to a folder with half a gigabyte of it"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "set ONELENS_CACHE to a folder you can write to"
+        }
+        _ => return what,
+    };
+    format!("{what}\nhelp: {help}")
+}
+
+/// Whether code that lies in this folder may be run: false on a file system that is mounted `noexec`.
+#[allow(unsafe_code)]
+pub fn may_run_code_in(folder: &Path) -> bool {
+    let Ok(path) = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()) else { return true };
+    // SAFETY: a zeroed `statvfs` is a valid one, and the path is terminated.
+    unsafe {
+        let mut about: libc::statvfs = std::mem::zeroed();
+        libc::statvfs(path.as_ptr(), &mut about) != 0 || about.f_flag & libc::ST_NOEXEC == 0
+    }
+}
+
+/// The number of the user who runs this program.
+#[allow(unsafe_code)]
+pub fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Makes a folder that nobody else can write to, in a place where everybody can; an older one is taken if it is so too.
+///
+/// What lies there is loaded as code, so a folder that another user has prepared is refused.
+pub fn private_folder(folder: &Path) -> Result<(), String> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => {
+            return Err(format!(
+                "{}\nhelp: set HOME or ONELENS_CACHE to a folder you can write to",
+                file_error("create", folder, &e).lines().next().unwrap_or_default()
+            ));
+        }
+    }
+    let about = folder.symlink_metadata().map_err(|e| file_error("read", folder, &e))?;
+    if about.is_dir() && about.uid() == user() && about.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is not a folder that only you can write to, and code is loaded from it\nhelp: set HOME or ONELENS_CACHE to a folder of your own",
+        folder.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_says_about_the_machine_becomes_a_sentence() {
+        let folder = Path::new("/c");
+        // As cargo 1.95 and rustc 1.95 print it.
+        for (said, words) in [
+            (
+                "error: linker `cc` not found\n  |\n  = note: No such file or directory (os error 2)",
+                "apt install gcc",
+            ),
+            (
+                "error: failed to write `/c/x`\n\nCaused by:\n  No space left on device (os error 28)",
+                "no space is left",
+            ),
+            (
+                "error: could not execute process `/c/build-script-build` (never executed)\n\nCaused by:\n  Permission denied (os error 13)",
+                "noexec",
+            ),
+            (
+                "error: failed to open: /c/.cargo-lock\n\nCaused by:\n  Read-only file system (os error 30)",
+                "it is read-only",
+            ),
+            (
+                "warning: spurious network error (3 tries remaining): [6] Could not resolve hostname (Could not resolve host: index.crates.io)",
+                "network",
+            ),
+        ] {
+            let sentence = explain(said, folder).unwrap();
+            assert!(sentence.contains(words) && sentence.contains("\nhelp: "), "{sentence}");
+        }
+        assert_eq!(explain("error[E0425]: cannot find value `x` in this scope", folder), None);
+    }
+}
