@@ -309,7 +309,7 @@ fn cells_run_where_nothing_in_the_folder_for_temporary_files_may_be_run() {
 #[test]
 fn a_cell_that_finds_the_disk_full_says_so_and_the_notebook_is_written() {
     let scene = Scene::new();
-    let script = "mount -t tmpfs -o size=64k tmpfs tmp; exec \"$1\" run --no-html n.ipynb";
+    let script = "mount -t tmpfs -o size=32k tmpfs tmp; exec \"$1\" run --no-html n.ipynb";
     let Some(mut command) = run_a_cell(&scene, "a full TMPDIR for cells", script) else { return };
     let output = command.output().unwrap();
     let said = said(&output);
