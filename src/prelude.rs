@@ -6,8 +6,9 @@ pub use crate::circuits::{
 };
 pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
-    AffineLens, Comparison, Conditioning, GroupedMoments, LayerLenses, LayerMoments, Lens, LogitLens,
-    Moments, Refine, Ridge, RidgeChoice, RidgePath, Towards, Trajectory, Transfer, TunedLens, compare,
+    AffineLens, Comparison, Conditioning, GroupedMoments, Jacobian, LayerLenses, LayerMoments, Lens,
+    LogitLens, Moments, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards, Trajectory, Transfer,
+    TunedLens, compare,
 };
 pub use crate::model::{
     ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,

@@ -1,14 +1,16 @@
 //! What a lens is: a map from a residual stream to a guess of the last one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
-use crate::Result;
+use super::{LayerMoments, Target};
 use crate::model::Transformer;
 use crate::num::matmul;
+use crate::{Error, ErrorKind, Result};
 
 /// `z = A h + b`.
 ///
@@ -19,9 +21,9 @@ use crate::num::matmul;
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AffineLens {
-    /// `[d_model, d_model]`, target first.
+    /// `[d_z, d_model]`, target first.
     pub a: Array2<f64>,
-    /// `[d_model]`.
+    /// `[d_z]`.
     pub b: Array1<f64>,
 }
 
@@ -31,7 +33,7 @@ impl AffineLens {
         AffineLens { a: Array2::eye(d), b: Array1::zeros(d) }
     }
 
-    /// `h: [rows, d_model]` to `[rows, d_model]`.
+    /// `h: [rows, d_model]` to `[rows, d_z]`.
     pub fn transport(&self, h: ArrayView2<f32>) -> Array2<f32> {
         let a = self.a.mapv(|x| x as f32);
         let mut z = matmul(h, a.t());
@@ -45,16 +47,33 @@ impl AffineLens {
     }
 }
 
-/// Something that reads a residual stream as if it were the last one.
+/// Something that reads a prediction of the next token off a residual stream: [`transport`](Lens::transport) it to what the lens
+/// guesses, then [`decode`](Lens::decode) the guess.
 pub trait Lens: Sync {
     /// A short name for legends.
     fn name(&self) -> String;
 
-    /// Maps residual stream `layer` (0 is the embedding), `h: [rows, d_model]`, to a guess of the last, `[rows, d_model]`.
+    /// Maps residual stream `layer` (0 is the embedding), `h: [rows, d_model]`, to a guess of the [`Target`], `[rows, d_z]`.
     fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Array2<f32>;
 
-    /// Refuses a model that this lens was not made for.
+    /// Log-probabilities `[rows, d_vocab]` of a guess. Unless the lens says otherwise the guess is one of the last residual stream,
+    /// which the model's own final norm and unembedding decode.
+    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
+        model.unembed(z)
+    }
+
+    /// What the lens reads at residual stream `layer`: log-probabilities, `[rows, d_vocab]`.
+    fn read(&self, model: &Transformer, layer: usize, h: ArrayView2<f32>) -> Array2<f32> {
+        self.decode(model, self.transport(layer, h).view())
+    }
+
+    /// Refuses a model that this lens was not made for, or to which it says nothing of tokens.
     fn check_model(&self, model: &Transformer) -> Result<()>;
+
+    /// Seconds that fitting took, from the moments or the closed form on.
+    fn fit_seconds(&self) -> f64 {
+        0.0
+    }
 }
 
 /// Reads every residual stream as it is (nostalgebraist 2020). Nothing to fit.
@@ -76,17 +95,41 @@ impl Lens for LogitLens {
 }
 
 /// One affine lens for each residual stream, own or shared.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct LayerLenses {
     name: String,
     fingerprint: u64,
+    target: Target,
+    seconds: f64,
     // A shared lens is one matrix, however many layers read through it.
     lenses: Vec<Arc<AffineLens>>,
 }
 
 impl LayerLenses {
-    pub(crate) fn new(name: &str, fingerprint: u64, lenses: Vec<Arc<AffineLens>>) -> Self {
-        LayerLenses { name: name.into(), fingerprint, lenses }
+    /// Lenses fitted to these moments, since `began`.
+    pub(crate) fn new(name: &str, m: &LayerMoments, lenses: Vec<Arc<AffineLens>>, began: Instant) -> Self {
+        let kind = match m.target {
+            Target::Residual => "",
+            Target::Normalised => ", post-norm",
+            Target::LogProbabilities | Target::Given => ", probe",
+        };
+        LayerLenses {
+            name: format!("{name}{kind}"),
+            fingerprint: m.fingerprint,
+            target: m.target,
+            seconds: began.elapsed().as_secs_f64(),
+            lenses,
+        }
+    }
+
+    /// The same lenses under another name, for legends.
+    pub fn named(&self, name: &str) -> Self {
+        LayerLenses { name: name.into(), ..self.clone() }
+    }
+
+    /// What the lenses predict.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// The lens of one residual stream, if there is such a stream.
@@ -118,8 +161,31 @@ impl Lens for LayerLenses {
         self.lenses[layer].transport(h)
     }
 
+    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
+        self.target.decode(model, z)
+    }
+
     fn check_model(&self, model: &Transformer) -> Result<()> {
+        if self.target == Target::Given {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("the {} predicts numbers that were given, not the next token", self.name),
+                "use `transport` to see what it reads, and `Transfer::r2` for how well",
+            ));
+        }
         check_fingerprint(&format!("lenses ({}) are", self.name), self.fingerprint, model)
+    }
+
+    fn fit_seconds(&self) -> f64 {
+        self.seconds
+    }
+}
+
+/// The same maps of the same model; how long they took to fit does not count.
+impl PartialEq for LayerLenses {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.fingerprint, self.target, &self.lenses)
+            == (&other.name, other.fingerprint, other.target, &other.lenses)
     }
 }
 

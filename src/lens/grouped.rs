@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
@@ -38,7 +39,8 @@ pub struct RidgeChoice {
 }
 
 const KIND: &str = "grouped-moments";
-const VERSION: u32 = 1;
+/// 2: what the lenses predict.
+const VERSION: u32 = 2;
 
 impl RidgeChoice {
     /// The place of the penalty that generalised cross-validation would choose for residual stream `layer`.
@@ -109,6 +111,7 @@ impl GroupedMoments {
     ///
     /// Fails with fewer than two groups, without penalties, or where a penalty cannot be fitted.
     pub fn choose_ridge(&self, lambdas: &[f64], towards: Towards) -> Result<RidgeChoice> {
+        let began = Instant::now();
         if lambdas.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -139,8 +142,7 @@ impl GroupedMoments {
         let gcv: Vec<Vec<f64>> = layers.iter().map(|(_, path)| path.gcv(lambdas)).collect::<Result<_>>()?;
         let best: Vec<usize> = held_out.rows().into_iter().map(|errors| least(&errors.to_vec())).collect();
         let fitted = layers.iter().zip(&best).map(|((_, path), &i)| Ok(Arc::new(path.fit(lambdas[i])?)));
-        let lenses =
-            LayerLenses::new("own lens, lambda chosen", all.fingerprint, fitted.collect::<Result<_>>()?);
+        let lenses = LayerLenses::new("own lens, lambda chosen", &all, fitted.collect::<Result<_>>()?, began);
         Ok(RidgeChoice {
             lambdas: lambdas.to_vec(),
             gcv: table(gcv.into_iter().flatten().collect()),

@@ -2,22 +2,25 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Moments;
+use super::target::centred_rows;
+use super::{Moments, Target};
 use crate::model::Transformer;
 use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
 
-/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, h_L)`; and the mean prediction, the best one
-/// that does not look.
+/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, z)`, where `z` is `h_L` or another [`Target`]; and the mean
+/// prediction, the best one that does not look.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerMoments {
     /// The model these are from ([`Transformer::fingerprint`]).
     pub fingerprint: u64,
+    /// What lenses fitted to these moments predict.
+    pub target: Target,
     /// One per residual stream, the embedding first.
     pub layers: Vec<Moments>,
     /// Mean over tokens of the model's final distribution, `[d_vocab]`. Of all constant predictions it has the least KL.
@@ -29,16 +32,21 @@ const CHUNK: usize = 4;
 /// Chunks between two looks at the clock and at an interrupt.
 const ROUND: usize = 16;
 const KIND: &str = "layer-moments";
-/// 2: sums of weights.
-const VERSION: u32 = 2;
+/// 2: sums of weights. 3: what the lenses predict.
+const VERSION: u32 = 3;
 
 impl LayerMoments {
     /// The moments of nothing yet, for this model.
     pub fn new(model: &Transformer) -> Self {
+        Self::empty(model, Target::Residual, model.config.d_model)
+    }
+
+    fn empty(model: &Transformer, target: Target, d_z: usize) -> Self {
         let d = model.config.d_model;
         LayerMoments {
             fingerprint: model.fingerprint(),
-            layers: (0..=model.config.n_layers).map(|_| Moments::new(d, d)).collect(),
+            target,
+            layers: (0..=model.config.n_layers).map(|_| Moments::new(d, d_z)).collect(),
             mean_prediction: Array1::zeros(model.config.d_vocab),
         }
     }
@@ -52,11 +60,64 @@ impl LayerMoments {
         Ok(all)
     }
 
+    /// The same for lenses with another target than the last residual stream.
+    ///
+    /// Fails, besides, for [`Target::Given`], which [`collect_given`](LayerMoments::collect_given) is for.
+    pub fn collect_for(model: &Transformer, tokens: &Array2<u32>, target: Target) -> Result<Self> {
+        let Some(width) = target.width(&model.config) else {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the target `Given` has no numbers to predict",
+                "use `LayerMoments::collect_given(model, tokens, numbers)`",
+            ));
+        };
+        let mut all = Self::empty(model, target, width);
+        all.push(model, tokens)?;
+        Ok(all)
+    }
+
+    /// The moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model: belief states, labels as
+    /// one-hot rows, whatever may be read off a stream. [`Transfer::r2`](super::Transfer::r2) tells how well it can.
+    ///
+    /// Fails, besides, if the numbers do not fit the tokens or are not finite.
+    pub fn collect_given(model: &Transformer, tokens: &Array2<u32>, numbers: &Array3<f32>) -> Result<Self> {
+        let (n_seqs, n_pos, d_z) = numbers.dim();
+        if (n_seqs, n_pos) != tokens.dim() || d_z == 0 {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("numbers of shape {:?} for tokens of shape {:?}", numbers.dim(), tokens.dim()),
+                "give `[sequence, pos, d_z]`: one row of numbers for each token",
+            ));
+        }
+        let mut all = Self::empty(model, Target::Given, d_z);
+        all.push_with(model, tokens, Some(numbers))?;
+        Ok(all)
+    }
+
     /// Adds more tokens of the same model. Activations are never held for more than a few sequences at a time.
+    ///
+    /// Fails, besides where [`collect`](LayerMoments::collect) does, on moments of another model, or of given numbers.
     pub fn push(&mut self, model: &Transformer, tokens: &Array2<u32>) -> Result<()> {
+        if self.target == Target::Given {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "these moments are of numbers that were given; tokens alone do not bring more of them",
+                "collect the new tokens with their numbers (`collect_given`), then `merge`",
+            ));
+        }
+        self.push_with(model, tokens, None)
+    }
+
+    fn push_with(
+        &mut self,
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        given: Option<&Array3<f32>>,
+    ) -> Result<()> {
         model.check_tokens(tokens)?;
         self.check_model(model)?;
-        let mut more = Self::new(model);
+        let mut more = Self::new_like(self);
+        let mut first = 0;
         let mut progress = Progress::new("moments", tokens.nrows());
         for round in tokens.axis_chunks_iter(Axis(0), CHUNK * ROUND) {
             if session::interrupted() {
@@ -66,19 +127,34 @@ impl LayerMoments {
                     "run the cell again; the moments are as they were before it",
                 ));
             }
-            let chunks: Vec<_> = round.axis_chunks_iter(Axis(0), CHUNK).collect();
+            let chunks: Vec<_> = round.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
             let parts: Vec<Result<LayerMoments>> = chunks
                 .into_par_iter()
-                .map(|chunk| {
+                .map(|(i, chunk)| {
                     let tape = model.tape(chunk);
+                    let log_p = log_softmax_rows(tape.logits.view());
                     let mut part = LayerMoments::new_like(&more);
-                    let target = tape.resid(model.config.n_layers);
+                    let made;
+                    let target: ArrayView2<f32> = match (self.target, given) {
+                        (_, Some(numbers)) => {
+                            let begin = first + i * CHUNK;
+                            let numbers = numbers.slice(s![begin..begin + chunk.nrows(), .., ..]);
+                            let shape = (chunk.len(), numbers.len_of(Axis(2)));
+                            made = numbers.to_shape(shape).expect("one row per token").into_owned();
+                            made.view()
+                        }
+                        (Target::Normalised, None) => tape.ln_final.out.view(),
+                        (Target::LogProbabilities, None) => {
+                            made = centred_rows(log_p.view());
+                            made.view()
+                        }
+                        (Target::Residual | Target::Given, None) => tape.resid(model.config.n_layers).view(),
+                    };
                     for (l, moments) in part.layers.iter_mut().enumerate() {
-                        moments.push(tape.resid(l).view(), target.view()).map_err(|e| {
+                        moments.push(tape.resid(l).view(), target).map_err(|e| {
                             Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help())
                         })?;
                     }
-                    let log_p = log_softmax_rows(tape.logits.view());
                     part.mean_prediction =
                         log_p.mapv(|x| f64::from(x).exp()).mean_axis(Axis(0)).expect("a chunk has rows");
                     Ok(part)
@@ -87,6 +163,7 @@ impl LayerMoments {
             for part in parts {
                 more.merge(&part?)?;
             }
+            first += round.nrows();
             progress.update(more.layers[0].n as usize / tokens.ncols(), || format!("{} tokens", more.n()));
         }
         progress.finish(&format!("{} tokens, {} layers", more.n(), more.layers.len()));
@@ -97,6 +174,7 @@ impl LayerMoments {
         let empty = |m: &Moments| Moments::new(m.x_mean.len(), m.z_mean.len());
         LayerMoments {
             fingerprint: other.fingerprint,
+            target: other.target,
             layers: other.layers.iter().map(empty).collect(),
             mean_prediction: Array1::zeros(other.mean_prediction.len()),
         }
@@ -119,6 +197,7 @@ impl LayerMoments {
                 "merge moments that were collected with the same weights",
             ));
         }
+        other.check_target(self.target, "moments merge with moments of the same target")?;
         let weight = |m: &LayerMoments| m.layers.first().map_or(0.0, |m| m.weight);
         let total = weight(self) + weight(other);
         let share = if total > 0.0 { weight(other) / total } else { 0.0 };
@@ -127,6 +206,11 @@ impl LayerMoments {
             a.merge(b)?;
         }
         Ok(())
+    }
+
+    /// The same about 0 instead of about the means, for lenses without intercept ([`Moments::about_zero`]).
+    pub fn about_zero(&self) -> Self {
+        LayerMoments { layers: self.layers.iter().map(Moments::about_zero).collect(), ..self.clone() }
     }
 
     /// The sum over some of the layers: what a lens shared by them is fitted to.
@@ -155,6 +239,18 @@ impl LayerMoments {
     /// Refuses a model whose weights are not those of these moments.
     pub(crate) fn check_model(&self, model: &Transformer) -> Result<()> {
         check_fingerprint("moments are", self.fingerprint, model)
+    }
+
+    /// Refuses moments of another target than this.
+    pub(crate) fn check_target(&self, wanted: Target, why: &str) -> Result<()> {
+        if self.target == wanted {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Config,
+            format!("these moments have the target {:?}; {why}, {wanted:?}", self.target),
+            "collect moments for that target (`LayerMoments::collect_for`)",
+        ))
     }
 
     /// Saves these moments; written under a temporary name first.

@@ -1,17 +1,35 @@
 //! Lenses: reading a prediction off the residual stream before the last layer.
 //!
 //! Residual streams are `h_0 ..= h_L`: `h_0` is the embedding, `h_L` what the last block leaves. A lens maps `h_l` to a
-//! guess of `h_L`, which the model's own final norm and unembedding decode. Everything is fitted from one sufficient
-//! statistic, [`Moments`].
+//! guess of `h_L`, which the model's own final norm and unembedding decode, or of another [`Target`]. Everything is fitted
+//! from one sufficient statistic, [`Moments`].
+//!
+//! | lens | how it is made |
+//! |---|---|
+//! | logit lens (nostalgebraist 2020) | [`LogitLens`] |
+//! | affine, pre-norm | [`Ridge::own`], towards the identity or [towards zero](Towards) |
+//! | affine without intercept (Din et al. 2023) | `ridge.own(&moments.about_zero())` |
+//! | affine, post-norm | `ridge.own` of moments [collected for](LayerMoments::collect_for) [`Target::Normalised`] |
+//! | linear probe (Alain & Bengio 2016) | the same for [`Target::LogProbabilities`], or for [given numbers](LayerMoments::collect_given) |
+//! | tuned lens (Belrose et al. 2023) | [`Refine`] |
+//! | Jacobian lens | [`Jacobian`] |
+//! | one for all, for any subset, for all other or all later layers | [`Ridge::shared`], [`fitted_on`](Ridge::fitted_on), [`left_out`](Ridge::left_out), [`later`](Ridge::later) |
+//! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
+//! | of low rank | [`Ridge::low_rank`] |
+//!
+//! [`compare`] takes them all.
 
 mod affine;
 mod compare;
 mod grouped;
+mod jacobian;
+mod kinds;
 mod layers;
 mod lbfgs;
 mod moments;
 mod ridge;
 mod ridge_path;
+mod target;
 mod trajectory;
 mod transfer;
 mod tuned;
@@ -19,10 +37,12 @@ mod tuned;
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use compare::{Comparison, LensCurve, compare};
 pub use grouped::{GroupedMoments, RidgeChoice};
+pub use jacobian::Jacobian;
 pub use layers::LayerMoments;
 pub use moments::Moments;
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
+pub use target::Target;
 pub use trajectory::{Reading, Trajectory};
 pub use transfer::Transfer;
 pub use tuned::{Refine, TunedLens};

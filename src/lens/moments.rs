@@ -217,6 +217,33 @@ impl Moments {
         self.weight += other.weight;
     }
 
+    /// The second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et al. 2023). For fitting
+    /// and measuring only; rows pushed to it would count about their mean again.
+    ///
+    /// ```
+    /// use onelens::{lens::{Moments, Ridge, Towards}, ndarray::array};
+    /// let mut m = Moments::new(1, 1);
+    /// m.push(array![[1.0], [3.0]].view(), array![[2.0], [6.5]].view())?;
+    /// let lens = Ridge { lambda: 0.0, towards: Towards::Zero }.fit(&m.about_zero())?;
+    /// assert_eq!((lens.a[(0, 0)], lens.b[0]), (2.15, 0.0)); // (1 · 2 + 3 · 6.5) / (1² + 3²)
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn about_zero(&self) -> Moments {
+        let mut all = Moments::new(self.x_mean.len(), self.z_mean.len());
+        let column = |mean: &Array1<f64>| mean.clone().insert_axis(Axis(1));
+        let (x, z) = (column(&self.x_mean), column(&self.z_mean));
+        (all.n, all.weight) = (self.n, self.weight);
+        for (sum, s, left, right) in [
+            (&mut all.s_xx, &self.s_xx, &x, &x),
+            (&mut all.s_zx, &self.s_zx, &z, &x),
+            (&mut all.s_zz, &self.s_zz, &z, &z),
+        ] {
+            sum.assign(s);
+            add_matmul(sum.view_mut(), self.weight, left.view(), right.t());
+        }
+        all
+    }
+
     /// Saves these moments; written under a temporary name first, so that no half-written file is left.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         record::save(path.as_ref(), KIND, VERSION, self)

@@ -1,11 +1,9 @@
 //! Closed-form lenses: ridge regression of the last residual stream on an earlier one.
 
-use std::sync::Arc;
-
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::{AffineLens, LayerLenses, LayerMoments, Moments};
+use super::{AffineLens, Moments};
 use crate::num::Cholesky;
 use crate::{Error, ErrorKind, Result};
 
@@ -106,34 +104,5 @@ impl Ridge {
         }
         let b = &m.z_mean - &a.dot(&m.x_mean);
         Ok(AffineLens { a, b })
-    }
-
-    /// A lens of its own for every layer.
-    pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let fitted =
-            m.layers.iter().enumerate().map(|(l, moments)| Ok(Arc::new(self.fit_layer(l, moments)?)));
-        Ok(LayerLenses::new("own lens", m.fingerprint, fitted.collect::<Result<_>>()?))
-    }
-
-    /// One lens for all layers, fitted to all of them.
-    pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let every: Vec<usize> = (0..m.layers.len()).collect();
-        let lens = Arc::new(self.fit(&m.pooled(&every)?)?);
-        Ok(LayerLenses::new("shared lens", m.fingerprint, vec![lens; m.layers.len()]))
-    }
-
-    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
-    pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let fit = |l: usize| {
-            let others: Vec<usize> = (0..m.layers.len()).filter(|&k| k != l).collect();
-            Ok(Arc::new(self.fit(&m.pooled(&others)?)?))
-        };
-        let fitted = (0..m.layers.len()).map(fit).collect::<Result<_>>()?;
-        Ok(LayerLenses::new("left-out lens", m.fingerprint, fitted))
-    }
-
-    fn fit_layer(&self, layer: usize, moments: &Moments) -> Result<AffineLens> {
-        self.fit(moments)
-            .map_err(|e| Error::new(e.kind(), format!("residual stream {layer}: {}", e.what()), e.help()))
     }
 }

@@ -53,12 +53,8 @@ impl Trajectory {
         };
         let n_pos = input.len();
         let batch = Array2::from_shape_vec((1, n_pos), input.to_vec()).expect("one row");
-        let mut readings = per_sequence(model, &[lens], &batch, |residuals, log_p| {
-            let log_q: Vec<_> = residuals
-                .iter()
-                .enumerate()
-                .map(|(l, h)| model.unembed(lens.transport(l, *h).view()))
-                .collect();
+        let mut readings = per_sequence(model, &[lens], &batch, |_, residuals, log_p| {
+            let log_q: Vec<_> = residuals.iter().enumerate().map(|(l, h)| lens.read(model, l, *h)).collect();
             // Token texts are made outside: sources need not be shared between threads.
             Array2::from_shape_fn((log_q.len(), n_pos), |(l, t)| {
                 let row = log_q[l].row(t);

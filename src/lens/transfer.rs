@@ -48,9 +48,9 @@ impl Transfer {
     /// Mean held-out `KL(p ‖ q)` in nats of each lens on each stream, over `tokens: [sequence, pos]`.
     pub fn kl(model: &Transformer, lenses: &LayerLenses, tokens: &Array2<u32>) -> Result<Self> {
         let n_layers = model.config.n_layers + 1;
-        let sums = per_sequence(model, &[lenses], tokens, |residuals, log_p| {
+        let sums = per_sequence(model, &[lenses], tokens, |_, residuals, log_p| {
             Array2::from_shape_fn((n_layers, n_layers), |(i, j)| {
-                let log_q = model.unembed(lenses.transport(i, residuals[j]).view());
+                let log_q = lenses.read(model, i, residuals[j]);
                 log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).sum::<f64>()
             })
         })?;

@@ -98,8 +98,9 @@ impl Refine {
         Ok(TunedLens {
             lenses: LayerLenses::new(
                 "tuned lens",
-                start.fingerprint(),
+                moments,
                 lenses.into_iter().map(Arc::new).collect(),
+                began,
             ),
             training_kl: Array2::from_shape_vec((self.passes + 1, n_streams), training_kl)
                 .expect("one row per pass"),
@@ -118,8 +119,16 @@ impl Lens for TunedLens {
         self.lenses.transport(layer, h)
     }
 
+    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
+        self.lenses.decode(model, z)
+    }
+
     fn check_model(&self, model: &Transformer) -> Result<()> {
         self.lenses.check_model(model)
+    }
+
+    fn fit_seconds(&self) -> f64 {
+        self.seconds
     }
 }
 

@@ -36,6 +36,7 @@ mod network;
 mod norm_layer;
 mod params;
 mod run;
+mod stream_grads;
 mod taps;
 mod training;
 mod training_run;

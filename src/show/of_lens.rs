@@ -9,6 +9,79 @@ use crate::lens::{Comparison, RidgeChoice, Trajectory, Transfer};
 const Z: f64 = 1.96;
 
 impl Comparison {
+    /// Every lens in a row: mean KL from the final prediction, mean cross-entropy with the next token, and agreement with the model's
+    /// most probable token, over all streams but the last, which is the model's own; and the time it took to fit.
+    pub fn table(&self) -> Table {
+        let digits = |x: f64| TableCell::Number((x * 1e4).round() / 1e4);
+        let mean = |values: &[f64]| {
+            let earlier = &values[..values.len() - 1];
+            earlier.iter().sum::<f64>() / earlier.len() as f64
+        };
+        let mut rows: Vec<Vec<TableCell>> = self
+            .curves
+            .iter()
+            .map(|c| {
+                vec![
+                    c.name.clone().into(),
+                    digits(mean(&c.kl)),
+                    digits(mean(&c.cross_entropy)),
+                    digits(mean(&c.agreement)),
+                    TableCell::Text(seconds(c.fit_seconds)),
+                ]
+            })
+            .collect();
+        rows.push(vec!["not looking".into(), digits(self.floor), "".into(), "".into(), "".into()]);
+        rows.push(vec![
+            "the model itself".into(),
+            digits(0.0),
+            digits(self.model_cross_entropy),
+            digits(1.0),
+            "".into(),
+        ]);
+        Table {
+            title: "What each lens reads, mean over the streams before the last".into(),
+            header: ["lens", "KL (nats)", "cross-entropy (nats)", "top-1 agreement", "fit time"]
+                .map(String::from)
+                .to_vec(),
+            rows,
+            note: format!(
+                "{} held-out tokens in {} sequences. Fit time: from the moments on, or from where a refinement began.",
+                self.n_tokens, self.n_seqs
+            ),
+        }
+    }
+
+    /// Cross-entropy of each reading with the next token by residual stream, with the model's own.
+    pub fn cross_entropy_figure(&self) -> Result<Figure> {
+        let mut series: Vec<Series> =
+            self.curves.iter().map(|c| Series::new(&c.name, c.cross_entropy.clone())).collect();
+        let n = self.curves.first().map_or(0, |c| c.kl.len());
+        series.push(Series::new("the model itself", vec![self.model_cross_entropy; n]).dashed());
+        LineChart {
+            title: "How well does each reading predict the next token?".into(),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: "cross-entropy (nats)".into(),
+            series,
+            note: format!("{} held-out tokens in {} sequences.", self.n_tokens, self.n_seqs),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Agreement with the model's most probable token by residual stream.
+    pub fn agreement_figure(&self) -> Result<Figure> {
+        LineChart {
+            title: "How often is the most probable token the model's?".into(),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: "share of tokens".into(),
+            series: self.curves.iter().map(|c| Series::new(&c.name, c.agreement.clone())).collect(),
+            y_from_zero: true,
+            note: format!("{} held-out tokens in {} sequences.", self.n_tokens, self.n_seqs),
+            ..Default::default()
+        }
+        .figure()
+    }
+
     /// Held-out KL by residual stream, one curve per lens, with the floor.
     pub fn figure(&self) -> Result<Figure> {
         let mut series: Vec<Series> = self
@@ -70,6 +143,15 @@ impl Comparison {
     /// Shows the figure.
     pub fn evcxr_display(&self) {
         show(self.figure());
+    }
+}
+
+/// A time of fitting; `-` where nothing was fitted.
+fn seconds(s: f64) -> String {
+    match s {
+        0.0 => "-".into(),
+        s if s < 1.0 => format!("{:.1} ms", s * 1e3),
+        s => format!("{s:.1} s"),
     }
 }
 

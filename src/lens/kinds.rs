@@ -1,0 +1,165 @@
+//! Least-squares lenses between "every layer its own" and "one for all": what may differ from layer to layer, and what may not.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::{Array1, Array2, s};
+
+use super::{AffineLens, LayerLenses, LayerMoments, Moments, Ridge, Towards};
+use crate::num::{SymmetricEigen, matmul};
+use crate::{Error, ErrorKind, Result};
+
+/// Alternations that a gain may take to settle; ten are usual.
+const MAX_ALTERNATIONS: usize = 200;
+
+impl Ridge {
+    /// A lens of its own for every layer.
+    pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.for_each_layer("own lens", m, |l| self.fit(&m.layers[l]))
+    }
+
+    /// One lens for all layers, fitted to all of them.
+    pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let every: Vec<usize> = (0..m.layers.len()).collect();
+        Ok(self.fitted_on(m, &every)?.named("shared lens"))
+    }
+
+    /// One lens for all layers, fitted to some of them.
+    ///
+    /// Fails on a layer that does not exist, or on none.
+    pub fn fitted_on(&self, m: &LayerMoments, layers: &[usize]) -> Result<LayerLenses> {
+        let began = Instant::now();
+        let lens = Arc::new(self.fit(&m.pooled(layers)?)?);
+        let name = format!("lens of streams {layers:?}");
+        Ok(LayerLenses::new(&name, m, vec![lens; m.layers.len()], began))
+    }
+
+    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
+    pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.for_each_layer("left-out lens", m, |l| {
+            let others: Vec<usize> = (0..m.layers.len()).filter(|&k| k != l).collect();
+            self.fit(&m.pooled(&others)?)
+        })
+    }
+
+    /// For each layer one lens fitted to all *later* layers: does what is said here stand already in the words that later layers use?
+    /// The last layer has none behind it and keeps its own.
+    pub fn later(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let last = m.layers.len().saturating_sub(1);
+        self.for_each_layer("later-layers lens", m, |l| {
+            let later: Vec<usize> = ((l + 1).min(last)..=last).collect();
+            self.fit(&m.pooled(&later)?)
+        })
+    }
+
+    /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
+    ///
+    /// With `b_l = z̄ - A x̄_l` the means drop out, so that `A` is fitted to the sum of the second moments, each about the mean of its
+    /// own layer.
+    pub fn shared_own_bias(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let began = Instant::now();
+        let gains = Array1::ones(m.layers.len());
+        let shared = self.fit(&within(m, &gains))?;
+        let lenses = m.layers.iter().map(|layer| Arc::new(scaled(&shared.a, 1.0, layer)));
+        Ok(LayerLenses::new("shared lens, own bias", m, lenses.collect(), began))
+    }
+
+    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`. Streams grow
+    /// from layer to layer; a gain makes up for that and nothing else.
+    ///
+    /// Matrix and gains are fitted in turn, each in closed form, until the gains stand still. They begin with 1, so that
+    /// least squares ends no worse than with own bias alone.
+    pub fn shared_own_gain(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        let began = Instant::now();
+        let mut gains = Array1::ones(m.layers.len());
+        let mut shared = self.fit(&within(m, &gains))?;
+        for _ in 0..MAX_ALTERNATIONS {
+            let fitted: Array1<f64> = m.layers.iter().map(|layer| gain(&shared.a, layer)).collect();
+            let moved = (&fitted - &gains).fold(0.0_f64, |m, e| m.max(e.abs()));
+            gains = fitted;
+            shared = self.fit(&within(m, &gains))?;
+            if moved < 1e-9 {
+                break;
+            }
+        }
+        let lenses = m.layers.iter().map(|layer| Arc::new(scaled(&shared.a, gain(&shared.a, layer), layer)));
+        Ok(LayerLenses::new("shared lens, own gain", m, lenses.collect(), began))
+    }
+
+    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the least-squares
+    /// one of that rank (reduced-rank regression, Izenman 1975).
+    ///
+    /// With `B = A - T` of full rank and `K` as in [`Ridge`], it is `T + V Vᵀ B`, `V` the first `rank` eigenvectors of `B K Bᵀ`.
+    ///
+    /// Fails on a rank beyond the width of the target.
+    pub fn low_rank(&self, m: &LayerMoments, rank: usize) -> Result<LayerLenses> {
+        self.for_each_layer(&format!("own lens of rank {rank}"), m, |l| {
+            let moments = &m.layers[l];
+            let d_z = moments.z_mean.len();
+            if rank > d_z {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("a lens of {d_z} outputs has no rank {rank}"),
+                    format!("ask for a rank of 0 to {d_z}"),
+                ));
+            }
+            let target = match self.towards {
+                Towards::Zero => Array2::zeros(moments.s_zx.dim()),
+                Towards::Identity => Array2::eye(d_z),
+            };
+            let from_target = self.fit(moments)?.a - &target;
+            let s_yx = &moments.s_zx - &matmul(target.view(), moments.s_xx.view());
+            let explained = matmul(from_target.view(), s_yx.t());
+            let SymmetricEigen { vectors, .. } =
+                SymmetricEigen::new(((&explained + &explained.t()) * 0.5).view())?;
+            let first = vectors.slice(s![.., d_z - rank..]);
+            let a = target + matmul(first, matmul(first.t(), from_target.view()).view());
+            let b = &moments.z_mean - &a.dot(&moments.x_mean);
+            Ok(AffineLens { a, b })
+        })
+    }
+
+    fn for_each_layer(
+        &self,
+        name: &str,
+        m: &LayerMoments,
+        fit: impl Fn(usize) -> Result<AffineLens>,
+    ) -> Result<LayerLenses> {
+        let began = Instant::now();
+        let lenses = (0..m.layers.len())
+            .map(|l| match fit(l) {
+                Ok(lens) => Ok(Arc::new(lens)),
+                Err(e) => Err(Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help())),
+            })
+            .collect::<Result<_>>()?;
+        Ok(LayerLenses::new(name, m, lenses, began))
+    }
+}
+
+/// The sum of all layers' second moments, each about the mean of its own layer and with its inputs scaled.
+fn within(m: &LayerMoments, gains: &Array1<f64>) -> Moments {
+    let (d_z, d_x) = m.layers[0].s_zx.dim();
+    let mut sum = Moments::new(d_x, d_z);
+    for (layer, &gain) in m.layers.iter().zip(gains) {
+        sum.n += layer.n;
+        sum.weight += layer.weight;
+        sum.s_xx.scaled_add(gain * gain, &layer.s_xx);
+        sum.s_zx.scaled_add(gain, &layer.s_zx);
+        sum.s_zz += &layer.s_zz;
+    }
+    sum
+}
+
+/// The number `g` for which `g A` has the least squared error about the means: `tr(A S_xz) / tr(A S_xx Aᵀ)`.
+fn gain(a: &Array2<f64>, m: &Moments) -> f64 {
+    let spread = (&matmul(a.view(), m.s_xx.view()) * a).sum();
+    // A layer of which `A` reads nothing has any gain.
+    if spread > 0.0 { (a * &m.s_zx).sum() / spread } else { 1.0 }
+}
+
+/// `g A` with the bias that suits this layer.
+fn scaled(a: &Array2<f64>, gain: f64, m: &Moments) -> AffineLens {
+    let a = a * gain;
+    let b = &m.z_mean - &a.dot(&m.x_mean);
+    AffineLens { a, b }
+}
