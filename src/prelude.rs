@@ -7,7 +7,7 @@ pub use crate::circuits::{
 pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
 pub use crate::lens::{
     AffineLens, Comparison, Conditioning, GroupedMoments, Jacobian, LayerLenses, LayerMoments, Lens,
-    LogitLens, Moments, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards, Trajectory, Transfer,
+    LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards, Trajectory, Transfer,
     TunedLens, compare,
 };
 pub use crate::model::{

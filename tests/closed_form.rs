@@ -142,3 +142,38 @@ fn on_gaussian_inputs_least_squares_is_the_mean_jacobian() {
     // Cubes of Gaussians: heavy tails.
     assert!(gap(&x.mapv(|x| x * x * x)) > 2.0 * noise, "{}", gap(&x.mapv(|x| x * x * x)));
 }
+
+#[test]
+fn the_variance_explained_is_one_minus_the_error_and_covariances_of_one_stream_are_alike() {
+    let m = layers();
+    let own = LEAST_SQUARES.own(&m).unwrap();
+    let (mse, r2) = (Transfer::mse(&m, &own).unwrap(), Transfer::r2(&m, &own).unwrap());
+    for ((i, j), r2) in r2.values.indexed_iter() {
+        let variance = m.layers[j].s_zz.diag().sum() / m.layers[j].weight;
+        assert!((r2 - (1.0 - mse.values[(i, j)] / variance)).abs() < 1e-12);
+    }
+    // The last stream is its own target.
+    assert!((r2.values[(3, 3)] - 1.0).abs() < 1e-9);
+    let asymmetry = mse.asymmetry().values;
+    assert!((&asymmetry + &asymmetry.t()).iter().all(|e| e.abs() < 1e-12) && asymmetry[(0, 2)] != 0.0);
+
+    let alike = Transfer::covariance_similarity(&m).values;
+    assert!((0..4).all(|l| (alike[(l, l)] - 1.0).abs() < 1e-12));
+    // The cosine by its definition, and no change under scaling.
+    let (a, b) = (&m.layers[0].s_xx, &m.layers[2].s_xx);
+    let cosine = a.t().dot(b).diag().sum() / (a.t().dot(a).diag().sum() * b.t().dot(b).diag().sum()).sqrt();
+    assert!((alike[(0, 2)] - cosine).abs() < 1e-12 && cosine < 1.0);
+    let mut scaled = m.clone();
+    scaled.layers[0].s_xx *= 7.0;
+    assert!((Transfer::covariance_similarity(&scaled).values[(0, 2)] - cosine).abs() < 1e-12);
+}
+
+#[test]
+fn transfer_costs_more_between_streams_whose_covariances_differ_more() {
+    let m = layers();
+    let penalty = Transfer::mse(&m, &LEAST_SQUARES.own(&m).unwrap()).unwrap().penalty();
+    let test = penalty.correlation(&Transfer::covariance_similarity(&m), 0).unwrap();
+    assert!(test.rho < -0.5 && test.n_permutations == 9999, "{test:?}");
+    let itself = penalty.correlation(&penalty, 0).unwrap();
+    assert!((itself.rho - 1.0).abs() < 1e-12);
+}

@@ -1,10 +1,10 @@
 //! Refinement: from the closed form downwards, never up.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use onelens::data::{Markov, Source};
-use onelens::lens::{LayerMoments, Lens, Refine, Ridge, compare};
+use onelens::lens::{LayerMoments, Lens, Probe, Refine, Ridge, Target, Towards, compare};
 use onelens::model::{Config, Training, Transformer};
-use onelens::num::rng;
+use onelens::num::{Cholesky, rng};
 
 /// Two passes run other numbers of sequences together, so that log-probabilities differ by their rounding in f32, a few 2⁻²⁴ of
 /// about 2.5.
@@ -95,4 +95,92 @@ fn lenses_moments_or_tokens_of_something_else_are_refused() {
     assert!(Refine::default().fit(&model, &own, &moments, &Array2::from_elem((1, 4), 99)).is_err());
     let tuned = Refine { passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
     assert!(tuned.check_model(&other).is_err());
+}
+
+#[test]
+fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
+    let (model, train, _) = small();
+    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
+    // Far from the best lens, so that there is a way to go.
+    let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
+    let tuned = Refine { passes: 200 }.fit(&model, &own, &post, &train).unwrap();
+    assert_eq!(tuned.name(), "tuned lens, post-norm");
+    assert!(tuned.gradient_norm.iter().all(|g| *g < 1e-4), "{:?}", tuned.gradient_norm);
+
+    // One stream in f64: A ← A + (½ UᵀCU)⁻¹ Uᵀ(P - Q)ᵀX̃ (X̃ᵀX̃)⁻¹, with an intercept in X̃.
+    let (logits, cache) = model.run_with_cache(&train).unwrap();
+    let rows = |x: ndarray::Array3<f32>| {
+        let (n, t, d) = x.dim();
+        x.into_shape_with_order((n * t, d)).unwrap().mapv(f64::from)
+    };
+    let stream = rows(cache.resid_post(0).unwrap());
+    let mut x = Array2::<f64>::ones((stream.nrows(), 9));
+    x.slice_mut(ndarray::s![.., ..8]).assign(&stream);
+    let softmax = |logits: &Array2<f64>| {
+        let mut p = logits.clone();
+        for mut row in p.rows_mut() {
+            let max = row.fold(f64::MIN, |m, x| m.max(*x));
+            row.mapv_inplace(|x| (x - max).exp());
+            let sum = row.sum();
+            row /= sum;
+        }
+        p
+    };
+    let p = softmax(&rows(logits));
+    let u = model.params.unembedding().mapv(f64::from).reversed_axes();
+    let bias = model.params.b_u.mapv(f64::from);
+    let centre = Array2::<f64>::eye(12) - 1.0 / 12.0;
+    let curvature = Cholesky::new((u.t().dot(&centre).dot(&u) * 0.5).view()).unwrap();
+    let gram = Cholesky::new(x.t().dot(&x).view()).unwrap();
+    let start = own.layer(1).unwrap();
+    let mut a = Array2::<f64>::zeros((8, 9));
+    a.slice_mut(ndarray::s![.., ..8]).assign(&start.a);
+    a.column_mut(8).assign(&start.b);
+    let mut kls: Vec<f64> = Vec::new();
+    for _ in 0..600 {
+        let q = softmax(&(x.dot(&a.t()).dot(&u.t()) + &bias));
+        kls.push((&p * &(&p / &q).mapv(f64::ln)).sum() / p.nrows() as f64);
+        let slope = u.t().dot(&(&p - &q).t()).dot(&x);
+        let step = gram.solve(curvature.solve(slope.view()).t()).reversed_axes();
+        a += &step;
+    }
+    assert!(kls.windows(2).all(|w| w[1] <= w[0] + 1e-12), "the bound is not monotone");
+    assert!((tuned.training_kl[(0, 1)] - kls[0]).abs() < F32, "{} and {}", tuned.training_kl[(0, 1)], kls[0]);
+    let (ours, theirs) = (tuned.training_kl[(200, 1)], kls[599]);
+    // The problem is convex: both go to the one minimum, the bound slowly.
+    assert!(ours <= theirs + F32 && theirs - ours < 0.01 * (kls[0] - ours), "{ours} and {theirs}");
+}
+
+#[test]
+fn lenses_and_moments_of_other_targets_are_refused() {
+    let (model, train, _) = small();
+    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
+    let own = Ridge::default().own(&LayerMoments::collect(&model, &train).unwrap()).unwrap();
+    let e = Refine::default().fit(&model, &own, &post, &train).unwrap_err().to_string();
+    assert!(e.contains("Residual") && e.contains("Normalised"), "{e}");
+}
+
+#[test]
+fn a_classifier_reads_the_token_off_the_embedding_and_nothing_off_noise() {
+    let (model, train, held_out) = small();
+    let n_classes = 3;
+    // Two tokens, each against all others: corners of the cloud of embeddings.
+    let class = |tokens: &Array2<u32>| tokens.mapv(|t| t.min(2));
+    let probe = Probe::fit(&model, &train, &class(&train), n_classes, 60).unwrap();
+    let score = probe.score(&model, &held_out, &class(&held_out)).unwrap();
+    assert!(score.accuracy[0] > 0.95 && score.cross_entropy[0] < 0.3 * score.floor, "{score:?}");
+    // Labels of other sequences: nothing to find.
+    let order = |n: usize| (0..n).map(|i| (i + 7) % n).collect::<Vec<_>>();
+    let mixed = class(&train).select(Axis(0), &order(train.nrows()));
+    let probe = Probe::fit(&model, &train, &mixed, n_classes, 20).unwrap();
+    let mixed = class(&held_out).select(Axis(0), &order(held_out.nrows()));
+    let score = probe.score(&model, &held_out, &mixed).unwrap();
+    assert!(score.cross_entropy.iter().all(|c| (c - score.floor).abs() < 0.1), "{score:?}");
+    let share = |c: u32| train.iter().filter(|t| **t.min(&&2) == c).count() as f64 / train.len() as f64;
+    let frequencies: Array1<f64> = (0..3).map(share).collect();
+    assert!((&probe.frequencies - &frequencies).iter().all(|e| e.abs() < 1e-9));
+    let e = Probe::fit(&model, &train, &class(&train), 2, 1).unwrap_err().to_string();
+    assert!(e.contains("label 2") && e.contains("0 to 1"), "{e}");
+    assert!(Probe::fit(&model, &train, &class(&held_out), 3, 1).is_err());
+    assert!(Probe::fit(&model, &train, &train.mapv(|_| 0), 1, 1).is_err());
 }

@@ -11,6 +11,7 @@
 //! | affine without intercept (Din et al. 2023) | `ridge.own(&moments.about_zero())` |
 //! | affine, post-norm | `ridge.own` of moments [collected for](LayerMoments::collect_for) [`Target::Normalised`] |
 //! | linear probe (Alain & Bengio 2016) | the same for [`Target::LogProbabilities`], or for [given numbers](LayerMoments::collect_given) |
+//! | classifier of labels | [`Probe`] |
 //! | tuned lens (Belrose et al. 2023) | [`Refine`] |
 //! | Jacobian lens | [`Jacobian`] |
 //! | one for all, for any subset, for all other or all later layers | [`Ridge::shared`], [`fitted_on`](Ridge::fitted_on), [`left_out`](Ridge::left_out), [`later`](Ridge::later) |
@@ -27,12 +28,15 @@ mod kinds;
 mod layers;
 mod lbfgs;
 mod moments;
+mod objective;
+mod probe;
 mod ridge;
 mod ridge_path;
 mod target;
 mod trajectory;
 mod transfer;
 mod tuned;
+mod whitened;
 
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use compare::{Comparison, LensCurve, compare};
@@ -40,6 +44,7 @@ pub use grouped::{GroupedMoments, RidgeChoice};
 pub use jacobian::Jacobian;
 pub use layers::LayerMoments;
 pub use moments::Moments;
+pub use probe::{Probe, ProbeScore};
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
 pub use target::Target;

@@ -5,6 +5,7 @@ mod factor;
 mod probability;
 mod product;
 mod random;
+mod rank;
 mod real;
 mod wide;
 
@@ -13,5 +14,6 @@ pub use factor::Cholesky;
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
+pub use rank::{Mantel, mantel, spearman};
 pub use real::Real;
 pub use wide::wide;
