@@ -128,8 +128,9 @@ def inside(name: str, pairs: int, out: Path) -> None:
             print(f"  {row.work} ..", file=sys.stderr, flush=True)
             try:
                 results.append(measure(row, pairs))
-            except Failed as why:
-                failed.append(f"{row.work}: {why}")
+            # One row less is no reason to lose the others.
+            except Exception as why:
+                failed.append(f"{row.work}: {type(why).__name__} {why}")
     print_table(name, results)
     out.write_text(json.dumps(results))
     if failed:

@@ -198,11 +198,17 @@ def completion(kernel: Kernel, while_running: bool):
         if not while_running:
             seconds, matches = kernel.complete("numbers.sor")
             return 1000 * seconds, has_sort(matches)
-        request = kernel.client.execute("std::thread::sleep(std::time::Duration::from_secs(2));")
+        waiting = {kernel.client.execute("std::thread::sleep(std::time::Duration::from_secs(2));")}
         time.sleep(0.7)
-        seconds, matches = kernel.complete("numbers.sor")
-        while kernel.client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] != request:
-            pass
+        begin = time.perf_counter()
+        question = kernel.client.complete("numbers.sor")
+        waiting.add(question)
+        # In either order: a kernel that waits for its cell answers the question last.
+        while waiting:
+            reply = kernel.client.get_shell_msg(timeout=60)
+            waiting.discard(reply["parent_header"]["msg_id"])
+            if reply["parent_header"]["msg_id"] == question:
+                seconds, matches = time.perf_counter() - begin, reply["content"]["matches"]
         drain(kernel)
         return 1000 * seconds, has_sort(matches)
 

@@ -121,7 +121,8 @@ impl Session for Evcxr {
             Err(error) => Err(error),
             Ok(_) if !finished => Err(early_end(&said)),
             Ok(bundle) => {
-                if !bundle.is_empty() {
+                // A statement without its semicolon is no result.
+                if bundle.iter().any(|(mime, text)| mime != "text/plain" || text != "()") {
                     on_output(Output::Result(bundle));
                 }
                 Ok(())
@@ -156,11 +157,16 @@ fn run_cells(
     events: &Sender<Event>,
     ask: &Mutex<Option<Ask>>,
 ) {
-    let (mut witness, mut there) = (0, false);
+    let mut witness = 0;
     while let Ok(code) = queue.recv() {
         let statements =
             !code.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with(':'));
         let [new, old] = [WITNESSES[1 - witness], WITNESSES[witness]];
+        let known = |context: &CommandContext, name: &str| {
+            context.variables_and_types().any(|(variable, _)| variable == name)
+        };
+        // `:clear` and an end of evcxr's process take it away.
+        let there = known(&context, old);
         let code = match statements {
             // On the line of the cell's first statement, so that evcxr's line numbers stay the user's.
             true => with_witness(&code, new, there.then_some(old)),
@@ -174,11 +180,9 @@ fn run_cells(
             },
         };
         let result = context.execute_with_callbacks(&code, &mut callbacks);
-        let has = |name: &str| context.variables_and_types().any(|(variable, _)| variable == name);
-        let finished = !statements || has(new);
-        if statements {
-            there = has(new) || has(old);
-            witness = if has(new) { 1 - witness } else { witness };
+        let finished = !statements || known(&context, new);
+        if statements && finished {
+            witness = 1 - witness;
         }
         let ended = Ended {
             finished,
@@ -207,8 +211,9 @@ fn with_witness(code: &str, new: &str, old: Option<&str>) -> String {
         }
         at += line.len();
     }
-    let end_of_old = old.map_or(String::new(), |old| format!("drop({old}); "));
-    format!("{}{end_of_old}let {new}: String = String::new(); {}", &code[..at], &code[at..])
+    // The order matters: evcxr takes what begins with a colon for a command.
+    let end_of_old = old.map_or(String::new(), |old| format!("::std::mem::drop({old}); "));
+    format!("{}let {new}: String = String::new(); {end_of_old}{}", &code[..at], &code[at..])
 }
 
 /// A panic or a `?`; evcxr has told the story on standard error, and nowhere else.
@@ -249,7 +254,38 @@ fn report(error: &CompilationError, code: &str) -> Vec<String> {
         report.write(ariadne::sources([(name, code.to_string())]), &mut bytes).ok()?;
         String::from_utf8(bytes).ok()
     });
-    drawn.unwrap_or_else(|| error.rendered()).lines().map(str::to_string).collect()
+    without_witness(&drawn.unwrap_or_else(|| error.rendered()))
+}
+
+/// The lines of a drawn error as if the cell had no witness: it is taken from its line of code, and its width from the
+/// marks below.
+fn without_witness(drawn: &str) -> Vec<String> {
+    let mut cut: Option<(usize, usize)> = None;
+    let mut lines = Vec::new();
+    for line in drawn.lines() {
+        let plain = crate::page::ansi::strip(line);
+        let places = WITNESSES.iter().flat_map(|name| {
+            [format!("let {name}: String = String::new(); "), format!("::std::mem::drop({name}); ")]
+                .map(|text| plain.find(&text).map(|at| (at, at + text.len())))
+        });
+        let places: Vec<(usize, usize)> = places.flatten().collect();
+        let (start, end) = (places.iter().map(|p| p.0).min(), places.iter().map(|p| p.1).max());
+        if let (Some(start), Some(end)) = (start, end) {
+            lines.push(format!("{}{}", &plain[..start], &plain[end..]));
+            cut = Some((plain[..start].chars().count(), plain[start..end].chars().count()));
+            continue;
+        }
+        let marks: Vec<char> = plain.chars().collect();
+        match cut {
+            Some((from, width))
+                if marks.len() > from + width && marks[from..from + width].iter().all(|&c| c == ' ') =>
+            {
+                lines.push(marks[..from].iter().chain(&marks[from + width..]).collect());
+            }
+            _ => lines.push(line.to_string()),
+        }
+    }
+    lines
 }
 
 fn plain(ename: &str, text: &str) -> CellError {
@@ -266,8 +302,21 @@ mod tests {
     fn the_witness_stands_on_the_line_of_the_first_statement() {
         assert_eq!(
             with_witness(":dep a\n\nlet x = 1;\nx", "b", Some("a")),
-            ":dep a\n\ndrop(a); let b: String = String::new(); let x = 1;\nx"
+            ":dep a\n\nlet b: String = String::new(); ::std::mem::drop(a); let x = 1;\nx"
         );
         assert_eq!(with_witness("1", "b", None), "let b: String = String::new(); 1");
+    }
+
+    #[test]
+    fn a_drawn_error_shows_the_cell_as_the_user_wrote_it() {
+        let drawn = |code: &str, marks: &str| format!(" 1 │ {code}\n   │ {marks}");
+        for old in [None, Some(WITNESSES[0])] {
+            let cell = with_witness("let x = y;", WITNESSES[1], old);
+            let marks = format!("{}┬", " ".repeat(cell.chars().count() - 2));
+            assert_eq!(
+                without_witness(&drawn(&cell, &marks)).join("\n"),
+                drawn("let x = y;", &format!("{}┬", " ".repeat(8)))
+            );
+        }
     }
 }

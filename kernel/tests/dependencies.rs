@@ -94,6 +94,34 @@ fn a_crate_comes_into_a_session_with_variables_and_is_there_at_once_in_the_next(
 }
 
 #[test]
+fn tokio_runs_what_is_awaited_before_and_after_a_cell_that_fails() {
+    let mut engine = session();
+    let tokio = ":dep tokio = { version = \"1\", features = [\"rt-multi-thread\", \"time\", \"sync\"] }";
+    assert!(run(&mut engine, tokio).is_ok());
+    value(
+        &mut engine,
+        "use std::time::Duration;\nuse tokio::sync::mpsc;\nlet log = std::sync::Arc::new(std::sync::Mutex::new(vec![0_u64]));",
+    );
+    let sum = "let (sender, mut receiver) = mpsc::channel(4);\n\
+               for i in 1..=3 { let sender = sender.clone(); tokio::spawn(async move { tokio::time::sleep(Duration::from_millis(i)).await; sender.send(i).await }); }\n\
+               drop(sender);\n\
+               let mut sum = 0;\n\
+               while let Some(i) = receiver.recv().await { sum += i; }\n\
+               log.lock().unwrap().push(sum);\n\
+               sum";
+    assert_eq!(value(&mut engine, sum), "6");
+    fails(
+        &mut engine,
+        "tokio::time::sleep(Duration::from_millis(1)).await;\npanic!(\"in between\")",
+        &["in between"],
+    );
+    assert_eq!(value(&mut engine, sum), "6");
+    fails(&mut engine, "tokio::spawn(async { std::process::abort() }).await?;", &["aborted"]);
+    assert_eq!(value(&mut engine, sum), "6");
+    assert_eq!(value(&mut engine, "log.lock().unwrap().len()"), "4");
+}
+
+#[test]
 fn procedural_macros_build_scripts_and_renamed_crates_work() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();

@@ -494,6 +494,11 @@ fn nothing_is_lost_when_the_process_dies() {
             "v.push(1); struct D; impl Drop for D { fn drop(&mut self) { panic!() } } { let _d = D; panic!(); }",
             "it aborted",
         ),
+        // As the system does it to the process that takes too much memory.
+        (
+            "v.push(1); std::process::Command::new(\"kill\").args([\"-9\", &std::process::id().to_string()]).status()?; std::thread::park();",
+            "killed",
+        ),
     ];
     for (code, words) in deaths {
         let words = if words == "WorkerDied" { "the cell's process died" } else { words };
@@ -501,7 +506,7 @@ fn nothing_is_lost_when_the_process_dies() {
         assert_eq!(n.value("v.len()"), "3", "{code}");
         n.ok("log.push((0..1000).into_par_iter().sum::<i32>());");
     }
-    assert_eq!(n.value("log.len()"), "6");
+    assert_eq!(n.value("log.len()"), "7");
 }
 
 #[test]
@@ -559,6 +564,9 @@ fn commands_help_and_dependencies() {
     assert!(n.value(":help").contains(":vars"));
     n.fails(":dep ndarray = \"0.15\"", "DependencyError", "0.17");
     n.fails(":nonsense", "CommandError", "`:nonsense` is not a command");
+    n.fails(":ops 2", "CommandError", "did you mean `:opt`?");
+    // A notebook that came from stock evcxr may begin with its settings.
+    assert!(n.ok(":sccache 1\n:timing\nlet z = 1;").stderr().contains("`:timing` sets nothing"));
     n.ok(":opt 2\nlet y = x * 2.0;");
     n.fails(":opt 9", "CommandError", "`:opt 9`");
     let error = n.fails(":opt 0\n\nmissing", "E0425", "missing");

@@ -1,5 +1,8 @@
 //! Lines that begin with a colon or an exclamation mark: the commands of Rust notebooks.
 
+use super::Bundle;
+use std::collections::BTreeMap;
+
 /// One command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Command {
@@ -10,6 +13,8 @@ pub(super) enum Command {
     Clear,
     Version,
     Shell(String),
+    /// A setting of stock evcxr's that has nothing to set here.
+    Setting(String),
     Unknown(String),
 }
 
@@ -56,8 +61,37 @@ fn parse(line: &str) -> Command {
         ":dep" => Command::Dep(rest),
         ":clear" => Command::Clear,
         ":version" => Command::Version,
+        _ if SETTINGS.contains(&name) => Command::Setting(name.to_string()),
         _ => Command::Unknown(name.to_string()),
     }
+}
+
+/// How stock evcxr builds and shows; notebooks that came from there may set it and run on.
+const SETTINGS: [&str; 13] = [
+    ":allow_static_linking",
+    ":cache",
+    ":codegen_backend",
+    ":fmt",
+    ":linker",
+    ":load_config",
+    ":offline",
+    ":preserve_vars_on_panic",
+    ":sccache",
+    ":time_passes",
+    ":timing",
+    ":toolchain",
+    ":types",
+];
+
+/// What to say about a command that there is not.
+pub(super) fn unknown(name: &str) -> String {
+    let near = names().into_iter().map(|(known, _)| known).max_by(|a, b| {
+        let [a, b] = [a, b].map(|known| strsim::jaro_winkler(known, name));
+        a.total_cmp(&b)
+    });
+    let near = near.filter(|known| strsim::jaro_winkler(known, name) > 0.8);
+    let meant = near.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+    format!("`{name}` is not a command of this kernel\nhelp: {meant}`:help` lists the commands")
 }
 
 pub(super) const HELP: &str = "\
@@ -80,6 +114,23 @@ pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
+/// The variables as a table, and as lines `name: type`.
+pub(super) fn variables(types: &BTreeMap<String, String>) -> Bundle {
+    if types.is_empty() {
+        return vec![("text/plain".into(), "no variables yet".into())];
+    }
+    let lines: Vec<String> = types.iter().map(|(name, ty)| format!("{name}: {ty}")).collect();
+    let rows = types.iter().map(|(name, ty)| {
+        let [name, ty] = [name, ty].map(|text| crate::page::escape(text));
+        format!("<tr><td><code>{name}</code></td><td style=\"text-align:left\"><code>{ty}</code></td></tr>")
+    });
+    let html = format!(
+        "<table><thead><tr><th>variable</th><th style=\"text-align:left\">type</th></tr></thead><tbody>{}</tbody></table>",
+        rows.collect::<String>()
+    );
+    vec![("text/html".into(), html), ("text/plain".into(), lines.join("\n"))]
+}
+
 /// The level that `:opt` asks for; without one, stock notebooks mean 2.
 pub(super) fn opt_level(asked: &str) -> Result<String, String> {
     match asked {
@@ -99,6 +150,12 @@ mod tests {
     fn an_exclamation_mark_at_the_top_calls_the_shell_except_before_a_parenthesis() {
         assert_eq!(split("!ls -l | wc\n1").0, [Command::Shell("ls -l | wc".into())]);
         assert!(split("!(a && b)").0.is_empty() && split("let x = 1;\n!x").0.is_empty());
+    }
+
+    #[test]
+    fn a_mistyped_command_gets_the_nearest_name() {
+        assert!(unknown(":var").contains("did you mean `:vars`?"));
+        assert!(!unknown(":nonsense").contains("did you mean"), "{}", unknown(":nonsense"));
     }
 
     #[test]

@@ -201,9 +201,7 @@ impl Session {
         let mut say = |text: String| on_output(Output::Result(vec![("text/plain".into(), text)]));
         match command {
             Command::Vars => {
-                let types = self.types_for_display();
-                let lines: Vec<String> = types.iter().map(|(name, ty)| format!("{name}: {ty}")).collect();
-                say(if lines.is_empty() { "no variables yet".into() } else { lines.join("\n") });
+                on_output(Output::Result(commands::variables(&self.types_for_display())));
                 Ok(())
             }
             Command::Help => {
@@ -226,9 +224,11 @@ impl Session {
                 Ok(())
             }
             Command::Shell(line) => super::shell::run(&line, &self.control, on_output),
-            Command::Unknown(name) => Err(error(format!(
-                "`{name}` is not a command of this kernel\nhelp: `:help` lists the commands"
-            ))),
+            Command::Setting(name) => {
+                on_output(Output::Stderr(format!("onelens: `{name}` sets nothing in this kernel\n")));
+                Ok(())
+            }
+            Command::Unknown(name) => Err(error(commands::unknown(&name))),
         }
     }
 

@@ -124,7 +124,7 @@ fn settled(text: &str) -> String {
 }
 
 /// Text made safe to stand in HTML, in content and in double-quoted attributes.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
