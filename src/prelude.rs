@@ -4,7 +4,15 @@ pub use crate::circuits::{
     AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
     patch_positions,
 };
-pub use crate::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, PieceTokenizer, Source, Vocab};
+pub use crate::data::{
+    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, Vocab,
+};
+pub use crate::dual::{
+    Alignment, Construction, ContextSplit, Delta, Demonstrated, DualForm, FineTuning, HeadDeltas,
+    HeadRelaxation, Hopfield, Inputs, Kernel, LinearAttention, LinearAttentionTraining, ManySteps, OneStep,
+    OrderSensitivity, PredictiveCoding, PredictiveConfig, PredictiveHook, RandomFeatures, RegressionTask,
+    RegressionTasks, Sgd, Slots, UpdateSimilarity, delta_coefficient, descend,
+};
 pub use crate::lens::{
     AffineLens, Comparison, Conditioning, GroupedMoments, Jacobian, LayerLenses, LayerMoments, Lens,
     LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards, Trajectory, Transfer,

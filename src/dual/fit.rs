@@ -4,6 +4,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::adam::Adam;
 use super::lanes::{Block, LANES, Lane, Merged, Sizes, errors, loss_and_gradient, summed};
 use super::one_step::Inputs;
 use super::{LinearAttention, LinearAttentionLayer, Mask};
@@ -89,6 +90,11 @@ impl LinearAttentionTraining {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn fit(&self) -> Result<LinearAttentionFit> {
+        self.fit_until(&|_| false)
+    }
+
+    /// Trains until `enough` says so of the losses so far, at most all steps.
+    pub fn fit_until(&self, enough: &dyn Fn(&[f64]) -> bool) -> Result<LinearAttentionFit> {
         self.check()?;
         let d = self.sizes().d;
         let mut weights = rng(self.seed, 0);
@@ -97,7 +103,7 @@ impl LinearAttentionTraining {
         let mut layers: Vec<LinearAttentionLayer> = (0..n_own)
             .map(|_| LinearAttentionLayer { w_q: random(), w_k: random(), w_v: random(), p: random() })
             .collect();
-        let mut adam = Adam::new(layers.len() * 4 * d * d);
+        let mut adam = Adam::new(layers.len() * 4 * d * d, 0.9, 0.999);
         let mut fit = LinearAttentionFit {
             net: self.network(&layers),
             losses: Vec::with_capacity(self.steps),
@@ -118,8 +124,14 @@ impl LinearAttentionTraining {
                 ));
             }
             fit.losses.push(loss);
-            adam.step(&mut layers, &grad, self.lr_at(step), self.clip);
+            let weights = layers
+                .iter_mut()
+                .flat_map(|l| l.w_q.iter_mut().chain(&mut l.w_k).chain(&mut l.w_v).chain(&mut l.p));
+            adam.step(weights, &grad, self.lr_at(step), self.clip);
             progress.update(step + 1, || format!("loss {loss:.4}"));
+            if enough(&fit.losses) {
+                break;
+            }
         }
         fit.net = self.network(&layers);
         progress.finish(&format!("{} steps, loss {:.4}", fit.losses.len(), fit.recent_loss()));
@@ -292,36 +304,6 @@ fn start_query(block: &mut Block, w0: &Array2<f64>, s: Sizes) {
             for l in 0..LANES {
                 slot[l] -= w * x[l];
             }
-        }
-    }
-}
-
-/// Adam (Kingma & Ba 2014) on the layers' matrices.
-struct Adam {
-    mean: Vec<f64>,
-    square: Vec<f64>,
-    step: i32,
-}
-
-impl Adam {
-    fn new(n: usize) -> Self {
-        Adam { mean: vec![0.0; n], square: vec![0.0; n], step: 0 }
-    }
-
-    fn step(&mut self, layers: &mut [LinearAttentionLayer], grad: &[f64], lr: f64, clip: f64) {
-        let (b1, b2) = (0.9, 0.999_f64);
-        self.step += 1;
-        let norm = grad.iter().map(|g| g * g).sum::<f64>().sqrt();
-        let scale = (clip / norm).min(1.0);
-        let (rate, root) = (lr / (1.0 - 0.9_f64.powi(self.step)), (1.0 - b2.powi(self.step)).sqrt());
-        let weights = layers.iter_mut().flat_map(|l| {
-            l.w_q.iter_mut().chain(l.w_k.iter_mut()).chain(l.w_v.iter_mut()).chain(l.p.iter_mut())
-        });
-        for (((w, g), m), v) in weights.zip(grad).zip(&mut self.mean).zip(&mut self.square) {
-            let g = g * scale;
-            *m = b1 * *m + (1.0 - b1) * g;
-            *v = b2 * *v + (1.0 - b2) * g * g;
-            *w -= rate * *m / (v.sqrt() / root + 1e-12);
         }
     }
 }

@@ -191,7 +191,7 @@ fn sub(a: &Lane, b: &Lane) -> Lane {
 }
 
 #[inline(always)]
-fn dot(x: &[Lane], y: &[Lane]) -> Lane {
+pub(super) fn dot(x: &[Lane], y: &[Lane]) -> Lane {
     let mut out = ZERO;
     for (x, y) in x.iter().zip(y) {
         fma_lane(&mut out, x, y);
@@ -200,7 +200,7 @@ fn dot(x: &[Lane], y: &[Lane]) -> Lane {
 }
 
 #[inline(always)]
-fn add_scaled(out: &mut [Lane], scale: &Lane, x: &[Lane]) {
+pub(super) fn add_scaled(out: &mut [Lane], scale: &Lane, x: &[Lane]) {
     for (out, x) in out.iter_mut().zip(x) {
         fma_lane(out, scale, x);
     }
@@ -216,7 +216,7 @@ fn add_outer(out: &mut [Lane], x: &[Lane], y: &[Lane]) {
 
 /// `out += m x`.
 #[inline(always)]
-fn add_product(out: &mut [Lane], m: &[Lane], x: &[Lane]) {
+pub(super) fn add_product(out: &mut [Lane], m: &[Lane], x: &[Lane]) {
     for (out, row) in out.iter_mut().zip(m.chunks_exact(x.len())) {
         let mut sum = *out;
         for (m, x) in row.iter().zip(x) {

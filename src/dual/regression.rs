@@ -141,7 +141,7 @@ pub fn descend(
 }
 
 /// The largest eigenvalue of `Σ x xᵀ / n`, by power iteration.
-fn largest_eigenvalue(x: ArrayView2<f64>) -> f64 {
+pub(super) fn largest_eigenvalue(x: ArrayView2<f64>) -> f64 {
     let n = x.nrows() as f64;
     // A start that no eigenvector of a real data set is orthogonal to.
     let mut v = Array1::from_shape_fn(x.ncols(), |i| 1.0 + 0.1 * (i as f64 + 1.0).sin());

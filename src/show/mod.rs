@@ -3,7 +3,7 @@
 //! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[x]` per series), [`Heatmap`]
 //! (`[y, x]`), [`TrajectoryTable`] (`[layer, pos]`), [`Table`] (`[row, column]`) and [`Card`] (`[row]`). Its `figure()`
 //! checks the data and returns a [`Figure`]: HTML for a notebook, a text twin for a terminal, and SVG where there is a
-//! drawing. Those know nothing of lenses and models. `of_model`, `of_circuits` and `of_lens` fill them in, as the `figure()` of
+//! drawing. Those know nothing of lenses and models. `of_model`, `of_circuits`, `of_dual`, `of_predictive`, `of_heads` and `of_lens` fill them in, as the `figure()` of
 //! [`Comparison`](crate::lens::Comparison), [`Transfer`](crate::lens::Transfer) and their like. Nothing here computes.
 //!
 //! The same data give the same bytes: no time, no chance, no element ids. No script runs, nothing is fetched, every
@@ -32,8 +32,11 @@ mod figure;
 mod heatmap;
 mod line_chart;
 mod of_circuits;
+mod of_dual;
+mod of_heads;
 mod of_lens;
 mod of_model;
+mod of_predictive;
 mod table;
 mod text;
 mod theme;

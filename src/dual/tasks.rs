@@ -1,0 +1,237 @@
+//! Many regression tasks at once: explicit gradient descent on each, eight tasks at a time.
+
+use ndarray::{Array2, Array3, ArrayView2, Axis, s};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::dual_form::finite;
+use super::lanes::{LANES, Lane, add_product, add_scaled, dot};
+use super::{Inputs, RegressionTask};
+use crate::num::{mean_and_standard_error, rng, wide};
+use crate::{Error, ErrorKind, Result};
+
+/// Regression tasks of one size. Axes: `[task, pair, coordinate]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegressionTasks {
+    /// Context inputs, `[task, n, d_in]`.
+    pub x: Array3<f64>,
+    /// Context targets, `[task, n, d_out]`.
+    pub y: Array3<f64>,
+    /// Queries, `[task, d_in]`.
+    pub x_query: Array2<f64>,
+    /// Their true answers, `[task, d_out]`.
+    pub y_query: Array2<f64>,
+}
+
+/// The loss at the query after each number of steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskLosses {
+    /// `½ ‖W x_q - y_q‖²`, `[task, n_steps + 1]`.
+    pub losses: Array2<f64>,
+}
+
+impl TaskLosses {
+    /// Mean over tasks after each number of steps, with its standard error.
+    pub fn means(&self) -> Vec<(f64, f64)> {
+        self.losses.columns().into_iter().map(|c| mean_and_standard_error(&c.to_vec())).collect()
+    }
+}
+
+impl RegressionTasks {
+    /// Random tasks, each as [`RegressionTask::sample`] draws it.
+    ///
+    /// ```
+    /// use onelens::dual::{Inputs, RegressionTasks};
+    /// let tasks = RegressionTasks::sample(&Inputs::uniform(10, 0.5)?, 1, 10, 500, 0)?;
+    /// // From zero weights, ½ E y² = ½ · 10 / 12; a step makes it less.
+    /// let means = tasks.descend(5.0, 1)?.means();
+    /// assert!((means[0].0 - 10.0 / 24.0).abs() < 4.0 * means[0].1 && means[1].0 < means[0].0);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn sample(inputs: &Inputs, d_out: usize, n: usize, n_tasks: usize, seed: u64) -> Result<Self> {
+        if n_tasks == 0 {
+            return Err(Error::new(ErrorKind::Config, "0 tasks", "draw at least one"));
+        }
+        let tasks: Vec<RegressionTask> = (0..n_tasks as u64)
+            .into_par_iter()
+            .map(|i| RegressionTask::sample(inputs, d_out, n, &mut rng(seed, i)))
+            .collect::<Result<_>>()?;
+        let d_in = inputs.d();
+        let mut all = RegressionTasks {
+            x: Array3::zeros((n_tasks, n, d_in)),
+            y: Array3::zeros((n_tasks, n, d_out)),
+            x_query: Array2::zeros((n_tasks, d_in)),
+            y_query: Array2::zeros((n_tasks, d_out)),
+        };
+        for (i, task) in tasks.iter().enumerate() {
+            all.x.index_axis_mut(Axis(0), i).assign(&task.x);
+            all.y.index_axis_mut(Axis(0), i).assign(&task.y);
+            all.x_query.row_mut(i).assign(&task.x_query);
+            all.y_query.row_mut(i).assign(&task.y_query);
+        }
+        Ok(all)
+    }
+
+    /// One of the tasks.
+    ///
+    /// Fails if there is no such task.
+    pub fn task(&self, i: usize) -> Result<RegressionTask> {
+        let n_tasks = self.x.len_of(Axis(0));
+        if i >= n_tasks {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("there is no task {i} among {n_tasks}"),
+                format!("tasks are 0 to {}", n_tasks.saturating_sub(1)),
+            ));
+        }
+        Ok(RegressionTask {
+            x: self.x.index_axis(Axis(0), i).to_owned(),
+            y: self.y.index_axis(Axis(0), i).to_owned(),
+            x_query: self.x_query.row(i).to_owned(),
+            y_query: self.y_query.row(i).to_owned(),
+        })
+    }
+
+    /// Gradient descent from zero weights on the context of every task, as [`descend`](super::descend) does it, and the loss at the
+    /// query after each step. A step size too large for some of the tasks is a question like any other here, so those are not refused.
+    ///
+    /// Fails on bad tasks, on a step size that is negative or not finite, and if the loss of a task overflows.
+    pub fn descend(&self, lr: f64, n_steps: usize) -> Result<TaskLosses> {
+        self.check()?;
+        if !(lr >= 0.0 && lr.is_finite()) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("a step size of {lr}"),
+                "use a number from 0 up",
+            ));
+        }
+        let mut losses = Array2::zeros((self.x.len_of(Axis(0)), n_steps + 1));
+        let chunk = 16 * LANES;
+        let chunks: Vec<_> = losses.axis_chunks_iter_mut(Axis(0), chunk).enumerate().collect();
+        chunks.into_par_iter().for_each(|(c, mut rows)| {
+            for (b, mut rows) in rows.axis_chunks_iter_mut(Axis(0), LANES).enumerate() {
+                let first = c * chunk + b * LANES;
+                let n = rows.nrows();
+                let block = self.block(first, n);
+                wide(|| {
+                    block.descend(lr, n_steps, |step, loss| {
+                        for (lane, loss) in loss.iter().enumerate().take(n) {
+                            rows[(lane, step)] = *loss;
+                        }
+                    })
+                });
+            }
+        });
+        if let Some(((task, step), loss)) = losses.indexed_iter().find(|(_, l)| !l.is_finite()) {
+            let largest = 2.0 / super::regression::largest_eigenvalue(self.x.index_axis(Axis(0), task));
+            return Err(Error::new(
+                ErrorKind::Numeric,
+                format!("steps of {lr} diverge: the loss of task {task} is {loss} after {step} of them"),
+                format!("for that task the largest stable step size is {largest:.4}"),
+            ));
+        }
+        Ok(TaskLosses { losses })
+    }
+
+    fn check(&self) -> Result<()> {
+        let (n_tasks, n, d_in) = self.x.dim();
+        let d_out = self.y.len_of(Axis(2));
+        if n_tasks == 0
+            || n == 0
+            || d_in == 0
+            || d_out == 0
+            || self.y.dim() != (n_tasks, n, d_out)
+            || self.x_query.dim() != (n_tasks, d_in)
+            || self.y_query.dim() != (n_tasks, d_out)
+        {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!(
+                    "contexts {:?} and {:?}, queries {:?} and {:?}",
+                    self.x.dim(),
+                    self.y.dim(),
+                    self.x_query.dim(),
+                    self.y_query.dim()
+                ),
+                "pass [task, n, d_in], [task, n, d_out], [task, d_in] and [task, d_out], none of them empty",
+            ));
+        }
+        finite("the contexts' inputs", self.x.iter())?;
+        finite("the contexts' targets", self.y.iter())?;
+        finite("the queries", self.x_query.iter().chain(&self.y_query))
+    }
+
+    /// Up to eight tasks side by side; lanes beyond the last stay zero.
+    fn block(&self, first: usize, n_tasks: usize) -> TaskBlock {
+        let (_, n, d_in) = self.x.dim();
+        let d_out = self.y.len_of(Axis(2));
+        let tasks = s![first..first + n_tasks, .., ..];
+        let queries = s![first..first + n_tasks, ..];
+        let flat = |a: ndarray::ArrayView3<f64>| {
+            let shape = (a.len_of(Axis(0)), a.len() / a.len_of(Axis(0)));
+            lanes(a.to_shape(shape).expect("whole tasks").view())
+        };
+        TaskBlock {
+            x: flat(self.x.slice(tasks)),
+            y: flat(self.y.slice(tasks)),
+            x_query: lanes(self.x_query.slice(queries)),
+            y_query: lanes(self.y_query.slice(queries)),
+            n,
+            d_in,
+            d_out,
+        }
+    }
+}
+
+/// `[task, number]` as numbers of eight tasks each.
+fn lanes(rows: ArrayView2<f64>) -> Vec<Lane> {
+    let mut out = vec![[0.0; LANES]; rows.ncols()];
+    for (lane, row) in rows.rows().into_iter().enumerate() {
+        for (out, &x) in out.iter_mut().zip(row) {
+            out[lane] = x;
+        }
+    }
+    out
+}
+
+struct TaskBlock {
+    x: Vec<Lane>,
+    y: Vec<Lane>,
+    x_query: Vec<Lane>,
+    y_query: Vec<Lane>,
+    n: usize,
+    d_in: usize,
+    d_out: usize,
+}
+
+impl TaskBlock {
+    /// Calls `at` with the loss at the query before the first step and after each.
+    #[inline(always)]
+    fn descend(&self, lr: f64, n_steps: usize, mut at: impl FnMut(usize, Lane)) {
+        let (d_in, d_out) = (self.d_in, self.d_out);
+        let mut w = vec![[0.0; LANES]; d_out * d_in];
+        let rate = [-lr / self.n as f64; LANES];
+        for step in 0..=n_steps {
+            at(step, self.query_loss(&w));
+            if step == n_steps {
+                break;
+            }
+            let mut gradient = vec![[0.0; LANES]; d_out * d_in];
+            for (x, y) in self.x.chunks_exact(d_in).zip(self.y.chunks_exact(d_out)) {
+                for ((g, w), y) in gradient.chunks_exact_mut(d_in).zip(w.chunks_exact(d_in)).zip(y) {
+                    let prediction = dot(w, x);
+                    let error = std::array::from_fn(|l| prediction[l] - y[l]);
+                    add_scaled(g, &error, x);
+                }
+            }
+            add_scaled(&mut w, &rate, &gradient);
+        }
+    }
+
+    #[inline(always)]
+    fn query_loss(&self, w: &[Lane]) -> Lane {
+        let mut error: Vec<Lane> = self.y_query.iter().map(|y| y.map(|y| -y)).collect();
+        add_product(&mut error, w, &self.x_query);
+        dot(&error, &error).map(|square| 0.5 * square)
+    }
+}
