@@ -109,9 +109,8 @@ fn a_slot_step_is_a_step_of_expectation_maximisation() {
             wanted.row_mut(k).scaled_add(joint[k] / total, &row);
         }
     }
-    for k in 0..4 {
-        let mut row = wanted.row_mut(k);
-        row /= taken[k];
+    for (mut row, taken) in wanted.rows_mut().into_iter().zip(taken) {
+        row /= taken;
     }
     let how = Slots { sigma };
     let step = how.step(x.view(), slots.view()).unwrap();

@@ -5,6 +5,7 @@ usage: compare.py [--pairs N] [--json FILE] [NAME..]
 
 Each NAME is a file beside this one that lists rows of work (without NAME: all of them):
 
+  dual     in-context regression, against PyTorch and NumPy
   kernel   cells, start, restart, completion, memory and `:dep`, against stock evcxr_jupyter
 
 Every comparison gets a virtual environment of its own below the target folder, from the pinned NAME.requirements.txt. A row runs ours
