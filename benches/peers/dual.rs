@@ -25,7 +25,8 @@ fn main() {
                     ..Default::default()
                 };
                 let until = number("until");
-                let near = |losses: &[f64]| losses.len() >= 100 && mean(&losses[losses.len() - 100..]) <= until;
+                let near =
+                    |losses: &[f64]| losses.len() >= 100 && mean(&losses[losses.len() - 100..]) <= until;
                 let begin = Instant::now();
                 let fit = how.fit_until(&near).expect("training");
                 (begin.elapsed().as_secs_f64(), mean(&fit.losses[fit.losses.len().saturating_sub(100)..]))

@@ -89,9 +89,11 @@ impl Source for Lines {
                 possible.retain(|&line| self.answer(line, tokens[t - 1]) == token);
                 p.row_mut(t).fill(1.0 / v as f64);
             } else {
+                let mut row = p.row_mut(t);
                 for &line in &possible {
-                    p[(t, self.answer(line, token) as usize)] += 1.0 / possible.len() as f64;
+                    row[self.answer(line, token) as usize] += 1.0;
                 }
+                row /= possible.len() as f64;
             }
         }
         // Points that lie on no line have no conditional.
