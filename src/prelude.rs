@@ -14,9 +14,9 @@ pub use crate::dual::{
     RegressionTasks, Sgd, Slots, UpdateSimilarity, delta_coefficient, descend,
 };
 pub use crate::lens::{
-    AffineLens, Comparison, Conditioning, GroupedMoments, Jacobian, LayerLenses, LayerMoments, Lens,
-    LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards, Trajectory, Transfer,
-    TunedLens, compare,
+    AffineLens, CausalBasis, Comparison, Conditioning, Detector, GroupedMoments, Jacobian, LayerLenses,
+    LayerMoments, Lens, LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards,
+    Trajectory, Transfer, TunedLens, compare, detect_anomalies,
 };
 pub use crate::model::{
     ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,

@@ -18,9 +18,12 @@
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
 //!
-//! [`compare`] takes them all.
+//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`detect_anomalies`] whether the way from layer to
+//! layer gives strange inputs away.
 
 mod affine;
+mod anomaly;
+mod causal;
 mod compare;
 mod grouped;
 mod jacobian;
@@ -39,6 +42,8 @@ mod tuned;
 mod whitened;
 
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
+pub use anomaly::{AnomalyReport, Detector, detect_anomalies, trajectory_features};
+pub use causal::CausalBasis;
 pub use compare::{Comparison, LensCurve, compare};
 pub use grouped::{GroupedMoments, RidgeChoice};
 pub use jacobian::Jacobian;

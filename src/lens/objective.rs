@@ -34,9 +34,9 @@ pub(super) struct Evaluation {
 }
 
 /// The distributions wanted of some rows.
-struct Wanted {
-    p: Array2<f32>,
-    log_p: Array2<f32>,
+pub(super) struct Wanted {
+    pub(super) p: Array2<f32>,
+    pub(super) log_p: Array2<f32>,
 }
 
 impl Objective<'_> {
@@ -140,7 +140,7 @@ impl Objective<'_> {
     }
 
     /// `Σ KL(p ‖ q)` over the rows of the guess `z: [rows, d_z]`, and its gradient by `z`.
-    fn kl_and_gradient(&self, wanted: &Wanted, z: Array2<f32>) -> (f64, Array2<f32>) {
+    pub(super) fn kl_and_gradient(&self, wanted: &Wanted, z: Array2<f32>) -> (f64, Array2<f32>) {
         let (config, params) = (&self.model.config, &self.model.params);
         let decode = |read: ArrayView2<f32>| {
             let mut logits = linear(read, params.unembedding(), params.b_u.view());

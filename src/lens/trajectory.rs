@@ -31,6 +31,8 @@ pub struct Reading {
     pub kl: f64,
     /// Entropy of the reading, in nats.
     pub entropy: f64,
+    /// Cross-entropy with the token that came, `-ln p`, in nats.
+    pub cross_entropy: f64,
     /// Probability of the token that came.
     pub p_target: f32,
     /// How many tokens are more probable than the one that came.
@@ -65,15 +67,16 @@ impl Trajectory {
                 let p_target = row.get(target).copied().unwrap_or(f32::NEG_INFINITY);
                 let rank = row.iter().filter(|&&x| x > p_target).count();
                 let top: Vec<(u32, f32)> = order.into_iter().map(|i| (i as u32, row[i].exp())).collect();
-                (top, kl_divergence(log_p.row(t), row), entropy(row), p_target.exp(), rank)
+                (top, kl_divergence(log_p.row(t), row), entropy(row), p_target, rank)
             })
         })?;
         let readings =
-            readings.remove(0).mapv_into_any(|(top, kl, entropy, p_target, rank_of_target)| Reading {
+            readings.remove(0).mapv_into_any(|(top, kl, entropy, log_p_target, rank_of_target)| Reading {
                 top: top.into_iter().map(|(token, p)| (source.token_text(token), p)).collect(),
                 kl,
                 entropy,
-                p_target,
+                cross_entropy: -f64::from(log_p_target),
+                p_target: log_p_target.exp(),
                 rank_of_target,
             });
         Ok(Trajectory {
@@ -82,5 +85,17 @@ impl Trajectory {
             targets: tokens[1..].iter().map(|&t| source.token_text(t)).collect(),
             readings,
         })
+    }
+
+    /// For each position the first residual stream from which on the most probable token never changes: how early the prediction is
+    /// there (Baldock et al. 2021).
+    ///
+    /// Tokens with the same text count as the same.
+    pub fn prediction_depth(&self) -> Vec<usize> {
+        let top = |l: usize, t: usize| self.readings[(l, t)].top.first().map(|(token, _)| token);
+        let last = self.readings.nrows() - 1;
+        let depth =
+            |t: usize| (0..=last).rev().take_while(|&l| top(l, t) == top(last, t)).last().unwrap_or(last);
+        (0..self.readings.ncols()).map(depth).collect()
     }
 }

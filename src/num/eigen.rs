@@ -1,8 +1,8 @@
 //! Eigenvalues and eigenvectors of symmetric matrices.
 
-use faer::{Mat, Side};
 use ndarray::{Array1, Array2, ArrayView2};
 
+use super::back_end;
 use crate::{Error, ErrorKind, Result};
 
 /// `S = Q diag(λ) Qᵀ` of a symmetric matrix.
@@ -44,13 +44,8 @@ impl SymmetricEigen {
         if s.iter().any(|x| !x.is_finite()) {
             return Err(failed());
         }
-        let mat = Mat::from_fn(d, d, |i, j| s[(i, j)]);
-        let eigen = mat.self_adjoint_eigen(Side::Lower).map_err(|_| failed())?;
-        let (vectors, values) = (eigen.U(), eigen.S().column_vector());
-        Ok(SymmetricEigen {
-            values: Array1::from_shape_fn(d, |i| values[i]),
-            vectors: Array2::from_shape_fn((d, d), |(i, j)| vectors[(i, j)]),
-        })
+        let (values, vectors) = back_end::eigen(s).ok_or_else(failed)?;
+        Ok(SymmetricEigen { values, vectors })
     }
 }
 

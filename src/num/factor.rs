@@ -1,9 +1,8 @@
 //! Factorisations of symmetric positive definite matrices.
 
-use faer::linalg::solvers::Solve;
-use faer::{Mat, Side};
 use ndarray::{Array2, ArrayView2};
 
+use super::back_end;
 use crate::{Error, ErrorKind, Result};
 
 /// The Cholesky factor `S = L Lᵀ` of a symmetric positive definite matrix, kept to solve with many right-hand sides.
@@ -14,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 /// assert_eq!(factor.solve(array![[8.0], [8.0]].view()), array![[2.0], [0.5]]);
 /// # Ok::<(), onelens::Error>(())
 /// ```
-pub struct Cholesky(faer::linalg::solvers::Llt<f64>);
+pub struct Cholesky(back_end::Factor);
 
 impl Cholesky {
     /// Factors `s: [d, d]`; only its lower triangle is read.
@@ -36,10 +35,9 @@ impl Cholesky {
                 "add a ridge (a larger `lambda`), or use more samples than dimensions",
             )
         };
-        let mat = Mat::from_fn(d, d, |i, j| s[(i, j)]);
-        let factor = mat.llt(Side::Lower).map_err(|_| singular())?;
+        let factor = back_end::factor(s).ok_or_else(singular)?;
         // Rounding can let a singular matrix through with a pivot that is only noise.
-        let l = factor.L();
+        let l = factor.lower();
         let (mut smallest, mut largest) = (f64::INFINITY, 0.0_f64);
         for i in 0..d {
             let pivot = l[(i, i)] * l[(i, i)];
@@ -54,14 +52,12 @@ impl Cholesky {
 
     /// The `x` with `S x = rhs`; both `[d, k]`. Panics if `rhs` does not have `d` rows.
     pub fn solve(&self, rhs: ArrayView2<f64>) -> Array2<f64> {
-        let x = self.0.solve(Mat::from_fn(rhs.nrows(), rhs.ncols(), |i, j| rhs[(i, j)]));
-        Array2::from_shape_fn(rhs.dim(), |(i, j)| x[(i, j)])
+        self.0.solve(rhs)
     }
 
     /// The factor `L: [d, d]`, zero above the diagonal.
     pub fn lower(&self) -> Array2<f64> {
-        let l = self.0.L();
-        Array2::from_shape_fn((l.nrows(), l.ncols()), |(i, j)| if i >= j { l[(i, j)] } else { 0.0 })
+        self.0.lower()
     }
 }
 

@@ -2,15 +2,20 @@
 
 mod eigen;
 mod factor;
+mod outlier;
 mod probability;
 mod product;
+mod pure;
 mod random;
 mod rank;
 mod real;
 mod wide;
 
+use pure as back_end;
+
 pub use eigen::SymmetricEigen;
 pub use factor::Cholesky;
+pub use outlier::{auroc, local_outlier_factor, mahalanobis};
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
