@@ -2,15 +2,22 @@
 
 mod eigen;
 mod factor;
+#[cfg(feature = "lapack")]
+mod lapack;
 mod outlier;
 mod probability;
 mod product;
+// Beside LAPACK it is there to be compared with.
+#[cfg(any(test, not(feature = "lapack")))]
 mod pure;
 mod random;
 mod rank;
 mod real;
 mod wide;
 
+#[cfg(feature = "lapack")]
+use lapack as back_end;
+#[cfg(not(feature = "lapack"))]
 use pure as back_end;
 
 pub use eigen::SymmetricEigen;
