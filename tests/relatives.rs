@@ -125,16 +125,20 @@ fn a_slot_step_is_a_step_of_expectation_maximisation() {
 #[test]
 fn many_tasks_descend_as_each_does_alone() {
     let inputs = Inputs::uniform(4, 0.5).unwrap();
-    let tasks = RegressionTasks::sample(&inputs, 2, 6, 19, 0).unwrap();
-    let all = tasks.descend(1.5, 10).unwrap();
-    for i in 0..19 {
-        let task = tasks.task(i).unwrap();
-        let alone = descend(task.x.view(), task.y.view(), Array2::zeros((2, 4)).view(), 1.5, 10).unwrap();
-        for (k, y) in alone.predictions(task.x_query.view()).iter().enumerate() {
-            let error = y - &task.y_query;
-            assert!((all.losses[(i, k)] - 0.5 * error.dot(&error)).abs() < 1e-14);
+    // Pairs go two at a time: an odd number of them, and one alone, too.
+    for n in [1, 6, 7] {
+        let tasks = RegressionTasks::sample(&inputs, 2, n, 19, 0).unwrap();
+        let all = tasks.descend(1.5, 10).unwrap();
+        for i in 0..19 {
+            let task = tasks.task(i).unwrap();
+            let alone = descend(task.x.view(), task.y.view(), Array2::zeros((2, 4)).view(), 1.5, 10).unwrap();
+            for (k, y) in alone.predictions(task.x_query.view()).iter().enumerate() {
+                let error = y - &task.y_query;
+                assert!((all.losses[(i, k)] - 0.5 * error.dot(&error)).abs() < 1e-14);
+            }
         }
     }
+    let tasks = RegressionTasks::sample(&inputs, 2, 6, 19, 0).unwrap();
     assert!(tasks.task(19).unwrap_err().help().contains("0 to 18"));
     let e = tasks.descend(1e30, 20).unwrap_err();
     assert!(e.what().contains("diverge") && e.help().contains("largest stable"), "{e}");

@@ -210,14 +210,35 @@ impl TaskBlock {
     fn descend(&self, lr: f64, n_steps: usize, mut at: impl FnMut(usize, Lane)) {
         let (d_in, d_out) = (self.d_in, self.d_out);
         let mut w = vec![[0.0; LANES]; d_out * d_in];
+        let mut gradient = w.clone();
         let rate = [-lr / self.n as f64; LANES];
         for step in 0..=n_steps {
             at(step, self.query_loss(&w));
             if step == n_steps {
                 break;
             }
-            let mut gradient = vec![[0.0; LANES]; d_out * d_in];
-            for (x, y) in self.x.chunks_exact(d_in).zip(self.y.chunks_exact(d_out)) {
+            gradient.fill([0.0; LANES]);
+            let pairs = self.x.chunks_exact(2 * d_in).zip(self.y.chunks_exact(2 * d_out));
+            for (x, y) in pairs {
+                let ((x0, x1), (y0, y1)) = (x.split_at(d_in), y.split_at(d_out));
+                for (k, (g, w)) in gradient.chunks_exact_mut(d_in).zip(w.chunks_exact(d_in)).enumerate() {
+                    // Two pairs at a time: their sums do not wait for each other, and `w` and `g` are touched once.
+                    let (mut e0, mut e1) = (y0[k].map(|y| -y), y1[k].map(|y| -y));
+                    for ((w, x0), x1) in w.iter().zip(x0).zip(x1) {
+                        for l in 0..LANES {
+                            e0[l] += w[l] * x0[l];
+                            e1[l] += w[l] * x1[l];
+                        }
+                    }
+                    for ((g, x0), x1) in g.iter_mut().zip(x0).zip(x1) {
+                        for l in 0..LANES {
+                            g[l] += e0[l] * x0[l] + e1[l] * x1[l];
+                        }
+                    }
+                }
+            }
+            if self.n % 2 == 1 {
+                let (x, y) = (&self.x[(self.n - 1) * d_in..], &self.y[(self.n - 1) * d_out..]);
                 for ((g, w), y) in gradient.chunks_exact_mut(d_in).zip(w.chunks_exact(d_in)).zip(y) {
                     let prediction = dot(w, x);
                     let error = std::array::from_fn(|l| prediction[l] - y[l]);

@@ -67,7 +67,7 @@ impl Contributions {
 }
 
 impl SlotUpdates {
-    /// What attention adds to every token beside what gradient descent subtracts from every target.
+    /// What attention adds to every token above what gradient descent adds to every target.
     pub fn figure(&self) -> Result<Figure> {
         let mut x_ticks: Vec<String> = (1..=self.n()).map(|i| format!("y{i}")).collect();
         x_ticks.push("query".into());
