@@ -1,11 +1,39 @@
-//! One step of AdamW (Loshchilov & Hutter 2019).
+//! One step of AdamW (Loshchilov & Hutter 2019), on all threads.
+
+use rayon::prelude::*;
 
 use super::{Params, Training};
+use crate::num::wide_fn;
 
-/// The length of a gradient.
-pub(crate) fn norm(grad: &Params) -> f64 {
-    let square = |s: &[f32]| s.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    grad.slices().into_iter().map(square).sum::<f64>().sqrt()
+/// Numbers that a thread takes at a time. Fixed, so that sums do not depend on the number of threads.
+const CHUNK: usize = 16 * 1024;
+
+/// Adds the gradients of all parts to the first, in order, and returns the length of the sum.
+pub(crate) fn sum_parts(parts: &mut [Params]) -> f64 {
+    let Some((first, others)) = parts.split_first_mut() else { return 0.0 };
+    let others: Vec<Vec<&[f32]>> = others.iter().map(Params::slices).collect();
+    let chunks: Vec<(usize, usize, &mut [f32])> = first
+        .slices_mut()
+        .into_iter()
+        .enumerate()
+        .flat_map(|(tensor, numbers)| {
+            numbers.chunks_mut(CHUNK).enumerate().map(move |(i, chunk)| (tensor, i * CHUNK, chunk))
+        })
+        .collect();
+    let squares: Vec<f64> = chunks
+        .into_par_iter()
+        .map(|(tensor, from, sum)| {
+            for other in &others {
+                add(sum, &other[tensor][from..from + sum.len()]);
+            }
+            sum.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+        })
+        .collect();
+    squares.into_iter().sum::<f64>().sqrt()
+}
+
+fn add(sum: &mut [f32], other: &[f32]) {
+    sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
 }
 
 /// The averages of AdamW.
@@ -25,21 +53,48 @@ impl AdamW {
         self.step += 1;
         let correct1 = 1.0 - how.beta1.powi(self.step);
         let correct2 = 1.0 - how.beta2.powi(self.step);
-        let rate = (lr / correct1) as f32;
-        let root = (1.0 / correct2.sqrt()) as f32;
-        let (b1, b2, scale) = (how.beta1 as f32, how.beta2 as f32, scale as f32);
-        let decays: Vec<bool> = params.tensors().iter().map(|(_, t)| t.ndim() > 1).collect();
+        let step = |decays: bool| Step::<f32> {
+            rate: (lr / correct1) as f32,
+            root: (1.0 / correct2.sqrt()) as f32,
+            b1: how.beta1 as f32,
+            b2: how.beta2 as f32,
+            scale: scale as f32,
+            keep: if decays { (1.0 - lr * how.weight_decay) as f32 } else { 1.0 },
+        };
+        let steps: Vec<Step<f32>> = params.tensors().iter().map(|(_, t)| step(t.ndim() > 1)).collect();
         let state = self.mean.slices_mut().into_iter().zip(self.square.slices_mut());
-        for (((p, g), (m, v)), decays) in
-            params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(decays)
-        {
-            let keep = if decays { (1.0 - lr * how.weight_decay) as f32 } else { 1.0 };
-            for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * scale;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *p = keep * *p - rate * *m / (v.sqrt() * root + 1e-8);
-            }
+        let tensors = params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(steps);
+        let chunks: Vec<_> = tensors
+            .flat_map(|(((p, g), (m, v)), step)| {
+                let chunks = p.chunks_mut(CHUNK).zip(g.chunks(CHUNK));
+                let state = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
+                chunks.zip(state).map(move |chunk| (chunk, step))
+            })
+            .collect();
+        chunks.into_par_iter().for_each(|(((p, g), (m, v)), step)| adamw(p, g, m, v, step));
+    }
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy)]
+struct Step<F> {
+    rate: F,
+    root: F,
+    b1: F,
+    b2: F,
+    scale: F,
+    keep: F,
+}
+
+wide_fn! {
+    fn adamw<'a, F>(p: &'a mut [F], g: &'a [F], m: &'a mut [F], v: &'a mut [F], step: Step<F>) {
+        let Step { rate, root, b1, b2, scale, keep } = step;
+        let eps = F::of(1e-8);
+        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            let g = g * scale;
+            *m = b1 * *m + (F::one() - b1) * g;
+            *v = b2 * *v + (F::one() - b2) * g * g;
+            *p = keep * *p - rate * *m / (v.sqrt() * root + eps);
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The attention of a block with its hooks: forward next to backward.
 
-use ndarray::{Array2, Array4, ArrayView2, ArrayViewMut2, Axis, Ix2, SliceInfo, SliceInfoElem, s};
+use ndarray::{Array2, Array4, ArrayView2, Axis, Ix2, SliceInfo, SliceInfoElem, s};
 
 use super::architecture::Attention;
 use super::network::Network;
 use super::taps::Taps;
 use super::{BlockParams, Hook};
 use crate::nn::{
-    attention, attention_backward, attention_scores, linear, linear_attention, linear_attention_backward,
+    Head, HeadMut, HeadWork, attention_scores, linear, linear_attention, linear_attention_backward,
     linear_backward, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
 };
-use crate::num::{add_matmul, matmul};
+use crate::num::{add_matmul, matmul, matmul_into};
 
 /// What attention did; rows are `sequence · pos`, heads side by side.
 #[derive(Clone)]
@@ -54,18 +54,28 @@ pub(crate) fn attend(
         unchanged_pattern = patterns(net, l, &q, &k, &mut pattern, taps);
         for_heads(net, n_seqs, |sequence, head, at, kv_at| {
             let pattern = pattern.slice(s![sequence, head, .., ..]);
-            z.slice_mut(at).assign(&matmul(pattern, v.slice(kv_at)));
+            matmul_into(z.slice_mut(at), pattern, v.slice(kv_at));
         });
     } else {
-        for_heads(net, n_seqs, |sequence, head, at, kv_at| {
-            let (q, k, v) = (q.slice(at), k.slice(kv_at), v.slice(kv_at));
-            let (head_z, head_pattern) = match c.attention {
-                Attention::Softmax => attention(q, k, v, c.mask),
-                Attention::Linear => linear_attention(q, k, v, c.mask),
-            };
-            z.slice_mut(at).assign(&head_z);
-            pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
-        });
+        match c.attention {
+            Attention::Softmax => {
+                let mut work = HeadWork::new(c.mask, net.n_pos, c.d_head);
+                let patterns = pattern.as_slice_mut().expect("contiguous");
+                let mut patterns = patterns.chunks_exact_mut(net.n_pos * net.n_pos);
+                for_heads(net, n_seqs, |sequence, head, _, _| {
+                    let (row, column, kv_column) = net.corner(sequence, head);
+                    let (k, v) = (Head::at(&k, row, kv_column), Head::at(&v, row, kv_column));
+                    let pattern = patterns.next().expect("a pattern for each head");
+                    work.forward(Head::at(&q, row, column), k, v, pattern, HeadMut::at(&mut z, row, column));
+                });
+            }
+            Attention::Linear => for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+                let (head_z, head_pattern) =
+                    linear_attention(q.slice(at), k.slice(kv_at), v.slice(kv_at), c.mask);
+                z.slice_mut(at).assign(&head_z);
+                pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
+            }),
+        }
         if taps.wants(Hook::AttnScores(l)) {
             taps.forward(Hook::AttnScores(l), &mut scores(net, &q, &k));
         }
@@ -104,26 +114,41 @@ pub(crate) fn attend_backward(
         (Array2::zeros(tape.q.dim()), Array2::zeros(tape.k.dim()), Array2::zeros(tape.v.dim()));
     let dscores = (taps.wants(Hook::Pattern(l)) || taps.wants(Hook::AttnScores(l)))
         .then(|| scores_backward(net, l, &dz, tape, taps));
+    let mut work = HeadWork::new(c.mask, net.n_pos, c.d_head);
+    let patterns = tape.pattern.as_slice().expect("contiguous");
+    let mut patterns = patterns.chunks_exact(net.n_pos * net.n_pos);
     for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+        // Every query head that reads a key/value head adds to its gradient.
+        let adds = !head.is_multiple_of(c.n_heads / c.n_kv_heads());
+        let head_pattern = patterns.next().expect("a pattern for each head");
+        if dscores.is_none() && c.attention == Attention::Softmax {
+            let (row, column, kv_column) = net.corner(sequence, head);
+            let (dk, dv) = (HeadMut::at(&mut dk, row, kv_column), HeadMut::at(&mut dv, row, kv_column));
+            let read = [
+                Head::at(&tape.q, row, column),
+                Head::at(&tape.k, row, kv_column),
+                Head::at(&tape.v, row, kv_column),
+            ];
+            let write = [HeadMut::at(&mut dq, row, column), dk, dv];
+            return work.backward(Head::at(&dz, row, column), read, head_pattern, write, adds);
+        }
         let pattern = tape.pattern.slice(s![sequence, head, .., ..]);
         let (dz, q, k, v) = (dz.slice(at), tape.q.slice(at), tape.k.slice(kv_at), tape.v.slice(kv_at));
-        let (head_dq, head_dk, head_dv) = match (&dscores, c.attention) {
-            (Some(dscores), _) => {
+        let (head_dq, head_dk, head_dv) = match &dscores {
+            Some(dscores) => {
                 let ds = dscores.slice(s![sequence, head, .., ..]);
                 (matmul(ds, k), matmul(ds.t(), q), matmul(pattern.t(), dz))
             }
-            (None, Attention::Softmax) => attention_backward(dz, q, k, v, pattern),
-            (None, Attention::Linear) => linear_attention_backward(dz, q, k, v, pattern, c.mask),
+            None => linear_attention_backward(dz, q, k, v, pattern, c.mask),
         };
         dq.slice_mut(at).assign(&head_dq);
-        // Every query head that reads a key/value head adds to its gradient.
-        if head.is_multiple_of(c.n_heads / c.n_kv_heads()) {
-            dk.slice_mut(kv_at).assign(&head_dk);
-            dv.slice_mut(kv_at).assign(&head_dv);
-        } else {
-            let (mut dk, mut dv) = (dk.slice_mut(kv_at), dv.slice_mut(kv_at));
+        let (mut dk, mut dv) = (dk.slice_mut(kv_at), dv.slice_mut(kv_at));
+        if adds {
             dk += &head_dk;
             dv += &head_dv;
+        } else {
+            dk.assign(&head_dk);
+            dv.assign(&head_dv);
         }
     });
     if let Some(table) = &net.rotary {
@@ -168,8 +193,7 @@ fn out_backward(
         let dresult = dresult.slice(s![.., head * c.d_model..(head + 1) * c.d_model]);
         let z = tape.z.slice(s![.., width.clone()]);
         add_matmul(grad.w_o.slice_mut(s![width.clone(), ..]), 1.0, z.t(), dresult);
-        let mut dz: ArrayViewMut2<f32> = dz.slice_mut(s![.., width.clone()]);
-        dz.assign(&matmul(dresult, p.w_o.slice(s![width, ..]).t()));
+        matmul_into(dz.slice_mut(s![.., width.clone()]), dresult, p.w_o.slice(s![width, ..]).t());
     }
     dz
 }
@@ -258,9 +282,9 @@ fn scores_backward(
 fn results(net: &Network, l: usize, z: &Array2<f32>) -> Array2<f32> {
     let (c, p) = (net.config, net.block(l));
     let mut results = Array2::zeros((z.nrows(), c.n_heads * c.d_model));
-    for (head, mut result) in results.axis_chunks_iter_mut(Axis(1), c.d_model).enumerate() {
+    for (head, result) in results.axis_chunks_iter_mut(Axis(1), c.d_model).enumerate() {
         let width = head * c.d_head..(head + 1) * c.d_head;
-        result.assign(&matmul(z.slice(s![.., width.clone()]), p.w_o.slice(s![width, ..])));
+        matmul_into(result, z.slice(s![.., width.clone()]), p.w_o.slice(s![width, ..]));
     }
     results
 }

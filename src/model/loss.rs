@@ -3,6 +3,7 @@
 use ndarray::{Array2, Array3, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
+use super::adamw::sum_parts;
 use super::architecture::Supervision;
 use super::backward::{backward, unembed_backward};
 use super::forward::{Tape, forward, forward_logits, unembed};
@@ -12,6 +13,21 @@ use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Params, Transformer};
 use crate::nn::{Mask, cross_entropy};
 use crate::{Error, ErrorKind, Result};
+
+/// The gradients of the parts of a batch; the first becomes their sum. Memory that training steps hand on.
+#[derive(Default)]
+pub(crate) struct Gradients(Vec<Params>);
+
+impl Gradients {
+    /// The gradient of the whole batch.
+    pub(crate) fn sum(&self) -> &Params {
+        &self.0[0]
+    }
+
+    fn into_sum(mut self) -> Params {
+        self.0.swap_remove(0)
+    }
+}
 
 impl Transformer {
     /// Mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
@@ -84,7 +100,18 @@ impl Transformer {
         tokens: &Array2<u32>,
         interventions: &[Intervention],
     ) -> Result<(f64, Params)> {
-        self.loss_and_grads(tokens, interventions, None)
+        let mut gradients = Gradients::default();
+        let (loss, _) = self.loss_and_grads(tokens, interventions, None, &mut gradients)?;
+        Ok((loss, gradients.into_sum()))
+    }
+
+    /// The training loss and the length of its gradient, which `gradients` holds; its memory is used again.
+    pub(crate) fn loss_and_grad_in(
+        &self,
+        tokens: &Array2<u32>,
+        gradients: &mut Gradients,
+    ) -> Result<(f64, f64)> {
+        self.loss_and_grads(tokens, &[], None, gradients)
     }
 
     /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation was
@@ -105,7 +132,8 @@ impl Transformer {
     ) -> Result<(f64, ActivationCache)> {
         let (n_seqs, n_pos) = self.check_loss(tokens, interventions)?;
         let mut grads = self.empty_cache((n_seqs, n_pos), keep);
-        let (loss, _) = self.loss_and_grads(tokens, interventions, Some(&mut grads))?;
+        let (loss, _) =
+            self.loss_and_grads(tokens, interventions, Some(&mut grads), &mut Gradients::default())?;
         Ok((loss, grads))
     }
 
@@ -146,13 +174,14 @@ impl Transformer {
         Ok(grads)
     }
 
-    /// The training loss with both kinds of gradients.
+    /// The training loss with both kinds of gradients, and the length of that of the weights.
     fn loss_and_grads(
         &self,
         tokens: &Array2<u32>,
         interventions: &[Intervention],
         kept: Option<&mut ActivationCache>,
-    ) -> Result<(f64, Params)> {
+        gradients: &mut Gradients,
+    ) -> Result<(f64, f64)> {
         let batch = self.check_loss(tokens, interventions)?;
         let net = Network::new(&self.config, &self.params, batch.1);
         let n_supervised = match self.config.supervision {
@@ -160,38 +189,33 @@ impl Transformer {
             Supervision::EveryLayer => self.config.n_layers,
         };
         let n = self.n_counted(batch) * n_supervised;
-        let parts: Vec<(f64, Params)> = parts(tokens, kept)
+        let parts = parts(tokens, kept);
+        gradients.0.resize_with(parts.len(), || Params::zeros(&self.config));
+        let losses: Vec<f64> = parts
             .into_par_iter()
-            .map(|part| {
+            .zip(&mut gradients.0)
+            .map(|(part, grad)| {
+                grad.clear();
                 let input = part.tokens.slice(s![.., ..batch.1]);
                 let mut taps =
                     Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());
                 let tape = forward(&net, input, &mut taps);
                 let (mut loss, mut dlogits) =
                     next_token_loss(tape.logits.view(), part.tokens, self.config.mask);
-                let mut grad = Params::zeros(&self.config);
                 let mut dstreams = Vec::new();
                 if self.config.supervision == Supervision::EveryLayer {
                     let lower;
-                    (lower, dstreams) = lower_layers(&net, &tape, part.tokens, n, &mut grad);
+                    (lower, dstreams) = lower_layers(&net, &tape, part.tokens, n, grad);
                     loss += lower;
                 }
                 dlogits.mapv_inplace(|d| d / n as f32);
                 let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
-                backward(&net, &tape, input, dlogits.view(), &dstreams, &mut grad, &mut taps);
-                (loss, grad)
+                backward(&net, &tape, input, dlogits.view(), &dstreams, grad, &mut taps);
+                loss
             })
             .collect();
-        let mut total = 0.0;
-        let mut sum: Option<Params> = None;
-        for (loss, grad) in parts {
-            total += loss;
-            match &mut sum {
-                None => sum = Some(grad),
-                Some(sum) => sum.add(&grad),
-            }
-        }
-        Ok((total / n as f64, sum.expect("a checked batch has a part")))
+        let norm = sum_parts(&mut gradients.0);
+        Ok((losses.into_iter().sum::<f64>() / n as f64, norm))
     }
 
     /// Positions that do not see their next token.

@@ -39,4 +39,11 @@ impl<'a> Network<'a> {
     pub(crate) fn injects(&self, l: usize) -> bool {
         l > 0 && self.config.blocks == Blocks::Looped { inject: true }
     }
+
+    /// Where a head of a sequence begins: its row, its column among the queries, and that among the keys and values.
+    pub(crate) fn corner(&self, sequence: usize, head: usize) -> (usize, usize, usize) {
+        let c = self.config;
+        let kv_head = head / (c.n_heads / c.n_kv_heads());
+        (sequence * self.n_pos, head * c.d_head, kv_head * c.d_head)
+    }
 }

@@ -256,13 +256,14 @@ impl Params {
         self.slices().iter().map(|s| s.len()).sum()
     }
 
-    /// Adds `other` to these numbers, tensor by tensor. Panics if the shapes differ.
-    pub(crate) fn add(&mut self, other: &Params) {
-        for (a, b) in self.slices_mut().into_iter().zip(other.slices()) {
-            for (a, b) in a.iter_mut().zip(b) {
-                *a += b;
-            }
-        }
+    /// Takes over the numbers of `other`, which has the same shapes.
+    pub(crate) fn copy_from(&mut self, other: &Params) {
+        self.slices_mut().into_iter().zip(other.slices()).for_each(|(a, b)| a.copy_from_slice(b));
+    }
+
+    /// Sets every number to zero.
+    pub(crate) fn clear(&mut self) {
+        self.slices_mut().into_iter().for_each(|a| a.fill(0.0));
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::adamw::{AdamW, norm};
+use super::adamw::AdamW;
+use super::loss::Gradients;
 use super::weights::{Provenance, read_document, write_document};
 use super::{Params, Training, TrainingLog, Transformer};
 use crate::data::Source;
@@ -46,6 +47,8 @@ pub struct TrainingRun {
     last_good: Params,
     /// The weights of the least held-out loss.
     best: Option<Params>,
+    /// Memory of the steps.
+    gradients: Gradients,
 }
 
 /// What a file says of a run besides its weights.
@@ -71,6 +74,7 @@ impl TrainingRun {
             batches: batches(how),
             last_good: model.params.clone(),
             best: None,
+            gradients: Gradients::default(),
             log: TrainingLog {
                 losses: Vec::new(),
                 held_out_loss: f64::NAN,
@@ -161,14 +165,14 @@ impl TrainingRun {
         let (how, step) = (&self.how, self.log.losses.len());
         let len = self.model.config.n_ctx + 1;
         let tokens: Array2<u32> = source.sample(how.batch_size, len, &mut self.batches)?;
-        let (loss, grad) = self.model.loss_and_grad(&tokens)?;
-        let norm = norm(&grad);
+        let (loss, norm) = self.model.loss_and_grad_in(&tokens, &mut self.gradients)?;
         if !(loss.is_finite() && norm.is_finite()) {
             let what = format!("training broke down at step {step}: loss {loss}, gradient norm {norm}");
             return Err(self.back_to_last_good(what));
         }
-        self.last_good.clone_from(&self.model.params);
-        self.adam.update(&mut self.model.params, &grad, how, how.lr_at(step), (how.clip / norm).min(1.0));
+        self.last_good.copy_from(&self.model.params);
+        let grad = self.gradients.sum();
+        self.adam.update(&mut self.model.params, grad, how, how.lr_at(step), (how.clip / norm).min(1.0));
         self.log.losses.push(loss);
         Ok(())
     }
@@ -194,7 +198,7 @@ impl TrainingRun {
         if measured.len() - 1 - best_at >= early_stop.patience
             && let Some(best) = &self.best
         {
-            self.model.params.clone_from(best);
+            self.model.params.copy_from(best);
             self.log.stopped_early = true;
         }
         Ok(())
@@ -206,7 +210,7 @@ impl TrainingRun {
     }
 
     fn back_to_last_good(&mut self, what: String) -> Error {
-        self.model.params.clone_from(&self.last_good);
+        self.model.params.copy_from(&self.last_good);
         let lr = self.how.lr;
         let help =
             format!("the model is back at its last good weights; train with a smaller `lr` (it was {lr})");
@@ -264,6 +268,7 @@ impl TrainingRun {
             last_good: document.params(LAST_GOOD)?,
             best: if state.has_best { Some(document.params(BEST)?) } else { None },
             model: Transformer { params: document.params("")?, config: document.config },
+            gradients: Gradients::default(),
             how: state.how,
             log: state.log,
             batches,

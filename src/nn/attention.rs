@@ -1,8 +1,9 @@
 //! Softmax attention of one head over one sequence (Vaswani et al. 2017).
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 
 use super::Mask;
+use super::heads::{Head, HeadMut, HeadWork};
 use crate::num::{Real, matmul};
 
 /// `z = softmax(q kᵀ / √d_head + mask) v`.
@@ -24,15 +25,18 @@ pub fn attention<F: Real>(
     v: ArrayView2<F>,
     mask: Mask,
 ) -> (Array2<F>, Array2<F>) {
-    let scale = F::one() / F::of(q.ncols() as f64).sqrt();
-    let mut pattern = matmul(q, k.t());
-    let n_pos = pattern.ncols();
-    for (i, mut row) in pattern.rows_mut().into_iter().enumerate() {
-        let n_visible = mask.n_visible(i, n_pos);
-        row.slice_mut(s![n_visible..]).fill(F::zero());
-        softmax_row(row.slice_mut(s![..n_visible]), scale);
-    }
-    (matmul(pattern.view(), v), pattern)
+    let (n_pos, d_head) = q.dim();
+    let (mut z, mut pattern) = (Array2::zeros((n_pos, d_head)), Array2::zeros((n_pos, n_pos)));
+    let (q, k, v) = (q.as_standard_layout(), k.as_standard_layout(), v.as_standard_layout());
+    let mut work = HeadWork::new(mask, n_pos, d_head);
+    work.forward(
+        Head::of(&q),
+        Head::of(&k),
+        Head::of(&v),
+        pattern.as_slice_mut().expect("contiguous"),
+        HeadMut { numbers: z.as_slice_mut().expect("contiguous"), width: d_head },
+    );
+    (z, pattern)
 }
 
 /// `(dq, dk, dv)` from `dz` and the pattern of the forward pass.
@@ -45,10 +49,25 @@ pub fn attention_backward<F: Real>(
     v: ArrayView2<F>,
     pattern: ArrayView2<F>,
 ) -> (Array2<F>, Array2<F>, Array2<F>) {
-    let scale = F::one() / F::of(q.ncols() as f64).sqrt();
-    let mut ds = matmul(dz, v.t());
-    softmax_backward(&mut ds.view_mut(), pattern, scale);
-    (matmul(ds.view(), k), matmul(ds.t(), q), matmul(pattern.t(), dz))
+    let (n_pos, d_head) = q.dim();
+    let zeros = || Array2::zeros((n_pos, d_head));
+    let (mut dq, mut dk, mut dv) = (zeros(), zeros(), zeros());
+    let (dz, pattern) = (dz.as_standard_layout(), pattern.as_standard_layout());
+    let (q, k, v) = (q.as_standard_layout(), k.as_standard_layout(), v.as_standard_layout());
+    // What a mask hides is zero in the pattern, so that no mask gives the same.
+    let mut work = HeadWork::new(Mask::None, n_pos, d_head);
+    fn of<F: Real>(x: &mut Array2<F>) -> HeadMut<'_, F> {
+        let width = x.ncols();
+        HeadMut { numbers: x.as_slice_mut().expect("contiguous"), width }
+    }
+    work.backward(
+        Head::of(&dz),
+        [Head::of(&q), Head::of(&k), Head::of(&v)],
+        pattern.as_slice().expect("contiguous"),
+        [of(&mut dq), of(&mut dk), of(&mut dv)],
+        false,
+    );
+    (dq, dk, dv)
 }
 
 /// The scores `q kᵀ / √d_head`, `[query pos, key pos]`, minus infinity where the mask hides.
@@ -83,9 +102,12 @@ pub fn softmax_rows<F: Real>(scores: &mut ArrayViewMut2<F>) {
     for mut row in scores.rows_mut() {
         if row.iter().all(|&x| x == F::neg_infinity()) {
             row.fill(F::zero());
-        } else {
-            softmax_row(row, F::one());
+            continue;
         }
+        let max = row.iter().fold(F::neg_infinity(), |m, &x| if x > m { x } else { m });
+        row.mapv_inplace(|x| (x - max).exp_real());
+        let sum = row.sum();
+        row /= sum;
     }
 }
 
@@ -96,12 +118,4 @@ pub fn softmax_backward<F: Real>(dpattern: &mut ArrayViewMut2<F>, pattern: Array
         // Where the mask hides the pattern is zero, and so is the result.
         ds.zip_mut_with(&p, |d, &p| *d = p * (*d - dot) * scale);
     }
-}
-
-/// `softmax(scale · row)`.
-fn softmax_row<F: Real>(mut row: ArrayViewMut1<F>, scale: F) {
-    let max = row.iter().fold(F::neg_infinity(), |m, &x| if x > m { x } else { m });
-    row.mapv_inplace(|x| ((x - max) * scale).exp_real());
-    let sum = row.sum();
-    row /= sum;
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::num::{Real, log_softmax_rows};
+use crate::num::{Real, log_softmax_rows, wide_fn};
 
 /// Sum over positions of `-log softmax(logits)[target]`, in nats, and its gradient `softmax(logits) - onehot(target)`.
 ///
@@ -18,11 +18,18 @@ use crate::num::{Real, log_softmax_rows};
 pub fn cross_entropy<F: Real>(logits: ArrayView2<F>, targets: &[u32]) -> (f64, Array2<F>) {
     let mut grad = log_softmax_rows(logits);
     let mut loss = 0.0;
+    for (row, &target) in grad.rows().into_iter().zip(targets) {
+        loss -= row[target as usize].to_f64().unwrap_or(f64::NAN);
+    }
+    exponentials(grad.as_slice_mut().expect("a fresh array is contiguous"));
     for (mut row, &target) in grad.rows_mut().into_iter().zip(targets) {
-        let target = target as usize;
-        loss -= row[target].to_f64().unwrap_or(f64::NAN);
-        row.mapv_inplace(F::exp_real);
-        row[target] -= F::one();
+        row[target as usize] -= F::one();
     }
     (loss, grad)
+}
+
+wide_fn! {
+    fn exponentials<'a, F>(x: &'a mut [F]) {
+        x.iter_mut().for_each(|x| *x = x.exp_real());
+    }
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::num::{Real, wide};
+use crate::num::{Real, wide_fn};
 
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const CUBIC: f64 = 0.044715;
@@ -15,29 +15,35 @@ const CUBIC: f64 = 0.044715;
 /// assert_eq!(y, array![[0.0, 100.0, 0.0]]);
 /// ```
 pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
-    let (half, k, cubic) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC));
     let mut y = x.as_standard_layout().into_owned();
-    let elements = y.as_slice_mut().expect("a fresh array is contiguous");
-    wide(|| {
+    apply(y.as_slice_mut().expect("a fresh array is contiguous"));
+    y
+}
+
+wide_fn! {
+    fn apply<'a, F>(elements: &'a mut [F]) {
+        let (half, k, cubic) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC));
         for x in elements {
             *x = half * *x * (F::one() + (k * (*x + cubic * *x * *x * *x)).tanh_real());
         }
-    });
-    y
+    }
 }
 
 /// `dx = dy · gelu'(x)`.
 pub fn gelu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
-    let (half, k, cubic, three) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC), F::of(3.0));
     let mut dx = dy.as_standard_layout().into_owned();
     let x = x.as_standard_layout();
-    let (elements, x) = (dx.as_slice_mut().expect("contiguous"), x.as_slice().expect("contiguous"));
-    wide(|| {
+    apply_backward(dx.as_slice_mut().expect("contiguous"), x.as_slice().expect("contiguous"));
+    dx
+}
+
+wide_fn! {
+    fn apply_backward<'a, F>(elements: &'a mut [F], x: &'a [F]) {
+        let (half, k, cubic, three) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC), F::of(3.0));
         for (d, &x) in elements.iter_mut().zip(x) {
             let t = (k * (x + cubic * x * x * x)).tanh_real();
             let slope = k * (F::one() + three * cubic * x * x);
             *d *= half * (F::one() + t) + half * x * (F::one() - t * t) * slope;
         }
-    });
-    dx
+    }
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
-use crate::num::Real;
+use crate::num::{Real, dot, sum, wide_fn};
 
 /// Layer normalisation without gain and bias, `y = (x - mean) / sqrt(var + eps)` per row.
 ///
@@ -15,32 +15,53 @@ use crate::num::Real;
 /// ```
 pub fn layer_norm<F: Real>(x: ArrayView2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
     let mut y = x.as_standard_layout().into_owned();
-    let n = F::of(x.ncols() as f64);
-    let rstd = y
-        .rows_mut()
-        .into_iter()
-        .map(|mut row| {
-            let mean = row.sum() / n;
-            row -= mean;
-            let var = row.dot(&row) / n;
-            let rstd = F::one() / (var + F::of(eps)).sqrt();
-            row *= rstd;
-            rstd
-        })
-        .collect();
+    let mut rstd = Array1::zeros(y.nrows());
+    let width = y.ncols();
+    let slices = (y.as_slice_mut().expect("contiguous"), rstd.as_slice_mut().expect("contiguous"));
+    normalize(slices.0, slices.1, width, eps);
     (y, rstd)
+}
+
+wide_fn! {
+    fn normalize<'a, F>(y: &'a mut [F], rstd: &'a mut [F], width: usize, eps: f64) {
+        let n = F::of(width as f64);
+        for (row, rstd) in y.chunks_exact_mut(width.max(1)).zip(rstd) {
+            let mean = sum(row) / n;
+            row.iter_mut().for_each(|x| *x -= mean);
+            *rstd = reciprocal_root(dot(row, row), width, eps);
+            row.iter_mut().for_each(|x| *x *= *rstd);
+        }
+    }
+}
+
+/// `1 / sqrt(squares / n + eps)`, rounded once: what it is off by, the whole row would be off by.
+#[inline(always)]
+pub(super) fn reciprocal_root<F: Real>(squares: F, n: usize, eps: f64) -> F {
+    let mean = squares.to_f64().unwrap_or(f64::NAN) / n as f64;
+    F::of(1.0 / (mean + eps).sqrt())
 }
 
 /// `dx = rstd (dy - mean(dy) - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
-    let n = F::of(dy.ncols() as f64);
-    for ((mut dx, y), &rstd) in dx.rows_mut().into_iter().zip(y.rows()).zip(rstd) {
-        let mean_dy = dx.sum() / n;
-        let mean_dy_y = dx.dot(&y) / n;
-        dx.zip_mut_with(&y, |d, &y| *d = rstd * (*d - mean_dy - y * mean_dy_y));
-    }
+    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
+    let width = dx.ncols();
+    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
+    normalize_backward(dx.as_slice_mut().expect("contiguous"), y, rstd, width);
     dx
+}
+
+wide_fn! {
+    fn normalize_backward<'a, F>(dx: &'a mut [F], y: &'a [F], rstd: &'a [F], width: usize) {
+        let n = F::of(width as f64);
+        let width = width.max(1);
+        for ((dx, y), &rstd) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(rstd) {
+            let (mean_dy, mean_dy_y) = (sum(dx) / n, dot(dx, y) / n);
+            for (d, &y) in dx.iter_mut().zip(y) {
+                *d = rstd * (*d - mean_dy - y * mean_dy_y);
+            }
+        }
+    }
 }
 
 /// `y = gain ∘ x + bias`: `x: [pos, d]`, `gain, bias: [d]`. An empty bias is no bias.
@@ -50,11 +71,20 @@ pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: A
 /// assert_eq!(gain_bias(array![[1.0, 2.0]].view(), array![3.0, 3.0].view(), array![0.0, 1.0].view()), array![[3.0, 7.0]]);
 /// ```
 pub fn gain_bias<F: Real>(x: ArrayView2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) -> Array2<F> {
-    let mut y = &x * &gain;
-    if !bias.is_empty() {
-        y += &bias;
-    }
+    let mut y = x.as_standard_layout().into_owned();
+    let (gain, bias) = (gain.as_standard_layout(), bias.as_standard_layout());
+    let (gain, bias) = (gain.as_slice().expect("contiguous"), bias.as_slice().expect("contiguous"));
+    scale_and_shift(y.as_slice_mut().expect("contiguous"), gain, bias);
     y
+}
+
+wide_fn! {
+    fn scale_and_shift<'a, F>(y: &'a mut [F], gain: &'a [F], bias: &'a [F]) {
+        for row in y.chunks_exact_mut(gain.len().max(1)) {
+            row.iter_mut().zip(gain).for_each(|(y, &gain)| *y *= gain);
+            row.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
+        }
+    }
 }
 
 /// `dx = gain ∘ dy`; adds to `dgain` and `dbias`.
@@ -65,11 +95,29 @@ pub fn gain_bias_backward<F: Real>(
     mut dgain: ArrayViewMut1<F>,
     mut dbias: ArrayViewMut1<F>,
 ) -> Array2<F> {
-    for (dy, x) in dy.rows().into_iter().zip(x.rows()) {
-        ndarray::Zip::from(&mut dgain).and(&dy).and(&x).for_each(|g, &d, &x| *g += d * x);
-        if !dbias.is_empty() {
-            dbias += &dy;
+    let mut dx = dy.as_standard_layout().into_owned();
+    let (x, gain) = (x.as_standard_layout(), gain.as_standard_layout());
+    let (x, gain) = (x.as_slice().expect("contiguous"), gain.as_slice().expect("contiguous"));
+    let sums = (dgain.as_slice_mut().expect("contiguous"), dbias.as_slice_mut().expect("contiguous"));
+    scale_and_shift_backward(dx.as_slice_mut().expect("contiguous"), x, gain, sums.0, sums.1);
+    dx
+}
+
+wide_fn! {
+    fn scale_and_shift_backward<'a, F>(
+        dx: &'a mut [F],
+        x: &'a [F],
+        gain: &'a [F],
+        dgain: &'a mut [F],
+        dbias: &'a mut [F],
+    ) {
+        let width = gain.len().max(1);
+        for (d, x) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            for ((dgain, &d), &x) in dgain.iter_mut().zip(&*d).zip(x) {
+                *dgain += d * x;
+            }
+            dbias.iter_mut().zip(&*d).for_each(|(dbias, &d)| *dbias += d);
+            d.iter_mut().zip(gain).for_each(|(d, &gain)| *d *= gain);
         }
     }
-    &dy * &gain
 }

@@ -1,8 +1,8 @@
 //! `y = x W + b`.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
-use crate::num::{Real, add_matmul, matmul};
+use crate::num::{Real, add_matmul, matmul, wide_fn};
 
 /// `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`. An empty `b`
 /// is no bias.
@@ -13,10 +13,15 @@ use crate::num::{Real, add_matmul, matmul};
 /// assert_eq!(y, array![[11.5]]);
 /// ```
 pub fn linear<F: Real>(x: ArrayView2<F>, w: ArrayView2<F>, b: ArrayView1<F>) -> Array2<F> {
-    let mut y = matmul(x, w);
-    if !b.is_empty() {
-        y += &b;
+    if b.is_empty() {
+        return matmul(x, w);
     }
+    // The bias first: the product then adds while it writes.
+    let mut rows = Vec::with_capacity(x.nrows() * b.len());
+    let b = b.as_standard_layout();
+    (0..x.nrows()).for_each(|_| rows.extend_from_slice(b.as_slice().expect("contiguous")));
+    let mut y = Array2::from_shape_vec((x.nrows(), b.len()), rows).expect("a bias for each row");
+    add_matmul(y.view_mut(), F::one(), x, w);
     y
 }
 
@@ -30,7 +35,16 @@ pub fn linear_backward<F: Real>(
 ) -> Array2<F> {
     add_matmul(dw, F::one(), x.t(), dy);
     if !db.is_empty() {
-        db += &dy.sum_axis(Axis(0));
+        let dy = dy.as_standard_layout();
+        add_rows(db.as_slice_mut().expect("a bias is contiguous"), dy.as_slice().expect("contiguous"));
     }
     matmul(dy, w.t())
+}
+
+wide_fn! {
+    fn add_rows<'a, F>(sums: &'a mut [F], rows: &'a [F]) {
+        for row in rows.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use crate::num::Real;
+use super::layer_norm::reciprocal_root;
+use crate::num::{Real, dot, wide_fn};
 
 /// `y = x / sqrt(mean(x²) + eps)` per row, without gain.
 ///
@@ -16,26 +17,41 @@ use crate::num::Real;
 /// ```
 pub fn rms_norm<F: Real>(x: ArrayView2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
     let mut y = x.as_standard_layout().into_owned();
-    let n = F::of(x.ncols() as f64);
-    let rstd = y
-        .rows_mut()
-        .into_iter()
-        .map(|mut row| {
-            let rstd = F::one() / (row.dot(&row) / n + F::of(eps)).sqrt();
-            row *= rstd;
-            rstd
-        })
-        .collect();
+    let mut rstd = Array1::zeros(y.nrows());
+    let width = y.ncols();
+    let slices = (y.as_slice_mut().expect("contiguous"), rstd.as_slice_mut().expect("contiguous"));
+    normalize(slices.0, slices.1, width, eps);
     (y, rstd)
+}
+
+wide_fn! {
+    fn normalize<'a, F>(y: &'a mut [F], rstd: &'a mut [F], width: usize, eps: f64) {
+        for (row, rstd) in y.chunks_exact_mut(width.max(1)).zip(rstd) {
+            *rstd = reciprocal_root(dot(row, row), width, eps);
+            row.iter_mut().for_each(|x| *x *= *rstd);
+        }
+    }
 }
 
 /// `dx = rstd (dy - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn rms_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
-    let n = F::of(dy.ncols() as f64);
-    for ((mut dx, y), &rstd) in dx.rows_mut().into_iter().zip(y.rows()).zip(rstd) {
-        let mean_dy_y = dx.dot(&y) / n;
-        dx.zip_mut_with(&y, |d, &y| *d = rstd * (*d - y * mean_dy_y));
-    }
+    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
+    let width = dx.ncols();
+    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
+    normalize_backward(dx.as_slice_mut().expect("contiguous"), y, rstd, width);
     dx
+}
+
+wide_fn! {
+    fn normalize_backward<'a, F>(dx: &'a mut [F], y: &'a [F], rstd: &'a [F], width: usize) {
+        let n = F::of(width as f64);
+        let width = width.max(1);
+        for ((dx, y), &rstd) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(rstd) {
+            let mean_dy_y = dot(dx, y) / n;
+            for (d, &y) in dx.iter_mut().zip(y) {
+                *d = rstd * (*d - y * mean_dy_y);
+            }
+        }
+    }
 }

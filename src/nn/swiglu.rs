@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::num::{Real, wide};
+use crate::num::{Real, wide_fn};
 
 /// `silu(gate) ∘ linear`, with `silu(x) = x / (1 + e⁻ˣ)`, element by element; both `[pos, d_mlp]`.
 ///
@@ -13,13 +13,16 @@ use crate::num::{Real, wide};
 pub fn swiglu<F: Real>(gate: ArrayView2<F>, linear: ArrayView2<F>) -> Array2<F> {
     let mut y = gate.as_standard_layout().into_owned();
     let linear = linear.as_standard_layout();
-    let (elements, linear) = (y.as_slice_mut().expect("contiguous"), linear.as_slice().expect("contiguous"));
-    wide(|| {
-        for (y, &linear) in elements.iter_mut().zip(linear) {
+    apply(y.as_slice_mut().expect("contiguous"), linear.as_slice().expect("contiguous"));
+    y
+}
+
+wide_fn! {
+    fn apply<'a, F>(y: &'a mut [F], linear: &'a [F]) {
+        for (y, &linear) in y.iter_mut().zip(linear) {
             *y = *y * sigmoid(*y) * linear;
         }
-    });
-    y
+    }
 }
 
 /// `(dgate, dlinear)`, with `silu'(x) = σ + x σ (1 - σ)`.
@@ -31,17 +34,23 @@ pub fn swiglu_backward<F: Real>(
     let mut dgate = dy.as_standard_layout().into_owned();
     let mut dlinear = dgate.clone();
     let (gate, linear) = (gate.as_standard_layout(), linear.as_standard_layout());
-    let inputs = gate.as_slice().expect("contiguous").iter().zip(linear.as_slice().expect("contiguous"));
-    let gradients = dgate.as_slice_mut().expect("contiguous").iter_mut();
-    let gradients = gradients.zip(dlinear.as_slice_mut().expect("contiguous"));
-    wide(|| {
-        for ((dgate, dlinear), (&gate, &linear)) in gradients.zip(inputs) {
+    apply_backward(
+        dgate.as_slice_mut().expect("contiguous"),
+        dlinear.as_slice_mut().expect("contiguous"),
+        gate.as_slice().expect("contiguous"),
+        linear.as_slice().expect("contiguous"),
+    );
+    (dgate, dlinear)
+}
+
+wide_fn! {
+    fn apply_backward<'a, F>(dgate: &'a mut [F], dlinear: &'a mut [F], gate: &'a [F], linear: &'a [F]) {
+        for ((dgate, dlinear), (&gate, &linear)) in dgate.iter_mut().zip(dlinear).zip(gate.iter().zip(linear)) {
             let s = sigmoid(gate);
             *dgate *= linear * (s + gate * s * (F::one() - s));
             *dlinear *= gate * s;
         }
-    });
-    (dgate, dlinear)
+    }
 }
 
 #[inline(always)]

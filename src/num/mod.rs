@@ -13,6 +13,7 @@ mod pure;
 mod random;
 mod rank;
 mod real;
+mod tiles;
 mod wide;
 
 #[cfg(feature = "lapack")]
@@ -24,8 +25,11 @@ pub use eigen::SymmetricEigen;
 pub use factor::Cholesky;
 pub use outlier::{auroc, local_outlier_factor, mahalanobis};
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
+pub(crate) use product::matmul_into;
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
 pub use rank::{Mantel, mantel, spearman};
 pub use real::Real;
+pub(crate) use tiles::{RowBounds, Strided, tiled_product};
 pub use wide::wide;
+pub(crate) use wide::{dot, largest, sum, wide_fn};

@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::Real;
+use super::wide::{largest, sum, wide_fn};
 
 /// `log softmax` of each row of `logits: [rows, d_vocab]`, in place of the logits' own scale.
 ///
@@ -13,13 +14,28 @@ use super::Real;
 /// ```
 pub fn log_softmax_rows<F: Real>(logits: ArrayView2<F>) -> Array2<F> {
     let mut out = logits.as_standard_layout().into_owned();
-    for mut row in out.rows_mut() {
-        let max = row.iter().fold(F::neg_infinity(), |m, &x| if x > m { x } else { m });
-        let sum: F = row.iter().map(|&x| (x - max).exp_real()).sum();
-        let log_z = max + sum.ln();
-        row.mapv_inplace(|x| x - log_z);
-    }
+    let width = out.ncols();
+    log_softmax(out.as_slice_mut().expect("a fresh array is contiguous"), width);
     out
+}
+
+wide_fn! {
+    fn log_softmax<'a, F>(rows: &'a mut [F], width: usize) {
+        for row in rows.chunks_exact_mut(width.max(1)) {
+            let max = largest(row);
+            // In blocks, because a sum in one accumulator cannot use vector instructions.
+            let mut exponentials = [F::zero(); 64];
+            let mut total = F::zero();
+            for block in row.chunks(64) {
+                for (e, &x) in exponentials.iter_mut().zip(block) {
+                    *e = (x - max).exp_real();
+                }
+                total += sum(&exponentials[..block.len()]);
+            }
+            let log_z = max + total.ln();
+            row.iter_mut().for_each(|x| *x -= log_z);
+        }
+    }
 }
 
 /// `KL(p ‖ q) = Σ p (log p - log q)` of two rows of log-probabilities, in nats, summed in f64.

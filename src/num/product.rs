@@ -11,10 +11,17 @@ use super::Real;
 /// let c = onelens::num::matmul(array![[1.0, 2.0]].view(), array![[3.0], [4.0]].view());
 /// assert_eq!(c, array![[11.0]]);
 /// ```
+#[allow(unsafe_code)]
 pub fn matmul<F: Real>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
-    let mut c = Array2::zeros((a.nrows(), b.ncols()));
-    product(c.view_mut(), a, b, F::one(), false);
-    c
+    let mut c = Array2::<F>::uninit((a.nrows(), b.ncols()));
+    product(c.as_mut_ptr().cast(), c.dim(), c.strides(), a, b, F::one(), false);
+    // SAFETY: a product that does not add writes every element, whatever its inner size.
+    unsafe { c.assume_init() }
+}
+
+/// `c ← a b`. Panics if the sizes do not fit.
+pub(crate) fn matmul_into<F: Real>(mut c: ArrayViewMut2<F>, a: ArrayView2<F>, b: ArrayView2<F>) {
+    product(c.as_mut_ptr(), c.dim(), c.strides(), a, b, F::one(), false);
 }
 
 /// `c ← c + alpha · a b`. Panics if the sizes do not fit.
@@ -25,28 +32,37 @@ pub fn matmul<F: Real>(a: ArrayView2<F>, b: ArrayView2<F>) -> Array2<F> {
 /// onelens::num::add_matmul(c.view_mut(), 2.0, array![[1.0, 2.0]].view(), array![[3.0], [4.0]].view());
 /// assert_eq!(c, array![[23.0]]);
 /// ```
-pub fn add_matmul<F: Real>(c: ArrayViewMut2<F>, alpha: F, a: ArrayView2<F>, b: ArrayView2<F>) {
-    product(c, a, b, alpha, true);
+pub fn add_matmul<F: Real>(mut c: ArrayViewMut2<F>, alpha: F, a: ArrayView2<F>, b: ArrayView2<F>) {
+    product(c.as_mut_ptr(), c.dim(), c.strides(), a, b, alpha, true);
 }
 
+/// `c ← scale · a b`, or added to `c`, which is live memory of this size with these strides.
 #[allow(unsafe_code)]
-fn product<F: Real>(mut c: ArrayViewMut2<F>, a: ArrayView2<F>, b: ArrayView2<F>, scale: F, add: bool) {
+fn product<F: Real>(
+    c: *mut F,
+    c_dim: (usize, usize),
+    c_strides: &[isize],
+    a: ArrayView2<F>,
+    b: ArrayView2<F>,
+    scale: F,
+    add: bool,
+) {
     let (m, k) = a.dim();
     let n = b.ncols();
     assert_eq!(k, b.nrows(), "inner sizes of a product differ: {k} and {}", b.nrows());
-    assert_eq!((m, n), c.dim(), "a product of {m} x {n} cannot go into {:?}", c.dim());
-    let (a_strides, b_strides, c_strides) = (a.strides(), b.strides(), c.strides());
+    assert_eq!((m, n), c_dim, "a product of {m} x {n} cannot go into {c_dim:?}");
+    let (a_strides, b_strides) = (a.strides(), b.strides());
     let (a_rs, a_cs) = (a_strides[0], a_strides[1]);
     let (b_rs, b_cs) = (b_strides[0], b_strides[1]);
     let (c_rs, c_cs) = (c_strides[0], c_strides[1]);
-    // SAFETY: the pointers, sizes and strides are those of live views whose sizes were checked above; `c` is
-    // borrowed mutably, so it overlaps neither `a` nor `b`.
+    // SAFETY: pointers, sizes and strides are those of live arrays whose sizes were checked above; the callers own `c` or
+    // borrow it mutably, so that it overlaps neither `a` nor `b`. What is not initialised is only written: `add` is false then.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c,
             c_cs,
             c_rs,
             add,

@@ -1,0 +1,163 @@
+//! Softmax attention of one head, whose numbers lie between those of other heads, over one sequence.
+//!
+//! What a mask hides is not computed: a causal head does half of the work that full products would.
+
+use ndarray::{Array2, CowArray, Ix2};
+
+use super::Mask;
+use crate::num::{Real, RowBounds, Strided, dot, largest, sum, tiled_product, wide_fn};
+
+/// One head of `[pos, head · d_head]`: the numbers from its first one on, and the width of all heads together.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a, F> {
+    pub(crate) numbers: &'a [F],
+    pub(crate) width: usize,
+}
+
+impl<'a, F: Real> Head<'a, F> {
+    /// The only head of `x: [pos, d_head]`.
+    pub(super) fn of(x: &'a CowArray<F, Ix2>) -> Self {
+        Head { numbers: x.as_slice().expect("contiguous"), width: x.ncols() }
+    }
+
+    /// The head that begins at row `row` and column `column` of `x`.
+    pub(crate) fn at(x: &'a Array2<F>, row: usize, column: usize) -> Self {
+        let width = x.ncols();
+        Head { numbers: &x.as_slice().expect("contiguous")[row * width + column..], width }
+    }
+
+    fn rows(self) -> Strided<'a, F> {
+        Strided { numbers: self.numbers, width: self.width, transposed: false }
+    }
+}
+
+/// The same to write to.
+pub(crate) struct HeadMut<'a, F> {
+    pub(crate) numbers: &'a mut [F],
+    pub(crate) width: usize,
+}
+
+impl<'a, F: Real> HeadMut<'a, F> {
+    /// The head that begins at row `row` and column `column` of `x`.
+    pub(crate) fn at(x: &'a mut Array2<F>, row: usize, column: usize) -> Self {
+        let width = x.ncols();
+        HeadMut { numbers: &mut x.as_slice_mut().expect("contiguous")[row * width + column..], width }
+    }
+}
+
+/// What heads of one shape share: which products are needed, and memory to work in.
+pub(crate) struct HeadWork<F> {
+    n_pos: usize,
+    d_head: usize,
+    scale: F,
+    /// Scores, of which a query needs those of the keys it sees.
+    scores: Vec<RowBounds>,
+    /// Sums over the keys that a query sees.
+    over_keys: Vec<RowBounds>,
+    /// Sums over the queries that see a key.
+    over_queries: Vec<RowBounds>,
+    /// Keys or values, `[d_head, pos]`.
+    transposed: Vec<F>,
+    /// The gradient of the scores, `[query pos, key pos]`.
+    dscores: Vec<F>,
+}
+
+impl<F: Real> HeadWork<F> {
+    pub(crate) fn new(mask: Mask, n_pos: usize, d_head: usize) -> Self {
+        let visible: Vec<usize> = (0..n_pos).map(|query| mask.n_visible(query, n_pos)).collect();
+        let keys = |inner_to| RowBounds { inner_from: 0, inner_to, n_columns: d_head };
+        // No later query sees less than an earlier one.
+        let queries = |key| {
+            let inner_from = visible.partition_point(|&n| n <= key);
+            RowBounds { inner_from, inner_to: n_pos, n_columns: d_head }
+        };
+        HeadWork {
+            n_pos,
+            d_head,
+            scale: F::one() / F::of(d_head as f64).sqrt(),
+            scores: visible
+                .iter()
+                .map(|&n| RowBounds { inner_from: 0, inner_to: d_head, n_columns: n })
+                .collect(),
+            over_keys: visible.iter().map(|&n| keys(n)).collect(),
+            over_queries: (0..n_pos).map(queries).collect(),
+            transposed: Vec::new(),
+            dscores: Vec::new(),
+        }
+    }
+
+    /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`.
+    pub(crate) fn forward(&mut self, q: Head<F>, k: Head<F>, v: Head<F>, pattern: &mut [F], z: HeadMut<F>) {
+        let (n, d) = (self.n_pos, self.d_head);
+        transpose(&mut self.transposed, k, n, d);
+        let keys = &self.transposed;
+        tiled_product(pattern, n, false, q.rows(), keys, n, &self.scores, n);
+        softmax(pattern, &self.scores, self.scale);
+        let pattern = Strided { numbers: pattern, width: n, transposed: false };
+        let rows = &self.over_keys;
+        tiled_product(z.numbers, z.width, false, pattern, v.numbers, v.width, rows, d);
+    }
+
+    /// `[dq, dk, dv]` from `dz`, with `[q, k, v]`; with `add`, `dk` and `dv` are added to what is there.
+    pub(crate) fn backward(
+        &mut self,
+        dz: Head<F>,
+        [q, k, v]: [Head<F>; 3],
+        pattern: &[F],
+        [dq, dk, dv]: [HeadMut<F>; 3],
+        add: bool,
+    ) {
+        let (n, d) = (self.n_pos, self.d_head);
+        transpose(&mut self.transposed, v, n, d);
+        self.dscores.resize(n * n, F::zero());
+        let ds = &mut self.dscores;
+        tiled_product(ds, n, false, dz.rows(), &self.transposed, n, &self.scores, n);
+        softmax_backward(ds, pattern, &self.scores, self.scale);
+        let rows = Strided { numbers: ds, width: n, transposed: false };
+        tiled_product(dq.numbers, dq.width, false, rows, k.numbers, k.width, &self.over_keys, d);
+        let columns = Strided { numbers: ds, width: n, transposed: true };
+        tiled_product(dk.numbers, dk.width, add, columns, q.numbers, q.width, &self.over_queries, d);
+        let columns = Strided { numbers: pattern, width: n, transposed: true };
+        tiled_product(dv.numbers, dv.width, add, columns, dz.numbers, dz.width, &self.over_queries, d);
+    }
+}
+
+/// `[pos, d_head]` to `[d_head, pos]`.
+fn transpose<F: Real>(to: &mut Vec<F>, from: Head<F>, n_pos: usize, d_head: usize) {
+    to.clear();
+    to.resize(n_pos * d_head, F::zero());
+    for (t, row) in from.numbers.chunks(from.width).take(n_pos).enumerate() {
+        for (i, &x) in row[..d_head].iter().enumerate() {
+            to[i * n_pos + t] = x;
+        }
+    }
+}
+
+wide_fn! {
+    /// `softmax(scale · scores)` of what each query sees, in place; zero elsewhere.
+    fn softmax<'a, F>(scores: &'a mut [F], rows: &'a [RowBounds], scale: F) {
+        for (row, bounds) in scores.chunks_exact_mut(rows.len()).zip(rows) {
+            let (row, hidden) = row.split_at_mut(bounds.n_columns);
+            let max = largest(row);
+            row.iter_mut().for_each(|x| *x = ((*x - max) * scale).exp_real());
+            let total = sum(row);
+            row.iter_mut().for_each(|x| *x /= total);
+            hidden.fill(F::zero());
+        }
+    }
+}
+
+wide_fn! {
+    /// `P ∘ (dP - rowsum(P ∘ dP)) · scale`, in place of `dP`; zero where the mask hides.
+    fn softmax_backward<'a, F>(d: &'a mut [F], pattern: &'a [F], rows: &'a [RowBounds], scale: F) {
+        let n = rows.len();
+        for ((d, p), bounds) in d.chunks_exact_mut(n).zip(pattern.chunks_exact(n)).zip(rows) {
+            let (d, hidden) = d.split_at_mut(bounds.n_columns);
+            let total = dot(d, &p[..d.len()]);
+            for (d, &p) in d.iter_mut().zip(p) {
+                *d = p * (*d - total) * scale;
+            }
+            hidden.fill(F::zero());
+        }
+    }
+}
