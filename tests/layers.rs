@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["session", "num", "data", "nn"]),
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
-    ("lens", &["session", "num", "data", "nn", "model"]),
+    ("lens", &["session", "num", "data", "nn", "model", "vision"]),
     ("dual", &["session", "num", "data", "model"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens", "dual"]),
     ("prelude", &["data", "circuits", "dual", "lens", "model", "num", "show", "vision"]),

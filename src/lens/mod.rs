@@ -26,6 +26,7 @@ mod anomaly;
 mod causal;
 mod compare;
 mod grouped;
+mod images;
 mod jacobian;
 mod kinds;
 mod layers;

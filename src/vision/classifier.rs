@@ -1,6 +1,7 @@
 //! A classifier whose layers all write into a stream of one width.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
 
 use crate::data::Images;
 use crate::nn::{
@@ -11,7 +12,7 @@ use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
 /// What a layer computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageNetwork {
     /// Fully connected layers; the stream has `d_model` numbers per image.
     #[default]
@@ -22,7 +23,7 @@ pub enum ImageNetwork {
 
 /// The shape of an image classifier: `h_0 = x W_in + b`, `h_{l+1} = h_l + relu(h_l W_l + b_l)`, logits `h_L W_out + b`; without
 /// `residual`, `h_{l+1} = relu(h_l W_l + b_l)`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// Rows of pixels.
     pub height: usize,
@@ -59,7 +60,7 @@ impl Default for ImageConfig {
 }
 
 impl ImageConfig {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let counts = [
             ("height", self.height, 1),
             ("width", self.width, 1),
@@ -105,7 +106,7 @@ impl ImageConfig {
 }
 
 /// A matrix and a bias.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Affine<F> {
     w: Array2<F>,
     b: Array1<F>,
@@ -121,7 +122,7 @@ struct Affine<F> {
 /// assert_eq!((log_p.dim(), streams.len(), streams[4].dim()), ((1, 3), 5, (1, 32)));
 /// # Ok::<(), onelens::Error>(())
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageClassifier {
     /// The shape.
     pub config: ImageConfig,
@@ -163,6 +164,36 @@ impl ImageClassifier {
             })
             .collect();
         Ok(ImageClassifier { config, params })
+    }
+
+    /// A number that two classifiers share only if shape and weights are the same, bit for bit (FNV-1a).
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut eat = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+        let c = &self.config;
+        format!("{:?} {} {}x{}", c.network, c.residual, c.height, c.width)
+            .bytes()
+            .for_each(|b| eat(b.into()));
+        for p in &self.params {
+            [p.w.nrows(), p.w.ncols()].into_iter().for_each(|n| eat(n as u64));
+            p.w.iter().chain(&p.b).for_each(|x| eat(u64::from(x.to_bits())));
+        }
+        hash
+    }
+
+    /// The first matrix that has not the shape that `config` gives it, or holds a number that is not finite.
+    pub(super) fn what_does_not_fit(&self) -> Option<String> {
+        let shapes = self.config.shapes();
+        if self.params.len() != shapes.len() {
+            return Some(format!("{} matrices where {} belong", self.params.len(), shapes.len()));
+        }
+        self.params.iter().zip(shapes).enumerate().find_map(|(i, (p, shape))| {
+            if p.w.dim() != shape || p.b.len() != shape.1 {
+                return Some(format!("matrix {i} is {:?} where {shape:?} belongs", p.w.dim()));
+            }
+            let wrong = p.w.iter().chain(&p.b).find(|x| !x.is_finite());
+            wrong.map(|x| format!("matrix {i} holds {x}"))
+        })
     }
 
     /// Number of parameters.
@@ -270,7 +301,7 @@ impl ImageClassifier {
         Ok(())
     }
 
-    fn check_images(&self, images: &Images) -> Result<()> {
+    pub(crate) fn check_images(&self, images: &Images) -> Result<()> {
         self.check_pixels(&images.pixels)?;
         match images.labels.iter().find(|&&l| l as usize >= self.config.n_classes) {
             None if images.labels.len() == images.pixels.nrows() => Ok(()),

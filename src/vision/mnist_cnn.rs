@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::iter::AxisChunksIter;
+use ndarray::{Array1, Array2, ArrayView2, Axis, Ix2};
 
 use crate::data::Images;
 use crate::model::Tensors;
@@ -63,6 +64,30 @@ impl MnistCnn {
 
     /// Log-probabilities of the digits, `[image, 10]`.
     pub fn forward(&self, images: &Images) -> Result<Array2<f32>> {
+        let parts: Vec<Array2<f32>> =
+            self.parts(images)?.map(|pixels| self.run(pixels, &mut |_| {})).collect();
+        Ok(stacked(&parts, 10))
+    }
+
+    /// Log-probabilities of the digits, and what each layer leaves, `[image, ..]`: the three convolutions (8, 16 and 24
+    /// channels of 26x26, 24x24 and 22x22 pixels, the channel last) and the hidden layer of 32. No two streams have one width,
+    /// and none is added to: the control without skip connections.
+    pub fn run_with_cache(&self, images: &Images) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
+        let mut kept: Vec<Vec<Array2<f32>>> = vec![Vec::new(); self.convolutions.len() + 1];
+        let mut log_p = Vec::new();
+        for pixels in self.parts(images)? {
+            let mut layers = kept.iter_mut();
+            log_p.push(
+                self.run(pixels, &mut |h| layers.next().expect("a place for each layer").push(h.clone())),
+            );
+        }
+        let streams =
+            kept.iter().map(|parts| stacked(parts, parts.first().map_or(0, Array2::ncols))).collect();
+        Ok((stacked(&log_p, 10), streams))
+    }
+
+    /// A few images at a time, which bounds the memory of their patches.
+    fn parts<'a>(&self, images: &'a Images) -> Result<AxisChunksIter<'a, f32, Ix2>> {
         if (images.height, images.width) != (SIDE, SIDE) {
             return Err(Error::new(
                 ErrorKind::Shape,
@@ -70,34 +95,46 @@ impl MnistCnn {
                 "give images of MNIST",
             ));
         }
-        let mut out = Array2::zeros((images.len(), 10));
-        // A few images at a time bound the memory of their patches.
-        for (pixels, mut out) in
-            images.pixels.axis_chunks_iter(Axis(0), 64).zip(out.axis_chunks_iter_mut(Axis(0), 64))
-        {
-            let x = pixels.mapv(|x| (x - 0.1307) / 0.3081);
-            let n = x.nrows();
-            let mut x = x.into_shape_with_order((n * SIDE * SIDE, 1)).expect("a pixel per row");
-            let mut side = SIDE;
-            for (w, b) in &self.convolutions {
-                let grid = Grid { height: side, width: side, padded: false };
-                x = relu(linear(patches(x.view(), grid).view(), w.view(), b.view()).view());
-                side -= 2;
-            }
-            let x = x * &self.norm1.0 + &self.norm1.1;
-            let x = x.into_shape_with_order((n, side * side * 24)).expect("an image per row");
-            let x = relu(linear(x.view(), self.fc1.0.view(), self.fc1.1.view()).view());
-            let x = linear(x.view(), self.fc2.0.view(), self.fc2.1.view());
-            let x = x * &self.norm2.0 + &self.norm2.1;
-            out.assign(&log_softmax_rows(x.view()));
+        Ok(images.pixels.axis_chunks_iter(Axis(0), 64))
+    }
+
+    /// Log-probabilities of some images; `keep` sees what each layer leaves, an image per row.
+    fn run(&self, pixels: ArrayView2<f32>, keep: &mut dyn FnMut(&Array2<f32>)) -> Array2<f32> {
+        let x = pixels.mapv(|x| (x - 0.1307) / 0.3081);
+        let n = x.nrows();
+        let images = |x: Array2<f32>| {
+            let width = x.len() / n;
+            x.into_shape_with_order((n, width)).expect("an image per row")
+        };
+        let mut x = x.into_shape_with_order((n * SIDE * SIDE, 1)).expect("a pixel per row");
+        let mut side = SIDE;
+        for (w, b) in &self.convolutions {
+            let grid = Grid { height: side, width: side, padded: false };
+            let h = relu(linear(patches(x.view(), grid).view(), w.view(), b.view()).view());
+            side -= 2;
+            let h = images(h);
+            keep(&h);
+            x = h.into_shape_with_order((n * side * side, w.ncols())).expect("a pixel per row");
         }
-        Ok(out)
+        let x = images(x * &self.norm1.0 + &self.norm1.1);
+        let x = relu(linear(x.view(), self.fc1.0.view(), self.fc1.1.view()).view());
+        keep(&x);
+        let x = linear(x.view(), self.fc2.0.view(), self.fc2.1.view());
+        let x = x * &self.norm2.0 + &self.norm2.1;
+        log_softmax_rows(x.view())
     }
 
     /// The share of images whose most probable digit is their label.
     pub fn accuracy(&self, images: &Images) -> Result<f64> {
         Ok(super::classifier::accuracy(&self.forward(images)?, &images.labels))
     }
+}
+
+/// Rows of all parts under one another.
+fn stacked(parts: &[Array2<f32>], width: usize) -> Array2<f32> {
+    let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+    // Of no images there are no parts.
+    ndarray::concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, width)))
 }
 
 /// A batch norm as it is used: `x · factor + shift`, from running mean and variance.

@@ -4,6 +4,7 @@
 //! `[image, d_stream]`; for a convolutional network that is `height · width · channels`, channels innermost.
 
 mod classifier;
+mod file;
 mod mnist_cnn;
 
 pub use classifier::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining};
