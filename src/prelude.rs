@@ -5,7 +5,7 @@ pub use crate::circuits::{
     patch_positions,
 };
 pub use crate::data::{
-    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, Vocab,
+    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, Texts, Vocab,
 };
 pub use crate::dual::{
     Alignment, Construction, ContextSplit, Delta, Demonstrated, DualForm, FineTuning, HeadDeltas,

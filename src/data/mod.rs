@@ -11,6 +11,7 @@ mod lines;
 mod markov;
 mod pieces;
 mod text;
+mod texts;
 mod vocab;
 
 pub use copies::Copies;
@@ -21,6 +22,7 @@ pub use lines::Lines;
 pub use markov::Markov;
 pub use pieces::PieceTokenizer;
 pub use text::Corpus;
+pub use texts::Texts;
 pub use vocab::Vocab;
 
 use ndarray::Array2;

@@ -92,27 +92,24 @@ impl PieceTokenizer {
                 None => tokens.extend(bytes.iter().map(|&b| FIRST_BYTE + u32::from(b))),
             }
         }
-        while let Some((at, id)) = self.best_pair(&tokens) {
+        let mut merges: Vec<Option<(f32, u32)>> =
+            tokens.windows(2).map(|pair| self.merge(pair[0], pair[1])).collect();
+        while let Some((at, id)) = leftmost_best(&merges) {
             tokens[at] = id;
             tokens.remove(at + 1);
+            merges.remove(at);
+            // Only the pairs on both sides are new.
+            for left in at.saturating_sub(1)..(at + 1).min(merges.len()) {
+                merges[left] = self.merge(tokens[left], tokens[left + 1]);
+            }
         }
         tokens
     }
 
-    /// The leftmost of the pairs whose piece has the highest score.
-    fn best_pair(&self, tokens: &[u32]) -> Option<(usize, u32)> {
-        let mut best: Option<(f32, usize, u32)> = None;
-        for at in 0..tokens.len().saturating_sub(1) {
-            let pair =
-                [&self.pieces[tokens[at] as usize][..], &self.pieces[tokens[at + 1] as usize]].concat();
-            if let Some(&id) = self.ids.get(&pair) {
-                let score = self.scores[id as usize];
-                if best.is_none_or(|(highest, ..)| score > highest) {
-                    best = Some((score, at, id));
-                }
-            }
-        }
-        best.map(|(_, at, id)| (at, id))
+    /// The score and the number of the piece that two tokens make, if there is one.
+    fn merge(&self, left: u32, right: u32) -> Option<(f32, u32)> {
+        let pair = [&self.pieces[left as usize][..], &self.pieces[right as usize]].concat();
+        self.ids.get(&pair).map(|&id| (self.scores[id as usize], id))
     }
 
     /// The text of `tokens`. BOS and the space after it are not part of it; bytes that are no text become `�`.
@@ -142,6 +139,19 @@ impl PieceTokenizer {
             Some(piece) => piece.clone(),
         }
     }
+}
+
+/// Of the merges with the highest score, the leftmost: where it is, and the piece it makes.
+fn leftmost_best(merges: &[Option<(f32, u32)>]) -> Option<(usize, u32)> {
+    let mut best: Option<(f32, usize, u32)> = None;
+    for (at, merge) in merges.iter().enumerate() {
+        if let Some((score, id)) = *merge
+            && best.is_none_or(|(highest, ..)| score > highest)
+        {
+            best = Some((score, at, id));
+        }
+    }
+    best.map(|(_, at, id)| (at, id))
 }
 
 #[cfg(test)]
