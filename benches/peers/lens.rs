@@ -19,7 +19,7 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Passes of refinement; chosen on the character model.
+/// Passes of refinement.
 const PASSES: usize = 20;
 
 fn main() -> Outcome<()> {
