@@ -25,6 +25,7 @@
 //! | [`vision`] | image classifiers, plain and residual: the controls | read text |
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
+//! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
 //! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
 //!
@@ -84,6 +85,8 @@ pub mod vision;
 pub mod circuits;
 
 pub mod lens;
+
+pub mod battery;
 
 pub mod dual;
 

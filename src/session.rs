@@ -4,7 +4,7 @@
 //! once; without one, displays are printed as the `EVCXR_BEGIN_CONTENT` blocks that the stock evcxr kernel
 //! understands, and progress as one line per tenth.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ pub trait Sink: Send {
 static SINK: Mutex<Option<Box<dyn Sink>>> = Mutex::new(None);
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+static QUIET: AtomicUsize = AtomicUsize::new(0);
 
 /// Sends displays to `sink` from now on. Called by kernels, not by users.
 pub fn set_sink(sink: Box<dyn Sink>) {
@@ -84,6 +85,25 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// Runs `work` without showing its progress: for steps of something longer that shows its own.
+///
+/// ```
+/// use onelens::session::{Progress, quietly};
+/// quietly(|| Progress::new("one of many", 10).finish("nothing is shown"));
+/// ```
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    struct Until;
+    impl Drop for Until {
+        fn drop(&mut self) {
+            QUIET.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    QUIET.fetch_add(1, Ordering::Relaxed);
+    // Dropped when `work` panics, too: later progress is shown again.
+    let _until = Until;
+    work()
+}
+
 /// How a line of output looks in a notebook.
 const STYLE: &str = "font:13px/1.4 monospace";
 
@@ -122,6 +142,9 @@ impl Progress {
 
     /// Reports that `done` of the steps are done; `note` is called only if something will be shown.
     pub fn update(&mut self, done: usize, note: impl FnOnce() -> String) {
+        if QUIET.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         let in_place = SINK.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if in_place {
             if self.shown.is_none_or(|at| at.elapsed() >= Duration::from_millis(100)) {
@@ -138,6 +161,9 @@ impl Progress {
 
     /// Shows the last state, with the time taken, in place of the bar.
     pub fn finish(mut self, note: &str) {
+        if QUIET.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         let line = format!("{}: {note} ({:.1} s)", self.label, self.started.elapsed().as_secs_f64());
         let html = format!("<div style=\"{STYLE}\">{}</div>", escape_html(&line));
         self.send(vec![("text/html".into(), html), ("text/plain".into(), line)]);

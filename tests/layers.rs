@@ -14,9 +14,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),
+    ("battery", &["session", "num", "data", "model", "vision", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
-    ("show", &["session", "num", "data", "model", "circuits", "lens", "dual"]),
-    ("prelude", &["data", "circuits", "dual", "lens", "model", "num", "show", "vision"]),
+    ("show", &["session", "num", "data", "model", "circuits", "lens", "battery", "dual"]),
+    ("prelude", &["battery", "data", "circuits", "dual", "lens", "model", "num", "show", "vision"]),
 ];
 
 fn root() -> PathBuf {

@@ -31,6 +31,7 @@ mod card;
 mod figure;
 mod heatmap;
 mod line_chart;
+mod of_battery;
 mod of_circuits;
 mod of_dual;
 mod of_heads;

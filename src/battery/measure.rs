@@ -1,0 +1,296 @@
+//! One network, one pass of lenses: what each kind of lens reads at each stream, and where updates point.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
+use serde::{Deserialize, Serialize};
+
+use super::Streams;
+use super::streams::centred;
+use crate::Result;
+use crate::lens::{AffineLens, Moments, Ridge, Towards};
+use crate::num::{kl_divergence, matmul};
+
+/// How much a lens knows of the layer that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LensKind {
+    /// Fitted to this layer alone.
+    Own,
+    /// One matrix and one intercept for all layers.
+    Shared,
+    /// One matrix for all; an intercept for each.
+    OwnBias,
+    /// One matrix for all; an intercept and a factor for each.
+    OwnGain,
+    /// Fitted to all other layers.
+    LeftOut,
+    /// Fitted to all later layers.
+    Later,
+}
+
+impl LensKind {
+    /// Every kind.
+    pub const ALL: [LensKind; 6] = [
+        LensKind::Own,
+        LensKind::Shared,
+        LensKind::OwnBias,
+        LensKind::OwnGain,
+        LensKind::LeftOut,
+        LensKind::Later,
+    ];
+
+    /// How figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LensKind::Own => "own",
+            LensKind::Shared => "shared",
+            LensKind::OwnBias => "own bias",
+            LensKind::OwnGain => "own gain",
+            LensKind::LeftOut => "left out",
+            LensKind::Later => "later layers",
+        }
+    }
+}
+
+/// What was measured on the held-out half of one network's sequences. Everything is a mean over the tokens of a sequence, `[sequence, stream]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// `KL(p ‖ p̄)` of the mean prediction of the other half, nats, `[sequence]`.
+    pub floor: Array1<f64>,
+    /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`]; streams are `h_0 .. h_{L-1}`.
+    pub kl: Vec<Array2<f64>>,
+    /// Aitchison cosine between the decoded update `U A Δ_l` and the error that is left against the reference, `l = 0 .. L-1`.
+    pub alignment: Array2<f64>,
+    /// Whether the reference is the true conditional; if not, it is the network's own final prediction, whose null is not 0.
+    pub truth_known: bool,
+    /// `‖Δ_l‖ / ‖h_l‖`.
+    pub update_size: Array2<f64>,
+    /// Prediction depth: the first stream from which on the own lenses' most probable token is the final one, `[sequence]`.
+    pub depth: Array1<f64>,
+    /// Share of the variance of `Δ_l` that an affine map of `h_l` explains on the held-out half, and of `Δ_l` behind what `h_l` alone predicts of it
+    /// by one number (`Δ_l = c h_l`, decay or growth).
+    pub update_linear: Vec<[f64; 2]>,
+    /// Mean squared error of the lens of stream i on stream j, above that of the own lens, over the variance of the target, `[i, j]`.
+    pub transfer_penalty: Array2<f64>,
+}
+
+impl Measured {
+    /// KL of a kind of lens.
+    pub fn kl_of(&self, kind: LensKind) -> &Array2<f64> {
+        &self.kl[LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is measured")]
+    }
+
+    /// How much the penalty grows per layer between lens and stream, by least squares over all pairs.
+    pub fn transfer_slope(&self) -> f64 {
+        let pairs: Vec<(f64, f64)> =
+            self.transfer_penalty.indexed_iter().map(|((i, j), t)| (i.abs_diff(j) as f64, *t)).collect();
+        let n = pairs.len() as f64;
+        let (x, y) = (pairs.iter().map(|p| p.0).sum::<f64>() / n, pairs.iter().map(|p| p.1).sum::<f64>() / n);
+        pairs.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>()
+            / pairs.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>()
+    }
+}
+
+/// Fits every lens on one half of the sequences, `swapped` on the second, and reads the other.
+pub fn measure(all: &Streams, lambda: f64, swapped: bool) -> Result<Measured> {
+    let (n, half) = (all.target.nrows(), all.half());
+    let (fit, read) = if swapped { (half..n, 0..half) } else { (0..half, half..n) };
+    let ridge = Ridge { lambda, towards: Towards::Zero };
+    let part = |x: &Array2<f64>, rows: &std::ops::Range<usize>| x.slice(s![rows.clone(), ..]).to_owned();
+    let layers = all.n_layers();
+    let per_layer: Vec<Moments> =
+        all.streams.iter().map(|h| moments(part(h, &fit).view(), part(&all.target, &fit).view())).collect();
+    let lenses = Lenses::fit(&ridge, &per_layer)?;
+    let (target, log_p) = (part(&all.target, &read), part(&all.log_p, &read));
+    let streams: Vec<Array2<f64>> = all.streams.iter().map(|h| part(h, &read)).collect();
+    let by_sequence = |values: Vec<f64>| -> Array1<f64> {
+        values.chunks(all.n_pos).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
+    };
+    let mean_p =
+        part(&all.log_p, &fit).mapv(f64::exp).mean_axis(Axis(0)).expect("half of the rows").mapv(f64::ln);
+    let floor = by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, mean_p.view())).collect());
+    let n_seqs = floor.len();
+    let mut kl = Vec::new();
+    let mut tops: Vec<Vec<usize>> = Vec::new();
+    for kind in LensKind::ALL {
+        let mut table = Array2::zeros((n_seqs, layers));
+        for (l, h) in streams.iter().take(layers).enumerate() {
+            let log_q = all.readout.decode(apply(lenses.of(kind, l), h.view()).view());
+            let each = log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).collect();
+            table.column_mut(l).assign(&by_sequence(each));
+            if kind == LensKind::Own {
+                tops.push(log_q.rows().into_iter().map(top).collect());
+            }
+        }
+        kl.push(table);
+    }
+    let last: Vec<usize> = log_p.rows().into_iter().map(top).collect();
+    let depth = by_sequence(
+        (0..last.len())
+            .map(|i| (0..layers).rev().take_while(|&l| tops[l][i] == last[i]).count())
+            .map(|kept| (layers - kept) as f64)
+            .collect(),
+    );
+    let reference = centred(match &all.log_truth {
+        Some(truth) => part(truth, &read),
+        None => log_p.clone(),
+    });
+    let mut alignment = Array2::zeros((n_seqs, layers));
+    let mut update_size = Array2::zeros((n_seqs, layers));
+    let mut update_linear = Vec::new();
+    for l in 0..layers {
+        let update = &streams[l + 1] - &streams[l];
+        let z = apply(&lenses.shared, streams[l].view());
+        let decoded = all.readout.change(z.view(), matmul(update.view(), lenses.shared.a.t()).view());
+        let left = &reference - &centred(all.readout.decode(z.view()));
+        let cosines = decoded.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
+        alignment.column_mut(l).assign(&by_sequence(cosines));
+        let sizes = update
+            .rows()
+            .into_iter()
+            .zip(streams[l].rows())
+            .map(|(u, h)| (u.dot(&u) / h.dot(&h).max(f64::MIN_POSITIVE)).sqrt())
+            .collect();
+        update_size.column_mut(l).assign(&by_sequence(sizes));
+        let (x, next) = (part(&all.streams[l], &fit), part(&all.streams[l + 1], &fit));
+        update_linear.push(linearity(&ridge, (&x, &(&next - &x)), (&streams[l], &update))?);
+    }
+    let held_out: Vec<Moments> = streams.iter().map(|h| moments(h.view(), target.view())).collect();
+    let error = |i: usize, j: usize| squared_error(&lenses.own[i], &held_out[j]);
+    let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
+        (error(i, j) - error(j, j)) / held_out[j].s_zz.diag().sum() * held_out[j].weight
+    });
+    let truth_known = all.log_truth.is_some();
+    Ok(Measured { floor, kl, alignment, truth_known, update_size, depth, update_linear, transfer_penalty })
+}
+
+/// Share of the variance of updates explained by an affine map, whole and behind a common factor of `h`.
+fn linearity(
+    ridge: &Ridge,
+    (x, dx): (&Array2<f64>, &Array2<f64>),
+    (held_x, held_dx): (&Array2<f64>, &Array2<f64>),
+) -> Result<[f64; 2]> {
+    let mean = dx.mean_axis(Axis(0)).expect("rows");
+    let size = |e: Array2<f64>| e.iter().map(|v| v * v).sum::<f64>();
+    let explained = |dx: &Array2<f64>, held: &Array2<f64>, mean: &Array1<f64>| -> Result<f64> {
+        let lens = ridge.fit(&moments(x.view(), dx.view()))?;
+        let total = size(held - mean).max(f64::MIN_POSITIVE);
+        Ok(1.0 - size(held - &apply(&lens, held_x.view())) / total)
+    };
+    let whole = explained(dx, held_dx, &mean)?;
+    let x_mean = x.mean_axis(Axis(0)).expect("rows");
+    let m = moments(x.view(), dx.view());
+    let factor = m.s_zx.diag().sum() / m.s_xx.diag().sum().max(f64::MIN_POSITIVE);
+    let rest = dx - &((x - &x_mean) * factor);
+    let held_rest = held_dx - &((held_x - &x_mean) * factor);
+    Ok([whole, explained(&rest, &held_rest, &mean)?])
+}
+
+/// Every kind of lens for every stream below the last.
+struct Lenses {
+    own: Vec<AffineLens>,
+    shared: AffineLens,
+    own_bias: Vec<AffineLens>,
+    own_gain: Vec<AffineLens>,
+    left_out: Vec<AffineLens>,
+    later: Vec<AffineLens>,
+}
+
+impl Lenses {
+    fn fit(ridge: &Ridge, per_layer: &[Moments]) -> Result<Self> {
+        let layers = per_layer.len() - 1;
+        let pooled = |which: &dyn Fn(usize) -> bool| -> Result<Moments> {
+            let mut sum = Moments::new(per_layer[0].x_mean.len(), per_layer[0].z_mean.len());
+            for (_, m) in per_layer.iter().enumerate().filter(|(l, _)| which(*l)) {
+                sum.merge(m)?;
+            }
+            Ok(sum)
+        };
+        let each = |f: &dyn Fn(usize) -> Result<AffineLens>| -> Result<Vec<AffineLens>> {
+            (0..layers).map(f).collect()
+        };
+        // About each layer's own mean, and in units of its own deviation: intercepts and factors are then each layer's own.
+        let deviation = |m: &Moments| (m.s_xx.diag().sum() / m.weight).sqrt().max(f64::MIN_POSITIVE);
+        let about_own_mean = |scale: &dyn Fn(&Moments) -> f64| -> Result<AffineLens> {
+            let mut sum = Moments::new(per_layer[0].x_mean.len(), per_layer[0].z_mean.len());
+            for m in per_layer {
+                let s = scale(m);
+                let mut centred = m.clone();
+                centred.x_mean.fill(0.0);
+                centred.z_mean.fill(0.0);
+                centred.s_xx /= s * s;
+                centred.s_zx /= s;
+                sum.merge(&centred)?;
+            }
+            ridge.fit(&sum)
+        };
+        let with_intercept = |a: Array2<f64>, m: &Moments| {
+            let b = &m.z_mean - &a.dot(&m.x_mean);
+            AffineLens { a, b }
+        };
+        let bias = about_own_mean(&|_| 1.0)?.a;
+        let gain = about_own_mean(&deviation)?.a;
+        let best_factor = |m: &Moments| {
+            let along = (&gain * &m.s_zx).sum();
+            along / (&gain.dot(&m.s_xx) * &gain).sum().max(f64::MIN_POSITIVE)
+        };
+        Ok(Lenses {
+            own: each(&|l| ridge.fit(&per_layer[l]))?,
+            shared: ridge.fit(&pooled(&|_| true)?)?,
+            own_bias: each(&|l| Ok(with_intercept(bias.clone(), &per_layer[l])))?,
+            own_gain: each(&|l| Ok(with_intercept(&gain * best_factor(&per_layer[l]), &per_layer[l])))?,
+            left_out: each(&|l| ridge.fit(&pooled(&|k| k != l)?))?,
+            later: each(&|l| ridge.fit(&pooled(&|k| k > l)?))?,
+        })
+    }
+
+    fn of(&self, kind: LensKind, l: usize) -> &AffineLens {
+        match kind {
+            LensKind::Own => &self.own[l],
+            LensKind::Shared => &self.shared,
+            LensKind::OwnBias => &self.own_bias[l],
+            LensKind::OwnGain => &self.own_gain[l],
+            LensKind::LeftOut => &self.left_out[l],
+            LensKind::Later => &self.later[l],
+        }
+    }
+}
+
+/// Moments of rows in `f64`; [`Moments::push`] multiplies in `f32`, and the rotated copy is compared to more digits than that.
+pub(crate) fn moments(x: ArrayView2<f64>, z: ArrayView2<f64>) -> Moments {
+    let mean = |a: &ArrayView2<f64>| a.mean_axis(Axis(0)).expect("there are rows");
+    let (x_mean, z_mean) = (mean(&x), mean(&z));
+    let (x, z) = (&x - &x_mean, &z - &z_mean);
+    Moments {
+        n: x.nrows() as u64,
+        weight: x.nrows() as f64,
+        s_xx: matmul(x.t(), x.view()),
+        s_zx: matmul(z.t(), x.view()),
+        s_zz: matmul(z.t(), z.view()),
+        x_mean,
+        z_mean,
+    }
+}
+
+/// `h Aᵀ + b`, rows.
+pub(crate) fn apply(lens: &AffineLens, h: ArrayView2<f64>) -> Array2<f64> {
+    matmul(h, lens.a.t()) + &lens.b
+}
+
+/// Mean squared error of a lens from moments.
+fn squared_error(lens: &AffineLens, m: &Moments) -> f64 {
+    let spread =
+        m.s_zz.diag().sum() - 2.0 * (&lens.a * &m.s_zx).sum() + (&lens.a.dot(&m.s_xx) * &lens.a).sum();
+    let offset = &m.z_mean - &lens.apply(m.x_mean.view());
+    (spread / m.weight + offset.dot(&offset)).max(0.0)
+}
+
+fn top(log_q: ArrayView1<f64>) -> usize {
+    let best =
+        log_q.iter().enumerate().fold((0, f64::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b });
+    best.0
+}
+
+/// Cosine of two rows; 0 where one of them is nothing.
+pub(crate) fn cosine(a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
+    let size = (a.dot(&a) * b.dot(&b)).sqrt();
+    if size > 0.0 { a.dot(&b) / size } else { 0.0 }
+}

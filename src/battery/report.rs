@@ -1,0 +1,261 @@
+//! Everything that was found, as data: saved, loaded and drawn again without any network.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::gradient::LiteralGradient;
+use super::measure::{Measured, measure};
+use super::summary::{Pair, Summary};
+use super::verdict::{Verdict, decide};
+use super::{LensKind, Streams};
+use crate::num::rng;
+use crate::{Error, ErrorKind, Result, record};
+
+/// One network with all its copies, measured with lenses from one half of its sequences and again from the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Which weights ([`Transformer::fingerprint`](crate::model::Transformer::fingerprint)), or 0.
+    pub fingerprint: u64,
+    /// Held-out loss in nats, or NaN.
+    pub loss: f64,
+    /// What lenses of either half see of the other.
+    pub splits: [Copies; 2],
+    /// Updates against gradients, where there is a loss.
+    pub gradient: Option<LiteralGradient>,
+    /// What is lost without blocks, where that was asked for.
+    pub lesions: Option<Lesions>,
+}
+
+/// A network and its nulls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Copies {
+    /// As it is.
+    pub network: Measured,
+    /// [`Streams::rotated`].
+    pub rotated: Measured,
+    /// [`Streams::shuffled`].
+    pub shuffled: Measured,
+    /// [`Streams::gaussian`].
+    pub gaussian: Measured,
+    /// [`Streams::permuted_targets`], where the truth is known.
+    pub permuted: Option<Measured>,
+}
+
+/// Loss behind each lesion, nats per token; one per block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lesions {
+    /// Of the whole network on the same tokens.
+    pub whole: f64,
+    /// Without this block.
+    pub delete: Vec<f64>,
+    /// This block and the next change places; one fewer.
+    pub swap: Vec<f64>,
+    /// This block twice.
+    pub repeat: Vec<f64>,
+    /// This block replaced by its best affine map.
+    pub affine: Vec<f64>,
+    /// All blocks in reverse.
+    pub reverse: f64,
+}
+
+impl Cell {
+    /// Measures `streams` and their copies. `lambda` is the ridge penalty of every lens, `seed` that of the copies.
+    ///
+    /// Fails where a lens cannot be fitted: too few rows for the width.
+    pub fn measure(streams: &Streams, lambda: f64, seed: u64) -> Result<Self> {
+        let copies = |swapped: bool| -> Result<Copies> {
+            let of = |s: &Streams| measure(s, lambda, swapped);
+            Ok(Copies {
+                network: of(streams)?,
+                rotated: of(&streams.rotated(&mut rng(seed, 0xc001)))?,
+                shuffled: of(&streams.shuffled(&mut rng(seed, 0xc002)))?,
+                gaussian: of(&streams.gaussian(&mut rng(seed, 0xc003))?)?,
+                permuted: match streams.permuted_targets(&mut rng(seed, 0xc004)) {
+                    Some(permuted) => Some(of(&permuted)?),
+                    None => None,
+                },
+            })
+        };
+        let splits = [copies(false)?, copies(true)?];
+        Ok(Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None })
+    }
+}
+
+/// Networks of one kind: what they say together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// The networks.
+    pub summary: Summary,
+    /// The answer about them.
+    pub verdict: Verdict,
+    /// The answer when lenses are fitted to the other half of the sequences.
+    pub second_split: Verdict,
+    /// Their nulls: rotated, shuffled, Gaussian, and with permuted targets where the truth is known.
+    pub nulls: Vec<Summary>,
+    /// Mean held-out loss, nats; NaN where it was not measured.
+    pub loss: f64,
+    /// Mean prediction depth of all tokens, and of those of the shuffled copies, in streams.
+    pub depth: [f64; 2],
+    /// How much transfer costs per layer between lens and stream, as a share of the target's variance.
+    pub transfer_slope: f64,
+    /// Mean over networks of `‖Δ_l‖ / ‖h_l‖`.
+    pub update_size: Vec<f64>,
+    /// Mean over networks: share of the updates' variance that is affine in the stream, whole and without the part along the stream.
+    pub update_linear: Vec<[f64; 2]>,
+    /// Of each network, where there is a loss.
+    pub gradients: Vec<LiteralGradient>,
+    /// Of each network, where that was asked for.
+    pub lesions: Vec<Lesions>,
+    /// One per network.
+    pub fingerprints: Vec<u64>,
+}
+
+/// What a battery found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The question, for the page's heading.
+    pub title: String,
+    /// The networks in question first, then the controls.
+    pub groups: Vec<Group>,
+    /// Name and value of everything that was chosen: tokens, seeds, penalty, versions.
+    pub methods: Vec<(String, String)>,
+}
+
+const KIND: &str = "battery-report";
+const VERSION: u32 = 1;
+
+impl Report {
+    /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has to beat.
+    ///
+    /// Fails without networks, or when those of a group differ in their number of layers.
+    pub fn new(
+        title: &str,
+        groups: &[(String, Vec<Cell>)],
+        controls: &[&str],
+        methods: Vec<(String, String)>,
+    ) -> Result<Self> {
+        for (name, cells) in groups {
+            let layers = |c: &Cell| c.splits[0].network.alignment.ncols();
+            if cells.is_empty() || cells.iter().any(|c| layers(c) != layers(&cells[0])) {
+                return Err(Error::new(
+                    ErrorKind::Shape,
+                    format!("the group {name:?} has {} networks, not all with as many layers", cells.len()),
+                    "give each group at least one network, and all of them the same number of layers",
+                ));
+            }
+        }
+        if groups.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a report about no networks",
+                "give it a group of networks",
+            ));
+        }
+        let summarised: Vec<[Nulls; 2]> = groups
+            .iter()
+            .map(|(name, cells)| [Nulls::new(name, cells, 0), Nulls::new(name, cells, 1)])
+            .collect();
+        let groups = groups
+            .iter()
+            .zip(&summarised)
+            .map(|((name, cells), both)| {
+                let verdict = |split: usize| {
+                    let beaten: Vec<&Summary> = groups
+                        .iter()
+                        .zip(&summarised)
+                        .filter(|((other, _), _)| other != name && controls.contains(&other.as_str()))
+                        .map(|(_, both)| &both[split].network)
+                        .collect();
+                    decide(&both[split].network, &both[split].copies[0], &beaten)
+                };
+                group(cells, &both[0], verdict(0), verdict(1))
+            })
+            .collect();
+        Ok(Report { title: title.into(), groups, methods })
+    }
+
+    /// The answer about the networks in question.
+    pub fn verdict(&self) -> &Verdict {
+        &self.groups[0].verdict
+    }
+
+    /// Saves the report; written under a temporary name first.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        record::save(path.as_ref(), KIND, VERSION, self)
+    }
+
+    /// Reads a saved report. A file that is cut off, damaged or something else is refused.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        record::load(path.as_ref(), KIND, VERSION)
+    }
+}
+
+/// Summaries of one split.
+struct Nulls {
+    network: Summary,
+    copies: Vec<Summary>,
+}
+
+impl Nulls {
+    fn new(name: &str, cells: &[Cell], split: usize) -> Self {
+        let of = |name: &str, pick: &dyn Fn(&Copies) -> Option<Measured>| -> Option<Summary> {
+            let pairs: Option<Vec<Pair>> = cells
+                .iter()
+                .map(|c| {
+                    let at = &c.splits[split];
+                    Some(Pair { network: pick(at)?, shuffled: at.shuffled.clone() })
+                })
+                .collect();
+            pairs.map(|pairs| Summary::new(name, &pairs, split as u64))
+        };
+        let copies = [
+            of("rotated copy", &|c| Some(c.rotated.clone())),
+            of("shuffled updates", &|c| Some(c.shuffled.clone())),
+            of("Gaussian updates", &|c| Some(c.gaussian.clone())),
+            of("permuted targets", &|c| c.permuted.clone()),
+        ];
+        Nulls {
+            network: of(name, &|c| Some(c.network.clone())).expect("every cell has its network"),
+            copies: copies.into_iter().flatten().collect(),
+        }
+    }
+}
+
+fn group(cells: &[Cell], nulls: &Nulls, verdict: Verdict, second_split: Verdict) -> Group {
+    let n = cells.len() as f64;
+    let networks = || cells.iter().map(|c| &c.splits[0].network);
+    let layers = nulls.network.layers.len();
+    let mean_depth = |of: &dyn Fn(&Cell) -> &Measured| {
+        cells.iter().map(|c| of(c).depth.sum() / of(c).depth.len() as f64).sum::<f64>() / n
+    };
+    Group {
+        verdict,
+        second_split,
+        loss: cells.iter().map(|c| c.loss).sum::<f64>() / n,
+        depth: [mean_depth(&|c| &c.splits[0].network), mean_depth(&|c| &c.splits[0].shuffled)],
+        transfer_slope: networks().map(Measured::transfer_slope).sum::<f64>() / n,
+        update_size: (0..layers)
+            .map(|l| {
+                networks().map(|m| m.update_size.column(l).sum() / m.update_size.nrows() as f64).sum::<f64>()
+                    / n
+            })
+            .collect(),
+        update_linear: (0..layers)
+            .map(|l| [0, 1].map(|i| networks().map(|m| m.update_linear[l][i]).sum::<f64>() / n))
+            .collect(),
+        gradients: cells.iter().filter_map(|c| c.gradient.clone()).collect(),
+        lesions: cells.iter().filter_map(|c| c.lesions.clone()).collect(),
+        fingerprints: cells.iter().map(|c| c.fingerprint).collect(),
+        summary: nulls.network.clone(),
+        nulls: nulls.copies.clone(),
+    }
+}
+
+impl Group {
+    /// Mean KL of a kind of lens at each stream, nats.
+    pub fn kl(&self, kind: LensKind) -> Vec<f64> {
+        let place = LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is measured");
+        self.summary.layers.iter().map(|l| l.kl[place]).collect()
+    }
+}

@@ -1,0 +1,350 @@
+//! The battery: trains the networks, measures each, keeps what is finished.
+
+use std::path::PathBuf;
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+use super::gradient::LiteralGradient;
+use super::lesions::{Lesion, affine_replacement};
+use super::report::{Cell, Lesions, Report};
+use super::streams::Streams;
+use crate::data::Source;
+use crate::model::{Blocks, Config, Residual, Supervision, Training, Transformer};
+use crate::num::rng;
+use crate::session::{self, Progress, quietly};
+use crate::{Error, ErrorKind, Result, record};
+
+/// A kind of network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The network in question: `config` as it is.
+    Trained,
+    /// The same at its initial weights.
+    Untrained,
+    /// Without skip connections.
+    Plain,
+    /// One block for all layers.
+    Looped,
+    /// Every layer trained to predict through the one read-out: the positive control.
+    DeepSupervised,
+}
+
+impl Network {
+    /// Every kind.
+    pub const ALL: [Network; 5] =
+        [Network::Trained, Network::Untrained, Network::Plain, Network::Looped, Network::DeepSupervised];
+
+    /// How the report calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Network::Trained => "trained",
+            Network::Untrained => "untrained",
+            Network::Plain => "plain (no skips)",
+            Network::Looped => "one block looped",
+            Network::DeepSupervised => "every layer supervised",
+        }
+    }
+
+    fn config(self, config: &Config, seed: u64) -> Config {
+        let config = Config { seed, ..config.clone() };
+        match self {
+            Network::Trained | Network::Untrained => config,
+            Network::Plain => Config { residual: Residual::None, ..config },
+            Network::Looped => Config { blocks: Blocks::Looped { inject: false }, ..config },
+            Network::DeepSupervised => Config { supervision: Supervision::EveryLayer, ..config },
+        }
+    }
+}
+
+/// Which networks, how trained, on how much data. Everything has a default; the choices behind them were made on seeds from 1000 up, which no
+/// report uses.
+///
+/// ```no_run
+/// use onelens::{battery::Battery, data::Markov};
+/// let report = Battery::default().run(&Markov::new(8, 0.3)?)?;
+/// println!("{}", report.verdict().sentence);
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Battery {
+    /// The network in question; `d_vocab` is the source's, `seed` each of `seeds`.
+    pub config: Config,
+    /// How each network is trained; its seed is each of `seeds`.
+    pub training: Training,
+    /// Which networks. The first is the one in question.
+    pub networks: Vec<Network>,
+    /// One network of each kind for every seed. The network is the unit of the statistics: at least two.
+    pub seeds: Vec<u64>,
+    /// Held-out sequences per network; half fit the lenses, half are read.
+    pub n_seqs: usize,
+    /// Ridge penalty of every lens, relative to the mean variance of a feature.
+    pub lambda: f64,
+    /// Where finished networks are kept, so that an interrupted battery goes on; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for Battery {
+    /// Eight seeds of six blocks of width 32, with all controls: some minutes on two cores.
+    fn default() -> Self {
+        Battery {
+            config: Config {
+                n_ctx: 32,
+                d_model: 32,
+                n_layers: 6,
+                n_heads: 4,
+                d_head: 8,
+                d_mlp: 128,
+                ..Default::default()
+            },
+            training: Training { steps: 600, batch_size: 32, ..Default::default() },
+            networks: Network::ALL.to_vec(),
+            seeds: (0..8).collect(),
+            n_seqs: 256,
+            lambda: 1e-4,
+            folder: None,
+        }
+    }
+}
+
+const CELL: &str = "battery-cell";
+const VERSION: u32 = 1;
+
+impl Battery {
+    /// Trains and measures every network, with progress, and reports. An interrupt stops between two networks; with a `folder`, running again goes on from
+    /// there.
+    ///
+    /// Fails on fewer than two seeds, fewer than two layers, no networks, or where training or a lens does.
+    pub fn run(&self, source: &dyn Source) -> Result<Report> {
+        self.check()?;
+        let mut progress = Progress::new("battery", self.networks.len() * self.seeds.len());
+        let mut groups: Vec<(String, Vec<Cell>)> = Vec::new();
+        let mut done = 0;
+        for &network in &self.networks {
+            let mut cells = Vec::new();
+            for &seed in &self.seeds {
+                if session::interrupted() {
+                    let kept = match &self.folder {
+                        Some(folder) => {
+                            format!("run it again: finished ones are kept in {}", folder.display())
+                        }
+                        None => "set `folder` to keep finished networks between runs".into(),
+                    };
+                    let total = self.networks.len() * self.seeds.len();
+                    let what = format!("interrupted after {done} of {total} networks");
+                    return Err(Error::new(ErrorKind::Data, what, kept));
+                }
+                cells.push(self.cell(source, network, seed)?);
+                done += 1;
+                progress.update(done, || format!("{}, seed {seed}", network.name()));
+            }
+            groups.push((network.name().into(), cells));
+        }
+        progress.finish(&format!("{done} networks"));
+        let title = "Does one lens read every layer?";
+        let controls = [Network::Plain.name(), Network::Untrained.name()];
+        Report::new(title, &groups, &controls, self.methods(source))
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |what: String, help: &str| Err(Error::new(ErrorKind::Config, what, help));
+        if self.seeds.len() < 2 {
+            return refuse(
+                format!("a battery of {} seeds", self.seeds.len()),
+                "give at least two, better eight: the network is the unit of the statistics",
+            );
+        }
+        if self.networks.is_empty() {
+            return refuse("a battery of no networks".into(), "name at least `Network::Trained`");
+        }
+        if self.config.n_layers < 2 {
+            return refuse(
+                format!("n_layers is {}", self.config.n_layers),
+                "set n_layers to 2 or more: one lens for all layers is a question for two layers or more",
+            );
+        }
+        Ok(())
+    }
+
+    /// One network: read from the folder, or made.
+    fn cell(&self, source: &dyn Source, network: Network, seed: u64) -> Result<Cell> {
+        let path = self.folder.as_ref().map(|folder| folder.join(self.file_name(source, network, seed)));
+        if let Some(path) = path.as_ref().filter(|path| path.exists()) {
+            return record::load(path, CELL, VERSION);
+        }
+        let config = Config { d_vocab: source.d_vocab(), ..network.config(&self.config, seed) };
+        let mut model = Transformer::new(config)?;
+        if network != Network::Untrained {
+            let how = Training { seed, ..self.training.clone() };
+            let log = quietly(|| model.train(source, &how))?;
+            if log.interrupted {
+                // Half trained is not what was asked for.
+                return Err(Error::new(
+                    ErrorKind::Data,
+                    format!("interrupted while training {}, seed {seed}", network.name()),
+                    "run it again; with a `folder`, finished networks are kept",
+                ));
+            }
+        }
+        let tokens = source.sample_held_out(self.n_seqs, model.config.n_ctx, &mut rng(seed, 0xe7a1))?;
+        let cell = cell_of(&model, &tokens, Some(source), self.lambda, seed)?;
+        if let Some(path) = path {
+            let folder = self.folder.as_ref().expect("a path is inside the folder");
+            std::fs::create_dir_all(folder).map_err(|e| {
+                let what = format!("cannot make the folder {}: {e}", folder.display());
+                Error::new(ErrorKind::File, what, "name a folder that can be written to")
+            })?;
+            record::save(&path, CELL, VERSION, &cell)?;
+        }
+        Ok(cell)
+    }
+
+    /// A name that two cells share only if everything they depend on is the same.
+    fn file_name(&self, source: &dyn Source, network: Network, seed: u64) -> String {
+        let what = format!(
+            "{:?} {:?} {} {} {} {}",
+            self.config,
+            self.training,
+            self.n_seqs,
+            self.lambda,
+            source.describe(),
+            env!("CARGO_PKG_VERSION")
+        );
+        let hash = what
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        format!("{hash:016x}-{network:?}-{seed}.cell")
+    }
+
+    fn methods(&self, source: &dyn Source) -> Vec<(String, String)> {
+        let c = &self.config;
+        let row = |name: &str, value: String| (name.to_string(), value);
+        vec![
+            row("source", source.describe()),
+            row(
+                "network",
+                format!(
+                    "{} blocks, d_model {}, {} heads; {}",
+                    c.n_layers,
+                    c.d_model,
+                    c.n_heads,
+                    c.describe()
+                ),
+            ),
+            row(
+                "training",
+                format!(
+                    "{} steps of {} sequences of {} tokens, AdamW at {}",
+                    self.training.steps, self.training.batch_size, c.n_ctx, self.training.lr
+                ),
+            ),
+            row("seeds", format!("{:?}, of weights, batches and held-out sequences", self.seeds)),
+            row(
+                "held out",
+                format!(
+                    "{} sequences of {} tokens per network; half fit the lenses, half are read",
+                    self.n_seqs, c.n_ctx
+                ),
+            ),
+            row(
+                "lenses",
+                format!("ridge towards zero, lambda {:e}, decoded through the final norm", self.lambda),
+            ),
+            row(
+                "intervals",
+                "95 %, bootstrap of 1000 resamples of networks, each with all of its sequences".into(),
+            ),
+            row(
+                "what KL sees",
+                if source.d_vocab() > c.d_model {
+                    format!(
+                        "{} tokens determine all {} dimensions of the stream",
+                        source.d_vocab(),
+                        c.d_model
+                    )
+                } else {
+                    format!(
+                        "{} tokens determine {} of {} dimensions of the stream; in the rest several predictions could hide",
+                        source.d_vocab(),
+                        source.d_vocab() - 1,
+                        c.d_model
+                    )
+                },
+            ),
+            row("version", format!("onelens {}", env!("CARGO_PKG_VERSION"))),
+        ]
+    }
+}
+
+/// Measures one transformer with everything that there is to measure.
+pub(super) fn cell_of(
+    model: &Transformer,
+    tokens: &Array2<u32>,
+    source: Option<&dyn Source>,
+    lambda: f64,
+    seed: u64,
+) -> Result<Cell> {
+    let streams = Streams::of_transformer(model, tokens, source)?;
+    let mut cell = Cell::measure(&streams, lambda, seed)?;
+    cell.fingerprint = model.fingerprint();
+    cell.loss = model.loss(tokens)?;
+    cell.gradient = Some(LiteralGradient::measure(model, tokens)?);
+    if model.config.blocks == Blocks::Distinct && model.config.residual != Residual::None {
+        cell.lesions = Some(lesions(model, tokens)?);
+    }
+    Ok(cell)
+}
+
+fn lesions(model: &Transformer, tokens: &Array2<u32>) -> Result<Lesions> {
+    let n = model.config.n_layers;
+    // The half on which affine maps are not fitted.
+    let read = tokens.slice(ndarray::s![tokens.nrows() / 2.., ..]).to_owned();
+    let loss = |lesion: Lesion| -> Result<f64> {
+        let mut lesioned = lesion.apply(model)?;
+        // Only what the last layer predicts counts, also where all were supervised.
+        lesioned.config.supervision = Supervision::Final;
+        lesioned.loss(&read)
+    };
+    let mut plain = model.clone();
+    plain.config.supervision = Supervision::Final;
+    let (affine, whole) = affine_replacement(&plain, tokens)?;
+    Ok(Lesions {
+        whole,
+        delete: (0..n).map(|l| loss(Lesion::Delete(l))).collect::<Result<_>>()?,
+        swap: (0..n - 1).map(|l| loss(Lesion::Swap(l))).collect::<Result<_>>()?,
+        repeat: (0..n).map(|l| loss(Lesion::Repeat(l))).collect::<Result<_>>()?,
+        affine,
+        reverse: loss(Lesion::Permute((0..n).rev().collect()))?,
+    })
+}
+
+impl Report {
+    /// The report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of its own; the control is the same network at
+    /// initial weights. Intervals are over sequences: they speak of this network, not of its kind.
+    ///
+    /// Fails where measuring does.
+    pub fn of_transformer(name: &str, model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {
+        let lambda = Battery::default().lambda;
+        let untrained = Transformer::new(model.config.clone())?;
+        let mut progress = Progress::new("battery", 2);
+        let network = cell_of(model, tokens, None, lambda, 0)?;
+        progress.update(1, || name.to_string());
+        let control = cell_of(&untrained, tokens, None, lambda, 0)?;
+        progress.finish("1 network and its untrained twin");
+        let groups =
+            [(name.to_string(), vec![network]), (Network::Untrained.name().to_string(), vec![control])];
+        let row = |name: &str, value: String| (name.to_string(), value);
+        let methods = vec![
+            row("network", format!("{model:?}; {}", model.config.describe())),
+            row(
+                "tokens",
+                format!("{} sequences of {}; half fit the lenses, half are read", tokens.nrows(), tokens.ncols()),
+            ),
+            row("lenses", format!("ridge towards zero, lambda {lambda:e}, decoded through the final norm")),
+            row("truth", "not known: alignment is with the network's own final prediction, above that of shuffled updates".into()),
+            row("intervals", "95 %, bootstrap of 1000 resamples over sequences of this one network".into()),
+            row("version", format!("onelens {}", env!("CARGO_PKG_VERSION"))),
+        ];
+        Report::new("Does one lens read every layer?", &groups, &[Network::Untrained.name()], methods)
+    }
+}

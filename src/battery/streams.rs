@@ -1,0 +1,268 @@
+//! What the battery looks at: the residual streams of one network on many tokens, in `f64`, with the way its last one is read.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate};
+
+use crate::data::Source;
+use crate::model::{Hook, Norm, Transformer};
+use crate::num::{log_softmax_rows, matmul};
+use crate::vision::ImageClassifier;
+use crate::{Error, ErrorKind, Result};
+
+/// The streams of one network. Rows are tokens, `n_pos` of one sequence after the other.
+///
+/// The network may be any that has streams of one width: a transformer, an image classifier, numbers made up for a test.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    /// `h_0 ..= h_L`, each `[row, d]`.
+    pub streams: Vec<Array2<f64>>,
+    /// What lenses are to predict, `[row, d_z]`: the last stream, or centred log-probabilities.
+    pub target: Array2<f64>,
+    /// How a prediction of the target becomes log-probabilities.
+    pub readout: Readout,
+    /// The final prediction, log-probabilities `[row, d_vocab]`.
+    pub log_p: Array2<f64>,
+    /// The true conditional, log-probabilities `[row, d_vocab]`, where somebody knows it.
+    pub log_truth: Option<Array2<f64>>,
+    /// Rows of one sequence. Those of different sequences are independent.
+    pub n_pos: usize,
+}
+
+/// The read-out of a network, `logits = (gain ∘ N(z) + bias) W_U + b_U`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Readout {
+    /// The final norm.
+    pub norm: Norm,
+    /// Inside the norm's root.
+    pub eps: f64,
+    /// Gain of the norm, `[d_z]`; ones without a norm.
+    pub gain: Array1<f64>,
+    /// Bias of the norm, `[d_z]`.
+    pub bias: Array1<f64>,
+    /// Unembedding, `[d_z, d_vocab]`.
+    pub w_u: Array2<f64>,
+    /// Bias of the logits, `[d_vocab]`.
+    pub b_u: Array1<f64>,
+}
+
+impl Readout {
+    /// A read-out that is one matrix, `logits = z W_U`.
+    pub fn linear(w_u: Array2<f64>) -> Self {
+        let (d, v) = w_u.dim();
+        Readout {
+            norm: Norm::None,
+            eps: 0.0,
+            gain: Array1::ones(d),
+            bias: Array1::zeros(d),
+            w_u,
+            b_u: Array1::zeros(v),
+        }
+    }
+
+    fn of(model: &Transformer) -> Self {
+        let wide = |x: &Array1<f32>, d: usize, otherwise: f64| {
+            if x.is_empty() { Array1::from_elem(d, otherwise) } else { x.mapv(f64::from) }
+        };
+        let (p, c) = (&model.params, &model.config);
+        Readout {
+            norm: c.norm,
+            eps: c.eps,
+            gain: wide(&p.ln_final_w, c.d_model, 1.0),
+            bias: wide(&p.ln_final_b, c.d_model, 0.0),
+            w_u: p.unembedding().mapv(f64::from),
+            b_u: wide(&p.b_u, c.d_vocab, 0.0),
+        }
+    }
+
+    /// Mean subtracted by the norm, and what it divides by.
+    fn centre_and_scale(&self, z: ArrayView1<f64>) -> (f64, f64) {
+        let d = z.len() as f64;
+        match self.norm {
+            Norm::None => (0.0, 1.0),
+            Norm::Rms => (0.0, (z.dot(&z) / d + self.eps).sqrt()),
+            Norm::Layer => {
+                let mean = z.sum() / d;
+                (mean, (z.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d + self.eps).sqrt())
+            }
+        }
+    }
+
+    /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
+    pub fn decode(&self, z: ArrayView2<f64>) -> Array2<f64> {
+        let mut y = z.to_owned();
+        for mut row in y.rows_mut() {
+            let (mean, scale) = self.centre_and_scale(row.view());
+            row.mapv_inplace(|x| (x - mean) / scale);
+        }
+        log_softmax_rows((matmul((y * &self.gain + &self.bias).view(), self.w_u.view()) + &self.b_u).view())
+    }
+
+    /// To first order, how the centred log-probabilities of `z` change when `dz` is added: `[row, d_vocab]`. A norm does not see the
+    /// part of `dz` that only makes `z` longer.
+    pub fn change(&self, z: ArrayView2<f64>, dz: ArrayView2<f64>) -> Array2<f64> {
+        let mut dy = dz.to_owned();
+        for (mut row, z) in dy.rows_mut().into_iter().zip(z.rows()) {
+            let (mean, scale) = self.centre_and_scale(z);
+            let d = z.len() as f64;
+            if self.norm == Norm::Layer {
+                let centre = row.sum() / d;
+                row.mapv_inplace(|x| x - centre);
+            }
+            if self.norm != Norm::None {
+                let along =
+                    row.iter().zip(z).map(|(dz, z)| dz * (z - mean)).sum::<f64>() / (d * scale * scale);
+                row.zip_mut_with(&z, |dz, z| *dz -= along * (z - mean));
+            }
+            row.mapv_inplace(|x| x / scale);
+        }
+        centred(matmul((dy * &self.gain).view(), self.w_u.view()))
+    }
+}
+
+/// Rows with their mean subtracted: log-probabilities become centred log ratios (Aitchison 1982).
+pub(crate) fn centred(mut rows: Array2<f64>) -> Array2<f64> {
+    for mut row in rows.rows_mut() {
+        let mean = row.sum() / row.len() as f64;
+        row.mapv_inplace(|x| x - mean);
+    }
+    rows
+}
+
+/// Sequences of a transformer run at a time.
+const CHUNK: usize = 64;
+
+impl Streams {
+    /// The streams of a transformer on `tokens: [sequence, pos]`, with `p*` if `source` knows it.
+    ///
+    /// Fails if the tokens do not fit the model, on fewer than two layers, or fewer than four sequences: half are for fitting lenses,
+    /// half for reading.
+    pub fn of_transformer(
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        source: Option<&dyn Source>,
+    ) -> Result<Self> {
+        let n_layers = model.config.n_layers;
+        let mut streams: Vec<Vec<Array2<f64>>> = vec![Vec::new(); n_layers + 1];
+        let keep = |h: Hook| h == Hook::ResidPre(0) || matches!(h, Hook::ResidPost(_));
+        for chunk in tokens.axis_chunks_iter(Axis(0), CHUNK) {
+            let (_, cache) = model.run_with_cache_of(&chunk.to_owned(), &[], &keep)?;
+            let rows = |h: ndarray::Array3<f32>| {
+                let shape = (h.len_of(Axis(0)) * h.len_of(Axis(1)), h.len_of(Axis(2)));
+                h.mapv(f64::from).into_shape_with_order(shape).expect("a row per token")
+            };
+            streams[0].push(rows(cache.resid_pre(0)?));
+            for l in 0..n_layers {
+                streams[l + 1].push(rows(cache.resid_post(l)?));
+            }
+        }
+        let streams: Vec<Array2<f64>> = streams.into_iter().map(|parts| stack(&parts)).collect();
+        let truths: Option<Vec<Array2<f64>>> = source.and_then(|source| {
+            tokens.rows().into_iter().map(|row| source.true_conditional(&row.to_vec())).collect()
+        });
+        let log_truth = truths.map(|parts| stack(&parts).mapv(|p| p.max(SMALLEST).ln()));
+        let readout = Readout::of(model);
+        let target = streams[n_layers].clone();
+        let log_p = readout.decode(target.view());
+        Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
+    }
+
+    /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional network's streams are
+    /// averaged over `cells` x `cells` parts of the image (at most its height and width); lenses then predict centred log-probabilities.
+    pub fn of_images(model: &ImageClassifier, pixels: &Array2<f32>, cells: usize) -> Result<Self> {
+        let (log_p, streams) = model.run_with_cache(pixels)?;
+        let c = &model.config;
+        let channels = c.d_model;
+        if cells == 0 || cells > c.height || cells > c.width {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("pooling to {cells}x{cells} cells of {}x{} pixels is impossible", c.height, c.width),
+                "use 1, 2 or 4 cells a side",
+            ));
+        }
+        let pooled = |h: &Array2<f32>| {
+            if h.ncols() == channels {
+                return h.mapv(f64::from);
+            }
+            let mut out = Array2::zeros((h.nrows(), cells * cells * channels));
+            let mut counts = vec![0.0; cells * cells];
+            for y in 0..c.height {
+                for x in 0..c.width {
+                    let cell = y * cells / c.height * cells + x * cells / c.width;
+                    counts[cell] += 1.0;
+                    for image in 0..h.nrows() {
+                        for k in 0..channels {
+                            out[(image, cell * channels + k)] +=
+                                f64::from(h[(image, (y * c.width + x) * channels + k)]);
+                        }
+                    }
+                }
+            }
+            for (cell, n) in counts.iter().enumerate() {
+                out.slice_mut(ndarray::s![.., cell * channels..(cell + 1) * channels])
+                    .mapv_inplace(|s| s / n);
+            }
+            out
+        };
+        Self::of_probabilities(streams.iter().map(pooled).collect(), log_p.mapv(f64::from))
+    }
+
+    /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a sequence of one.
+    ///
+    /// Fails if the widths differ between layers.
+    pub fn of_probabilities(streams: Vec<Array2<f64>>, log_p: Array2<f64>) -> Result<Self> {
+        let target = centred(log_p.clone());
+        let readout = Readout::linear(Array2::eye(log_p.ncols()));
+        Streams { streams, target, readout, log_p, log_truth: None, n_pos: 1 }.checked()
+    }
+
+    /// Refuses what the battery cannot look at.
+    pub(crate) fn checked(self) -> Result<Self> {
+        let refuse = |what: String, help: &str| Err(Error::new(ErrorKind::Shape, what, help));
+        if self.streams.len() < 3 {
+            return refuse(
+                format!("a network with {} residual streams has fewer than two layers", self.streams.len()),
+                "one lens for all layers is a question for two layers or more",
+            );
+        }
+        let widths: Vec<usize> = self.streams.iter().map(Array2::ncols).collect();
+        if widths.iter().any(|w| *w != widths[0]) {
+            return refuse(
+                format!("residual streams have the widths {widths:?}"),
+                "one lens needs one width: pool every layer to the same number of features, and say how",
+            );
+        }
+        let n = self.target.nrows();
+        if self.n_pos == 0 || n / self.n_pos < 4 || self.streams.iter().any(|h| h.nrows() != n) {
+            return refuse(
+                format!("{n} rows make {} sequences", n / self.n_pos.max(1)),
+                "give at least four sequences: half are for fitting lenses, half for reading",
+            );
+        }
+        if self.streams.iter().flatten().any(|x| !x.is_finite()) {
+            return refuse("a residual stream is not finite".into(), "train with a smaller `lr`");
+        }
+        Ok(self)
+    }
+
+    /// Number of blocks `L`.
+    pub fn n_layers(&self) -> usize {
+        self.streams.len() - 1
+    }
+
+    /// Number of sequences.
+    pub fn n_seqs(&self) -> usize {
+        self.target.nrows() / self.n_pos
+    }
+
+    /// Rows of the first half of the sequences.
+    pub(crate) fn half(&self) -> usize {
+        self.n_seqs() / 2 * self.n_pos
+    }
+}
+
+/// Probabilities of zero are taken for this: centred log ratios need a logarithm.
+const SMALLEST: f64 = 1e-6;
+
+fn stack(parts: &[Array2<f64>]) -> Array2<f64> {
+    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+    concatenate(Axis(0), &views).expect("parts of one width")
+}

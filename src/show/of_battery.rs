@@ -1,0 +1,327 @@
+//! How the report of a battery looks: verdict, table of controls, figures, methods.
+
+use super::figure::show;
+use super::{Card, Figure, LineChart, Series, Table, TableCell};
+use crate::Result;
+use crate::battery::{Answer, Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
+
+/// Fractions below this are drawn here: a lens in the wrong basis is worse than not looking, without limit.
+const LOWEST: f64 = -0.5;
+
+impl Report {
+    /// The whole report: the verdict in a sentence, the table of controls, figures, methods. [`Figure::save`] makes it a page.
+    pub fn figure(&self) -> Result<Figure> {
+        let parts = [
+            self.verdict_card().figure()?,
+            self.controls().figure()?,
+            self.fractions()?.beside(&self.alignment()?),
+            self.lens_kinds()?.beside(&self.own_lenses()?),
+            self.layers().figure()?,
+        ];
+        let mut all = parts.iter().skip(1).fold(parts[0].clone(), |all, part| all.above(part));
+        for extra in [self.gradients(), self.lesions()].into_iter().flatten() {
+            all = all.above(&extra.figure()?);
+        }
+        Ok(all.above(&self.methods_card().figure()?))
+    }
+
+    /// The answers about the networks in question and the positive controls.
+    fn verdict_card(&self) -> Card {
+        let first = &self.groups[0];
+        let same = first.verdict.answer == first.second_split.answer;
+        Card {
+            title: self.title.clone(),
+            rows: vec![
+                (first.summary.name.clone(), first.verdict.sentence.clone()),
+                (
+                    "second split".into(),
+                    if same { "The same answer".into() } else { first.second_split.sentence.clone() },
+                ),
+            ],
+            note: "The second split fits lenses to the half of the sequences that the first one read.".into(),
+            ..Default::default()
+        }
+    }
+
+    /// One row for every kind of network and every null of the first.
+    pub fn controls(&self) -> Table {
+        let header =
+            ["network", "networks", "loss", "left-out share", "alignment", "above shuffled", "answer"];
+        let row = |name: &str, s: &Summary, loss: Option<f64>, answer: Option<&Verdict>| -> Vec<TableCell> {
+            let kept = s.kept();
+            let mean = |of: &dyn Fn(usize) -> f64| {
+                let sum: f64 = kept.iter().map(|&l| of(l)).sum();
+                if kept.is_empty() { "-".into() } else { hundredths(sum / kept.len() as f64) }
+            };
+            vec![
+                name.into(),
+                s.n_networks.into(),
+                loss.filter(|l| l.is_finite()).map_or("-".into(), |l| format!("{l:.3}").into()),
+                mean(&|l| s.layers[l].fraction_of(LensKind::LeftOut).estimate),
+                mean(&|l| s.layers[l].alignment.estimate),
+                mean(&|l| s.layers[l].excess.estimate),
+                answer.map_or("-", |v| word(v.answer)).into(),
+            ]
+        };
+        let mut rows: Vec<Vec<TableCell>> = self
+            .groups
+            .iter()
+            .map(|g| row(&g.summary.name, &g.summary, Some(g.loss), Some(&g.verdict)))
+            .collect();
+        let first = &self.groups[0];
+        rows.extend(
+            first.nulls.iter().map(|s| row(&format!("{} of {}", s.name, first.summary.name), s, None, None)),
+        );
+        Table {
+            title: "The networks and their controls".into(),
+            header: header.map(String::from).to_vec(),
+            rows,
+            note: format!(
+                "Means over the layers that count. Left-out share: of what a layer's own lens reads, how much a lens of all other layers reads. Alignment: \
+                 cosine of the decoded update with the error left against {}.",
+                if first.summary.truth_known {
+                    "the true conditional"
+                } else {
+                    "the network's own final prediction"
+                }
+            ),
+        }
+    }
+
+    /// Left-out fraction at each stream, for every kind of network and the rotated and shuffled copies of the first.
+    pub fn fractions(&self) -> Result<Figure> {
+        let clipped = |i: Interval| i.estimate.max(LOWEST);
+        self.curves(
+            "Does a lens of the other layers read the layer?",
+            "share of what the own lens reads",
+            &|s, l| s.layers[l].fraction_of(LensKind::LeftOut),
+            &clipped,
+            &format!("Under {LOWEST}: drawn there. Gaps: layers that do not count, because their own lens reads hardly anything."),
+        )
+    }
+
+    /// Alignment of updates at each stream.
+    pub fn alignment(&self) -> Result<Figure> {
+        self.curves(
+            "Do updates point to what is still missing?",
+            "Aitchison cosine",
+            &|s, l| s.layers[l].alignment,
+            &|i| i.estimate,
+            "Shuffled updates know nothing of the token: what they score is nothing.",
+        )
+    }
+
+    fn curves(
+        &self,
+        title: &str,
+        y_label: &str,
+        of: &dyn Fn(&Summary, usize) -> Interval,
+        drawn: &dyn Fn(Interval) -> f64,
+        note: &str,
+    ) -> Result<Figure> {
+        let n = self.groups[0].summary.layers.len();
+        let curve = |s: &Summary| -> Series {
+            let at = |l: usize| s.layers.get(l).filter(|at| at.dropped.is_none()).map(|_| of(s, l));
+            let y: Vec<f64> = (0..n).map(|l| at(l).map_or(f64::NAN, drawn)).collect();
+            let end = |pick: &dyn Fn(Interval) -> f64| -> Vec<f64> {
+                (0..n)
+                    .map(|l| at(l).map_or(f64::NAN, |i| drawn(Interval { estimate: pick(i), ..i })))
+                    .collect()
+            };
+            Series::new(&s.name, y).band(end(&|i| i.lower), end(&|i| i.upper))
+        };
+        let mut series: Vec<Series> = self.groups.iter().map(|g| curve(&g.summary)).collect();
+        series
+            .extend(self.groups[0].nulls.iter().take(2).map(|s| Series { band: None, ..curve(s) }.dashed()));
+        LineChart {
+            title: title.into(),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: y_label.into(),
+            series,
+            y_from_zero: true,
+            note: format!("Bands are 95 %. {note}"),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// What each kind of lens reads in the networks in question.
+    pub fn lens_kinds(&self) -> Result<Figure> {
+        let first = &self.groups[0];
+        let n = first.summary.layers.len();
+        let mut series: Vec<Series> =
+            LensKind::ALL.iter().map(|k| Series::new(k.name(), first.kl(*k))).collect();
+        series.push(Series::new("not looking", vec![first.summary.floor; n]).dashed());
+        LineChart {
+            title: format!("What each kind of lens reads: {}", first.summary.name),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: "KL (nats)".into(),
+            series,
+            y_from_zero: true,
+            note: "\"not looking\" is the mean prediction.".into(),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Own lenses of every kind of network, over the floor: that they improve proves nothing.
+    pub fn own_lenses(&self) -> Result<Figure> {
+        let series = |g: &Group| {
+            let kl = g.kl(LensKind::Own).into_iter().map(|k| k / g.summary.floor).collect::<Vec<_>>();
+            Series::new(&g.summary.name, kl)
+        };
+        LineChart {
+            title: "Own lenses improve with depth in any trained network".into(),
+            x_label: "residual stream (0 is the embedding)".into(),
+            y_label: "KL over that of not looking".into(),
+            series: self.groups.iter().map(series).collect(),
+            y_from_zero: true,
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    /// Layer by layer, for the networks in question.
+    pub fn layers(&self) -> Table {
+        let first = &self.groups[0];
+        let header = [
+            "stream",
+            "shared",
+            "own bias",
+            "own gain",
+            "left out",
+            "95 %",
+            "later",
+            "as good (p)",
+            "update size",
+            "affine part",
+            "without decay",
+            "counted",
+        ];
+        let rows = first.summary.layers.iter().enumerate().map(|(l, at)| {
+            let of = |k| hundredths(at.fraction_of(k).estimate);
+            let left_out = at.fraction_of(LensKind::LeftOut);
+            vec![
+                format!("{l}").into(),
+                of(LensKind::Shared),
+                of(LensKind::OwnBias),
+                of(LensKind::OwnGain),
+                hundredths(left_out.estimate),
+                format!("{:.2} to {:.2}", left_out.lower, left_out.upper).into(),
+                of(LensKind::Later),
+                format!("{:.3}", at.as_good.p_value).into(),
+                hundredths(first.update_size[l]),
+                hundredths(first.update_linear[l][0]),
+                hundredths(first.update_linear[l][1]),
+                at.dropped.clone().unwrap_or_else(|| "yes".into()).into(),
+            ]
+        });
+        Table {
+            title: format!("Layer by layer: {}", first.summary.name),
+            header: header.map(String::from).to_vec(),
+            rows: rows.collect(),
+            note: format!(
+                "As good: two one-sided tests that the shared lens loses at most 5 % of what the own one reads (p under .05: shown). Affine part: share \
+                 of the update's variance that is affine in the stream, whole and without what is along the stream. Transfer costs {:.3} of the target's variance \
+                 per layer of distance. Prediction depth: {:.2} streams; {:.2} with shuffled updates.",
+                first.transfer_slope, first.depth[0], first.depth[1]
+            ),
+        }
+    }
+
+    /// Updates against the literal gradient.
+    fn gradients(&self) -> Option<Table> {
+        let rows: Vec<Vec<TableCell>> = self
+            .groups
+            .iter()
+            .filter(|g| !g.gradients.is_empty())
+            .map(|g| {
+                let n = g.gradients.len() as f64;
+                let mean = |of: fn(&LiteralGradient) -> &Vec<f64>| {
+                    let layers = |x: &LiteralGradient| of(x).iter().sum::<f64>() / of(x).len() as f64;
+                    TableCell::Text(format!("{:.3}", g.gradients.iter().map(layers).sum::<f64>() / n))
+                };
+                let psd = g.gradients.iter().map(|x| x.psd_fraction).sum::<f64>() / n;
+                vec![
+                    g.summary.name.clone().into(),
+                    mean(|x| &x.cosine),
+                    mean(|x| &x.positive),
+                    mean(|x| &x.r2_own),
+                    mean(|x| &x.r2_shared),
+                    format!("{psd:.2}").into(),
+                ]
+            })
+            .collect();
+        (!rows.is_empty()).then(|| Table {
+            title: "Are updates gradient steps, literally?".into(),
+            header: ["network", "cosine", "positive", "R² own", "R² one for all", "positive definite"]
+                .map(String::from)
+                .to_vec(),
+            rows,
+            note: "Updates against -∂L/∂h of the network's own loss, means over layers. R²: what a preconditioner explains of the updates. Positive \
+                   definite: share of the common preconditioner, .5 for a random matrix."
+                .into(),
+        })
+    }
+
+    /// Loss behind lesions of the networks in question, above that of the whole network.
+    fn lesions(&self) -> Option<Table> {
+        let all = &self.groups[0].lesions;
+        let first = all.first()?;
+        let mean = |of: &dyn Fn(usize) -> f64| -> TableCell {
+            let total: f64 = (0..all.len()).map(|i| of(i) - all[i].whole).sum();
+            format!("{:+.3}", total / all.len() as f64).into()
+        };
+        let rows = (0..first.delete.len()).map(|l| {
+            let swap = if l < first.swap.len() { mean(&|i| all[i].swap[l]) } else { "-".into() };
+            vec![
+                format!("{l}").into(),
+                mean(&|i| all[i].delete[l]),
+                swap,
+                mean(&|i| all[i].repeat[l]),
+                mean(&|i| all[i].affine[l]),
+            ]
+        });
+        let reverse = all.iter().map(|x| x.reverse - x.whole).sum::<f64>() / all.len() as f64;
+        Some(Table {
+            title: format!("What a block is worth: {}", self.groups[0].summary.name),
+            header: ["block", "deleted", "swapped with the next", "repeated", "affine instead"]
+                .map(String::from)
+                .to_vec(),
+            rows: rows.collect(),
+            note: format!(
+                "Loss above that of the whole network, nats per token. All blocks in reverse: {reverse:+.3}."
+            ),
+        })
+    }
+
+    fn methods_card(&self) -> Card {
+        let mut rows = self.methods.clone();
+        let rule =
+            "supported, carry only, hierarchy or mixed, by the rule of `battery::decide`, fixed in code";
+        rows.push(("rule".into(), rule.into()));
+        for g in &self.groups {
+            let prints: Vec<String> = g.fingerprints.iter().map(|f| format!("{f:016x}")).collect();
+            rows.push((format!("weights, {}", g.summary.name), prints.join(" ")));
+        }
+        Card { title: "Methods".into(), rows, ..Default::default() }
+    }
+
+    /// Shows the report.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}
+
+fn word(answer: Answer) -> &'static str {
+    match answer {
+        Answer::Supported => "supported",
+        Answer::CarryOnly => "carry only",
+        Answer::Hierarchy => "hierarchy",
+        Answer::Mixed => "mixed",
+    }
+}
+
+fn hundredths(x: f64) -> TableCell {
+    TableCell::Text(format!("{x:.2}"))
+}
