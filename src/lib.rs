@@ -25,6 +25,7 @@
 //! | [`vision`] | image classifiers, plain and residual: the controls | read text |
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
+//! | [`stream`] | the same from texts of any size, on any number of processes | hold more than a shard |
 //! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
 //! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
@@ -85,6 +86,8 @@ pub mod vision;
 pub mod circuits;
 
 pub mod lens;
+
+pub mod stream;
 
 pub mod battery;
 

@@ -6,7 +6,8 @@ pub use crate::circuits::{
     patch_positions,
 };
 pub use crate::data::{
-    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, Texts, Vocab,
+    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, TextFiles, Texts,
+    Tokenize, Vocab,
 };
 pub use crate::dual::{
     Alignment, Construction, ContextSplit, Delta, Demonstrated, DualForm, FineTuning, HeadDeltas,
@@ -25,6 +26,7 @@ pub use crate::model::{
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
+pub use crate::stream::{ActivationFiles, Streaming};
 pub use crate::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
 pub use crate::{Error, ErrorKind, Result};
 pub use ndarray::prelude::*;

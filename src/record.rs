@@ -35,10 +35,15 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes `value` as a record.
 pub(crate) fn save<T: Serialize>(path: &Path, kind: &str, version: u32, value: &T) -> Result<()> {
+    write_atomic(path, &to_bytes(&path.display().to_string(), kind, version, value)?)
+}
+
+/// The bytes of a record.
+pub(crate) fn to_bytes<T: Serialize>(shown: &str, kind: &str, version: u32, value: &T) -> Result<Vec<u8>> {
     let payload = postcard::to_stdvec(value).map_err(|e| {
         Error::new(
             ErrorKind::File,
-            format!("cannot encode {kind} for {}: {e}", path.display()),
+            format!("cannot encode {kind} for {shown}: {e}"),
             "please report this: it should not happen",
         )
     })?;
@@ -46,15 +51,25 @@ pub(crate) fn save<T: Serialize>(path: &Path, kind: &str, version: u32, value: &
     bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
     bytes.extend_from_slice(&payload);
-    write_atomic(path, &bytes)
+    Ok(bytes)
 }
 
 /// Reads a record of this kind and version, or says why the file is not one.
 pub(crate) fn load<T: DeserializeOwned>(path: &Path, kind: &str, version: u32) -> Result<T> {
-    let shown = path.display();
+    let shown = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|e| {
         Error::new(ErrorKind::File, format!("cannot read {shown}: {e}"), "check the path and its permissions")
     })?;
+    from_bytes(&shown, &bytes, kind, version)
+}
+
+/// Reads the bytes of a record, which come from what is `shown`.
+pub(crate) fn from_bytes<T: DeserializeOwned>(
+    shown: &str,
+    bytes: &[u8],
+    kind: &str,
+    version: u32,
+) -> Result<T> {
     let refuse = |why: String| {
         Err(Error::new(
             ErrorKind::File,

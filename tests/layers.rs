@@ -14,10 +14,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),
+    ("stream", &["session", "num", "data", "model", "lens"]),
     ("battery", &["session", "num", "data", "model", "vision", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens", "battery", "dual"]),
-    ("prelude", &["battery", "data", "circuits", "dual", "lens", "model", "num", "show", "vision"]),
+    ("prelude", &["battery", "data", "circuits", "dual", "lens", "model", "num", "show", "stream", "vision"]),
 ];
 
 fn root() -> PathBuf {

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::batch::{self, LensCommand, ModelCommand};
 use crate::convert::{self, To};
 use crate::failure::{BAD_INPUT, Failure};
 use crate::jupyter::history::History;
@@ -64,6 +65,20 @@ Exit codes:
   2    the command line or a file on it cannot be used; nothing is written
   3    the disk failed")]
     Convert(ConvertArgs),
+    /// What a model is, writing on from a prompt, other formats
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Lenses for texts of any size: gather moments, on one process or many, and compare lenses fitted to them
+    #[command(subcommand)]
+    Lens(LensCommand),
+    /// Print a script that completes commands in a shell
+    #[command(
+        after_help = "Example:\n  onelens completions bash > ~/.local/share/bash-completion/completions/onelens"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// Register the kernel with Jupyter, for this user
     #[command(after_help = "Example:
   onelens install && jupyter lab
@@ -202,6 +217,12 @@ pub fn main() -> u8 {
                 Form::Rust => To::Rust,
             };
             convert::convert(&args.notebook, to, args.output)
+        }
+        Command::Model(command) => batch::run(&batch::model(command)),
+        Command::Lens(command) => batch::run(&batch::lens(command)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "onelens", &mut std::io::stdout());
+            Ok(0)
         }
         Command::Install { engine } => install::install(engine),
         Command::Uninstall => install::uninstall(),

@@ -291,6 +291,8 @@ impl Image {
 /// How the image's own crate is compiled: with a shared standard library, and at the highest level of
 /// optimisation at which rustc shares generics, so that cells find instances in the image (see its `shared.rs`).
 const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
+/// Features of the image that this program was built for.
+const FEATURES: &[&str] = if cfg!(feature = "mpi") { &["--features", "mpi"] } else { &[] };
 const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
@@ -366,6 +368,7 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     hash.add(toolchain.version.as_bytes());
     hash.add(FLAGS.join(" ").as_bytes());
     hash.add(LAYOUT.as_bytes());
+    hash.add(FEATURES.join(" ").as_bytes());
     hash.add(std::env::var("RUSTFLAGS").unwrap_or_default().as_bytes());
     let mut files = Vec::new();
     for folder in ["src", "kernel/image"] {
@@ -487,6 +490,7 @@ fn run_cargo(
 ) -> Result<String, String> {
     let mut child = Command::new(&toolchain.cargo)
         .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
+        .args(FEATURES)
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
         .arg("--target-dir")
@@ -543,6 +547,7 @@ fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, St
     let output = Command::new(&toolchain.cargo)
         .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{lib} {p}"])
+        .args(FEATURES)
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
         .output()

@@ -21,6 +21,7 @@
 //! | [`session`] | the seam between protocol and engine |
 //! | [`engine`], [`image`], [`extension`] | running cells |
 //! | `evcxr` | the second engine, in builds with the feature of that name |
+//! | `batch` | `onelens model` and `onelens lens`: the library without a notebook |
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
 //! | [`environment`], [`intact`] | what around the program can fail, in sentences; whether a cache is whole |
@@ -29,6 +30,7 @@
 //! This package does not depend on the library `onelens`: cells do.
 
 pub mod assist;
+mod batch;
 pub mod child;
 pub mod cli;
 pub mod clock;

@@ -11,7 +11,9 @@ mod lines;
 mod markov;
 mod pieces;
 mod text;
+mod text_files;
 mod texts;
+mod tokenize;
 mod vocab;
 
 pub use copies::Copies;
@@ -22,7 +24,9 @@ pub use lines::Lines;
 pub use markov::Markov;
 pub use pieces::PieceTokenizer;
 pub use text::Corpus;
+pub use text_files::{Documents, TextFiles};
 pub use texts::Texts;
+pub use tokenize::Tokenize;
 pub use vocab::Vocab;
 
 use ndarray::Array2;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -131,33 +131,9 @@ impl LayerMoments {
             let parts: Vec<Result<LayerMoments>> = chunks
                 .into_par_iter()
                 .map(|(i, chunk)| {
-                    let tape = model.tape(chunk);
-                    let log_p = log_softmax_rows(tape.logits.view());
-                    let mut part = LayerMoments::new_like(&more);
-                    let made;
-                    let target: ArrayView2<f32> = match (self.target, given) {
-                        (_, Some(numbers)) => {
-                            let begin = first + i * CHUNK;
-                            let numbers = numbers.slice(s![begin..begin + chunk.nrows(), .., ..]);
-                            let shape = (chunk.len(), numbers.len_of(Axis(2)));
-                            made = numbers.to_shape(shape).expect("one row per token").into_owned();
-                            made.view()
-                        }
-                        (Target::Normalised, None) => tape.ln_final.out.view(),
-                        (Target::LogProbabilities, None) => {
-                            made = centred_rows(log_p.view());
-                            made.view()
-                        }
-                        (Target::Residual | Target::Given, None) => tape.resid(model.config.n_layers).view(),
-                    };
-                    for (l, moments) in part.layers.iter_mut().enumerate() {
-                        moments.push(tape.resid(l).view(), target).map_err(|e| {
-                            Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help())
-                        })?;
-                    }
-                    part.mean_prediction =
-                        log_p.mapv(|x| f64::from(x).exp()).mean_axis(Axis(0)).expect("a chunk has rows");
-                    Ok(part)
+                    let begin = first + i * CHUNK;
+                    let given = given.map(|numbers| numbers.slice(s![begin..begin + chunk.nrows(), .., ..]));
+                    more.of_chunk(model, chunk, given)
                 })
                 .collect();
             for part in parts {
@@ -170,7 +146,41 @@ impl LayerMoments {
         self.merge(&more)
     }
 
-    fn new_like(other: &LayerMoments) -> Self {
+    /// The moments of a few sequences, for the same target as these; with `given: [sequence, pos, d_z]` of those numbers.
+    pub(crate) fn of_chunk(
+        &self,
+        model: &Transformer,
+        chunk: ArrayView2<u32>,
+        given: Option<ArrayView3<f32>>,
+    ) -> Result<Self> {
+        let tape = model.tape(chunk);
+        let log_p = log_softmax_rows(tape.logits.view());
+        let mut part = Self::new_like(self);
+        let made;
+        let target: ArrayView2<f32> = match (self.target, given) {
+            (_, Some(numbers)) => {
+                let shape = (chunk.len(), numbers.len_of(Axis(2)));
+                made = numbers.to_shape(shape).expect("one row per token").into_owned();
+                made.view()
+            }
+            (Target::Normalised, None) => tape.ln_final.out.view(),
+            (Target::LogProbabilities, None) => {
+                made = centred_rows(log_p.view());
+                made.view()
+            }
+            (Target::Residual | Target::Given, None) => tape.resid(model.config.n_layers).view(),
+        };
+        for (l, moments) in part.layers.iter_mut().enumerate() {
+            moments
+                .push(tape.resid(l).view(), target)
+                .map_err(|e| Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help()))?;
+        }
+        part.mean_prediction =
+            log_p.mapv(|x| f64::from(x).exp()).mean_axis(Axis(0)).expect("a chunk has rows");
+        Ok(part)
+    }
+
+    pub(crate) fn new_like(other: &LayerMoments) -> Self {
         let empty = |m: &Moments| Moments::new(m.x_mean.len(), m.z_mean.len());
         LayerMoments {
             fingerprint: other.fingerprint,
@@ -261,14 +271,25 @@ impl LayerMoments {
     /// Reads saved moments. A file that is cut off, damaged or something else is refused.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let all: LayerMoments = record::load(path, KIND, VERSION)?;
+        Self::checked(record::load(path, KIND, VERSION)?, &path.display().to_string())
+    }
+
+    /// The bytes that [`save`](LayerMoments::save) writes.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes("a peer", KIND, VERSION, self)
+    }
+
+    /// Reads what [`to_bytes`](LayerMoments::to_bytes) made.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::checked(record::from_bytes("a peer's message", bytes, KIND, VERSION)?, "a peer's message")
+    }
+
+    fn checked(all: LayerMoments, shown: &str) -> Result<Self> {
         match all.layers.iter().find_map(|m| m.check_shapes().err()) {
             None => Ok(all),
-            Some(what) => Err(Error::new(
-                ErrorKind::File,
-                format!("{} {what}", path.display()),
-                "save the moments anew",
-            )),
+            Some(what) => {
+                Err(Error::new(ErrorKind::File, format!("{shown} {what}"), "save the moments anew"))
+            }
         }
     }
 }

@@ -6,10 +6,13 @@
 //! only [`rt`]. The crates a cell can name are re-exported, so that there is exactly one copy of each.
 pub use {ndarray, onelens, plotters, rayon, serde, serde_json};
 
+pub mod batch;
 pub mod channel;
 pub mod frame;
 pub mod future;
 mod overflow;
+#[allow(missing_docs, reason = "fields are named after what the command line's help explains")]
+pub mod request;
 pub mod rt;
 pub mod serve;
 pub mod shared;

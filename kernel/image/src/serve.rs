@@ -164,7 +164,7 @@ extern "C" fn on_interrupt(_: c_int) {
 }
 
 #[allow(unsafe_code)]
-fn stop_politely_on_interrupt() {
+pub(crate) fn stop_politely_on_interrupt() {
     // SAFETY: the handler only stores to an atomic; a zeroed `sigaction` is a valid one.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -55,7 +55,7 @@ pub use completeness::{Completeness, completeness};
 pub use input::{Ask, Input};
 pub use interrupt::Interrupter;
 pub(crate) use types::with_aliases;
-pub use worker::worker_main;
+pub use worker::{batch, worker_main};
 
 use crate::image::Image;
 use session::Session;

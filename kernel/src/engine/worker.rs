@@ -101,6 +101,23 @@ fn work(std_library: &str, image: &str, fds: Fds) -> ! {
     std::process::exit(1)
 }
 
+/// Loads the image into this process and has it do what a request asks for; the exit code.
+#[allow(unsafe_code)]
+pub fn batch(std_library: &Path, image: &Path, request: &str) -> Result<i32, String> {
+    let request = CString::new(request).map_err(|e| e.to_string())?;
+    // SAFETY: the image's function has this type, and the string outlives the call.
+    unsafe {
+        open(&std_library.to_string_lossy())?;
+        let library = open(&image.to_string_lossy())?;
+        let run = libc::dlsym(library, c"onelens_batch".as_ptr());
+        if run.is_null() {
+            return Err(load_error());
+        }
+        let run: extern "C" fn(*const std::ffi::c_char) -> c_int = std::mem::transmute(run);
+        Ok(run(request.as_ptr()))
+    }
+}
+
 // SAFETY: loading runs the initialisers of our own libraries.
 #[allow(unsafe_code)]
 unsafe fn open(library: &str) -> Result<*mut libc::c_void, String> {

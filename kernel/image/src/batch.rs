@@ -1,0 +1,296 @@
+//! `onelens model ..` and `onelens lens ..`: the same library calls as in a cell, from the command line.
+
+use crate::request::{Request, Tokens, Work};
+use onelens::data::{Corpus, PieceTokenizer, TextFiles, Tokenize, Vocab};
+use onelens::lens::{LayerMoments, Lens, LogitLens, Ridge, compare};
+use onelens::model::{Provenance, Transformer};
+use onelens::session::{self, Bundle, Sink};
+use onelens::stream::{Alone, Peers, Streaming};
+use onelens::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+use std::ffi::{CStr, c_char, c_int};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Exit codes, as the program's help tells them.
+const FAILED: c_int = 1;
+const BAD_INPUT: c_int = 2;
+const INTERRUPTED: c_int = 130;
+
+/// Does what a [`Request`], given as JSON, asks for; the exit code.
+///
+/// # Safety
+/// `request` is a terminated string.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn onelens_batch(request: *const c_char) -> c_int {
+    // SAFETY: the caller promises it.
+    let text = unsafe { CStr::from_ptr(request) }.to_string_lossy();
+    session::set_sink(Box::new(Terminal { shows: std::io::stderr().is_terminal(), open: false }));
+    crate::serve::stop_politely_on_interrupt();
+    let Ok(request) = serde_json::from_str::<Request>(&text) else {
+        eprintln!("error: the program and its library do not fit together\nhelp: build `onelens` anew");
+        return FAILED;
+    };
+    match std::panic::catch_unwind(|| run(&request)) {
+        Ok(code) => code,
+        // The panic hook has told what happened.
+        Err(_) => FAILED,
+    }
+}
+
+fn run(request: &Request) -> c_int {
+    let peers = match peers() {
+        Ok(peers) => peers,
+        Err(e) => return tell(&e, 0, 1),
+    };
+    match answer(request, &*peers) {
+        Ok(Some(text)) => match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => 0,
+            // Who reads has enough.
+            Err(_) => FAILED,
+        },
+        Ok(None) => 0,
+        Err(e) => {
+            let code = tell(&e, peers.rank(), peers.size());
+            peers.abort(code);
+            code
+        }
+    }
+}
+
+fn tell(e: &Error, rank: usize, size: usize) -> c_int {
+    let who = if size > 1 { format!("process {rank} of {size}: ") } else { String::new() };
+    eprintln!("error: {who}{e}");
+    match e.kind() {
+        _ if session::interrupted() => INTERRUPTED,
+        ErrorKind::Numeric => FAILED,
+        _ => BAD_INPUT,
+    }
+}
+
+/// The processes that share the work, and a way to end them all.
+trait Job: Peers {
+    fn abort(&self, code: c_int);
+}
+
+impl Job for Alone {
+    fn abort(&self, _: c_int) {}
+}
+
+#[cfg(feature = "mpi")]
+impl Job for onelens::stream::Mpi {
+    fn abort(&self, code: c_int) {
+        if self.size() > 1 {
+            onelens::stream::Mpi::abort(self, code);
+        }
+    }
+}
+
+/// Whether `mpirun` or its like has started this.
+fn in_a_job() -> bool {
+    let several = |name| std::env::var(name).is_ok_and(|n| n.parse::<usize>().is_ok_and(|n| n > 1));
+    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"].into_iter().any(several)
+}
+
+#[cfg(feature = "mpi")]
+fn peers() -> Result<Box<dyn Job>> {
+    if !in_a_job() {
+        return Ok(Box::new(Alone));
+    }
+    Ok(Box::new(onelens::stream::Mpi::start()?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn peers() -> Result<Box<dyn Job>> {
+    if !in_a_job() {
+        return Ok(Box::new(Alone));
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        "mpirun has started several processes, and this `onelens` was built without MPI",
+        "build it with `cargo build --release --features mpi` (Debian: libopenmpi-dev, libclang-dev), or start it without mpirun",
+    ))
+}
+
+/// What to print, if anything.
+fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
+    let (text, value) = match &request.work {
+        Work::Fit { model, texts, output, shard_bytes, keep } => {
+            let (model, path) = (read_model(model)?, output);
+            let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
+            let how = Streaming {
+                n_ctx: texts.n_ctx,
+                shard_bytes: *shard_bytes,
+                folder: keep.clone(),
+                ..Default::default()
+            };
+            let Some(moments) = how.moments_among(peers, &model, &*tokenizer, &documents)? else {
+                return Ok(None);
+            };
+            moments.save(path)?;
+            let n = moments.n();
+            let value = json!({
+                "moments": path, "tokens": n, "streams": moments.layers.len(), "processes": peers.size(),
+                "fingerprint": format!("{:016x}", moments.fingerprint),
+            });
+            (
+                format!(
+                    "{}: moments of {n} tokens, {} residual streams",
+                    path.display(),
+                    moments.layers.len()
+                ),
+                value,
+            )
+        }
+        _ if peers.rank() > 0 => return Ok(None),
+        Work::Info { model } => info(model)?,
+        Work::Generate { model, tokenizer, prompt, n, temperature, seed } => {
+            let (model, tokenizer) = (read_model(model)?, read_tokenizer(tokenizer)?);
+            let tokens = tokenizer.tokens(prompt);
+            let more = match temperature {
+                Some(temperature) => model.generate_sampled(&tokens, *n, *temperature, *seed)?,
+                None => model.generate_greedy(&tokens, *n)?,
+            };
+            let whole = tokenizer.text(&[tokens, more.clone()].concat());
+            (whole, json!({ "prompt": prompt, "text": tokenizer.text(&more), "tokens": more }))
+        }
+        Work::Convert { model: from, output } => {
+            let model = read_model(from)?;
+            let provenance = Provenance::of_file(from).unwrap_or_else(|_| Provenance {
+                data: format!("read from {}", from.display()),
+                ..Default::default()
+            });
+            model.save(output, &provenance)?;
+            let told = format!(
+                "{}: {} parameters, fingerprint {:016x}",
+                output.display(),
+                model.params.count(),
+                model.fingerprint()
+            );
+            (told, json!({ "model": output, "fingerprint": format!("{:016x}", model.fingerprint()) }))
+        }
+        Work::Compare { model, moments, texts, lenses, lambda, sequences, html } => {
+            let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
+            let tokens = read_tokens(&model, texts, *sequences)?;
+            let mut ridge = Ridge::default();
+            ridge.lambda = lambda.unwrap_or(ridge.lambda);
+            let fitted: Vec<Box<dyn Lens>> =
+                lenses.iter().map(|name| fit(name, &ridge, &moments)).collect::<Result<_>>()?;
+            let fitted: Vec<&dyn Lens> = fitted.iter().map(|lens| &**lens).collect();
+            let seen = compare(&model, &fitted, &moments, &tokens)?;
+            if let Some(path) = html {
+                seen.figure()?.save(path)?;
+            }
+            let numbers = |all: &[f64]| all.iter().map(|x| format!("{x:9.4}")).collect::<String>();
+            let mut text = format!(
+                "KL to the final prediction (nats), {} tokens; the best constant prediction: {:.4}\n{:28}",
+                seen.n_tokens, seen.floor, "residual stream"
+            );
+            text.extend((0..moments.layers.len()).map(|l| format!("{l:9}")));
+            for curve in &seen.curves {
+                text.push_str(&format!("\n{:28}{}", curve.name, numbers(&curve.kl)));
+            }
+            let curves: Vec<Value> = seen
+                .curves
+                .iter()
+                .map(|c| {
+                    json!({ "lens": c.name, "kl": c.kl, "se": c.se, "cross_entropy": c.cross_entropy, "agreement": c.agreement,
+                            "fit_seconds": c.fit_seconds })
+                })
+                .collect();
+            let value = json!({
+                "tokens": seen.n_tokens, "sequences": seen.n_seqs, "floor": seen.floor, "floor_se": seen.floor_se,
+                "model_cross_entropy": seen.model_cross_entropy, "lenses": curves,
+            });
+            (text, value)
+        }
+    };
+    Ok(Some(if request.json { value.to_string() } else { text }))
+}
+
+fn info(path: &Path) -> Result<(String, Value)> {
+    let model = read_model(path)?;
+    let mut text = format!("{}\n", path.display());
+    text.extend(model.card().rows.iter().map(|(key, value)| format!("{key:14}{value}\n")));
+    let provenance = Provenance::of_file(path).ok();
+    if let Some(p) = &provenance {
+        text.push_str(&format!(
+            "trained on    {} ({} steps, seed {})\nwritten by    onelens {}\n",
+            p.data, p.steps, p.seed, p.version
+        ));
+    }
+    let value = json!({
+        "path": path, "config": model.config, "parameters": model.params.count(),
+        "fingerprint": format!("{:016x}", model.fingerprint()), "provenance": provenance,
+    });
+    Ok((text.trim_end().into(), value))
+}
+
+/// A model by what its path is.
+fn read_model(path: &Path) -> Result<Transformer> {
+    match path.extension().and_then(|e| e.to_str()) {
+        _ if path.is_dir() => Transformer::from_hugging_face(path),
+        Some("bin") => Transformer::from_llama2c(path),
+        _ => Transformer::load(path),
+    }
+}
+
+/// A tokenizer by what its path is.
+fn read_tokenizer(path: &Path) -> Result<Box<dyn Tokenize>> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("bin") => Ok(Box::new(PieceTokenizer::open(path)?)),
+        _ => {
+            let vocab: Vocab = Corpus::open(path)?.vocab().clone();
+            Ok(Box::new(vocab))
+        }
+    }
+}
+
+/// The first sequences of full length.
+fn read_tokens(model: &Transformer, texts: &Tokens, n: usize) -> Result<ndarray::Array2<u32>> {
+    let how = Streaming { n_ctx: texts.n_ctx, ..Default::default() };
+    how.sequences(model, &*read_tokenizer(&texts.tokenizer)?, &TextFiles::open(&texts.texts)?, n)
+}
+
+/// A lens by its name on the command line.
+fn fit(name: &str, ridge: &Ridge, moments: &LayerMoments) -> Result<Box<dyn Lens>> {
+    let lenses = match name {
+        "logit" => return Ok(Box::new(LogitLens)),
+        "own" => ridge.own(moments)?,
+        "shared" => ridge.shared(moments)?,
+        "left-out" => ridge.left_out(moments)?,
+        "later" => ridge.later(moments)?,
+        "own-bias" => ridge.shared_own_bias(moments)?,
+        "own-gain" => ridge.shared_own_gain(moments)?,
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("there is no lens {name:?}"),
+                "lenses are logit, own, shared, left-out, later, own-bias and own-gain",
+            ));
+        }
+    };
+    Ok(Box::new(lenses))
+}
+
+/// Progress on a terminal, in place; elsewhere nothing.
+struct Terminal {
+    shows: bool,
+    open: bool,
+}
+
+impl Sink for Terminal {
+    fn display(&mut self, bundle: &Bundle, id: Option<&str>, _update: bool) {
+        if !self.shows || id.is_none() {
+            return;
+        }
+        let text = bundle.last().map(|(_, text)| text.as_str()).unwrap_or_default();
+        // `name: ..` is the last word of a progress line, `name 3/10 ..` one on the way.
+        let done = text.split_whitespace().next().is_some_and(|word| word.ends_with(':'));
+        eprint!("\r\x1b[K{text}{}", if done { "\n" } else { "" });
+        self.open = !done;
+    }
+
+    fn clear(&mut self, _wait: bool) {}
+}

@@ -1,0 +1,52 @@
+//! What `onelens model ..` and `onelens lens ..` ask of the library: written by the program, read by the image.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// One command, with paths and numbers as the user gave them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Print one JSON value instead of text.
+    pub json: bool,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Work {
+    /// What a model is.
+    Info { model: PathBuf },
+    /// Write on from a prompt.
+    Generate {
+        model: PathBuf,
+        tokenizer: PathBuf,
+        prompt: String,
+        n: usize,
+        temperature: Option<f64>,
+        seed: u64,
+    },
+    /// Write a model as a file of our own.
+    Convert { model: PathBuf, output: PathBuf },
+    /// Gather the moments that every lens is fitted from.
+    Fit { model: PathBuf, texts: Tokens, output: PathBuf, shard_bytes: usize, keep: Option<PathBuf> },
+    /// Lenses fitted to moments, on other texts.
+    Compare {
+        model: PathBuf,
+        moments: PathBuf,
+        texts: Tokens,
+        lenses: Vec<String>,
+        lambda: Option<f64>,
+        sequences: usize,
+        html: Option<PathBuf>,
+    },
+}
+
+/// Texts as tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tokens {
+    pub texts: Vec<PathBuf>,
+    pub tokenizer: PathBuf,
+    /// Tokens of a sequence; 0 for the model's context.
+    pub n_ctx: usize,
+}

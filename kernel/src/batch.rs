@@ -1,0 +1,254 @@
+//! `onelens model ..` and `onelens lens ..`: the library's work without a notebook.
+//!
+//! The program does not hold the library; it loads the one that cells use, and hands it a
+//! [`Request`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::engine;
+use crate::failure::Failure;
+use crate::image::Image;
+
+#[path = "../image/src/request.rs"]
+#[allow(missing_docs, unreachable_pub, reason = "written for both sides")]
+mod request;
+
+pub(crate) use request::{Request, Tokens, Work};
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    a number was not finite, or the library failed
+  2    the command line or a file on it cannot be used
+  3    the toolchain or the library for cells failed
+  130  interrupted with Ctrl-C; finished shards stay";
+
+/// Commands about one model.
+#[derive(Subcommand)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) enum ModelCommand {
+    /// Architecture, size, fingerprint and where the weights come from
+    #[command(
+        after_help = "Examples:\n  onelens model info stories260K.bin\n  onelens model info pythia-70m/ --json"
+    )]
+    Info {
+        #[command(flatten)]
+        model: Model,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write on from a prompt
+    #[command(after_help = "Example:
+  onelens model generate stories260K.bin --tokenizer tok512.bin --prompt \"Once upon a time\" -n 60 --temperature 0.8")]
+    Generate {
+        #[command(flatten)]
+        model: Model,
+        #[command(flatten)]
+        tokenizer: TokenizerFile,
+        /// What to begin with
+        #[arg(long)]
+        prompt: String,
+        /// How many tokens
+        #[arg(short, default_value_t = 50)]
+        n: usize,
+        /// Draw tokens at this temperature [default: take the most probable]
+        #[arg(long)]
+        temperature: Option<f64>,
+        /// Seed of the draws
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write a model that can be read as one safetensors file of onelens
+    #[command(after_help = "Example:\n  onelens model convert stories260K.bin stories.safetensors")]
+    Convert {
+        #[command(flatten)]
+        model: Model,
+        /// Where it goes
+        to: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Commands about lenses.
+#[derive(Subcommand)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) enum LensCommand {
+    /// Gather from texts the moments that every lens is fitted from
+    #[command(after_help = "Examples:
+  onelens lens fit --model stories260K.bin --tokenizer tok512.bin --text stories/ --out stories.moments
+  mpirun -n 4 onelens lens fit --model pythia-70m --tokenizer tokenizer --text pile/ --out pile.moments --keep shards
+
+Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on behind
+them after an interruption. Processes started by mpirun share the shards (an `onelens` built with `--features mpi`); the
+result has the same bytes for any number of them. Own, shared and all other lenses follow from the moments at once: see
+`onelens lens compare`.")]
+    Fit {
+        #[command(flatten)]
+        texts: TextArgs,
+        /// Where the moments go
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// A shard ends with the document at which it has so many bytes of text
+        #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+        shard_bytes: usize,
+        /// Keep finished shards in this folder
+        #[arg(long, value_name = "FOLDER")]
+        keep: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// What one lens reads at every residual stream of other texts
+    #[command(after_help = "Example:
+  onelens lens eval --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --lens shared")]
+    Eval {
+        #[command(flatten)]
+        texts: TextArgs,
+        #[command(flatten)]
+        fitted: Fitted,
+        /// Which lens: logit, own, shared, left-out, later, own-bias or own-gain
+        #[arg(long, default_value = "own")]
+        lens: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Several lenses side by side
+    #[command(after_help = "Example:
+  onelens lens compare --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --html lenses.html")]
+    Compare {
+        #[command(flatten)]
+        texts: TextArgs,
+        #[command(flatten)]
+        fitted: Fitted,
+        /// Which lenses, separated by commas
+        #[arg(long, value_delimiter = ',', default_value = "logit,own,shared,left-out")]
+        lenses: Vec<String>,
+        /// Write the figure there, as one page
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// A model on disk.
+#[derive(Args)]
+pub(crate) struct Model {
+    /// A file that onelens wrote (.safetensors), one of llama2.c (.bin), or a Hugging Face folder
+    model: PathBuf,
+}
+
+/// A tokenizer on disk.
+#[derive(Args)]
+pub(crate) struct TokenizerFile {
+    /// A tokenizer of llama2.c (.bin), or the text or folder whose characters are the model's tokens
+    #[arg(long, value_name = "PATH")]
+    tokenizer: PathBuf,
+}
+
+/// Texts for a model.
+#[derive(Args)]
+pub(crate) struct TextArgs {
+    /// A file that onelens wrote (.safetensors), one of llama2.c (.bin), or a Hugging Face folder
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerFile,
+    /// A text file or a folder of them (plain, .jsonl, .json; also .gz, .zst); may be given several times
+    #[arg(long = "text", value_name = "PATH", required = true)]
+    texts: Vec<PathBuf>,
+    /// Tokens of a sequence [default: the model's context]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+}
+
+impl TextArgs {
+    fn tokens(self) -> (PathBuf, Tokens) {
+        let TextArgs { model, tokenizer, texts, context } = self;
+        (model, Tokens { texts, tokenizer: tokenizer.tokenizer, n_ctx: context.unwrap_or(0) })
+    }
+}
+
+/// Lenses from moments.
+#[derive(Args)]
+pub(crate) struct Fitted {
+    /// What `onelens lens fit` wrote
+    #[arg(long, value_name = "FILE")]
+    moments: PathBuf,
+    /// Strength of the ridge, relative to the mean variance of a feature [default: the library's]
+    #[arg(long, value_name = "LAMBDA")]
+    lambda: Option<f64>,
+    /// How many sequences
+    #[arg(long, default_value_t = 64)]
+    sequences: usize,
+}
+
+/// How answers are printed.
+#[derive(Args)]
+pub(crate) struct Output {
+    /// Print one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
+/// The request behind a command about a model.
+pub(crate) fn model(command: ModelCommand) -> Request {
+    match command {
+        ModelCommand::Info { model, output } => {
+            Request { json: output.json, work: Work::Info { model: model.model } }
+        }
+        ModelCommand::Generate { model, tokenizer, prompt, n, temperature, seed, output } => {
+            let (model, tokenizer) = (model.model, tokenizer.tokenizer);
+            Request {
+                json: output.json,
+                work: Work::Generate { model, tokenizer, prompt, n, temperature, seed },
+            }
+        }
+        ModelCommand::Convert { model, to, output } => {
+            Request { json: output.json, work: Work::Convert { model: model.model, output: to } }
+        }
+    }
+}
+
+/// The request behind a command about lenses.
+pub(crate) fn lens(command: LensCommand) -> Request {
+    match command {
+        LensCommand::Fit { texts, out, shard_bytes, keep, output } => {
+            let (model, texts) = texts.tokens();
+            Request { json: output.json, work: Work::Fit { model, texts, output: out, shard_bytes, keep } }
+        }
+        LensCommand::Eval { texts, fitted, lens, output } => {
+            compare(texts, fitted, vec![lens], None, &output)
+        }
+        LensCommand::Compare { texts, fitted, lenses, html, output } => {
+            compare(texts, fitted, lenses, html, &output)
+        }
+    }
+}
+
+fn compare(
+    texts: TextArgs,
+    fitted: Fitted,
+    lenses: Vec<String>,
+    html: Option<PathBuf>,
+    output: &Output,
+) -> Request {
+    let (model, texts) = texts.tokens();
+    let Fitted { moments, lambda, sequences } = fitted;
+    Request {
+        json: output.json,
+        work: Work::Compare { model, moments, texts, lenses, lambda, sequences, html },
+    }
+}
+
+/// Has the library do it, building that first where it is not there; the exit code.
+pub(crate) fn run(request: &Request) -> Result<u8, Failure> {
+    let image = Image::ensure(&mut |line| eprintln!("{line}")).map_err(|e| Failure::from_text(&e))?;
+    let std_library = image.std_library().map_err(|e| Failure::from_text(&e))?;
+    let text = serde_json::to_string(request).map_err(|e| Failure::from_text(&e.to_string()))?;
+    let code = engine::batch(&std_library, &image.library(), &text).map_err(|e| Failure::from_text(&e))?;
+    Ok(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,278 @@
+//! `onelens model` and `onelens lens`, as a user of the command line meets them.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn onelens(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onelens"));
+    command.args(arguments).current_dir(folder).output().expect("the program starts")
+}
+
+#[track_caller]
+fn good(folder: &Path, arguments: &[&str]) -> String {
+    let output = onelens(folder, arguments);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[track_caller]
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&good(folder, arguments)).expect("one JSON value and nothing else")
+}
+
+/// What was said, with the exit code.
+fn bad(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = onelens(folder, arguments);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A text, and a small Llama in llama2.c's format with weights that are no pattern, as many tokens as the text has characters.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let line = |i: usize| -> String {
+        (0..40).map(|t| char::from(b'a' + ((i * t + i + t * t) % 8) as u8)).collect()
+    };
+    let text = |range: std::ops::Range<usize>| range.map(line).collect::<Vec<_>>().join("\n");
+    fs::write(folder.path().join("text.txt"), text(0..400)).expect("written");
+    fs::write(folder.path().join("other.txt"), text(400..500)).expect("written");
+    // dim, hidden, layers, heads, kv heads, vocabulary, context; then as many numbers as those say.
+    let shape = [8_i32, 16, 2, 2, 2, 10, 32];
+    let (d, h, l, v, t) = (8, 16, 2, 10, 32);
+    let n = v * d + l * d + 4 * l * d * d + l * d + 3 * l * d * h + d + 2 * t * 2;
+    let mut state = 1_u32;
+    let numbers = (0..n).flat_map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state as f32 / u32::MAX as f32 - 0.5).to_le_bytes()
+    });
+    let bytes: Vec<u8> = shape.iter().flat_map(|n| n.to_le_bytes()).chain(numbers).collect();
+    fs::write(folder.path().join("model.bin"), bytes).expect("written");
+    folder
+}
+
+#[test]
+fn a_model_is_described_written_on_and_converted() {
+    let folder = folder();
+    let told = good(folder.path(), &["model", "info", "model.bin"]);
+    assert!(told.contains("RMS") && told.contains("blocks        2"), "{told}");
+    let before = json(folder.path(), &["model", "info", "model.bin", "--json"]);
+    assert_eq!(before["config"]["d_vocab"], 10);
+    good(folder.path(), &["model", "convert", "model.bin", "own.safetensors"]);
+    let after = json(folder.path(), &["model", "info", "own.safetensors", "--json"]);
+    assert_eq!(before["fingerprint"], after["fingerprint"]);
+    assert!(after["provenance"]["data"].as_str().expect("a text").contains("model.bin"));
+    let generate = [
+        "model",
+        "generate",
+        "own.safetensors",
+        "--tokenizer",
+        "text.txt",
+        "--prompt",
+        "abc",
+        "-n",
+        "5",
+        "--json",
+    ];
+    let written = json(folder.path(), &generate);
+    assert_eq!(written["tokens"].as_array().expect("tokens").len(), 5);
+    assert_eq!(json(folder.path(), &generate), written);
+}
+
+#[test]
+fn lenses_are_fitted_once_and_compared() {
+    let folder = folder();
+    let of_model = ["--model", "model.bin", "--tokenizer", "text.txt"];
+    let with = |arguments: &[&'static str]| [arguments, &of_model].concat();
+    let fit = with(&[
+        "lens",
+        "fit",
+        "--text",
+        "text.txt",
+        "--out",
+        "all.moments",
+        "--shard-bytes",
+        "2000",
+        "--json",
+    ]);
+    let told = json(folder.path(), &fit);
+    assert_eq!(told["streams"], 3);
+    let bytes = fs::read(folder.path().join("all.moments")).expect("moments");
+    let kept = with(&[
+        "lens",
+        "fit",
+        "--text",
+        "text.txt",
+        "--out",
+        "all.moments",
+        "--shard-bytes",
+        "2000",
+        "--keep",
+        "shards",
+    ]);
+    good(folder.path(), &kept);
+    assert!(fs::read(folder.path().join("all.moments")).expect("moments") == bytes);
+    let compare = [
+        "lens",
+        "compare",
+        "--text",
+        "other.txt",
+        "--moments",
+        "all.moments",
+        "--sequences",
+        "20",
+        "--html",
+        "page.html",
+    ];
+    let seen = json(folder.path(), &[&with(&compare)[..], &["--json"]].concat());
+    let kl = |lens: usize, stream: usize| seen["lenses"][lens]["kl"][stream].as_f64().expect("a number");
+    // Logit, own, shared, left out: the last stream read by its own lens, or as it is, is the prediction itself.
+    assert!(kl(0, 2).abs() < 1e-6 && kl(1, 2).abs() < 1e-4, "{seen}");
+    assert!(kl(1, 0) < kl(0, 0), "{seen}");
+    assert!(fs::read_to_string(folder.path().join("page.html")).expect("a page").contains("<svg"));
+    let table = good(
+        folder.path(),
+        &with(&[
+            "lens",
+            "eval",
+            "--text",
+            "other.txt",
+            "--moments",
+            "all.moments",
+            "--sequences",
+            "20",
+            "--lens",
+            "shared",
+        ]),
+    );
+    assert_eq!(table.lines().count(), 3, "{table}");
+}
+
+#[test]
+fn what_cannot_be_done_is_a_sentence_a_remedy_and_a_code() {
+    let folder = folder();
+    fs::write(folder.path().join("cut.bin"), [0; 20]).expect("written");
+    for (arguments, words) in [
+        (&["model", "info", "absent.safetensors"][..], "absent.safetensors"),
+        (&["model", "info", "cut.bin"], "cut.bin"),
+        (
+            &[
+                "lens",
+                "fit",
+                "--model",
+                "model.bin",
+                "--tokenizer",
+                "text.txt",
+                "--text",
+                "none",
+                "--out",
+                "x",
+            ],
+            "none",
+        ),
+        (
+            &[
+                "lens",
+                "fit",
+                "--model",
+                "model.bin",
+                "--tokenizer",
+                "text.txt",
+                "--text",
+                "text.txt",
+                "--out",
+                "no/such/x",
+            ],
+            "no/such/x",
+        ),
+        (
+            &[
+                "lens",
+                "eval",
+                "--model",
+                "model.bin",
+                "--tokenizer",
+                "text.txt",
+                "--text",
+                "text.txt",
+                "--moments",
+                "cut.bin",
+            ],
+            "cut.bin",
+        ),
+        (&["lens", "sharpen"], "sharpen"),
+    ] {
+        let (code, told) = bad(folder.path(), arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {told}");
+        assert!(told.contains(words), "{arguments:?}: {told}");
+    }
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_onelens"));
+    alone.args(["model", "info", "model.bin"]).current_dir(folder.path()).env("OMPI_COMM_WORLD_SIZE", "2");
+    if cfg!(not(feature = "mpi")) {
+        let output = alone.output().expect("the program starts");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("--features mpi")
+                && output.status.code() == Some(2)
+        );
+    }
+}
+
+#[test]
+fn shells_complete_the_commands() {
+    let script = good(Path::new("."), &["completions", "bash"]);
+    assert!(script.contains("lens") && script.contains("--shard-bytes"));
+}
+
+/// With a real MPI: as many processes as asked for, the same bytes from any number of them, and one that fails ends all.
+#[cfg(feature = "mpi")]
+#[test]
+fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
+    let folder = folder();
+    let program = env!("CARGO_BIN_EXE_onelens");
+    let mpirun = |n: &str, text: &str| {
+        let mut command = Command::new("mpirun");
+        command.args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            n,
+            program,
+            "lens",
+            "fit",
+            "--model",
+            "model.bin",
+        ]);
+        command.args([
+            "--tokenizer",
+            "text.txt",
+            "--text",
+            text,
+            "--out",
+            "all.moments",
+            "--shard-bytes",
+            "1000",
+            "--json",
+        ]);
+        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1");
+        let output = command.output().expect("mpirun, of the package openmpi-bin");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let mut all = Vec::new();
+    for n in ["1", "2", "3", "4"] {
+        let (success, told) = mpirun(n, "text.txt");
+        assert!(success, "{told}");
+        let value: Value =
+            serde_json::from_str(told.lines().find(|line| line.starts_with('{')).expect("JSON"))
+                .expect("JSON");
+        assert_eq!(value["processes"].to_string(), n, "{told}");
+        all.push(fs::read(folder.path().join("all.moments")).expect("moments"));
+    }
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+    let (success, told) = mpirun("3", "absent.txt");
+    assert!(!success && told.contains("absent.txt") && told.contains("of 3"), "{told}");
+}

@@ -1,0 +1,25 @@
+//! Past memory, past one core, past one machine: moments of texts of any size, on any number of processes.
+//!
+//! [`TextFiles`](crate::data::TextFiles) are read document by document and cut into *shards*, runs of whole documents. Each shard gives
+//! [`LayerMoments`](crate::lens::LayerMoments), and those are merged along a binary tree whose shape depends on the number of
+//! shards alone. So the result has the same bytes on one process or on many, and after an interruption: finished shards are
+//! files, and are not computed again.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Streaming`] | how texts are cut, where finished shards are kept |
+//! | [`Peers`] | the processes that share the work: [`Alone`], [`Threads`], `Mpi` (feature `mpi`) |
+//! | [`ActivationFiles`] | residual streams as files, written once and read often |
+
+mod activations;
+mod moments;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod peers;
+mod shards;
+
+pub use activations::ActivationFiles;
+pub use moments::Streaming;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
+pub use peers::{Alone, Peers, Threads};
