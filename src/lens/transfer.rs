@@ -40,8 +40,9 @@ impl Transfer {
             let spread = m.s_zz.diag().sum() - 2.0 * (&lens.a * &m.s_zx).sum()
                 + (&lens.a.dot(&m.s_xx) * &lens.a).sum();
             let offset = &m.z_mean - &lens.apply(m.x_mean.view());
-            // A perfect fit leaves only rounding, which may be negative.
-            (spread / n + offset.dot(&offset)).max(0.0)
+            let mse = spread / n + offset.dot(&offset);
+            // A perfect fit leaves only the rounding of terms of the variance's size, of either sign; a logarithmic scale would show it.
+            if mse > 1e-12 * m.s_zz.diag().sum() / n { mse } else { 0.0 }
         });
         Ok(Transfer { values, measure: "mean squared error".into() })
     }
