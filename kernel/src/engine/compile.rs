@@ -2,6 +2,7 @@
 
 use super::generate::Runtime;
 use super::interrupt::Control;
+use super::linker;
 use super::types::CRATE;
 use crate::extension::Extension;
 use crate::image::Image;
@@ -16,6 +17,10 @@ pub(super) struct Compiler {
     image: Image,
     folder: PathBuf,
     arguments: Vec<String>,
+    /// Links cells; without it rustc does by its own means.
+    linker: Option<PathBuf>,
+    /// Where the libraries are that cells link besides the image.
+    library_folders: Vec<String>,
     control: Arc<Control>,
     links: String,
     /// `-C opt-level`.
@@ -38,6 +43,15 @@ pub(super) fn cell_file(number: usize) -> String {
 fn behind_others(child: &Child) {
     // SAFETY: the call touches no memory; the child has not been waited for, so the number is its own.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, child.id(), 10) };
+}
+
+/// Arguments after which a linked library looks for others in `folder`. A compiler's driver wants them worded otherwise
+/// than a linker.
+fn finds_libraries_in(folder: &str, linker: Option<&Path>) -> Vec<String> {
+    match linker {
+        Some(_) => vec!["-Clink-arg=-rpath".into(), format!("-Clink-arg={folder}")],
+        None => vec![format!("-Clink-arg=-Wl,-rpath,{folder}")],
+    }
 }
 
 /// What rustc answered.
@@ -63,8 +77,22 @@ impl Compiler {
             arguments.push(format!("--extern={}={}", one.name, image.deps().join(&one.file).display()));
         }
         arguments.push(format!("-Ldependency={}", image.deps().display()));
-        let (links, opt_level) = (String::new(), "0".into());
-        Compiler { image: image.clone(), folder, arguments, control, links, opt_level, generation: 0 }
+        Compiler {
+            linker: linker::install(&folder, &image.library()),
+            image: image.clone(),
+            folder,
+            arguments,
+            library_folders: Vec::new(),
+            control,
+            links: String::new(),
+            opt_level: "0".into(),
+            generation: 0,
+        }
+    }
+
+    /// For a folder that was removed and made anew.
+    pub(super) fn folder_is_new(&mut self) {
+        self.linker = linker::install(&self.folder, &self.image.library());
     }
 
     /// Further crates for all that is compiled from now on.
@@ -76,7 +104,7 @@ impl Compiler {
             self.arguments.push(format!("--extern={name}={}", extension.deps().join(file).display()));
         }
         self.arguments.push(format!("-Ldependency={}", extension.deps().display()));
-        self.arguments.push(format!("-Clink-arg=-Wl,-rpath,{}", extension.folder().display()));
+        self.library_folders.push(extension.folder().display().to_string());
     }
 
     /// The declarations by which a crate links the libraries of [`Compiler::extend`].
@@ -94,13 +122,23 @@ impl Compiler {
     ) -> Result<Compiled, String> {
         let (path, file) = (self.folder.join(format!("cell{number}.so")), cell_file(number));
         std::fs::write(self.folder.join(&file), source).map_err(|e| cannot_write(&self.folder, &e))?;
-        let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib");
-        command.arg(&file).arg("-o").arg(&path);
-        if let Some(items) = items {
-            command.arg(format!("--extern={CRATE}={}", items.display()));
-            command.arg("-Clink-arg=-Wl,-rpath,$ORIGIN");
+        let with = |linker| {
+            let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib", linker);
+            command.arg(&file).arg("-o").arg(&path);
+            if let Some(items) = items {
+                command.arg(format!("--extern={CRATE}={}", items.display()));
+                command.args(finds_libraries_in("$ORIGIN", linker));
+            }
+            self.run(command)
+        };
+        let mut ran = with(self.linker.as_deref());
+        let is_of_linking =
+            |message: &Value| message["message"].as_str().is_some_and(|m| m.starts_with("linking with"));
+        if matches!(&ran, Ok(Some((false, messages))) if messages.iter().any(is_of_linking))
+            && self.linker.is_some()
+        {
+            ran = with(None);
         }
-        let ran = self.run(command);
         let _ = std::fs::remove_file(self.folder.join(&file));
         let Some((ok, messages)) = ran? else { return Ok(Compiled::Interrupted) };
         let is_warning = |message: &Value| message["level"] == "warning";
@@ -118,7 +156,7 @@ impl Compiler {
     pub(super) fn spawn_library(&self, file: &str, source: &str) -> Option<(Child, PathBuf)> {
         let path = self.folder.join(format!("lib{CRATE}_{}.so", file.trim_end_matches(".rs")));
         std::fs::write(self.folder.join(file), source).ok()?;
-        let mut command = self.rustc(CRATE, "dylib");
+        let mut command = self.rustc(CRATE, "dylib", None);
         command.arg("--cap-lints=allow").arg(file).arg("-o").arg(&path).stderr(Stdio::null());
         let child = command.spawn().ok()?;
         behind_others(&child);
@@ -144,10 +182,14 @@ impl Compiler {
         Prober { rustc, folder, arguments: self.arguments.clone() }
     }
 
-    fn rustc(&self, name: &str, kind: &str) -> Command {
+    fn rustc(&self, name: &str, kind: &str, linker: Option<&Path>) -> Command {
         let mut command = Command::new(self.image.rustc());
+        if let Some(linker) = linker {
+            command.arg(format!("-Clinker={}", linker.display())).arg("-Clinker-flavor=ld");
+        }
         command
             .args(&self.arguments)
+            .args(self.library_folders.iter().flat_map(|folder| finds_libraries_in(folder, linker)))
             .arg(format!("--crate-name={name}"))
             .arg(format!("--crate-type={kind}"))
             .arg(format!("-Copt-level={}", self.opt_level))

@@ -33,6 +33,7 @@ mod input;
 mod interrupt;
 mod items;
 mod library;
+mod linker;
 mod mentions;
 mod open;
 mod parse;

@@ -240,6 +240,12 @@ fn failure(parts: &[String], ready: &Ready, libraries: &Libraries) -> CellError 
     match field(1) {
         "error" => diagnostics::plain("Error", message),
         "interrupted" => interrupted(false),
+        "load" if message.contains("undefined symbol: ") => {
+            let symbol = message.rsplit("undefined symbol: ").next().unwrap_or_default();
+            let help = "a function of a C library needs `#[link(name = \"..\")]` before its `extern` block";
+            let text = format!("no library has the function {symbol} that this cell declares\nhelp: {help}");
+            diagnostics::plain("LoadError", &text)
+        }
         "load" => {
             let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
             diagnostics::plain(

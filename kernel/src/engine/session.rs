@@ -109,6 +109,7 @@ impl Session {
         // The old supervisor removes the folder when it ends.
         self.process = Process::start(&self.image, &self.program, &self.folder)?;
         std::fs::create_dir_all(&self.folder).map_err(|e| e.to_string())?;
+        self.compiler.folder_is_new();
         self.wait_until_ready()
     }
 
