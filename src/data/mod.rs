@@ -14,6 +14,8 @@ mod text;
 mod text_files;
 mod texts;
 mod tokenize;
+#[cfg(feature = "tokenizers")]
+mod tokenizer;
 mod vocab;
 
 pub use copies::Copies;
@@ -27,6 +29,8 @@ pub use text::Corpus;
 pub use text_files::{Documents, TextFiles};
 pub use texts::Texts;
 pub use tokenize::Tokenize;
+#[cfg(feature = "tokenizers")]
+pub use tokenizer::Tokenizer;
 pub use vocab::Vocab;
 
 use ndarray::Array2;

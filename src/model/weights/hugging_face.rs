@@ -15,14 +15,15 @@ use crate::nn::Pairs;
 
 impl Transformer {
     /// Reads a Hugging Face folder: `config.json` with `model.safetensors`, or with the shards that
-    /// `model.safetensors.index.json` lists. Families: GPT-2, Llama, GPT-NeoX (Pythia); numbers as F32, F16 or BF16.
+    /// `model.safetensors.index.json` lists; with the feature `candle`, where there are neither, `pytorch_model.bin` or its
+    /// shards. Families: GPT-2, Llama, GPT-NeoX (Pythia); numbers as F32, F16 or BF16.
     ///
     /// The weights are as they are stored: nothing is folded or centred. A setting that this crate does not compute is
     /// refused by name.
     pub fn from_hugging_face(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let (config, family) = read_config(&folder.join("config.json"))?;
-        let (mut tensors, _) = Tensors::open(folder, &weight_files(folder)?)?;
+        let mut tensors = open_tensors(folder)?;
         let shown = folder.display().to_string();
         let body = match family {
             Family::Gpt2 => "transformer.",
@@ -59,15 +60,23 @@ fn is_a_buffer(name: &str) -> bool {
         .any(|end| name.ends_with(end))
 }
 
-/// The files that hold the weights.
+/// The index of weights in several files.
+pub(super) const SHARDS: &str = "model.safetensors.index.json";
+
+/// The safetensors files that hold the weights.
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index = folder.join("model.safetensors.index.json");
+    let index = folder.join(SHARDS);
     if !index.exists() {
         return Ok(vec![folder.join("model.safetensors")]);
     }
+    Ok(shard_names(&index)?.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// The names of the files that an index lists.
+pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     let shown = index.display().to_string();
     let broken = |why: &str| refuse(&shown, why, "fetch the index anew");
-    let json = read_json(&index)?;
+    let json = read_json(index)?;
     let map = json["weight_map"].as_object().ok_or_else(|| broken("has no `weight_map`"))?;
     let mut names = BTreeSet::new();
     for name in map.values() {
@@ -76,12 +85,27 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         if name.contains(['/', '\\']) || name.starts_with('.') {
             return Err(broken(&format!("names the file {name:?}, which is not in the same folder")));
         }
-        names.insert(name);
+        names.insert(name.to_string());
     }
     if names.is_empty() {
         return Err(broken("lists no files"));
     }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    Ok(names)
+}
+
+/// The tensors of the folder, in whichever form they are there.
+fn open_tensors(folder: &Path) -> Result<Tensors> {
+    #[cfg(feature = "candle")]
+    if !folder.join(SHARDS).exists() && !folder.join("model.safetensors").exists() {
+        let index = folder.join("pytorch_model.bin.index.json");
+        let names = match index.exists() {
+            true => shard_names(&index)?,
+            false => BTreeSet::from(["pytorch_model.bin".to_string()]),
+        };
+        let paths: Vec<PathBuf> = names.into_iter().map(|name| folder.join(name)).collect();
+        return super::candle::open_pickles(folder, &paths);
+    }
+    Ok(Tensors::open(folder, &weight_files(folder)?)?.0)
 }
 
 fn read_json(path: &Path) -> Result<Value> {

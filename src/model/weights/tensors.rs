@@ -87,6 +87,29 @@ impl Tensors {
         Ok(about.into_iter().collect())
     }
 
+    /// No tensors yet.
+    #[cfg(feature = "candle")]
+    pub(super) fn none(shown: &Path) -> Self {
+        let (files, all, taken) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        Tensors { shown: shown.display().to_string(), files, all, taken }
+    }
+
+    /// One more tensor, from somewhere else than a safetensors file.
+    #[cfg(feature = "candle")]
+    pub(super) fn add(&mut self, name: String, shape: Vec<usize>, numbers: &[f32]) -> Result<()> {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let entry = Entry { file: self.files.len(), dtype: Dtype::F32, shape, bytes: 0..bytes.len() };
+        if self.all.insert(name.clone(), entry).is_some() {
+            return Err(refuse(
+                &self.shown,
+                format!("holds `{name}` again"),
+                "each tensor belongs in one file",
+            ));
+        }
+        self.files.push(bytes);
+        Ok(())
+    }
+
     /// How many numbers there are, counted by their bytes, so that it is bounded by the files.
     pub(crate) fn n_numbers(&self) -> usize {
         self.all.values().map(|e| e.bytes.len() * 8 / e.dtype.bitsize().max(1)).sum()
