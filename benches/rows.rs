@@ -56,30 +56,38 @@ impl Sink for Silent {
     fn clear(&mut self, _: bool) {}
 }
 
-const WARM_UP: usize = 5;
-const STEPS: usize = 20;
+const WARM_UP: usize = 3;
+
+/// As many steps as take about a second here.
+fn n_steps(config: &Config, tokens: &Array2<u32>) -> usize {
+    let weights = config.n_layers * 12 * config.d_model * config.d_model;
+    (4_000_000_000 / (weights * tokens.len())).clamp(5, 20)
+}
 
 fn train(model: Transformer, tokens: Array2<u32>) -> Result<Value> {
     // A constant rate: the schedule is not what is compared.
-    let how = Training { steps: WARM_UP + STEPS, warmup: 0, lr: 1e-3, ..Default::default() };
+    let n_steps = n_steps(&model.config, &tokens);
+    let how = Training { steps: WARM_UP + n_steps, warmup: 0, lr: 1e-3, ..Default::default() };
     let source = Fixed(tokens, model.config.d_vocab);
     let mut run = TrainingRun::new(model, &how)?;
     run.train_to(&source, WARM_UP)?;
     let start = Instant::now();
-    run.train_to(&source, WARM_UP + STEPS)?;
-    let ms = start.elapsed().as_secs_f64() * 1e3 / STEPS as f64;
+    run.train_to(&source, WARM_UP + n_steps)?;
+    let ms = start.elapsed().as_secs_f64() * 1e3 / n_steps as f64;
     Ok(json!({ "ms": ms, "losses": run.log().losses }))
 }
+
+const CACHED: usize = 20;
 
 fn cache(model: &Transformer, tokens: &Array2<u32>) -> Result<Value> {
     for _ in 0..WARM_UP {
         model.run_with_cache(tokens)?;
     }
     let start = Instant::now();
-    for _ in 0..STEPS {
+    for _ in 0..CACHED {
         model.run_with_cache(tokens)?;
     }
-    let ms = start.elapsed().as_secs_f64() * 1e3 / STEPS as f64;
+    let ms = start.elapsed().as_secs_f64() * 1e3 / CACHED as f64;
     let (logits, cache) = model.run_with_cache(tokens)?;
     let size = |a: &ArrayD<f32>| a.iter().map(|&x| f64::from(x).abs()).sum::<f64>() / a.len() as f64;
     let kept: Vec<(String, f64)> = cache

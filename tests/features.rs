@@ -84,6 +84,7 @@ mod candle {
 #[cfg(feature = "tokenizers")]
 mod tokenizers {
     use onelens::data::Tokenizer;
+    use proptest::prelude::*;
 
     /// Byte pairs with two merges, `a b` before `ab c`, and a token at the beginning.
     const FILE: &str = r#"{
@@ -109,6 +110,30 @@ mod tokenizers {
         assert_eq!(tokenizer.encode("abcbab").unwrap(), [5, 4, 1, 3]);
         assert_eq!(tokenizer.decode(&[5, 4, 1, 3]).unwrap(), "abcbab");
         assert_eq!((tokenizer.token_text(3), tokenizer.token_text(99)), ("ab".into(), "�".into()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn no_bytes_make_the_reader_of_tokenizers_panic(
+            edits in proptest::collection::vec((0_usize..2000, any::<u8>()), 1..6),
+            len in 0_usize..3000,
+        ) {
+            let mut bytes = FILE.as_bytes().to_vec();
+            for (at, byte) in edits {
+                let n = bytes.len();
+                bytes[at % n] = byte;
+            }
+            bytes.truncate(len);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("tokenizer.json");
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok(tokenizer) = Tokenizer::open(&path) {
+                // What was read works, or says why not.
+                let _ = tokenizer.encode("abcbab").and_then(|tokens| tokenizer.decode(&tokens));
+            }
+        }
     }
 
     #[test]

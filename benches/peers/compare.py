@@ -81,6 +81,13 @@ def measure(row: Row, pairs: int) -> dict:
     }
 
 
+def brief(result: dict) -> str:
+    """What is known already when a long comparison is stopped."""
+    ratio = f", ratio {result['ratio'][1]:.2f}" if result["ratio"] else ""
+    peer = f", peer {result['peer']:.4g}" if result["peer"] is not None else ""
+    return f"ours {result['ours']:.4g} {result['unit']}{peer}{ratio}"
+
+
 def print_table(name: str, results: list[dict]) -> None:
     def amount(value, unit):
         if value is None:
@@ -131,6 +138,7 @@ def inside(name: str, pairs: int, out: Path) -> None:
             print(f"  {row.work} ..", file=sys.stderr, flush=True)
             try:
                 results.append(measure(row, pairs))
+                print("   ", brief(results[-1]), file=sys.stderr, flush=True)
             # One row less is no reason to lose the others.
             except Exception as why:
                 failed.append(f"{row.work}: {type(why).__name__} {why}")

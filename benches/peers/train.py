@@ -22,7 +22,7 @@ from compare import ROOT, TARGET, Failed, Row
 from torch_model import Gpt, adamw, read_safetensors
 
 HEADS = 4
-WARM_UP, STEPS = 5, 20
+WARM_UP, CACHED = 3, 20
 # V, T, d, L, B
 TRAIN = [(96, 64, 64, 4, 32), (64, 32, 32, 6, 64), (96, 128, 128, 6, 16), (96, 256, 256, 6, 8)]
 CACHE = (96, 64, 64, 4, 32)
@@ -50,16 +50,16 @@ def model_and_tokens(file, n_seqs):
     return Gpt(read_safetensors(file), HEADS), tokens
 
 
-def torch_train(file, n_seqs, threads):
+def torch_train(file, n_seqs, threads, n_steps):
     torch.set_num_threads(threads)
     model, tokens = model_and_tokens(file, n_seqs)
     optimiser = adamw(model)
     losses = []
-    for step in range(WARM_UP + STEPS):
+    for step in range(n_steps):
         if step == WARM_UP:
             start = time.perf_counter()
         # onelens's schedule without warm-up, so that both take the same path.
-        done = step / (WARM_UP + STEPS)
+        done = step / n_steps
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
         loss = model.loss(tokens)
@@ -68,7 +68,7 @@ def torch_train(file, n_seqs, threads):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.detach())
-    ms = (time.perf_counter() - start) * 1e3 / STEPS
+    ms = (time.perf_counter() - start) * 1e3 / (n_steps - WARM_UP)
     return ms, [loss.item() for loss in losses]
 
 
@@ -78,9 +78,9 @@ def torch_cache(file, n_seqs, threads):
     for _ in range(WARM_UP):
         model.run_with_cache(tokens)
     start = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(CACHED):
         model.run_with_cache(tokens)
-    ms = (time.perf_counter() - start) * 1e3 / STEPS
+    ms = (time.perf_counter() - start) * 1e3 / CACHED
     logits, cache = model.run_with_cache(tokens)
     kept = {name: x.abs().mean().item() for name, x in cache.items() if not name.endswith("scores")}
     return ms, (len(cache), logits.abs().mean().item(), kept)
@@ -109,13 +109,17 @@ def same_cache(ours, peer):
 def train_row(sizes, folder):
     file = folder / "-".join(map(str, sizes))
     name = "V{} T{} d{} L{} B{}".format(*sizes)
+    # Ours decides how many steps, and goes first.
+    n_steps = 0
 
     def run_ours(threads):
+        nonlocal n_steps
         out = ours("train", threads, *sizes, file)
+        n_steps = len(out["losses"])
         return out["ms"], out["losses"]
 
     def run_peer(threads):
-        return torch_train(file, sizes[4], threads)
+        return torch_train(file, sizes[4], threads, n_steps)
 
     return row(f"training step {name}", run_ours, run_peer, close)
 
