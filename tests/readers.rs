@@ -55,7 +55,15 @@ fn llama2c() -> Vec<u8> {
 fn run() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
-        let config = Config { d_vocab: 3, n_ctx: 4, d_model: 4, n_layers: 1, n_heads: 1, d_head: 4, ..Default::default() };
+        let config = Config {
+            d_vocab: 3,
+            n_ctx: 4,
+            d_model: 4,
+            n_layers: 1,
+            n_heads: 1,
+            d_head: 4,
+            ..Default::default()
+        };
         let source = Markov::new(3, 0.5).unwrap();
         let how = Training { steps: 2, batch_size: 1, ..Default::default() };
         let mut run = TrainingRun::new(Transformer::new(config).unwrap(), &how).unwrap();

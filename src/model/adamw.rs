@@ -26,14 +26,35 @@ pub(crate) fn sum_parts(parts: &mut [Params]) -> f64 {
             for other in &others {
                 add(sum, &other[tensor][from..from + sum.len()]);
             }
-            sum.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+            let mut squares = 0.0;
+            squares_of(sum, &mut squares);
+            squares
         })
         .collect();
     squares.into_iter().sum::<f64>().sqrt()
 }
 
-fn add(sum: &mut [f32], other: &[f32]) {
-    sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+wide_fn! {
+    fn add<'a, F>(sum: &'a mut [F], other: &'a [F]) {
+        sum.iter_mut().zip(other).for_each(|(sum, &x)| *sum += x);
+    }
+}
+
+wide_fn! {
+    /// Adds the squares, in double precision and in lanes whose order is always the same.
+    fn squares_of<'a, F>(numbers: &'a [F], total: &'a mut f64) {
+        const LANES: usize = 16;
+        let mut lanes = [0.0; LANES];
+        let (chunks, rest) = numbers.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                let x = x.to_f64().unwrap_or(f64::NAN);
+                *lane += x * x;
+            }
+        }
+        let rest: f64 = rest.iter().map(|x| x.to_f64().unwrap_or(f64::NAN).powi(2)).sum();
+        *total += lanes.iter().sum::<f64>() + rest;
+    }
 }
 
 /// The averages of AdamW.

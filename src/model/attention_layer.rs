@@ -8,7 +8,7 @@ use super::taps::Taps;
 use super::{BlockParams, Hook};
 use crate::nn::{
     Head, HeadMut, HeadWork, attention_scores, linear, linear_attention, linear_attention_backward,
-    linear_backward, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
+    linear_backward, linear_backward_to, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
 };
 use crate::num::{add_matmul, matmul, matmul_into};
 
@@ -62,11 +62,18 @@ pub(crate) fn attend(
                 let mut work = HeadWork::new(c.mask, net.n_pos, c.d_head);
                 let patterns = pattern.as_slice_mut().expect("contiguous");
                 let mut patterns = patterns.chunks_exact_mut(net.n_pos * net.n_pos);
+                let mut kept =
+                    taps.place(Hook::AttnScores(l)).map(|s| s.chunks_exact_mut(net.n_pos * net.n_pos));
                 for_heads(net, n_seqs, |sequence, head, _, _| {
                     let (row, column, kv_column) = net.corner(sequence, head);
-                    let (k, v) = (Head::at(&k, row, kv_column), Head::at(&v, row, kv_column));
+                    let read = [
+                        Head::at(&q, row, column),
+                        Head::at(&k, row, kv_column),
+                        Head::at(&v, row, kv_column),
+                    ];
+                    let scores = kept.as_mut().and_then(Iterator::next);
                     let pattern = patterns.next().expect("a pattern for each head");
-                    work.forward(Head::at(&q, row, column), k, v, pattern, HeadMut::at(&mut z, row, column));
+                    work.forward(read, scores, pattern, HeadMut::at(&mut z, row, column));
                 });
             }
             Attention::Linear => for_heads(net, n_seqs, |sequence, head, at, kv_at| {
@@ -75,9 +82,6 @@ pub(crate) fn attend(
                 z.slice_mut(at).assign(&head_z);
                 pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
             }),
-        }
-        if taps.wants(Hook::AttnScores(l)) {
-            taps.forward(Hook::AttnScores(l), &mut scores(net, &q, &k));
         }
         taps.forward(Hook::Pattern(l), &mut pattern);
     }
@@ -161,8 +165,11 @@ pub(crate) fn attend_backward(
     taps.backward(Hook::K(l), &mut dk);
     taps.backward(Hook::V(l), &mut dv);
     let mut dx = linear_backward(dq.view(), x, p.w_q.view(), grad.w_q.view_mut(), grad.b_q.view_mut());
-    dx += &linear_backward(dk.view(), x, p.w_k.view(), grad.w_k.view_mut(), grad.b_k.view_mut());
-    dx += &linear_backward(dv.view(), x, p.w_v.view(), grad.w_v.view_mut(), grad.b_v.view_mut());
+    let mut also = |dy: &Array2<f32>, w: &Array2<f32>, dw, db| {
+        linear_backward_to(&mut dx, dy.view(), x, w.view(), dw, db)
+    };
+    also(&dk, &p.w_k, grad.w_k.view_mut(), grad.b_k.view_mut());
+    also(&dv, &p.w_v, grad.w_v.view_mut(), grad.b_v.view_mut());
     dx
 }
 

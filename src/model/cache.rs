@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array, Array3, Array4, ArrayD, ArrayViewMutD, Axis, Dimension, Ix3, Ix4};
+use ndarray::{Array, Array3, Array4, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix3, Ix4};
 
 use super::{Config, Hook};
 use crate::{Error, ErrorKind, Result};
@@ -26,24 +26,54 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, PartialEq)]
 pub struct ActivationCache {
     config: Config,
-    arrays: BTreeMap<Hook, ArrayD<f32>>,
+    /// What each hook keeps, one after another in the order of hooks.
+    numbers: Vec<f32>,
+    places: BTreeMap<Hook, Place>,
+}
+
+/// Where the activation of a hook lies.
+#[derive(Clone, PartialEq)]
+struct Place {
+    from: usize,
+    shape: Vec<usize>,
+}
+
+impl Place {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 impl ActivationCache {
     /// Zeros for these hooks, which the model has.
     pub(crate) fn zeros(config: &Config, hooks: &[Hook], n_seqs: usize, n_pos: usize) -> Self {
-        let array = |hook: &Hook| (*hook, ArrayD::zeros(hook.shape(config, n_seqs, n_pos)));
-        ActivationCache { config: config.clone(), arrays: hooks.iter().map(array).collect() }
+        let mut places: BTreeMap<Hook, Place> = hooks
+            .iter()
+            .map(|&hook| (hook, Place { from: 0, shape: hook.shape(config, n_seqs, n_pos) }))
+            .collect();
+        let mut n = 0;
+        for place in places.values_mut() {
+            place.from = n;
+            n += place.len();
+        }
+        ActivationCache { config: config.clone(), numbers: zeros(n), places }
     }
 
     /// The arrays in parts of `n_seqs` sequences, for threads to fill.
     pub(crate) fn parts(&mut self, n_seqs: usize) -> Vec<BTreeMap<Hook, ArrayViewMutD<'_, f32>>> {
         let mut parts: Vec<BTreeMap<_, _>> = Vec::new();
-        for (hook, array) in &mut self.arrays {
-            for (i, part) in array.axis_chunks_iter_mut(Axis(0), n_seqs).enumerate() {
+        let mut rest = &mut self.numbers[..];
+        for (hook, place) in &self.places {
+            let (own, others) = rest.split_at_mut(place.len());
+            rest = others;
+            let per_seq: usize = place.shape[1..].iter().product();
+            for (i, part) in own.chunks_mut((n_seqs * per_seq).max(1)).enumerate() {
                 if parts.len() == i {
                     parts.push(BTreeMap::new());
                 }
+                let mut shape = place.shape.clone();
+                shape[0] = part.len() / per_seq;
+                let part = ArrayViewMutD::from_shape(shape, part).expect("whole sequences");
                 parts[i].insert(*hook, part);
             }
         }
@@ -52,24 +82,25 @@ impl ActivationCache {
 
     /// The hooks that this cache holds.
     pub fn hooks(&self) -> Vec<Hook> {
-        self.arrays.keys().copied().collect()
+        self.places.keys().copied().collect()
     }
 
     /// The hooks with the shapes of their activations.
     pub fn shapes(&self) -> Vec<(Hook, Vec<usize>)> {
-        self.arrays.iter().map(|(hook, array)| (*hook, array.shape().to_vec())).collect()
+        self.places.iter().map(|(hook, place)| (*hook, place.shape.clone())).collect()
     }
 
     /// The numbers at a hook; the hook's description gives their axes.
     ///
     /// Fails if the model has no such hook, or if the cache does not hold it.
     pub fn get(&self, hook: Hook) -> Result<ArrayD<f32>> {
-        self.array(hook).cloned()
+        Ok(self.view(hook)?.to_owned())
     }
 
-    pub(crate) fn array(&self, hook: Hook) -> Result<&ArrayD<f32>> {
-        if let Some(array) = self.arrays.get(&hook) {
-            return Ok(array);
+    pub(crate) fn view(&self, hook: Hook) -> Result<ArrayViewD<'_, f32>> {
+        if let Some(place) = self.places.get(&hook) {
+            let numbers = &self.numbers[place.from..place.from + place.len()];
+            return Ok(ArrayViewD::from_shape(&place.shape[..], numbers).expect("as many as the shape says"));
         }
         hook.check(&self.config)?;
         Err(Error::new(
@@ -136,22 +167,42 @@ impl ActivationCache {
 
 impl std::fmt::Debug for ActivationCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Some(first) = self.arrays.values().next() else {
+        let Some((hook, first)) = self.places.first_key_value() else {
             return write!(f, "ActivationCache: empty");
         };
-        let n_seqs = first.len_of(Axis(0));
+        let n_seqs = first.shape[0];
         // Positions come last in a pattern, and second anywhere else.
-        let n_pos = match self.arrays.keys().next() {
-            Some(Hook::AttnScores(_) | Hook::Pattern(_)) => first.len_of(Axis(2)),
-            _ => first.len_of(Axis(1)),
+        let n_pos = match hook {
+            Hook::AttnScores(_) | Hook::Pattern(_) => first.shape[2],
+            _ => first.shape[1],
         };
-        let bytes: usize = self.arrays.values().map(|a| 4 * a.len()).sum();
+        let bytes = 4 * self.numbers.len();
         write!(
             f,
             "ActivationCache: {} layers, {n_seqs} sequences of {n_pos} tokens, {} hooks, {:.1} MB",
             self.config.n_layers,
-            self.arrays.len(),
+            self.places.len(),
             bytes as f64 / 1e6
         )
     }
+}
+
+/// Zeros in pages as large as there are: a cache is written once, and taking it from the system in small pages takes as long as
+/// computing it.
+#[allow(unsafe_code)]
+fn zeros(n: usize) -> Vec<f32> {
+    let numbers = vec![0.0; n];
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        const WORTH_IT: usize = 8 << 20;
+        let start = numbers.as_ptr() as usize;
+        let (from, to) = (start.next_multiple_of(PAGE), (start + 4 * n) / PAGE * PAGE);
+        if 4 * n >= WORTH_IT {
+            // SAFETY: whole pages inside a live allocation; the advice changes how the system backs them, not what they hold. That it
+            // may be refused does not matter.
+            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
+        }
+    }
+    numbers
 }

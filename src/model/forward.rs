@@ -109,7 +109,7 @@ fn block(
         pre
     });
     if changed.is_none() {
-        taps.keep(Hook::ResidPre(l), stream.view());
+        taps.keep(Hook::ResidPre(l), stream);
     }
     let pre = changed.as_ref().unwrap_or(stream);
     let ln1 = norm(c, pre.view(), p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps);

@@ -59,12 +59,12 @@ impl Intervention {
 
     /// Puts the activation of another run in its place. With several sequences the `i`-th takes from the `i`-th.
     pub fn patch(hook: Hook, from: &ActivationCache) -> Result<Self> {
-        Ok(Self::new(hook, Change::Replace(from.array(hook)?.clone())))
+        Ok(Self::new(hook, Change::Replace(from.get(hook)?)))
     }
 
     /// Mean ablation: the mean over the sequences and positions of another run; for scores and patterns, over its sequences.
     pub fn mean(hook: Hook, over: &ActivationCache) -> Result<Self> {
-        let all = over.array(hook)?;
+        let all = over.view(hook)?;
         let mut mean = all.mean_axis(Axis(0)).expect("a cache has sequences");
         if !matches!(hook, Hook::AttnScores(_) | Hook::Pattern(_)) {
             mean = mean.mean_axis(Axis(0)).expect("a cache has positions");

@@ -7,8 +7,8 @@ use super::network::Network;
 use super::taps::Taps;
 use super::{BlockParams, Hook};
 use crate::nn::{
-    gelu, gelu_backward, gelu_exact, gelu_exact_backward, linear, linear_backward, relu, relu_backward,
-    swiglu, swiglu_backward,
+    gelu, gelu_backward_in, gelu_exact, gelu_exact_backward, linear, linear_backward, linear_backward_to,
+    relu, relu_backward, swiglu, swiglu_backward,
 };
 
 /// What an MLP did; rows are `sequence · pos`.
@@ -66,7 +66,10 @@ pub(crate) fn mlp_backward(
         }
         (None, Mlp::Gelu) => (gelu_exact_backward(dpost.view(), tape.pre.view()), None),
         (None, Mlp::Relu) => (relu_backward(dpost.view(), tape.pre.view()), None),
-        (None, _) => (gelu_backward(dpost.view(), tape.pre.view()), None),
+        (None, _) => {
+            gelu_backward_in(&mut dpost, tape.pre.view());
+            (dpost, None)
+        }
     };
     taps.backward(Hook::MlpPre(l), &mut dpre);
     let Some(mut dlinear) = dlinear else {
@@ -76,6 +79,6 @@ pub(crate) fn mlp_backward(
     let mut dx =
         linear_backward(dlinear.view(), x, p.w_in.view(), grad.w_in.view_mut(), grad.b_in.view_mut());
     let no_bias = ndarray::ArrayViewMut1::from(&mut []);
-    dx += &linear_backward(dpre.view(), x, p.w_gate.view(), grad.w_gate.view_mut(), no_bias);
+    linear_backward_to(&mut dx, dpre.view(), x, p.w_gate.view(), grad.w_gate.view_mut(), no_bias);
     dx
 }

@@ -6,7 +6,7 @@ use super::architecture::Norm;
 use super::taps::Taps;
 use super::{Config, Hook};
 use crate::nn::{
-    gain_bias, gain_bias_backward, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
+    gain_bias, gain_bias_backward_in, layer_norm, layer_norm_backward_in, rms_norm, rms_norm_backward,
 };
 
 /// What a norm did.
@@ -75,7 +75,8 @@ pub(crate) fn norm_backward(
         return dout;
     }
     taps.backward(hooks.normalized, &mut dout);
-    let dy = gain_bias_backward(dout.view(), tape.y.view(), gain, dgain, dbias);
+    gain_bias_backward_in(&mut dout, tape.y.view(), gain, dgain, dbias);
+    let mut dy = dout;
     // y = (x - mean) / scale, so that the gradient of the scale is -Σ dy y / scale.
     let mut dscale = None;
     if taps.wants(hooks.scale) {
@@ -87,7 +88,10 @@ pub(crate) fn norm_backward(
         (Some(dscale), Some(unchanged)) => changed_scale_backward(config, &dy, tape, &dscale, unchanged),
         _ => match config.norm {
             Norm::Rms => rms_norm_backward(dy.view(), tape.y.view(), tape.rstd.view()),
-            Norm::Layer | Norm::None => layer_norm_backward(dy.view(), tape.y.view(), tape.rstd.view()),
+            Norm::Layer | Norm::None => {
+                layer_norm_backward_in(&mut dy, tape.y.view(), tape.rstd.view());
+                dy
+            }
         },
     }
 }

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::{
-    Array, Array2, ArrayD, ArrayView2, ArrayViewD, ArrayViewMutD, Axis, CowArray, Dimension, Ix2, Slice,
-};
+use ndarray::{Array, Array2, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, Dimension, Ix2, Slice};
 
 use super::hook::Axes;
 use super::intervention::Change;
@@ -72,16 +70,20 @@ impl<'a> Taps<'a> {
             }
         }
         if let Some(kept) = self.kept.get_mut(&hook) {
-            kept.assign(&x);
+            copy(kept, x.as_slice());
         }
     }
 
     /// Keeps an activation that is not changed.
-    pub(crate) fn keep(&mut self, hook: Hook, x: ArrayView2<f32>) {
+    pub(crate) fn keep(&mut self, hook: Hook, x: &Array2<f32>) {
         if let Some(kept) = self.kept.get_mut(&hook) {
-            let shape = kept.raw_dim();
-            kept.assign(&x.to_shape(shape).expect("one row per token"));
+            copy(kept, x.as_slice());
         }
+    }
+
+    /// Where an activation that is not changed is kept, for whoever computes it to write it there, row by row.
+    pub(crate) fn place(&mut self, hook: Hook) -> Option<&mut [f32]> {
+        self.kept.get_mut(&hook).map(|kept| kept.as_slice_mut().expect("kept in one piece"))
     }
 
     /// Keeps the gradient of the activation, then stops it where the activation was replaced.
@@ -91,7 +93,7 @@ impl<'a> Taps<'a> {
         }
         let mut dx = self.shaped(hook, dx);
         if let Some(kept) = self.kept.get_mut(&hook) {
-            kept.assign(&dx);
+            copy(kept, dx.as_slice());
         }
         for i in self.interventions.iter().filter(|i| i.hook == hook) {
             if matches!(i.change, Change::Add(_)) {
@@ -156,4 +158,10 @@ impl<'a> Taps<'a> {
         let positions = ranges(pos_axis, &i.positions).into_iter();
         positions.flat_map(|p| heads.iter().map(move |h| [p.clone(), h.clone()].concat())).collect()
     }
+}
+
+/// Copies numbers that both sides hold row by row.
+fn copy(to: &mut ArrayViewMutD<f32>, from: Option<&[f32]>) {
+    let to = to.as_slice_mut().expect("kept in one piece");
+    to.copy_from_slice(from.expect("an activation is stored row by row"));
 }

@@ -30,9 +30,8 @@ pub fn attention<F: Real>(
     let (q, k, v) = (q.as_standard_layout(), k.as_standard_layout(), v.as_standard_layout());
     let mut work = HeadWork::new(mask, n_pos, d_head);
     work.forward(
-        Head::of(&q),
-        Head::of(&k),
-        Head::of(&v),
+        [Head::of(&q), Head::of(&k), Head::of(&v)],
+        None,
         pattern.as_slice_mut().expect("contiguous"),
         HeadMut { numbers: z.as_slice_mut().expect("contiguous"), width: d_head },
     );

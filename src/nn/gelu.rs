@@ -15,16 +15,23 @@ const CUBIC: f64 = 0.044715;
 /// assert_eq!(y, array![[0.0, 100.0, 0.0]]);
 /// ```
 pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
-    let mut y = x.as_standard_layout().into_owned();
-    apply(y.as_slice_mut().expect("a fresh array is contiguous"));
+    let x_rows = x.as_standard_layout();
+    let mut y = Array2::zeros(x.dim());
+    apply(y.as_slice_mut().expect("contiguous"), x_rows.as_slice().expect("contiguous"));
     y
 }
 
+/// `σ(2u)` with `u = √(2/π) (x + 0.044715 x³)`, so that `½ (1 + tanh u) = σ(2u)` costs one exponential and one division.
+#[inline(always)]
+fn gate<F: Real>(x: F) -> F {
+    let (k, cubic) = (F::of(-2.0 * SQRT_2_OVER_PI), F::of(-2.0 * SQRT_2_OVER_PI * CUBIC));
+    F::one() / (F::one() + (x * (k + cubic * x * x)).exp_real())
+}
+
 wide_fn! {
-    fn apply<'a, F>(elements: &'a mut [F]) {
-        let (half, k, cubic) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC));
-        for x in elements {
-            *x = half * *x * (F::one() + (k * (*x + cubic * *x * *x * *x)).tanh_real());
+    fn apply<'a, F>(y: &'a mut [F], x: &'a [F]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * gate(x);
         }
     }
 }
@@ -32,18 +39,23 @@ wide_fn! {
 /// `dx = dy · gelu'(x)`.
 pub fn gelu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
-    let x = x.as_standard_layout();
-    apply_backward(dx.as_slice_mut().expect("contiguous"), x.as_slice().expect("contiguous"));
+    gelu_backward_in(&mut dx, x);
     dx
 }
 
+/// The same in place of `dy`.
+pub(crate) fn gelu_backward_in<F: Real>(dy: &mut Array2<F>, x: ArrayView2<F>) {
+    let x = x.as_standard_layout();
+    apply_backward(dy.as_slice_mut().expect("contiguous"), x.as_slice().expect("contiguous"));
+}
+
 wide_fn! {
-    fn apply_backward<'a, F>(elements: &'a mut [F], x: &'a [F]) {
-        let (half, k, cubic, three) = (F::of(0.5), F::of(SQRT_2_OVER_PI), F::of(CUBIC), F::of(3.0));
-        for (d, &x) in elements.iter_mut().zip(x) {
-            let t = (k * (x + cubic * x * x * x)).tanh_real();
-            let slope = k * (F::one() + three * cubic * x * x);
-            *d *= half * (F::one() + t) + half * x * (F::one() - t * t) * slope;
+    fn apply_backward<'a, F>(dx: &'a mut [F], x: &'a [F]) {
+        let (k, cubic) = (F::of(2.0 * SQRT_2_OVER_PI), F::of(6.0 * SQRT_2_OVER_PI * CUBIC));
+        for (d, &x) in dx.iter_mut().zip(x) {
+            let s = gate(x);
+            // (x σ(2u))' = σ + x σ (1 - σ) 2u'
+            *d *= s + x * s * (F::one() - s) * (k + cubic * x * x);
         }
     }
 }

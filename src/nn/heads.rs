@@ -86,12 +86,22 @@ impl<F: Real> HeadWork<F> {
         }
     }
 
-    /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`.
-    pub(crate) fn forward(&mut self, q: Head<F>, k: Head<F>, v: Head<F>, pattern: &mut [F], z: HeadMut<F>) {
+    /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`. `scores` gets what
+    /// the softmax is of, minus infinity where the mask hides.
+    pub(crate) fn forward(
+        &mut self,
+        [q, k, v]: [Head<F>; 3],
+        scores: Option<&mut [F]>,
+        pattern: &mut [F],
+        z: HeadMut<F>,
+    ) {
         let (n, d) = (self.n_pos, self.d_head);
         transpose(&mut self.transposed, k, n, d);
         let keys = &self.transposed;
         tiled_product(pattern, n, false, q.rows(), keys, n, &self.scores, n);
+        if let Some(scores) = scores {
+            visible(scores, pattern, &self.scores, self.scale);
+        }
         softmax(pattern, &self.scores, self.scale);
         let pattern = Strided { numbers: pattern, width: n, transposed: false };
         let rows = &self.over_keys;
@@ -124,11 +134,43 @@ impl<F: Real> HeadWork<F> {
 
 /// `[pos, d_head]` to `[d_head, pos]`.
 fn transpose<F: Real>(to: &mut Vec<F>, from: Head<F>, n_pos: usize, d_head: usize) {
-    to.clear();
     to.resize(n_pos * d_head, F::zero());
-    for (t, row) in from.numbers.chunks(from.width).take(n_pos).enumerate() {
-        for (i, &x) in row[..d_head].iter().enumerate() {
-            to[i * n_pos + t] = x;
+    if n_pos > 0 && d_head > 0 {
+        turn(to, from.numbers, from.width, n_pos, d_head);
+    }
+}
+
+wide_fn! {
+    fn turn<'a, F>(to: &'a mut [F], from: &'a [F], width: usize, n_pos: usize, d_head: usize) {
+        /// Positions at a time: what is written then lies together.
+        const BLOCK: usize = 16;
+        let mut t = 0;
+        while t + BLOCK <= n_pos {
+            let rows = &from[t * width..];
+            for i in 0..d_head {
+                let column: &mut [F; BLOCK] = to[i * n_pos + t..].first_chunk_mut().expect("a block of positions");
+                for (s, to) in column.iter_mut().enumerate() {
+                    *to = rows[s * width + i];
+                }
+            }
+            t += BLOCK;
+        }
+        for t in t..n_pos {
+            for i in 0..d_head {
+                to[i * n_pos + t] = from[t * width + i];
+            }
+        }
+    }
+}
+
+wide_fn! {
+    /// `scale · products` of what each query sees; minus infinity elsewhere.
+    fn visible<'a, F>(scores: &'a mut [F], products: &'a [F], rows: &'a [RowBounds], scale: F) {
+        let n = rows.len();
+        for ((row, products), bounds) in scores.chunks_exact_mut(n).zip(products.chunks_exact(n)).zip(rows) {
+            let (row, hidden) = row.split_at_mut(bounds.n_columns);
+            row.iter_mut().zip(products).for_each(|(to, &x)| *to = x * scale);
+            hidden.fill(F::neg_infinity());
         }
     }
 }
@@ -140,8 +182,8 @@ wide_fn! {
             let (row, hidden) = row.split_at_mut(bounds.n_columns);
             let max = largest(row);
             row.iter_mut().for_each(|x| *x = ((*x - max) * scale).exp_real());
-            let total = sum(row);
-            row.iter_mut().for_each(|x| *x /= total);
+            let share = F::one() / sum(row);
+            row.iter_mut().for_each(|x| *x *= share);
             hidden.fill(F::zero());
         }
     }

@@ -14,22 +14,23 @@ use crate::num::{Real, dot, sum, wide_fn};
 /// assert_eq!((y, rstd), (array![[-1.0, 1.0]], array![0.5]));
 /// ```
 pub fn layer_norm<F: Real>(x: ArrayView2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
-    let mut y = x.as_standard_layout().into_owned();
-    let mut rstd = Array1::zeros(y.nrows());
-    let width = y.ncols();
-    let slices = (y.as_slice_mut().expect("contiguous"), rstd.as_slice_mut().expect("contiguous"));
-    normalize(slices.0, slices.1, width, eps);
-    (y, rstd)
+    let x_rows = x.as_standard_layout();
+    let (mut y, mut rstd) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.nrows()));
+    normalize(&mut y, &mut rstd, x_rows.as_slice().expect("contiguous"), x.ncols(), eps);
+    (Array2::from_shape_vec(x.dim(), y).expect("as many rows"), Array1::from_vec(rstd))
 }
 
 wide_fn! {
-    fn normalize<'a, F>(y: &'a mut [F], rstd: &'a mut [F], width: usize, eps: f64) {
+    fn normalize<'a, F>(y: &'a mut Vec<F>, rstds: &'a mut Vec<F>, x: &'a [F], width: usize, eps: f64) {
         let n = F::of(width as f64);
-        for (row, rstd) in y.chunks_exact_mut(width.max(1)).zip(rstd) {
+        for row in x.chunks_exact(width.max(1)) {
             let mean = sum(row) / n;
-            row.iter_mut().for_each(|x| *x -= mean);
-            *rstd = reciprocal_root(dot(row, row), width, eps);
-            row.iter_mut().for_each(|x| *x *= *rstd);
+            let from = y.len();
+            y.extend(row.iter().map(|&x| x - mean));
+            let row = &mut y[from..];
+            let rstd = reciprocal_root(dot(row, row), width, eps);
+            row.iter_mut().for_each(|x| *x *= rstd);
+            rstds.push(rstd);
         }
     }
 }
@@ -44,11 +45,16 @@ pub(super) fn reciprocal_root<F: Real>(squares: F, n: usize, eps: f64) -> F {
 /// `dx = rstd (dy - mean(dy) - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
-    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
-    let width = dx.ncols();
-    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
-    normalize_backward(dx.as_slice_mut().expect("contiguous"), y, rstd, width);
+    layer_norm_backward_in(&mut dx, y, rstd);
     dx
+}
+
+/// The same in place of `dy`.
+pub(crate) fn layer_norm_backward_in<F: Real>(dy: &mut Array2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) {
+    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
+    let width = dy.ncols();
+    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
+    normalize_backward(dy.as_slice_mut().expect("contiguous"), y, rstd, width);
 }
 
 wide_fn! {
@@ -71,18 +77,20 @@ wide_fn! {
 /// assert_eq!(gain_bias(array![[1.0, 2.0]].view(), array![3.0, 3.0].view(), array![0.0, 1.0].view()), array![[3.0, 7.0]]);
 /// ```
 pub fn gain_bias<F: Real>(x: ArrayView2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) -> Array2<F> {
-    let mut y = x.as_standard_layout().into_owned();
+    let x_rows = x.as_standard_layout();
     let (gain, bias) = (gain.as_standard_layout(), bias.as_standard_layout());
     let (gain, bias) = (gain.as_slice().expect("contiguous"), bias.as_slice().expect("contiguous"));
-    scale_and_shift(y.as_slice_mut().expect("contiguous"), gain, bias);
-    y
+    let mut y = Vec::with_capacity(x.len());
+    scale_and_shift(&mut y, x_rows.as_slice().expect("contiguous"), gain, bias);
+    Array2::from_shape_vec(x.dim(), y).expect("as many rows")
 }
 
 wide_fn! {
-    fn scale_and_shift<'a, F>(y: &'a mut [F], gain: &'a [F], bias: &'a [F]) {
-        for row in y.chunks_exact_mut(gain.len().max(1)) {
-            row.iter_mut().zip(gain).for_each(|(y, &gain)| *y *= gain);
-            row.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
+    fn scale_and_shift<'a, F>(y: &'a mut Vec<F>, x: &'a [F], gain: &'a [F], bias: &'a [F]) {
+        for row in x.chunks_exact(gain.len().max(1)) {
+            let from = y.len();
+            y.extend(row.iter().zip(gain).map(|(&x, &gain)| x * gain));
+            y[from..].iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
         }
     }
 }
@@ -92,15 +100,26 @@ pub fn gain_bias_backward<F: Real>(
     dy: ArrayView2<F>,
     x: ArrayView2<F>,
     gain: ArrayView1<F>,
-    mut dgain: ArrayViewMut1<F>,
-    mut dbias: ArrayViewMut1<F>,
+    dgain: ArrayViewMut1<F>,
+    dbias: ArrayViewMut1<F>,
 ) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
+    gain_bias_backward_in(&mut dx, x, gain, dgain, dbias);
+    dx
+}
+
+/// The same in place of `dy`.
+pub(crate) fn gain_bias_backward_in<F: Real>(
+    dy: &mut Array2<F>,
+    x: ArrayView2<F>,
+    gain: ArrayView1<F>,
+    mut dgain: ArrayViewMut1<F>,
+    mut dbias: ArrayViewMut1<F>,
+) {
     let (x, gain) = (x.as_standard_layout(), gain.as_standard_layout());
     let (x, gain) = (x.as_slice().expect("contiguous"), gain.as_slice().expect("contiguous"));
     let sums = (dgain.as_slice_mut().expect("contiguous"), dbias.as_slice_mut().expect("contiguous"));
-    scale_and_shift_backward(dx.as_slice_mut().expect("contiguous"), x, gain, sums.0, sums.1);
-    dx
+    scale_and_shift_backward(dy.as_slice_mut().expect("contiguous"), x, gain, sums.0, sums.1);
 }
 
 wide_fn! {

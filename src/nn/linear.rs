@@ -31,14 +31,36 @@ pub fn linear_backward<F: Real>(
     x: ArrayView2<F>,
     w: ArrayView2<F>,
     dw: ArrayViewMut2<F>,
-    mut db: ArrayViewMut1<F>,
+    db: ArrayViewMut1<F>,
 ) -> Array2<F> {
+    weights_backward(dy, x, dw, db);
+    matmul(dy, w.t())
+}
+
+/// The same for one of several readers of `x`: adds `dy Wᵀ` to `dx`.
+pub(crate) fn linear_backward_to<F: Real>(
+    dx: &mut Array2<F>,
+    dy: ArrayView2<F>,
+    x: ArrayView2<F>,
+    w: ArrayView2<F>,
+    dw: ArrayViewMut2<F>,
+    db: ArrayViewMut1<F>,
+) {
+    weights_backward(dy, x, dw, db);
+    add_matmul(dx.view_mut(), F::one(), dy, w.t());
+}
+
+fn weights_backward<F: Real>(
+    dy: ArrayView2<F>,
+    x: ArrayView2<F>,
+    dw: ArrayViewMut2<F>,
+    mut db: ArrayViewMut1<F>,
+) {
     add_matmul(dw, F::one(), x.t(), dy);
     if !db.is_empty() {
         let dy = dy.as_standard_layout();
         add_rows(db.as_slice_mut().expect("a bias is contiguous"), dy.as_slice().expect("contiguous"));
     }
-    matmul(dy, w.t())
 }
 
 wide_fn! {

@@ -21,7 +21,7 @@ pub(crate) struct Strided<'a, F> {
 }
 
 /// Rows of a tile, and its columns: what fits the registers.
-const HEIGHT: usize = 4;
+const HEIGHT: usize = 6;
 const WIDTH: usize = 16;
 
 wide_fn! {
@@ -47,6 +47,9 @@ wide_fn! {
             if i + HEIGHT <= rows.len() {
                 row_block::<F, HEIGHT>(c, c_width, add, a, i, b, b_width, &rows[i..i + HEIGHT], most_columns);
                 i += HEIGHT;
+            } else if i + 4 <= rows.len() {
+                row_block::<F, 4>(c, c_width, add, a, i, b, b_width, &rows[i..i + 4], most_columns);
+                i += 4;
             } else {
                 row_block::<F, 1>(c, c_width, add, a, i, b, b_width, &rows[i..=i], most_columns);
                 i += 1;
