@@ -8,7 +8,7 @@ Each NAME is a file beside this one that lists rows of work (without NAME: all o
   dual     in-context regression, against PyTorch and NumPy
   kernel   cells, start, restart, completion, memory and `:dep`, against stock evcxr_jupyter
   lens     lenses in closed form and refined, against the tuned lens's recipe in PyTorch, scikit-learn and SciPy
-  train    training steps and cached forward passes, against PyTorch on the CPU
+  train    training steps, against PyTorch on the CPU, and cached forward passes, against PyTorch and TransformerLens
 
 Every comparison gets a virtual environment of its own below the target folder, from the pinned NAME.requirements.txt. A row runs ours
 and the peer's in turn, in pairs, after a warm-up; both must have computed the same thing, or the row fails. The

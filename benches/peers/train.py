@@ -1,4 +1,4 @@
-"""Training steps and cached forward passes against PyTorch on the CPU.
+"""Training steps against PyTorch, and cached forward passes against PyTorch and TransformerLens, on the CPU.
 
 Both sides get the same weights and the same batch, which ours writes to a file. A training step is forward, backward, clipping
 to norm 1 and AdamW; both must see the same loss at every step. PyTorch is eager, with its fused attention and its fused
@@ -72,9 +72,9 @@ def torch_train(file, n_seqs, threads, n_steps):
     return ms, [loss.item() for loss in losses]
 
 
-def torch_cache(file, n_seqs, threads):
+@torch.no_grad()
+def cached(model, tokens, threads):
     torch.set_num_threads(threads)
-    model, tokens = model_and_tokens(file, n_seqs)
     for _ in range(WARM_UP):
         model.run_with_cache(tokens)
     start = time.perf_counter()
@@ -100,8 +100,8 @@ def close(ours, peer):
 def same_cache(ours, peer):
     hooks, logits, kept = ours
     return (
-        hooks == peer[0]
-        and set(kept) == set(peer[2])
+        hooks <= peer[0]
+        and set(kept) <= set(peer[2])
         and close([logits, *kept.values()], [peer[1], *(peer[2][name] for name in kept)])
     )
 
@@ -124,7 +124,18 @@ def train_row(sizes, folder):
     return row(f"training step {name}", run_ours, run_peer, close)
 
 
-def cache_row(sizes, folder):
+def torch_model(file):
+    return Gpt(read_safetensors(file), HEADS)
+
+
+def transformer_lens_model(file):
+    # Takes seconds to import.
+    from hooked_model import hooked
+
+    return hooked(read_safetensors(file), HEADS)
+
+
+def cache_row(sizes, folder, peer, load):
     file = folder / "cache"
     name = "V{} T{} d{} L{} B{}".format(*sizes)
 
@@ -133,9 +144,10 @@ def cache_row(sizes, folder):
         return out["ms"], (out["hooks"], out["logits"], dict(out["kept"]))
 
     def run_peer(threads):
-        return torch_cache(file, sizes[4], threads)
+        tokens = torch.tensor(json.loads(Path(f"{file}.tokens").read_text())).view(sizes[4], -1)
+        return cached(load(file), tokens, threads)
 
-    return row(f"run_with_cache, every hook, PyTorch with the same kept, {name}", run_ours, run_peer, same_cache)
+    return row(f"run_with_cache, every hook, {name}, against {peer}", run_ours, run_peer, same_cache)
 
 
 def row(work, run_ours, run_peer, same):
@@ -176,5 +188,6 @@ def peak_row(sizes, folder):
 
 def rows(folder):
     yield from (train_row(sizes, folder) for sizes in TRAIN)
-    yield cache_row(CACHE, folder)
+    yield cache_row(CACHE, folder, "PyTorch that keeps the same", torch_model)
+    yield cache_row(CACHE, folder, "TransformerLens", transformer_lens_model)
     yield from (peak_row(sizes, folder) for sizes in TRAIN)
