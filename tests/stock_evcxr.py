@@ -3,7 +3,8 @@
 
 usage: stock_evcxr.py EVCXR_JUPYTER NOTEBOOK..
 
-The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. Needs nbclient.
+The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. Needs nbclient. Kernels build in EVCXR_TMPDIR
+if it is set, so that a later run finds the dependencies built.
 """
 
 import json
@@ -20,7 +21,7 @@ from nbclient import NotebookClient
 def main(kernel: Path, notebooks: list[Path]) -> int:
     # Kernels of evcxr must not share a build folder at one time; one after the other they may, and build once.
     with tempfile.TemporaryDirectory() as build:
-        os.environ["EVCXR_TMPDIR"] = build
+        Path(os.environ.setdefault("EVCXR_TMPDIR", build)).mkdir(parents=True, exist_ok=True)
         return max(run(kernel, notebook) for notebook in notebooks)
 
 

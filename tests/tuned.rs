@@ -33,7 +33,7 @@ fn no_refinement_is_the_closed_form() {
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned = Refine { passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
     for l in 0..4 {
         assert_eq!(tuned.lenses.layer(l), own.layer(l));
     }
@@ -51,7 +51,7 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned = Refine { passes: 30 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { sweeps: 0, passes: 30 }.fit(&model, &own, &moments, &train).unwrap();
     for column in tuned.training_kl.columns() {
         assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");
     }
@@ -70,12 +70,29 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
 }
 
 #[test]
+fn sweeps_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_kl() {
+    let (model, train, _) = small();
+    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
+    // Far from the best lens, so that there is a way to go.
+    let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
+    let fit =
+        |sweeps, passes| Refine { sweeps, passes }.fit(&model, &own, &post, &train).unwrap().training_kl;
+    let (swept, optimum) = (fit(20, 1), fit(0, 200));
+    assert_eq!(swept.nrows(), 3);
+    for l in 0..4 {
+        let (begin, end, least) = (swept[(0, l)], swept[(1, l)], optimum[(200, l)]);
+        assert!(end <= begin && swept[(2, l)] <= end);
+        assert!(end - least < 0.1 * (begin - least) + F32, "stream {l}: {begin} {end} {least}");
+    }
+}
+
+#[test]
 fn the_search_ends_where_the_gradient_is_small() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let begin = Refine { passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
-    let end = Refine { passes: 150 }.fit(&model, &own, &moments, &train).unwrap();
+    let begin = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
+    let end = Refine { sweeps: 0, passes: 150 }.fit(&model, &own, &moments, &train).unwrap();
     for l in 0..3 {
         let (before, after) = (begin.gradient_norm[l], end.gradient_norm[l]);
         assert!(after < 0.1 * before, "stream {l}: {before:e} and {after:e}");
@@ -93,7 +110,7 @@ fn lenses_moments_or_tokens_of_something_else_are_refused() {
     let e = Refine::default().fit(&model, &own, &LayerMoments::new(&other), &train).unwrap_err().to_string();
     assert!(e.contains(&format!("{:016x}", model.fingerprint())), "{e}");
     assert!(Refine::default().fit(&model, &own, &moments, &Array2::from_elem((1, 4), 99)).is_err());
-    let tuned = Refine { passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
     assert!(tuned.check_model(&other).is_err());
 }
 
@@ -103,7 +120,7 @@ fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
     let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
-    let tuned = Refine { passes: 200 }.fit(&model, &own, &post, &train).unwrap();
+    let tuned = Refine { sweeps: 0, passes: 200 }.fit(&model, &own, &post, &train).unwrap();
     assert_eq!(tuned.name(), "tuned lens, post-norm");
     assert!(tuned.gradient_norm.iter().all(|g| *g < 1e-4), "{:?}", tuned.gradient_norm);
 

@@ -19,8 +19,9 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Passes of refinement.
-const PASSES: usize = 20;
+/// Refinement.
+const SWEEPS: usize = 16;
+const PASSES: usize = 3;
 
 fn main() -> Outcome<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -130,11 +131,16 @@ fn measure(work: &str, folder: &Path) -> Outcome<()> {
             write_lenses(&folder.join("closed.f64"), &lenses)?;
             seconds
         }
-        // From tokens on: the model runs again in every pass.
+        // From tokens on.
         "refined" => {
             let begin = Instant::now();
             let moments = LayerMoments::collect(&model, &tokens)?;
-            let tuned = Refine { passes: PASSES }.fit(&model, &ridge.own(&moments)?, &moments, &tokens)?;
+            let tuned = Refine { sweeps: SWEEPS, passes: PASSES }.fit(
+                &model,
+                &ridge.own(&moments)?,
+                &moments,
+                &tokens,
+            )?;
             let seconds = begin.elapsed().as_secs_f64();
             let lenses: Vec<_> = (0..tuned.lenses.len()).filter_map(|l| tuned.lenses.layer(l)).collect();
             write_lenses(&folder.join("refined.f64"), &lenses)?;

@@ -125,8 +125,7 @@ impl<'a> Ablation<'a> {
     /// The lens's change in nats when the unit vector `v` is ablated, and its gradient by `v`.
     fn of_lens(&self, v: &Array1<f64>) -> (f64, Array1<f64>) {
         let tokens = Array2::zeros((0, 0));
-        let objective =
-            Objective { model: self.model, tokens: &tokens, target: self.lens.target(), labels: None };
+        let objective = Objective::new(self.model, &tokens, self.lens.target(), None);
         let column = v.mapv(|x| x as f32).insert_axis(Axis(1));
         let a = self.map.a.mapv(|x| x as f32);
         let parts: Vec<(f64, Array1<f64>)> = self
@@ -229,11 +228,5 @@ fn stream_hook(layer: usize) -> Hook {
     match layer {
         0 => Hook::ResidPre(0),
         l => Hook::ResidPost(l - 1),
-    }
-}
-
-impl Wanted {
-    fn of_log_probabilities(log_p: Array2<f32>) -> Wanted {
-        Wanted { p: log_p.mapv(f32::exp), log_p }
     }
 }

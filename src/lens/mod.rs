@@ -36,6 +36,7 @@ mod objective;
 mod probe;
 mod ridge;
 mod ridge_path;
+mod sweeps;
 mod target;
 mod trajectory;
 mod transfer;

@@ -1,12 +1,14 @@
 //! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over tokens.
 
+use std::borrow::Cow;
+
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::{AffineLens, Target};
 use crate::model::{Norm, Transformer};
 use crate::nn::{gain_bias, layer_norm, layer_norm_backward, linear, rms_norm, rms_norm_backward};
-use crate::num::{Real, matmul, wide};
+use crate::num::{Rng, dot, largest, log_softmax_rows, matmul, rng, sample_index, sum, wide_fn};
 use crate::session;
 use crate::{Error, ErrorKind, Result};
 
@@ -14,6 +16,10 @@ use crate::{Error, ErrorKind, Result};
 const CHUNK: usize = 4;
 /// Chunks between two looks at an interrupt: what bounds the memory.
 const ROUND: usize = 16;
+/// Streams that take no more than this are kept from pass to pass; else the model runs again in each.
+const KEPT_BYTES: usize = 1 << 30;
+/// Outputs wider than this are not whitened.
+const WIDEST: usize = 1024;
 
 /// Lenses with one target on one set of tokens.
 pub(super) struct Objective<'a> {
@@ -22,6 +28,8 @@ pub(super) struct Objective<'a> {
     pub(super) target: Target,
     /// The classes wanted, one per token; without them, the model's final prediction.
     pub(super) labels: Option<&'a Array2<u32>>,
+    /// The residual streams of each chunk, where they are kept.
+    kept: Vec<Vec<Array2<f32>>>,
 }
 
 /// Mean KL of a lens with its gradient.
@@ -35,14 +43,68 @@ pub(super) struct Evaluation {
 
 /// The distributions wanted of some rows.
 pub(super) struct Wanted {
-    pub(super) p: Array2<f32>,
-    pub(super) log_p: Array2<f32>,
+    p: Array2<f32>,
+    /// The sum over all rows, in nats.
+    entropy: f64,
 }
 
-impl Objective<'_> {
+impl<'a> Objective<'a> {
+    pub(super) fn new(
+        model: &'a Transformer,
+        tokens: &'a Array2<u32>,
+        target: Target,
+        labels: Option<&'a Array2<u32>>,
+    ) -> Self {
+        Objective { model, tokens, target, labels, kept: Vec::new() }
+    }
+
+    /// Runs the model now, once for all passes, if memory for the streams is granted.
+    pub(super) fn keep_streams(&mut self) {
+        let config = &self.model.config;
+        let bytes = self.tokens.len() * config.d_model * (config.n_layers + 1) * size_of::<f32>();
+        if bytes <= KEPT_BYTES {
+            let chunks: Vec<_> = self.tokens.axis_chunks_iter(Axis(0), CHUNK).collect();
+            self.kept = chunks.into_par_iter().map(|chunk| self.run(chunk)).collect();
+        }
+    }
+
+    /// All residual streams of a chunk, `[rows, d_model]` each.
+    fn run(&self, chunk: ArrayView2<u32>) -> Vec<Array2<f32>> {
+        let tape = self.model.tape(chunk);
+        (0..=self.model.config.n_layers).map(|l| tape.resid(l).clone()).collect()
+    }
+
+    fn streams(&self, i: usize, chunk: ArrayView2<u32>) -> Cow<'_, [Array2<f32>]> {
+        self.kept.get(i).map_or_else(|| Cow::Owned(self.run(chunk)), |kept| Cow::Borrowed(kept.as_slice()))
+    }
+
+    pub(super) fn n_chunks(&self) -> usize {
+        self.tokens.nrows().div_ceil(CHUNK)
+    }
+
+    /// Tokens of a chunk; the last may have fewer.
+    pub(super) fn chunk_tokens(&self) -> usize {
+        CHUNK * self.tokens.ncols()
+    }
+
+    fn chunk(&self, i: usize) -> ArrayView2<'_, u32> {
+        self.tokens.slice(s![i * CHUNK..((i + 1) * CHUNK).min(self.tokens.nrows()), ..])
+    }
+
     /// One pass over the tokens for all lenses that are `active`; zeros for the others.
     pub(super) fn evaluate(
         &self,
+        lenses: &[AffineLens],
+        active: &[bool],
+        x_means: &[Array1<f64>],
+    ) -> Result<Vec<Evaluation>> {
+        self.evaluate_on(&(0..self.n_chunks()).collect::<Vec<_>>(), lenses, active, x_means)
+    }
+
+    /// The same over some chunks of the tokens.
+    pub(super) fn evaluate_on(
+        &self,
+        chunks: &[usize],
         lenses: &[AffineLens],
         active: &[bool],
         x_means: &[Array1<f64>],
@@ -54,8 +116,27 @@ impl Objective<'_> {
         };
         let mut sums: Vec<Evaluation> = lenses.iter().map(nothing).collect();
         let x_means: Vec<Array1<f32>> = x_means.iter().map(|m| m.mapv(|x| x as f32)).collect();
-        let mut first = 0;
-        for round in self.tokens.axis_chunks_iter(Axis(0), CHUNK * ROUND) {
+        let of_chunk = |&i: &usize| -> Vec<Evaluation> {
+            let chunk = self.chunk(i);
+            let streams = self.streams(i, chunk);
+            let wanted = self.wanted(i * CHUNK, &streams, lenses[0].b.len(), chunk);
+            let one = |l: usize| {
+                if !active[l] {
+                    return nothing(&lenses[l]);
+                }
+                let h = &streams[l];
+                let (kl, dz) = self.kl_and_gradient(&wanted, lenses[l].transport(h.view()));
+                let centred = h - &x_means[l];
+                Evaluation {
+                    kl,
+                    da: matmul(dz.t(), centred.view()).mapv(f64::from),
+                    db: dz.mapv(f64::from).sum_axis(Axis(0)),
+                }
+            };
+            (0..lenses.len()).map(one).collect()
+        };
+        let mut n = 0;
+        for round in chunks.chunks(ROUND) {
             if session::interrupted() {
                 return Err(Error::new(
                     ErrorKind::Data,
@@ -63,29 +144,7 @@ impl Objective<'_> {
                     "run the cell again, with fewer `passes` if it takes too long",
                 ));
             }
-            let chunks: Vec<_> = round.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
-            let parts: Vec<Vec<Evaluation>> = chunks
-                .into_par_iter()
-                .map(|(i, chunk)| {
-                    let tape = self.model.tape(chunk);
-                    let n_classes = lenses[0].b.len();
-                    let wanted = self.wanted(first + i * CHUNK, &tape.logits, n_classes, chunk);
-                    let one = |l: usize| {
-                        if !active[l] {
-                            return nothing(&lenses[l]);
-                        }
-                        let h = tape.resid(l);
-                        let (kl, dz) = self.kl_and_gradient(&wanted, lenses[l].transport(h.view()));
-                        let centred = h - &x_means[l];
-                        Evaluation {
-                            kl,
-                            da: matmul(dz.t(), centred.view()).mapv(f64::from),
-                            db: dz.mapv(f64::from).sum_axis(Axis(0)),
-                        }
-                    };
-                    (0..lenses.len()).map(one).collect()
-                })
-                .collect();
+            let parts: Vec<Vec<Evaluation>> = round.par_iter().map(of_chunk).collect();
             for part in parts {
                 for (sum, part) in sums.iter_mut().zip(part) {
                     sum.kl += part.kl;
@@ -93,50 +152,72 @@ impl Objective<'_> {
                     sum.db += &part.db;
                 }
             }
-            first += round.nrows();
+            n += round.iter().map(|&i| self.chunk(i).len()).sum::<usize>();
         }
-        let n = self.tokens.len() as f64;
         for sum in &mut sums {
-            sum.kl /= n;
-            sum.da /= n;
-            sum.db /= n;
+            sum.kl /= n as f64;
+            sum.da /= n as f64;
+            sum.db /= n as f64;
         }
         Ok(sums)
     }
 
-    /// The mean Fisher matrix of a post-norm guess, `F = Uᵀ E[diag p - p pᵀ] U`, `[d_model, d_model]`, over the first tokens: the curvature
-    /// of the objective where lens and model agree. It serves as a scale, so that some tokens are enough.
-    pub(super) fn fisher(&self) -> Array2<f64> {
-        let u = self.model.params.unembedding();
+    /// The curvature of the objective by each lens's guess `z`, averaged over the first tokens: the mean Fisher matrix
+    /// `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's own reading `q`. It
+    /// serves as a scale, so that some tokens are enough.
+    ///
+    /// `None` for outputs so wide that their curvature costs more than it saves.
+    pub(super) fn fisher(&self, lenses: &[AffineLens]) -> Vec<Option<Array2<f64>>> {
+        if lenses.iter().any(|lens| lens.b.len() > WIDEST) {
+            return vec![None; lenses.len()];
+        }
         let some = self.tokens.slice(s![..self.tokens.nrows().min(CHUNK * ROUND), ..]);
-        let chunks: Vec<_> = some.axis_chunks_iter(Axis(0), CHUNK).collect();
-        let parts: Vec<(Array1<f64>, Array2<f64>)> = chunks
+        let chunks: Vec<_> = some.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
+        let parts: Vec<Vec<Array2<f64>>> = chunks
             .into_par_iter()
-            .map(|chunk| {
-                let p = Wanted::of_logits(&self.model.tape(chunk).logits).p;
-                let read = matmul(p.view(), u.t());
-                (p.mapv(f64::from).sum_axis(Axis(0)), matmul(read.t(), read.view()).mapv(f64::from))
+            .map(|(i, chunk)| {
+                let streams = self.streams(i, chunk);
+                let mut random = rng(0, i as u64);
+                let one = |(lens, h): (&AffineLens, &Array2<f32>)| {
+                    let z = lens.transport(h.view());
+                    let q = Wanted::of_logits(&self.logits(z.view())).p;
+                    let drawn = drawn(q.view(), &mut random);
+                    let (_, g) = self.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
+                    matmul(g.t(), g.view()).mapv(f64::from)
+                };
+                lenses.iter().zip(streams.iter()).map(one).collect()
             })
             .collect();
-        let d = self.model.config.d_model;
-        let (mut mean, mut outer) = (Array1::<f64>::zeros(self.model.config.d_vocab), Array2::zeros((d, d)));
-        for (p, read) in parts {
-            mean += &p;
-            outer += &read;
+        let zeros = |lens: &AffineLens| Array2::zeros((lens.b.len(), lens.b.len()));
+        let mut sums: Vec<Array2<f64>> = lenses.iter().map(zeros).collect();
+        for part in parts {
+            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += &part);
         }
-        let u = u.mapv(f64::from);
-        let n = some.len() as f64;
-        (matmul((&u * &mean).view(), u.t()) - outer) / n
+        sums.into_iter().map(|sum| Some(sum / some.len() as f64)).collect()
     }
 
-    fn wanted(&self, first: usize, logits: &Array2<f32>, n_classes: usize, chunk: ArrayView2<u32>) -> Wanted {
-        let Some(labels) = self.labels else { return Wanted::of_logits(logits) };
+    fn wanted(
+        &self,
+        first: usize,
+        streams: &[Array2<f32>],
+        n_classes: usize,
+        chunk: ArrayView2<u32>,
+    ) -> Wanted {
+        let Some(labels) = self.labels else {
+            return Wanted::of_logits(&self.model.unembed(streams[streams.len() - 1].view()));
+        };
         let labels = labels.slice(s![first..first + chunk.nrows(), ..]);
-        let mut p = Array2::zeros((chunk.len(), n_classes));
-        for (mut row, &label) in p.rows_mut().into_iter().zip(labels) {
-            row[label as usize] = 1.0;
+        Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
+    }
+
+    /// What the lens reads from the guess `z: [rows, d_z]`, before the softmax.
+    fn logits(&self, z: ArrayView2<f32>) -> Array2<f32> {
+        let params = &self.model.params;
+        match self.target {
+            Target::Normalised => linear(z, params.unembedding(), params.b_u.view()),
+            Target::Residual => self.model.unembed(z),
+            _ => z.to_owned(),
         }
-        Wanted { log_p: p.mapv(f32::ln), p }
     }
 
     /// `Σ KL(p ‖ q)` over the rows of the guess `z: [rows, d_z]`, and its gradient by `z`.
@@ -167,36 +248,69 @@ impl Objective<'_> {
 
 impl Wanted {
     fn of_logits(logits: &Array2<f32>) -> Wanted {
-        let log_p = crate::num::log_softmax_rows(logits.view());
-        let mut p = log_p.clone();
-        wide(|| p.as_slice_mut().expect("stored row by row").iter_mut().for_each(|x| *x = x.exp_real()));
-        Wanted { p, log_p }
+        Wanted::of_log_probabilities(log_softmax_rows(logits.view()))
     }
+
+    /// Of finite log-probabilities.
+    pub(super) fn of_log_probabilities(log_p: Array2<f32>) -> Wanted {
+        let width = log_p.ncols();
+        let mut p = log_p;
+        let mut entropy = 0.0;
+        probabilities(p.as_slice_mut().expect("stored row by row"), width, &mut entropy);
+        Wanted { p, entropy }
+    }
+
+    /// Each row wants one class.
+    fn of_classes(classes: &[usize], n_classes: usize) -> Wanted {
+        let mut p = Array2::zeros((classes.len(), n_classes));
+        for (mut row, class) in p.rows_mut().into_iter().zip(classes) {
+            row[*class] = 1.0;
+        }
+        Wanted { p, entropy: 0.0 }
+    }
+}
+
+/// One class drawn from each row of probabilities.
+fn drawn(q: ArrayView2<f32>, random: &mut Rng) -> Vec<usize> {
+    q.rows().into_iter().map(|q| sample_index(random, q.iter().map(|&q| f64::from(q)))).collect()
 }
 
 /// The sum of `KL(p ‖ q)` over rows, `q = softmax(logits)`; leaves `q - p`, its gradient, in place of the logits.
 fn kl_then_difference(wanted: &Wanted, logits: &mut Array2<f32>) -> f64 {
     let width = logits.ncols();
     let stored = "products and moments are stored row by row";
-    let (p, log_p) = (wanted.p.as_slice().expect(stored), wanted.log_p.as_slice().expect(stored));
-    let rows = logits.as_slice_mut().expect(stored).chunks_exact_mut(width);
-    let mut total = 0.0;
-    for (row, (p, log_p)) in rows.zip(p.chunks_exact(width).zip(log_p.chunks_exact(width))) {
-        total += wide(|| {
-            let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
-            let z: f32 = row.iter().map(|&x| (x - max).exp_real()).sum();
-            let log_z = max + z.ln();
-            let mut kl = 0.0_f64;
-            for ((x, &p), &log_p) in row.iter_mut().zip(p).zip(log_p) {
-                let log_q = *x - log_z;
-                // What is not wanted at all has log p = -∞ and adds nothing.
-                kl += if p > 0.0 { f64::from(p) * f64::from(log_p - log_q) } else { 0.0 };
-                *x = log_q.exp_real() - p;
-            }
-            kl
-        });
+    let (p, logits) = (wanted.p.as_slice().expect(stored), logits.as_slice_mut().expect(stored));
+    let mut cross_entropy = 0.0;
+    differences(p, logits, width, &mut cross_entropy);
+    cross_entropy - wanted.entropy
+}
+
+wide_fn! {
+    /// Makes probabilities of log-probabilities, and adds their entropies.
+    fn probabilities<'a, F>(rows: &'a mut [F], width: usize, entropy: &'a mut f64) {
+        let mut p = vec![F::zero(); width];
+        for row in rows.chunks_exact_mut(width) {
+            p.iter_mut().zip(&*row).for_each(|(p, &log_p)| *p = log_p.exp_real());
+            *entropy -= dot(&p, row).to_f64().unwrap_or(f64::NAN);
+            row.copy_from_slice(&p);
+        }
     }
-    total
+}
+
+wide_fn! {
+    /// Adds `-Σ p ln q` over all rows to `cross_entropy`.
+    fn differences<'a, F>(p: &'a [F], logits: &'a mut [F], width: usize, cross_entropy: &'a mut f64) {
+        for (row, p) in logits.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
+            let max = largest(row);
+            row.iter_mut().for_each(|x| *x -= max);
+            let expected = dot(p, row);
+            row.iter_mut().for_each(|x| *x = x.exp_real());
+            let z = sum(row);
+            *cross_entropy += (z.ln() - expected).to_f64().unwrap_or(f64::NAN);
+            let scale = z.recip();
+            row.iter_mut().zip(p).for_each(|(x, &p)| *x = *x * scale - p);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +335,7 @@ mod tests {
             let wanted = Wanted::of_logits(&row(2, 7));
             let z = row(2, if target == Target::LogProbabilities { 7 } else { 6 });
             let tokens = Array2::zeros((1, 1));
-            let objective = Objective { model: &model, tokens: &tokens, target, labels: None };
+            let objective = Objective::new(&model, &tokens, target, None);
             let (_, dz) = objective.kl_and_gradient(&wanted, z.clone());
             for ((i, j), &got) in dz.indexed_iter() {
                 let kl = |step: f32| {
@@ -236,5 +350,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn kept_streams_are_the_streams_of_the_model() {
+        let config =
+            Config { d_vocab: 7, d_model: 6, n_heads: 2, d_head: 3, n_layers: 2, ..Default::default() };
+        let model = Transformer::new(config).unwrap();
+        let mut random = rng(5, 0);
+        // Two whole chunks and a half.
+        let tokens =
+            Array2::from_shape_simple_fn((2 * CHUNK + 2, 5), || uniform_index(&mut random, 7) as u32);
+        let lenses = vec![AffineLens { a: Array2::eye(6), b: Array1::zeros(6) }; 3];
+        let mut objective = Objective::new(&model, &tokens, Target::Residual, None);
+        let see = |objective: &Objective| {
+            let seen = objective.evaluate(&lenses, &[true; 3], &vec![Array1::zeros(6); 3]).unwrap();
+            seen.into_iter().map(|at| (at.kl, at.da, at.db)).collect::<Vec<_>>()
+        };
+        let anew = see(&objective);
+        objective.keep_streams();
+        assert_eq!(objective.kept.len(), 3);
+        assert_eq!(see(&objective), anew);
     }
 }

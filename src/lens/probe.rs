@@ -58,9 +58,10 @@ impl Probe {
         }
         let moments = LayerMoments::collect_given(model, tokens, &wanted)?;
         let start = Ridge { towards: Towards::Zero, ..Default::default() }.own(&moments)?;
-        let objective = Objective { model, tokens, target: Target::Given, labels: Some(labels) };
+        let objective = Objective::new(model, tokens, Target::Given, Some(labels));
         let began = std::time::Instant::now();
-        let Refined { lenses, gradient_norm, .. } = Refine { passes }.search(&objective, &start, &moments)?;
+        let Refined { lenses, gradient_norm, .. } =
+            Refine { sweeps: 0, passes }.search(objective, &start, &moments)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,

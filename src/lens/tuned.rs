@@ -8,30 +8,36 @@ use ndarray::{Array1, Array2, ArrayView2};
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
 use super::objective::Objective;
-use super::whitened::Whitened;
-use super::{AffineLens, LayerLenses, LayerMoments, Lens, Target};
+use super::{AffineLens, LayerLenses, LayerMoments, Lens, sweeps};
 use crate::model::Transformer;
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result};
 
-/// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6), by L-BFGS with a line search, from lenses
-/// fitted in closed form: pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or
-/// probes, `q_l = softmax(A h_l + b)`.
+/// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6) from lenses fitted in closed form:
+/// pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
+/// `q_l = softmax(A h_l + b)`.
 ///
-/// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find.
+/// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0; curvature is taken as
+/// the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens & Grosse 2015), so that all directions are
+/// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates. A layer that sweeps did not better
+/// keeps its start.
 ///
-/// Each layer's input is whitened with its `S_xx`, so that all directions are of one scale, and the output of a post-norm lens with the
-/// mean Fisher matrix `Uᵀ E[diag p - p pᵀ] U`. A pass runs the model over all tokens once and serves every layer; activations are
-/// never held for more than a few sequences.
+/// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
+/// to get there.
+///
+/// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held for more than a
+/// few sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refine {
-    /// Passes over the tokens after the first, which measures where the search begins. 0 changes nothing.
+    /// Times through the tokens in batches.
+    pub sweeps: usize,
+    /// Steps on all tokens after that. With 0 of both nothing changes.
     pub passes: usize,
 }
 
 impl Default for Refine {
     fn default() -> Self {
-        Refine { passes: 10 }
+        Refine { sweeps: 12, passes: 3 }
     }
 }
 
@@ -40,7 +46,8 @@ impl Default for Refine {
 pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
-    /// Mean KL on the training tokens in nats, `[pass, residual stream]`; row 0 is where the search began. No column ever rises.
+    /// Mean KL on the training tokens in nats, `[step, residual stream]`: where the search began, then after all sweeps if there were
+    /// any, then after each pass. No column ever rises.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -78,8 +85,8 @@ impl Refine {
             ));
         }
         model.check_tokens(tokens)?;
-        let objective = Objective { model, tokens, target: start.target(), labels: None };
-        let Refined { lenses, training_kl, gradient_norm } = self.search(&objective, start, moments)?;
+        let objective = Objective::new(model, tokens, start.target(), None);
+        let Refined { lenses, training_kl, gradient_norm } = self.search(objective, start, moments)?;
         Ok(TunedLens {
             lenses: LayerLenses::new("tuned lens", moments, lenses, began),
             training_kl,
@@ -91,25 +98,35 @@ impl Refine {
     /// Lowers the objective from `start` on, all layers side by side.
     pub(super) fn search(
         &self,
-        objective: &Objective,
+        mut objective: Objective,
         start: &LayerLenses,
         moments: &LayerMoments,
     ) -> Result<Refined> {
-        let fisher = (objective.target == Target::Normalised).then(|| objective.fisher());
-        let fisher = fisher.as_ref().map(|f| f.view());
-        let whitened: Vec<Whitened> =
-            moments.layers.iter().map(|m| Whitened::new(m, fisher)).collect::<Result<_>>()?;
-        let x_means: Vec<Array1<f64>> = whitened.iter().map(|w| w.x_mean.clone()).collect();
+        objective.keep_streams();
         let mut lenses: Vec<AffineLens> = start.lenses().iter().map(|l| l.as_ref().clone()).collect();
-        let mut progress = Progress::new("refining", self.passes + 1);
         let every = vec![true; lenses.len()];
-        let mut searches: Vec<Lbfgs> = objective
-            .evaluate(&lenses, &every, &x_means)?
-            .into_iter()
+        let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
+        let mut progress = Progress::new("refining", self.sweeps + self.passes);
+        let mut at = objective.evaluate(&lenses, &every, &x_means)?;
+        let mut training_kl: Vec<f64> = at.iter().map(|at| at.kl).collect();
+        if self.sweeps > 0 {
+            let mut moved = lenses.clone();
+            sweeps::descend(&objective, moments, &mut moved, self.sweeps, &mut progress)?;
+            let there = objective.evaluate(&moved, &every, &x_means)?;
+            for (l, (lens, there)) in moved.into_iter().zip(there).enumerate() {
+                // False for a KL that is not a number, too.
+                if there.kl < at[l].kl {
+                    (lenses[l], at[l]) = (lens, there);
+                }
+            }
+            training_kl.extend(at.iter().map(|at| at.kl));
+        }
+        let whitened = sweeps::whiten(&objective, moments, &lenses)?;
+        let mut searches: Vec<Lbfgs> = at
+            .iter()
             .zip(lenses.iter().zip(&whitened))
-            .map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(&at)))
+            .map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)))
             .collect();
-        let mut training_kl: Vec<f64> = searches.iter().map(Lbfgs::value).collect();
         for pass in 0..self.passes {
             let active: Vec<bool> = searches.iter().map(|s| !s.done()).collect();
             if active.contains(&true) {
@@ -123,10 +140,10 @@ impl Refine {
                 }
             }
             training_kl.extend(searches.iter().map(Lbfgs::value));
-            progress.update(pass + 1, || "passes".into());
+            progress.update(self.sweeps + pass + 1, || "passes".into());
         }
-        progress.finish(&format!("{} layers, {} passes", lenses.len(), self.passes));
-        let shape = (self.passes + 1, lenses.len());
+        progress.finish(&format!("{} layers, {} sweeps, {} passes", lenses.len(), self.sweeps, self.passes));
+        let shape = (training_kl.len() / lenses.len(), lenses.len());
         Ok(Refined {
             lenses: lenses.into_iter().map(Arc::new).collect(),
             training_kl: Array2::from_shape_vec(shape, training_kl).expect("one row per pass"),
@@ -159,7 +176,6 @@ impl Lens for TunedLens {
 
 impl std::fmt::Debug for TunedLens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let passes = self.training_kl.nrows() - 1;
-        write!(f, "TunedLens: {} residual streams, {passes} passes, {:.1} s", self.lenses.len(), self.seconds)
+        write!(f, "TunedLens: {} residual streams, fitted in {:.1} s", self.lenses.len(), self.seconds)
     }
 }
