@@ -132,6 +132,9 @@ impl<F: Real> HeadWork<F> {
     }
 }
 
+/// Numbers that are worked on at once.
+const VECTOR: usize = 16;
+
 /// `[pos, d_head]` to `[d_head, pos]`.
 fn transpose<F: Real>(to: &mut Vec<F>, from: Head<F>, n_pos: usize, d_head: usize) {
     to.resize(n_pos * d_head, F::zero());
@@ -179,7 +182,10 @@ wide_fn! {
     /// `softmax(scale · scores)` of what each query sees, in place; zero elsewhere.
     fn softmax<'a, F>(scores: &'a mut [F], rows: &'a [RowBounds], scale: F) {
         for (row, bounds) in scores.chunks_exact_mut(rows.len()).zip(rows) {
-            let (row, hidden) = row.split_at_mut(bounds.n_columns);
+            // What is hidden up to the next whole vector comes along and becomes zero: cheaper than single numbers.
+            let n_whole = bounds.n_columns.next_multiple_of(VECTOR).min(row.len());
+            row[bounds.n_columns..n_whole].fill(F::neg_infinity());
+            let (row, hidden) = row.split_at_mut(n_whole);
             let max = largest(row);
             row.iter_mut().for_each(|x| *x = ((*x - max) * scale).exp_real());
             let share = F::one() / sum(row);
@@ -194,7 +200,9 @@ wide_fn! {
     fn softmax_backward<'a, F>(d: &'a mut [F], pattern: &'a [F], rows: &'a [RowBounds], scale: F) {
         let n = rows.len();
         for ((d, p), bounds) in d.chunks_exact_mut(n).zip(pattern.chunks_exact(n)).zip(rows) {
-            let (d, hidden) = d.split_at_mut(bounds.n_columns);
+            let n_whole = bounds.n_columns.next_multiple_of(VECTOR).min(n);
+            d[bounds.n_columns..n_whole].fill(F::zero());
+            let (d, hidden) = d.split_at_mut(n_whole);
             let total = dot(d, &p[..d.len()]);
             for (d, &p) in d.iter_mut().zip(p) {
                 *d = p * (*d - total) * scale;
