@@ -9,6 +9,7 @@ if it is set, so that a later run finds the dependencies built.
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,9 @@ from nbclient import NotebookClient
 
 
 def main(kernel: Path, notebooks: list[Path]) -> int:
+    # Where cells find the standard library: evcxr's way there is one folder too high if its build folder is below the same home as Rust.
+    libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")]))
     # Kernels of evcxr must not share a build folder at one time; one after the other they may, and build once.
     with tempfile.TemporaryDirectory() as build:
         Path(os.environ.setdefault("EVCXR_TMPDIR", build)).mkdir(parents=True, exist_ok=True)

@@ -197,6 +197,11 @@ impl Image {
         self.folder.join("deps")
     }
 
+    /// The workspace that the image was built from, or one with the same files.
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
     /// The description of all crates in the image for rust-analyzer.
     pub fn project(&self) -> PathBuf {
         self.folder.join(PROJECT)
@@ -298,7 +303,7 @@ const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
 const PROJECT: &str = "rust-project.json";
 /// Raised when the files of an image change, so that one without them is built anew.
-const LAYOUT: &str = "5";
+const LAYOUT: &str = "6";
 /// How often the source may change under a build before that is an error.
 const MOST_BUILDS: usize = 3;
 
@@ -448,6 +453,7 @@ fn build(
     let manifest = source.join("Cargo.toml");
     let project =
         project::describe(&toolchain.cargo, &manifest, "onelens-image", &toolchain.sysroot, &messages)?;
+    let project = project::without_place(&project, source);
     let name = key(toolchain, source)?;
     if folder.file_name() != Some(name.as_ref()) {
         return Ok(false);

@@ -150,6 +150,7 @@ fn start(sources: &Sources, shadow: &Shadow, position: &Value) -> Option<Running
     let program = program(&sources.rustc)?;
     let folder = sources.project.parent()?;
     let description = std::fs::read_to_string(&sources.project).ok()?;
+    let description = project::at_place(&description, &sources.workspace);
     // The file exists in rust-analyzer's memory only.
     let root = folder.join("notebook.rs");
     let uri = uri_of(&root);

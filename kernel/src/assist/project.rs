@@ -32,6 +32,32 @@ pub fn describe(
     Ok(project(&dependencies(&String::from_utf8_lossy(&output.stdout)), messages, sysroot).to_string())
 }
 
+/// Stands for the folder of the workspace in a description that is kept: an image serves every clone with the same files, also after the
+/// one that it was built from has moved or gone.
+const PLACE: &str = "$WORKSPACE";
+
+/// The description without the place of `workspace`.
+pub fn without_place(description: &str, workspace: &Path) -> String {
+    replaced(description, &in_json(workspace), PLACE)
+}
+
+/// The description for `workspace`.
+pub fn at_place(description: &str, workspace: &Path) -> String {
+    replaced(description, PLACE, &in_json(workspace))
+}
+
+/// Another folder for `from`, and for what lies in it.
+fn replaced(description: &str, from: &str, to: &str) -> String {
+    let below = description.replace(&format!("\"{from}/"), &format!("\"{to}/"));
+    below.replace(&format!("\"{from}\""), &format!("\"{to}\""))
+}
+
+/// A path as a string of JSON has it, without quotes.
+fn in_json(folder: &Path) -> String {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    json!(folder).to_string().trim_matches('"').to_string()
+}
+
 /// The lines of `cargo tree` as a graph: the crates, root first, and what each names.
 fn dependencies(tree: &str) -> Vec<(Key, BTreeSet<Key>)> {
     let mut crates: Vec<(Key, BTreeSet<Key>)> = Vec::new();
@@ -297,6 +323,17 @@ mod tests {
     use super::*;
 
     const TREE: &str = "0 image image v0.1.0 (/w/image)\n1 libc libc v0.2.0\n1 shapes shapes v2.1.0\n2 derive derive v1.0.0 (proc-macro)\n3 syn syn v2.0.0\n2 inside inside v1.0.0\n3 deep deep v1.0.0\n2 zero zero v0.3.0\n1 zero zero v0.3.0 (*)\n";
+
+    #[test]
+    fn a_description_goes_with_the_workspace_and_leaves_other_folders_alone() {
+        let at = |folder: &str| {
+            json!({ "own": format!("{folder}/src/lib.rs"), "root": folder, "near": "/w/clone2/src/lib.rs" })
+                .to_string()
+        };
+        let kept = without_place(&at("/w/clone"), Path::new("/w/clone"));
+        assert!(!kept.contains("/w/clone/") && !kept.contains("/w/clone\""), "{kept}");
+        assert_eq!(at_place(&kept, Path::new("/else/where")), at("/else/where"));
+    }
 
     /// A registry with sources, and cargo's messages about them.
     fn described(folder: &Path) -> Value {

@@ -36,6 +36,8 @@ pub struct Variable {
 pub struct Sources {
     /// The description of the crates, as [`project`](super::project) writes it.
     pub project: PathBuf,
+    /// Where the sources of this workspace lie now.
+    pub workspace: PathBuf,
     /// The compiler, beside which rust-analyzer is looked for.
     pub rustc: PathBuf,
 }

@@ -50,7 +50,11 @@ impl Session {
             variables: variables.collect(),
             running: None,
             crates: self.image.crates().iter().map(|one| (one.name.clone(), one.version.clone())).collect(),
-            sources: Some(Sources { project: self.image.project(), rustc: self.image.rustc().to_path_buf() }),
+            sources: Some(Sources {
+                project: self.image.project(),
+                workspace: self.image.source().to_path_buf(),
+                rustc: self.image.rustc().to_path_buf(),
+            }),
         }
     }
 }
