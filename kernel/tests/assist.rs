@@ -41,7 +41,7 @@ impl Kernel {
     fn warm_up(&self) {
         let since = Instant::now();
         while !self.texts("let v = vec![1];\nv.pus|").contains(&"push".to_string()) {
-            assert!(since.elapsed() < Duration::from_secs(240), "rust-analyzer does not get ready");
+            assert!(since.elapsed() < PATIENCE, "rust-analyzer does not get ready");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
