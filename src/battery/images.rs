@@ -57,6 +57,7 @@ impl Report {
                 }
                 let streams = Streams::of_images(&model, &held_out.pixels, cells)?;
                 let mut cell = Cell::measure(&streams, Battery::default().lambda, seed)?;
+                cell.fingerprint = model.fingerprint();
                 cell.loss = model.evaluate(held_out)?.0;
                 measured.push(cell);
                 done += 1;

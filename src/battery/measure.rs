@@ -70,6 +70,8 @@ pub struct Measured {
     pub update_linear: Vec<[f64; 2]>,
     /// Mean squared error of the lens of stream i on stream j, above that of the own lens, over the variance of the target, `[i, j]`.
     pub transfer_penalty: Array2<f64>,
+    /// How alike the covariances of two streams are, `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)`, `[i, j]`.
+    pub likeness: Array2<f64>,
 }
 
 impl Measured {
@@ -158,8 +160,21 @@ pub fn measure(all: &Streams, lambda: f64, swapped: bool) -> Result<Measured> {
     let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
         (error(i, j) - error(j, j)) / held_out[j].s_zz.diag().sum() * held_out[j].weight
     });
+    let inner = |i: usize, j: usize| (&held_out[i].s_xx * &held_out[j].s_xx).sum();
+    let likeness =
+        Array2::from_shape_fn((layers, layers), |(i, j)| inner(i, j) / (inner(i, i) * inner(j, j)).sqrt());
     let truth_known = all.log_truth.is_some();
-    Ok(Measured { floor, kl, alignment, truth_known, update_size, depth, update_linear, transfer_penalty })
+    Ok(Measured {
+        floor,
+        kl,
+        alignment,
+        truth_known,
+        update_size,
+        depth,
+        update_linear,
+        transfer_penalty,
+        likeness,
+    })
 }
 
 /// Share of the variance of updates explained by an affine map, whole and behind a common factor of `h`.

@@ -9,6 +9,7 @@
 //! | do updates sharpen it? | Aitchison cosine of the decoded update `U A Δ_l` with the error left against `p*` ([`Measured::alignment`]) | updates shuffled over tokens ([`Streams::shuffled`]) |
 //! | do updates follow the gradient? | cosine with `-∂L/∂h_l`, one preconditioner against own ([`LiteralGradient`]) | an untrained network |
 //! | what if a block is missing? | loss behind a [`Lesion`] | the network as it is |
+//! | how many blocks does a path pass? | the gradient by length of its paths ([`path_lengths`]) | an untrained network, the number of paths |
 //!
 //! [`decide`] turns the first two into an [`Answer`]; [`Battery`] trains the networks and writes the [`Report`].
 //!
@@ -32,7 +33,7 @@ pub use gradient::LiteralGradient;
 pub use interval::{Equivalence, Interval, Resamples, equivalence};
 pub use lesions::{Lesion, affine_replacement};
 pub use measure::{LensKind, Measured, measure};
-pub use paths::path_gradients;
+pub use paths::{path_gradients, path_lengths};
 pub use report::{Cell, Copies, Group, Lesions, Report};
 pub use run::{Battery, Network};
 pub use streams::{Readout, Streams};

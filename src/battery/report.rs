@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
@@ -9,7 +10,7 @@ use super::measure::{Measured, measure};
 use super::summary::{Pair, Summary};
 use super::verdict::{Verdict, decide};
 use super::{LensKind, Streams};
-use crate::num::rng;
+use crate::num::{mantel, rng};
 use crate::{Error, ErrorKind, Result, record};
 
 /// One network with all its copies, measured with lenses from one half of its sequences and again from the other.
@@ -25,6 +26,8 @@ pub struct Cell {
     pub gradient: Option<LiteralGradient>,
     /// What is lost without blocks, where that was asked for.
     pub lesions: Option<Lesions>,
+    /// Share of the gradient by length of its paths ([`path_lengths`](super::path_lengths)), where there are several.
+    pub paths: Option<Vec<f64>>,
 }
 
 /// A network and its nulls.
@@ -78,7 +81,7 @@ impl Cell {
             })
         };
         let splits = [copies(false)?, copies(true)?];
-        Ok(Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None })
+        Ok(Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None, paths: None })
     }
 }
 
@@ -99,6 +102,9 @@ pub struct Group {
     pub depth: [f64; 2],
     /// How much transfer costs per layer between lens and stream, as a share of the target's variance.
     pub transfer_slope: f64,
+    /// Rank correlation of what transfer costs (mean over networks) with the likeness of both streams' covariances, and its p value by Mantel's
+    /// test; `None` with fewer than four streams.
+    pub mantel: Option<[f64; 2]>,
     /// Mean over networks of `‖Δ_l‖ / ‖h_l‖`.
     pub update_size: Vec<f64>,
     /// Mean over networks: share of the updates' variance that is affine in the stream, whole and without the part along the stream.
@@ -107,6 +113,8 @@ pub struct Group {
     pub gradients: Vec<LiteralGradient>,
     /// Of each network, where that was asked for.
     pub lesions: Vec<Lesions>,
+    /// Of each network that has paths: share of the gradient by their length.
+    pub paths: Vec<Vec<f64>>,
     /// One per network.
     pub fingerprints: Vec<u64>,
 }
@@ -123,7 +131,7 @@ pub struct Report {
 }
 
 const KIND: &str = "battery-report";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Report {
     /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has to beat.
@@ -234,6 +242,10 @@ fn group(cells: &[Cell], nulls: &Nulls, verdict: Verdict, second_split: Verdict)
         second_split,
         loss: cells.iter().map(|c| c.loss).sum::<f64>() / n,
         depth: [mean_depth(&|c| &c.splits[0].network), mean_depth(&|c| &c.splits[0].shuffled)],
+        mantel: mean_matrix(&|m| &m.transfer_penalty, cells)
+            .zip(mean_matrix(&|m| &m.likeness, cells))
+            .and_then(|(cost, likeness)| mantel(&cost, &likeness, 9999, &mut rng(0, 0xc005)).ok())
+            .map(|test| [test.rho, test.p_value]),
         transfer_slope: networks().map(Measured::transfer_slope).sum::<f64>() / n,
         update_size: (0..layers)
             .map(|l| {
@@ -246,10 +258,17 @@ fn group(cells: &[Cell], nulls: &Nulls, verdict: Verdict, second_split: Verdict)
             .collect(),
         gradients: cells.iter().filter_map(|c| c.gradient.clone()).collect(),
         lesions: cells.iter().filter_map(|c| c.lesions.clone()).collect(),
+        paths: cells.iter().filter_map(|c| c.paths.clone()).collect(),
         fingerprints: cells.iter().map(|c| c.fingerprint).collect(),
         summary: nulls.network.clone(),
         nulls: nulls.copies.clone(),
     }
+}
+
+/// Mean over networks; `None` without any.
+fn mean_matrix(of: &dyn Fn(&Measured) -> &Array2<f64>, cells: &[Cell]) -> Option<Array2<f64>> {
+    let all = cells.iter().map(|c| of(&c.splits[0].network).clone());
+    all.reduce(|a, b| a + b).map(|sum| sum / cells.len() as f64)
 }
 
 impl Group {

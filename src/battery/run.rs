@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
 use super::lesions::{Lesion, affine_replacement};
+use super::paths::{has_paths, path_lengths};
 use super::report::{Cell, Lesions, Report};
 use super::streams::Streams;
 use crate::data::Source;
-use crate::model::{Blocks, Config, Residual, Supervision, Training, Transformer};
+use crate::dual::{PredictiveCoding, PredictiveConfig};
+use crate::model::{Blocks, Config, Residual, Supervision, Training, TrainingLog, Transformer};
 use crate::num::rng;
 use crate::session::{self, Progress, quietly};
 use crate::{Error, ErrorKind, Result, record};
@@ -28,12 +30,20 @@ pub enum Network {
     Looped,
     /// Every layer trained to predict through the one read-out: the positive control.
     DeepSupervised,
+    /// A predictive-coding network of as many corrections: one lens, the identity, by construction.
+    Predictive,
 }
 
 impl Network {
     /// Every kind.
-    pub const ALL: [Network; 5] =
-        [Network::Trained, Network::Untrained, Network::Plain, Network::Looped, Network::DeepSupervised];
+    pub const ALL: [Network; 6] = [
+        Network::Trained,
+        Network::Untrained,
+        Network::Plain,
+        Network::Looped,
+        Network::DeepSupervised,
+        Network::Predictive,
+    ];
 
     /// How the report calls it.
     pub fn name(self) -> &'static str {
@@ -43,13 +53,14 @@ impl Network {
             Network::Plain => "plain (no skips)",
             Network::Looped => "one block looped",
             Network::DeepSupervised => "every layer supervised",
+            Network::Predictive => "predictive coding",
         }
     }
 
     fn config(self, config: &Config, seed: u64) -> Config {
         let config = Config { seed, ..config.clone() };
         match self {
-            Network::Trained | Network::Untrained => config,
+            Network::Trained | Network::Untrained | Network::Predictive => config,
             Network::Plain => Config { residual: Residual::None, ..config },
             Network::Looped => Config { blocks: Blocks::Looped { inject: false }, ..config },
             Network::DeepSupervised => Config { supervision: Supervision::EveryLayer, ..config },
@@ -107,7 +118,7 @@ impl Default for Battery {
 }
 
 const CELL: &str = "battery-cell";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Battery {
     /// Trains and measures every network, with progress, and reports. An interrupt stops between two networks; with a `folder`, running again goes on from
@@ -171,22 +182,7 @@ impl Battery {
         if let Some(path) = path.as_ref().filter(|path| path.exists()) {
             return record::load(path, CELL, VERSION);
         }
-        let config = Config { d_vocab: source.d_vocab(), ..network.config(&self.config, seed) };
-        let mut model = Transformer::new(config)?;
-        if network != Network::Untrained {
-            let how = Training { seed, ..self.training.clone() };
-            let log = quietly(|| model.train(source, &how))?;
-            if log.interrupted {
-                // Half trained is not what was asked for.
-                return Err(Error::new(
-                    ErrorKind::Data,
-                    format!("interrupted while training {}, seed {seed}", network.name()),
-                    "run it again; with a `folder`, finished networks are kept",
-                ));
-            }
-        }
-        let tokens = source.sample_held_out(self.n_seqs, model.config.n_ctx, &mut rng(seed, 0xe7a1))?;
-        let cell = cell_of(&model, &tokens, Some(source), self.lambda, seed)?;
+        let cell = self.make(source, network, seed)?;
         if let Some(path) = path {
             let folder = self.folder.as_ref().expect("a path is inside the folder");
             std::fs::create_dir_all(folder).map_err(|e| {
@@ -196,6 +192,44 @@ impl Battery {
             record::save(&path, CELL, VERSION, &cell)?;
         }
         Ok(cell)
+    }
+
+    /// One network, trained and measured.
+    fn make(&self, source: &dyn Source, network: Network, seed: u64) -> Result<Cell> {
+        let config = Config { d_vocab: source.d_vocab(), ..network.config(&self.config, seed) };
+        let how = Training { seed, ..self.training.clone() };
+        let tokens = source.sample_held_out(self.n_seqs, config.n_ctx, &mut rng(seed, 0xe7a1))?;
+        let whole = |log: TrainingLog| match log.interrupted {
+            false => Ok(()),
+            // Half trained is not what was asked for.
+            true => Err(Error::new(
+                ErrorKind::Data,
+                format!("interrupted while training {}, seed {seed}", network.name()),
+                "run it again; with a `folder`, finished networks are kept",
+            )),
+        };
+        if network == Network::Predictive {
+            let mut model = PredictiveCoding::new(PredictiveConfig {
+                d_vocab: config.d_vocab,
+                n_ctx: config.n_ctx,
+                d_model: config.d_model,
+                d_key: config.n_heads * config.d_head,
+                n_layers: config.n_layers,
+                seed,
+                ..Default::default()
+            })?;
+            whole(quietly(|| model.train(source, &how))?)?;
+            let streams = Streams::of_predictive(&model, &tokens, Some(source))?;
+            let mut cell = Cell::measure(&streams, self.lambda, seed)?;
+            cell.fingerprint = model.fingerprint();
+            cell.loss = model.loss(&tokens)?;
+            return Ok(cell);
+        }
+        let mut model = Transformer::new(config)?;
+        if network != Network::Untrained {
+            whole(quietly(|| model.train(source, &how))?)?;
+        }
+        cell_of(&model, &tokens, Some(source), self.lambda, seed)
     }
 
     /// A name that two cells share only if everything they depend on is the same.
@@ -290,6 +324,9 @@ pub(super) fn cell_of(
     cell.gradient = Some(LiteralGradient::measure(model, tokens)?);
     if model.config.blocks == Blocks::Distinct && model.config.residual != Residual::None {
         cell.lesions = Some(lesions(model, tokens)?);
+    }
+    if has_paths(model) {
+        cell.paths = Some(path_lengths(model, tokens)?);
     }
     Ok(cell)
 }

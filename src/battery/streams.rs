@@ -1,11 +1,12 @@
 //! What the battery looks at: the residual streams of one network on many tokens, in `f64`, with the way its last one is read.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate};
+use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, Axis, concatenate};
 
-use crate::data::Source;
+use crate::data::{Images, Source};
+use crate::dual::PredictiveCoding;
 use crate::model::{Hook, Norm, Transformer};
 use crate::num::{log_softmax_rows, matmul};
-use crate::vision::ImageClassifier;
+use crate::vision::{ImageClassifier, MnistCnn};
 use crate::{Error, ErrorKind, Result};
 
 /// The streams of one network. Rows are tokens, `n_pos` of one sequence after the other.
@@ -155,14 +156,44 @@ impl Streams {
             }
         }
         let streams: Vec<Array2<f64>> = streams.into_iter().map(|parts| stack(&parts)).collect();
-        let truths: Option<Vec<Array2<f64>>> = source.and_then(|source| {
-            tokens.rows().into_iter().map(|row| source.true_conditional(&row.to_vec())).collect()
-        });
-        let log_truth = truths.map(|parts| stack(&parts).mapv(|p| p.max(SMALLEST).ln()));
+        let log_truth = truth_of(tokens, source);
         let readout = Readout::of(model);
         let target = streams[n_layers].clone();
         let log_p = readout.decode(target.view());
         Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
+    }
+
+    /// The predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first correction and after each.
+    ///
+    /// Fails on tokens that do not fit.
+    pub fn of_predictive(
+        model: &PredictiveCoding,
+        tokens: &Array2<u32>,
+        source: Option<&dyn Source>,
+    ) -> Result<Self> {
+        let (_, cache) = model.run_with_cache(tokens)?;
+        let rows = |p: Array3<f64>| {
+            p.into_shape_with_order((tokens.len(), model.config.d_model)).expect("a row per token")
+        };
+        let streams: Vec<Array2<f64>> =
+            (0..=model.config.n_layers).map(|l| Ok(rows(cache.predictions(l)?))).collect::<Result<_>>()?;
+        let mut readout = Readout::linear(model.params.unembedding().t().to_owned());
+        readout.b_u.assign(&model.params.b_u);
+        let target = streams[model.config.n_layers].clone();
+        let log_p = readout.decode(target.view());
+        let log_truth = truth_of(tokens, source);
+        Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
+    }
+
+    /// The three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)` parts of its image so that
+    /// all have one width: 8, 16 and 24 channels make 48 features of `[(2, 3), (1, 3), (1, 2)]`, and 192 of `[(4, 6), (3, 4), (2, 4)]`.
+    ///
+    /// Fails if the widths differ, and on images that are not 28x28.
+    pub fn of_mnist_cnn(model: &MnistCnn, images: &Images, cells: [(usize, usize); 3]) -> Result<Self> {
+        let (log_p, layers) = model.run_with_cache(images)?;
+        let pooled = layers.iter().zip([26, 24, 22]).zip(cells);
+        let streams = pooled.map(|((h, side), cells)| pool(h, (side, side), cells)).collect::<Result<_>>()?;
+        Self::of_probabilities(streams, log_p.mapv(f64::from))
     }
 
     /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional network's streams are
@@ -170,39 +201,11 @@ impl Streams {
     pub fn of_images(model: &ImageClassifier, pixels: &Array2<f32>, cells: usize) -> Result<Self> {
         let (log_p, streams) = model.run_with_cache(pixels)?;
         let c = &model.config;
-        let channels = c.d_model;
-        if cells == 0 || cells > c.height || cells > c.width {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("pooling to {cells}x{cells} cells of {}x{} pixels is impossible", c.height, c.width),
-                "use 1, 2 or 4 cells a side",
-            ));
-        }
-        let pooled = |h: &Array2<f32>| {
-            if h.ncols() == channels {
-                return h.mapv(f64::from);
-            }
-            let mut out = Array2::zeros((h.nrows(), cells * cells * channels));
-            let mut counts = vec![0.0; cells * cells];
-            for y in 0..c.height {
-                for x in 0..c.width {
-                    let cell = y * cells / c.height * cells + x * cells / c.width;
-                    counts[cell] += 1.0;
-                    for image in 0..h.nrows() {
-                        for k in 0..channels {
-                            out[(image, cell * channels + k)] +=
-                                f64::from(h[(image, (y * c.width + x) * channels + k)]);
-                        }
-                    }
-                }
-            }
-            for (cell, n) in counts.iter().enumerate() {
-                out.slice_mut(ndarray::s![.., cell * channels..(cell + 1) * channels])
-                    .mapv_inplace(|s| s / n);
-            }
-            out
+        let pooled = |h: &Array2<f32>| match h.ncols() == c.d_model {
+            true => Ok(h.mapv(f64::from)),
+            false => pool(h, (c.height, c.width), (cells, cells)),
         };
-        Self::of_probabilities(streams.iter().map(pooled).collect(), log_p.mapv(f64::from))
+        Self::of_probabilities(streams.iter().map(pooled).collect::<Result<_>>()?, log_p.mapv(f64::from))
     }
 
     /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a sequence of one.
@@ -261,6 +264,48 @@ impl Streams {
 
 /// Probabilities of zero are taken for this: centred log ratios need a logarithm.
 const SMALLEST: f64 = 1e-6;
+
+/// What the source says comes next at every token; `None` if it does not know.
+fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Option<Array2<f64>> {
+    let truths: Option<Vec<Array2<f64>>> = source.and_then(|source| {
+        tokens.rows().into_iter().map(|row| source.true_conditional(&row.to_vec())).collect()
+    });
+    truths.map(|parts| stack(&parts).mapv(|p| p.max(SMALLEST).ln()))
+}
+
+/// Means over `rows` x `columns` parts of images of `[pixel · channel]` numbers, the channel last: `[image, cell · channel]`.
+fn pool(
+    h: &Array2<f32>,
+    (height, width): (usize, usize),
+    (rows, columns): (usize, usize),
+) -> Result<Array2<f64>> {
+    if rows == 0 || columns == 0 || rows > height || columns > width {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("pooling to {rows}x{columns} cells of {height}x{width} pixels is impossible"),
+            "use 1, 2 or 4 cells a side",
+        ));
+    }
+    let channels = h.ncols() / (height * width);
+    let mut out = Array2::zeros((h.nrows(), rows * columns * channels));
+    let mut counts = vec![0.0; rows * columns];
+    for y in 0..height {
+        for x in 0..width {
+            let cell = y * rows / height * columns + x * columns / width;
+            counts[cell] += 1.0;
+            let pixel = (y * width + x) * channels;
+            for (mut out, h) in out.rows_mut().into_iter().zip(h.rows()) {
+                for k in 0..channels {
+                    out[cell * channels + k] += f64::from(h[pixel + k]);
+                }
+            }
+        }
+    }
+    for (cell, n) in counts.iter().enumerate() {
+        out.slice_mut(ndarray::s![.., cell * channels..(cell + 1) * channels]).mapv_inplace(|s| s / n);
+    }
+    Ok(out)
+}
 
 fn stack(parts: &[Array2<f64>]) -> Array2<f64> {
     let views: Vec<_> = parts.iter().map(|part| part.view()).collect();

@@ -69,7 +69,7 @@ pub(crate) fn unembed_backward(
 }
 
 /// From the gradient after the block to the gradient before it.
-fn block_backward(
+pub(crate) fn block_backward(
     net: &Network,
     l: usize,
     mut dh: Array2<f32>,

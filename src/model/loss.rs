@@ -224,7 +224,11 @@ impl Transformer {
     }
 
     /// Refuses tokens without a loss; returns the shape of the input.
-    fn check_loss(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<(usize, usize)> {
+    pub(super) fn check_loss(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+    ) -> Result<(usize, usize)> {
         let n_pos = tokens.ncols().saturating_sub(1);
         if n_pos == 0 {
             return Err(Error::new(
@@ -268,7 +272,11 @@ fn counted(mask: Mask, n_pos: usize) -> Vec<usize> {
 }
 
 /// Summed cross-entropy of `logits: [sequence · pos, d_vocab]` with the next of `tokens: [sequence, pos + 1]`, and its gradient.
-fn next_token_loss(logits: ArrayView2<f32>, tokens: ArrayView2<u32>, mask: Mask) -> (f64, Array2<f32>) {
+pub(super) fn next_token_loss(
+    logits: ArrayView2<f32>,
+    tokens: ArrayView2<u32>,
+    mask: Mask,
+) -> (f64, Array2<f32>) {
     let n_pos = tokens.ncols() - 1;
     let counted = counted(mask, n_pos);
     if counted.len() == n_pos {

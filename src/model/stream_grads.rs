@@ -1,14 +1,21 @@
-//! Backward passes that begin at the last residual stream instead of at a loss.
+//! Backward passes from one residual stream to another.
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
 
-use super::backward::backward;
-use super::forward::Tape;
+use super::backward::{backward, block_backward, unembed_backward};
+use super::forward::{Tape, forward};
+use super::loss::next_token_loss;
 use super::network::Network;
+use super::run::parts;
 use super::taps::Taps;
 use super::{Hook, Params, Transformer};
+use crate::Result;
+
+/// `J_lᵀ v` of what block `l` adds to the stream, `[sequence · pos, d_model]`: without the skip.
+pub(crate) type BranchVjp<'a> = dyn FnMut(usize, &Array2<f32>) -> Array2<f32> + 'a;
 
 impl Transformer {
     /// The gradient of `Σ dlast ∘ h_L` with respect to every residual stream `h_0 ..= h_L`, each `[sequence · pos, d_model]`: the
@@ -40,5 +47,29 @@ impl Transformer {
         backward(&net, tape, tokens, nothing.view(), &dstreams, &mut Params::zeros(&self.config), &mut taps);
         drop(taps);
         streams
+    }
+
+    /// For some sequences of `tokens` after the other, what `read` makes of the gradient of the summed loss with respect to the last residual stream,
+    /// `[sequence · pos, d_model]`, and of the way back through each block.
+    ///
+    /// Fails where [`loss`](Transformer::loss) does.
+    pub(crate) fn each_branch_vjp<T: Send>(
+        &self,
+        tokens: &Array2<u32>,
+        read: impl Fn(Array2<f32>, &mut BranchVjp) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let batch = self.check_loss(tokens, &[])?;
+        let net = Network::new(&self.config, &self.params, batch.1);
+        let each = parts(tokens, None).into_par_iter().map(|part| {
+            let (mut taps, mut unread) = (Taps::none(&self.config), Params::zeros(&self.config));
+            let tape = forward(&net, part.tokens.slice(s![.., ..batch.1]), &mut taps);
+            let (_, dlogits) = next_token_loss(tape.logits.view(), part.tokens, self.config.mask);
+            let top = unembed_backward(&net, &tape.ln_final, dlogits.view(), &mut unread, &mut taps);
+            read(top, &mut |l, v| {
+                let grad = &mut unread.blocks[net.block_of(l)];
+                block_backward(&net, l, v.clone(), &tape.blocks[l], grad, &mut taps) - v
+            })
+        });
+        Ok(each.collect())
     }
 }

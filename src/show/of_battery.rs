@@ -19,6 +19,9 @@ impl Report {
             self.layers().figure()?,
         ];
         let mut all = parts.iter().skip(1).fold(parts[0].clone(), |all, part| all.above(part));
+        if let Some(paths) = self.paths() {
+            all = all.above(&paths?);
+        }
         for extra in [self.gradients(), self.lesions()].into_iter().flatten() {
             all = all.above(&extra.figure()?);
         }
@@ -223,10 +226,42 @@ impl Report {
             note: format!(
                 "As good: two one-sided tests that the shared lens loses at most 5 % of what the own one reads (p under .05: shown). Affine part: share \
                  of the update's variance that is affine in the stream, whole and without what is along the stream. Transfer costs {:.3} of the target's variance \
-                 per layer of distance. Prediction depth: {:.2} streams; {:.2} with shuffled updates.",
-                first.transfer_slope, first.depth[0], first.depth[1]
+                 per layer of distance{}. Prediction depth: {:.2} streams; {:.2} with shuffled updates.",
+                first.transfer_slope,
+                first.mantel.map_or(String::new(), |[rho, p]| format!(
+                    ", and its rank correlation with the likeness of both streams' covariances is {rho:.2} (Mantel, p {p:.3})"
+                )),
+                first.depth[0],
+                first.depth[1]
             ),
         }
+    }
+
+    /// How many blocks the gradient passes on its way to the embedding; `None` if no network has skip connections.
+    pub fn paths(&self) -> Option<Result<Figure>> {
+        let with_paths: Vec<&Group> = self.groups.iter().filter(|g| !g.paths.is_empty()).collect();
+        let n = with_paths.first()?.paths[0].len() - 1;
+        let mut series: Vec<Series> = with_paths
+            .iter()
+            .map(|g| {
+                let mean = |k: usize| g.paths.iter().map(|p| p[k]).sum::<f64>() / g.paths.len() as f64;
+                Series::new(&g.summary.name, (0..=n).map(mean).collect::<Vec<f64>>())
+            })
+            .collect();
+        // C(n, k) / 2^n
+        let mut paths = vec![0.5_f64.powi(n as i32)];
+        (0..n).for_each(|k| paths.push(paths[k] * (n - k) as f64 / (k + 1) as f64));
+        series.push(Series::new("share of the paths", paths).dashed());
+        let chart = LineChart {
+            title: "How long are the paths that the gradient takes?".into(),
+            x_label: "blocks passed".into(),
+            y_label: "share of the gradient at the embedding".into(),
+            series,
+            y_from_zero: true,
+            note: "Exact, over all sets of blocks; a block, attention and MLP together, is passed or not. Negative: paths that work against the whole.".into(),
+            ..Default::default()
+        };
+        Some(chart.figure())
     }
 
     /// Updates against the literal gradient.

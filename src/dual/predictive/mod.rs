@@ -66,6 +66,14 @@ impl PredictiveCoding {
         Ok(PredictiveCoding { params: PredictiveParams::init(&config), config })
     }
 
+    /// A number that two networks share only if shape and weights are the same, bit for bit (FNV-1a).
+    pub fn fingerprint(&self) -> u64 {
+        let shape = PredictiveConfig { seed: 0, ..self.config.clone() };
+        let weights = self.params.slices().into_iter().flatten().map(|x| x.to_bits());
+        let words = format!("{shape:?}").bytes().map(u64::from).chain(weights).collect::<Vec<_>>();
+        words.into_iter().fold(0xcbf2_9ce4_8422_2325, |h, word| (h ^ word).wrapping_mul(0x0100_0000_01b3))
+    }
+
     /// The exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size per layer. Tokens, if
     /// there are any, are one-hot.
     ///
