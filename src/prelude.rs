@@ -1,6 +1,6 @@
 //! What a notebook imports: `use onelens::prelude::*;`.
 
-pub use crate::battery::{Answer, Battery, LensKind, Network, Report, Streams, Verdict};
+pub use crate::battery::{Answer, Battery, ImageBattery, LensKind, Network, Report, Streams, Verdict};
 pub use crate::circuits::{
     AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
     patch_positions,

@@ -1,4 +1,4 @@
-//! `onelens model ..` and `onelens lens ..`: the library's work without a notebook.
+//! `onelens model ..`, `onelens lens ..` and `onelens battery`: the library's work without a notebook.
 //!
 //! The program does not hold the library; it loads the one that cells use, and hands it a
 //! [`Request`].
@@ -192,6 +192,71 @@ pub(crate) struct Output {
     /// Print one JSON value
     #[arg(long)]
     json: bool,
+}
+
+/// A battery as a file describes it.
+#[derive(Args)]
+pub(crate) struct BatteryArgs {
+    /// What to ask of which networks
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Where report and finished networks go [default: a folder beside the file, named after it]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint] and [images]; paths in it are relative to it.
+
+  # Networks trained on a source whose answer is known, with all controls; eight seeds take some minutes.
+  [source]
+  markov = { n_states = 8, alpha = 0.3 }
+  # or copies = { d_vocab = 8, shortest = 4, longest = 8 }, brackets = { kinds = 3, nest = 0.7 }, mess3 = { alpha = 0.85, x = 0.05 },
+  # or text = \"input.txt\", whose answer is not known
+  [battery]                          # any field of onelens::battery::Battery; what is not there keeps its default
+  seeds = [0, 1, 2, 3, 4, 5, 6, 7]
+  config = { n_layers = 6, d_model = 32 }
+  training = { steps = 600 }
+
+  # A checkpoint.
+  [checkpoint]
+  model = \"stories260K.bin\"
+  tokenizer = \"tok512.bin\"
+  texts = [\"stories.json\"]
+  sequences = 128
+  context = 128
+
+  # Image classifiers without skip connections and their residual twins.
+  [images]
+  digits = \"digits.csv\"              # or mnist = [\"images-idx3-ubyte.gz\", \"labels-idx1-ubyte.gz\"]
+  [battery]                          # any field of onelens::battery::ImageBattery
+  config = { network = \"Cnn\", d_model = 12 }
+
+FOLDER/report.html is the report, FOLDER/report the same for `Report::load`. Networks that are finished stay in FOLDER, and the same
+command goes on behind them after an interruption.
+
+Exit codes:
+  0    done
+  1    a number was not finite, or the library failed
+  2    the command line, the file or a file that it names cannot be used
+  3    the toolchain or the library for cells failed
+  130  interrupted with Ctrl-C; finished networks stay";
+
+const BEGIN: &str = "see `onelens battery --help` for a file to begin with";
+
+/// The request behind `onelens battery`.
+pub(crate) fn battery(args: BatteryArgs) -> Result<Request, Failure> {
+    let BatteryArgs { config, out, output } = args;
+    let text = std::fs::read_to_string(&config)
+        .map_err(|e| Failure::bad_input(format!("cannot read {}: {e}", config.display()), BEGIN))?;
+    let settings: serde_json::Value = toml::from_str(&text).map_err(|e| {
+        Failure::bad_input(format!("{} is not TOML: {}", config.display(), e.message()), BEGIN)
+    })?;
+    let config = std::path::absolute(&config).unwrap_or(config);
+    let base = config.parent().map(PathBuf::from).unwrap_or_default();
+    let out = out.unwrap_or_else(|| config.with_extension(""));
+    Ok(Request { json: output.json, work: Work::Battery { settings, base, out } })
 }
 
 /// The request behind a command about a model.

@@ -71,6 +71,9 @@ Exit codes:
     /// Lenses for texts of any size: gather moments, on one process or many, and compare lenses fitted to them
     #[command(subcommand)]
     Lens(LensCommand),
+    /// Ask whether one lens reads every layer: networks trained for it with their controls, a checkpoint, or images
+    #[command(after_help = batch::BATTERY_HELP)]
+    Battery(batch::BatteryArgs),
     /// Print a script that completes commands in a shell
     #[command(
         after_help = "Example:\n  onelens completions bash > ~/.local/share/bash-completion/completions/onelens"
@@ -220,6 +223,7 @@ pub fn main() -> u8 {
         }
         Command::Model(command) => batch::run(&batch::model(command)),
         Command::Lens(command) => batch::run(&batch::lens(command)),
+        Command::Battery(args) => batch::battery(args).and_then(|request| batch::run(&request)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "onelens", &mut std::io::stdout());
             Ok(0)

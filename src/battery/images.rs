@@ -1,36 +1,74 @@
 //! The battery on image classifiers: a network without skips and its residual twin.
 
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::kept::{check_seeds, go_on, kept};
 use super::report::{Cell, Report};
 use super::run::{Battery, Network};
 use super::streams::Streams;
 use crate::data::Images;
-use crate::session::{self, Progress, quietly};
+use crate::session::{Progress, quietly};
 use crate::vision::{ImageClassifier, ImageConfig, ImageTraining};
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the networks with skips in a report about images.
 const RESIDUAL: &str = "residual twin";
 
-impl Report {
-    /// Trains `config` without skips, its residual twin, and keeps the twin untrained, one of each for every seed, on `train`; and asks of each whether
-    /// one lens reads every layer of `held_out` images. The residual twin stands first; the others are its controls. Lenses predict centred
-    /// log-probabilities from streams that are averaged over `cells` x `cells` parts of the image, if the network is convolutional.
+/// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every seed. The residual twin is in
+/// question; the others are its controls. Lenses predict centred log-probabilities.
+///
+/// The truth is not known: alignment is with the network's own final prediction, above that of shuffled updates.
+///
+/// ```no_run
+/// use onelens::{battery::ImageBattery, data::Images};
+/// let (train, held_out) = Images::digits("digits.csv")?.split();
+/// println!("{}", ImageBattery::default().run(&train, &held_out)?.verdict().sentence);
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageBattery {
+    /// The networks; `residual` and `seed` are set for each, sizes and classes by the images.
+    pub config: ImageConfig,
+    /// How each is trained; its seed is each of `seeds`.
+    pub training: ImageTraining,
+    /// At least two.
+    pub seeds: Vec<u64>,
+    /// Streams of convolutional networks are averaged over so many parts of the image, on each side.
+    pub cells: usize,
+    /// Ridge penalty of every lens, relative to the mean variance of a feature.
+    pub lambda: f64,
+    /// Where finished networks are kept, so that an interrupted battery goes on; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+}
+
+impl Default for ImageBattery {
+    /// Eight seeds of six fully connected layers of width 32: seconds on the small digits.
+    fn default() -> Self {
+        ImageBattery {
+            config: ImageConfig { n_layers: 6, ..Default::default() },
+            training: ImageTraining::default(),
+            seeds: (0..8).collect(),
+            cells: 2,
+            lambda: Battery::default().lambda,
+            folder: None,
+        }
+    }
+}
+
+impl ImageBattery {
+    /// Trains on `train`, asks of `held_out` images whether one lens reads every layer, with progress. An interrupt stops between two networks; with a
+    /// `folder`, running again goes on from there.
     ///
-    /// The truth is not known: alignment is with the network's own final prediction, above that of shuffled updates.
-    ///
-    /// Fails on fewer than two seeds or layers, where training or a lens does, or when interrupted.
-    pub fn of_images(
-        (train, held_out): (&Images, &Images),
-        config: &ImageConfig,
-        how: &ImageTraining,
-        seeds: &[u64],
-        cells: usize,
-    ) -> Result<Self> {
-        if seeds.len() < 2 {
+    /// Fails on fewer than two seeds or layers, and where training or a lens does.
+    pub fn run(&self, train: &Images, held_out: &Images) -> Result<Report> {
+        check_seeds(&self.seeds)?;
+        if self.config.n_layers < 2 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("a battery of {} seeds", seeds.len()),
-                "give at least two, better eight: the network is the unit of the statistics",
+                format!("n_layers is {}", self.config.n_layers),
+                "set n_layers to 2 or more: one lens for all layers is a question for two layers or more",
             ));
         }
         let kinds = [
@@ -38,49 +76,84 @@ impl Report {
             (Network::Plain.name(), false, true),
             (Network::Untrained.name(), true, false),
         ];
-        let mut progress = Progress::new("battery", kinds.len() * seeds.len());
+        let total = kinds.len() * self.seeds.len();
+        let mut progress = Progress::new("battery", total);
         let mut groups = Vec::new();
         let mut done = 0;
+        // What is in the images, without writing them down.
+        let held = |images: &Images| {
+            let sum: f64 =
+                images.pixels.iter().enumerate().map(|(i, x)| f64::from(*x) * (i % 97) as f64).sum();
+            format!("{}x{}x{} {sum}", images.len(), images.height, images.width)
+        };
+        let images = format!("{} {}", held(train), held(held_out));
         for (name, residual, trained) in kinds {
-            let mut measured = Vec::new();
-            for &seed in seeds {
-                if session::interrupted() {
-                    return Err(Error::new(
-                        ErrorKind::Data,
-                        format!("interrupted after {done} of {} networks", kinds.len() * seeds.len()),
-                        "run the cell again, with fewer seeds or steps if it takes too long",
-                    ));
-                }
-                let mut model = ImageClassifier::new(ImageConfig { residual, seed, ..config.clone() })?;
-                if trained {
-                    quietly(|| model.train(train, &ImageTraining { seed, ..how.clone() }))?;
-                }
-                let streams = Streams::of_images(&model, &held_out.pixels, cells)?;
-                let mut cell = Cell::measure(&streams, Battery::default().lambda, seed)?;
-                cell.fingerprint = model.fingerprint();
-                cell.loss = model.evaluate(held_out)?.0;
-                measured.push(cell);
+            let mut cells = Vec::new();
+            for &seed in &self.seeds {
+                go_on(self.folder.as_deref(), done, total)?;
+                let config = ImageConfig {
+                    residual,
+                    seed,
+                    height: train.height,
+                    width: train.width,
+                    n_classes: train.n_classes,
+                    ..self.config.clone()
+                };
+                let how = ImageTraining { seed, ..self.training.clone() };
+                let depends_on =
+                    format!("{config:?} {how:?} {trained} {} {} {images}", self.cells, self.lambda);
+                let label = format!("{}-{seed}", name.replace([' ', '(', ')'], "-"));
+                cells.push(kept(self.folder.as_deref(), &depends_on, &label, || {
+                    let mut model = ImageClassifier::new(config)?;
+                    if trained {
+                        quietly(|| model.train(train, &how))?;
+                        go_on(self.folder.as_deref(), done, total)?;
+                    }
+                    let streams = Streams::of_images(&model, &held_out.pixels, self.cells)?;
+                    let mut cell = Cell::measure(&streams, self.lambda, seed)?;
+                    cell.fingerprint = model.fingerprint();
+                    cell.loss = model.evaluate(held_out)?.0;
+                    Ok(cell)
+                })?);
                 done += 1;
                 progress.update(done, || format!("{name}, seed {seed}"));
             }
-            groups.push((name.to_string(), measured));
+            groups.push((name.to_string(), cells));
         }
         progress.finish(&format!("{done} networks"));
-        let row = |name: &str, value: String| (name.to_string(), value);
-        let methods = vec![
-            row("network", format!("{config:?}")),
-            row("training", format!("{} images, {how:?}", train.len())),
-            row("seeds", format!("{seeds:?}, of weights and batches")),
-            row("held out", format!("{} images; half fit the lenses, half are read", held_out.len())),
-            row(
-                "pooling",
-                format!("convolutional streams are means over {cells} x {cells} parts of the image"),
-            ),
-            row("truth", "not known: alignment is with the network's own final prediction".into()),
-            row("intervals", "95 %, bootstrap of 1000 resamples of networks, each with all images".into()),
-            row("version", format!("onelens {}", env!("CARGO_PKG_VERSION"))),
-        ];
         let controls = [Network::Plain.name(), Network::Untrained.name()];
-        Report::new("Does one lens read every layer of an image classifier?", &groups, &controls, methods)
+        let title = "Does one lens read every layer of an image classifier?";
+        Report::new(title, &groups, &controls, self.methods(train, held_out))
+    }
+
+    fn methods(&self, train: &Images, held_out: &Images) -> Vec<(String, String)> {
+        let c = &self.config;
+        let rows = [
+            ("images", format!("{} of {}x{} pixels to train on", train.len(), train.height, train.width)),
+            ("network", format!("{:?} of {} layers, d_model {}", c.network, c.n_layers, c.d_model)),
+            (
+                "training",
+                format!(
+                    "{} steps of {} images, Adam at {}",
+                    self.training.steps, self.training.batch_size, self.training.lr
+                ),
+            ),
+            ("seeds", format!("{:?}, of weights and batches", self.seeds)),
+            ("held out", format!("{} images; half fit the lenses, half are read", held_out.len())),
+            ("lenses", format!("ridge towards zero, lambda {:e}, to centred log-probabilities", self.lambda)),
+            (
+                "pooling",
+                match c.network {
+                    crate::vision::ImageNetwork::Mlp => "none: fully connected".into(),
+                    crate::vision::ImageNetwork::Cnn => {
+                        format!("streams are means over {0} x {0} parts of the image", self.cells)
+                    }
+                },
+            ),
+            ("truth", "not known: alignment is with the network's own final prediction".into()),
+            ("intervals", "95 %, bootstrap of 1000 resamples of networks, each with all images".into()),
+            ("version", format!("onelens {}", env!("CARGO_PKG_VERSION"))),
+        ];
+        rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
 }

@@ -11,7 +11,8 @@
 //! | what if a block is missing? | loss behind a [`Lesion`] | the network as it is |
 //! | how many blocks does a path pass? | the gradient by length of its paths ([`path_lengths`]) | an untrained network, the number of paths |
 //!
-//! [`decide`] turns the first two into an [`Answer`]; [`Battery`] trains the networks and writes the [`Report`].
+//! [`decide`] turns the first two into an [`Answer`]; [`Battery`] trains the networks and writes the [`Report`], [`ImageBattery`] those that
+//! classify images, and [`Report::of_transformer`] is about a checkpoint.
 //!
 //! What the test cannot see: a network whose layers each use another basis and otherwise do the same is called a hierarchy. That is why the rotated
 //! copy stands in every report. And with `V - 1 < d` the KL does not look at all of the stream: predictions of later layers might be hidden in what it does not see.
@@ -20,6 +21,7 @@ mod copies;
 mod gradient;
 mod images;
 mod interval;
+mod kept;
 mod lesions;
 mod measure;
 mod paths;
@@ -30,6 +32,7 @@ mod summary;
 mod verdict;
 
 pub use gradient::LiteralGradient;
+pub use images::ImageBattery;
 pub use interval::{Equivalence, Interval, Resamples, equivalence};
 pub use lesions::{Lesion, affine_replacement};
 pub use measure::{LensKind, Measured, measure};

@@ -6,6 +6,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
+use super::kept::{check_seeds, go_on, kept};
 use super::lesions::{Lesion, affine_replacement};
 use super::paths::{has_paths, path_lengths};
 use super::report::{Cell, Lesions, Report};
@@ -14,8 +15,8 @@ use crate::data::Source;
 use crate::dual::{PredictiveCoding, PredictiveConfig};
 use crate::model::{Blocks, Config, Residual, Supervision, Training, TrainingLog, Transformer};
 use crate::num::rng;
-use crate::session::{self, Progress, quietly};
-use crate::{Error, ErrorKind, Result, record};
+use crate::session::{Progress, quietly};
+use crate::{Error, ErrorKind, Result};
 
 /// A kind of network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,9 +118,6 @@ impl Default for Battery {
     }
 }
 
-const CELL: &str = "battery-cell";
-const VERSION: u32 = 2;
-
 impl Battery {
     /// Trains and measures every network, with progress, and reports. An interrupt stops between two networks; with a `folder`, running again goes on from
     /// there.
@@ -127,23 +125,14 @@ impl Battery {
     /// Fails on fewer than two seeds, fewer than two layers, no networks, or where training or a lens does.
     pub fn run(&self, source: &dyn Source) -> Result<Report> {
         self.check()?;
-        let mut progress = Progress::new("battery", self.networks.len() * self.seeds.len());
+        let total = self.networks.len() * self.seeds.len();
+        let mut progress = Progress::new("battery", total);
         let mut groups: Vec<(String, Vec<Cell>)> = Vec::new();
         let mut done = 0;
         for &network in &self.networks {
             let mut cells = Vec::new();
             for &seed in &self.seeds {
-                if session::interrupted() {
-                    let kept = match &self.folder {
-                        Some(folder) => {
-                            format!("run it again: finished ones are kept in {}", folder.display())
-                        }
-                        None => "set `folder` to keep finished networks between runs".into(),
-                    };
-                    let total = self.networks.len() * self.seeds.len();
-                    let what = format!("interrupted after {done} of {total} networks");
-                    return Err(Error::new(ErrorKind::Data, what, kept));
-                }
+                go_on(self.folder.as_deref(), done, total)?;
                 cells.push(self.cell(source, network, seed)?);
                 done += 1;
                 progress.update(done, || format!("{}, seed {seed}", network.name()));
@@ -158,12 +147,7 @@ impl Battery {
 
     fn check(&self) -> Result<()> {
         let refuse = |what: String, help: &str| Err(Error::new(ErrorKind::Config, what, help));
-        if self.seeds.len() < 2 {
-            return refuse(
-                format!("a battery of {} seeds", self.seeds.len()),
-                "give at least two, better eight: the network is the unit of the statistics",
-            );
-        }
+        check_seeds(&self.seeds)?;
         if self.networks.is_empty() {
             return refuse("a battery of no networks".into(), "name at least `Network::Trained`");
         }
@@ -178,20 +162,16 @@ impl Battery {
 
     /// One network: read from the folder, or made.
     fn cell(&self, source: &dyn Source, network: Network, seed: u64) -> Result<Cell> {
-        let path = self.folder.as_ref().map(|folder| folder.join(self.file_name(source, network, seed)));
-        if let Some(path) = path.as_ref().filter(|path| path.exists()) {
-            return record::load(path, CELL, VERSION);
-        }
-        let cell = self.make(source, network, seed)?;
-        if let Some(path) = path {
-            let folder = self.folder.as_ref().expect("a path is inside the folder");
-            std::fs::create_dir_all(folder).map_err(|e| {
-                let what = format!("cannot make the folder {}: {e}", folder.display());
-                Error::new(ErrorKind::File, what, "name a folder that can be written to")
-            })?;
-            record::save(&path, CELL, VERSION, &cell)?;
-        }
-        Ok(cell)
+        let depends_on = format!(
+            "{:?} {:?} {} {} {}",
+            self.config,
+            self.training,
+            self.n_seqs,
+            self.lambda,
+            source.describe()
+        );
+        let label = format!("{network:?}-{seed}");
+        kept(self.folder.as_deref(), &depends_on, &label, || self.make(source, network, seed))
     }
 
     /// One network, trained and measured.
@@ -230,23 +210,6 @@ impl Battery {
             whole(quietly(|| model.train(source, &how))?)?;
         }
         cell_of(&model, &tokens, Some(source), self.lambda, seed)
-    }
-
-    /// A name that two cells share only if everything they depend on is the same.
-    fn file_name(&self, source: &dyn Source, network: Network, seed: u64) -> String {
-        let what = format!(
-            "{:?} {:?} {} {} {} {}",
-            self.config,
-            self.training,
-            self.n_seqs,
-            self.lambda,
-            source.describe(),
-            env!("CARGO_PKG_VERSION")
-        );
-        let hash = what
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        format!("{hash:016x}-{network:?}-{seed}.cell")
     }
 
     fn methods(&self, source: &dyn Source) -> Vec<(String, String)> {

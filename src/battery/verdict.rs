@@ -18,6 +18,22 @@ pub enum Answer {
     Mixed,
 }
 
+impl Answer {
+    /// In a word or two, as reports have it.
+    ///
+    /// ```
+    /// assert_eq!(onelens::battery::Answer::CarryOnly.name(), "carry only");
+    /// ```
+    pub fn name(self) -> &'static str {
+        match self {
+            Answer::Supported => "supported",
+            Answer::CarryOnly => "carry only",
+            Answer::Hierarchy => "hierarchy",
+            Answer::Mixed => "mixed",
+        }
+    }
+}
+
 /// The answer with what led to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {

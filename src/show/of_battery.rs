@@ -3,7 +3,7 @@
 use super::figure::show;
 use super::{Card, Figure, LineChart, Series, Table, TableCell};
 use crate::Result;
-use crate::battery::{Answer, Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
+use crate::battery::{Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
 
 /// Fractions below this are drawn here: a lens in the wrong basis is worse than not looking, without limit.
 const LOWEST: f64 = -0.5;
@@ -63,7 +63,7 @@ impl Report {
                 mean(&|l| s.layers[l].fraction_of(LensKind::LeftOut).estimate),
                 mean(&|l| s.layers[l].alignment.estimate),
                 mean(&|l| s.layers[l].excess.estimate),
-                answer.map_or("-", |v| word(v.answer)).into(),
+                answer.map_or("-", |v| v.answer.name()).into(),
             ]
         };
         let mut rows: Vec<Vec<TableCell>> = self
@@ -345,15 +345,6 @@ impl Report {
     /// Shows the report.
     pub fn evcxr_display(&self) {
         show(self.figure());
-    }
-}
-
-fn word(answer: Answer) -> &'static str {
-    match answer {
-        Answer::Supported => "supported",
-        Answer::CarryOnly => "carry only",
-        Answer::Hierarchy => "hierarchy",
-        Answer::Mixed => "mixed",
     }
 }
 

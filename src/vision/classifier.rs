@@ -131,7 +131,7 @@ pub struct ImageClassifier {
 }
 
 /// How to train an image classifier: Adam (Kingma & Ba 2015) at a rate that falls linearly to zero.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageTraining {
     /// Optimisation steps.
     pub steps: usize,

@@ -1,4 +1,4 @@
-//! `onelens model ..` and `onelens lens ..`: the same library calls as in a cell, from the command line.
+//! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command line.
 
 use crate::request::{Request, Tokens, Work};
 use onelens::data::{Corpus, PieceTokenizer, TextFiles, Tokenize, Vocab};
@@ -145,6 +145,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
         }
         _ if peers.rank() > 0 => return Ok(None),
         Work::Info { model } => info(model)?,
+        Work::Battery { settings, base, out } => crate::battery::run(settings, base, out)?,
         Work::Generate { model, tokenizer, prompt, n, temperature, seed } => {
             let (model, tokenizer) = (read_model(model)?, read_tokenizer(tokenizer)?);
             let tokens = tokenizer.tokens(prompt);
@@ -228,7 +229,7 @@ fn info(path: &Path) -> Result<(String, Value)> {
 }
 
 /// A model by what its path is.
-fn read_model(path: &Path) -> Result<Transformer> {
+pub(crate) fn read_model(path: &Path) -> Result<Transformer> {
     match path.extension().and_then(|e| e.to_str()) {
         _ if path.is_dir() => Transformer::from_hugging_face(path),
         Some("bin") => Transformer::from_llama2c(path),
@@ -248,7 +249,7 @@ fn read_tokenizer(path: &Path) -> Result<Box<dyn Tokenize>> {
 }
 
 /// The first sequences of full length.
-fn read_tokens(model: &Transformer, texts: &Tokens, n: usize) -> Result<ndarray::Array2<u32>> {
+pub(crate) fn read_tokens(model: &Transformer, texts: &Tokens, n: usize) -> Result<ndarray::Array2<u32>> {
     let how = Streaming { n_ctx: texts.n_ctx, ..Default::default() };
     how.sequences(model, &*read_tokenizer(&texts.tokenizer)?, &TextFiles::open(&texts.texts)?, n)
 }

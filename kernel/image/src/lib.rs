@@ -7,6 +7,7 @@
 pub use {ndarray, onelens, plotters, rayon, serde, serde_json};
 
 pub mod batch;
+mod battery;
 pub mod channel;
 pub mod frame;
 pub mod future;

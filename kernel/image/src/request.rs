@@ -1,4 +1,4 @@
-//! What `onelens model ..` and `onelens lens ..` ask of the library: written by the program, read by the image.
+//! What `onelens model ..`, `onelens lens ..` and `onelens battery` ask of the library: written by the program, read by the image.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub enum Work {
         sequences: usize,
         html: Option<PathBuf>,
     },
+    /// The battery that a file describes; paths in it are relative to `base`, the report goes to `out`.
+    Battery { settings: serde_json::Value, base: PathBuf, out: PathBuf },
 }
 
 /// Texts as tokens.

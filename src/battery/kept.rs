@@ -1,0 +1,58 @@
+//! Finished networks on disk, so that an interrupted battery goes on.
+
+use std::path::Path;
+
+use super::Cell;
+use crate::{Error, ErrorKind, Result, record, session};
+
+const KIND: &str = "battery-cell";
+const VERSION: u32 = 2;
+
+/// A network that was finished before, or else made and kept. Two networks share a file only if `depends_on`, everything that the numbers
+/// depend on, is the same; `label` is for people who look into the folder.
+pub(super) fn kept(
+    folder: Option<&Path>,
+    depends_on: &str,
+    label: &str,
+    make: impl FnOnce() -> Result<Cell>,
+) -> Result<Cell> {
+    let Some(folder) = folder else { return make() };
+    let hash = format!("{depends_on} {}", env!("CARGO_PKG_VERSION"))
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let path = folder.join(format!("{hash:016x}-{label}.cell"));
+    if path.exists() {
+        return record::load(&path, KIND, VERSION);
+    }
+    let cell = make()?;
+    std::fs::create_dir_all(folder).map_err(|e| {
+        let what = format!("cannot make the folder {}: {e}", folder.display());
+        Error::new(ErrorKind::File, what, "name a folder that can be written to")
+    })?;
+    record::save(&path, KIND, VERSION, &cell)?;
+    Ok(cell)
+}
+
+/// Fails if the user has asked to stop, with what is finished so far.
+pub(super) fn go_on(folder: Option<&Path>, done: usize, total: usize) -> Result<()> {
+    if !session::interrupted() {
+        return Ok(());
+    }
+    let help = match folder {
+        Some(folder) => format!("run it again: finished ones are kept in {}", folder.display()),
+        None => "set `folder` to keep finished networks between runs".into(),
+    };
+    Err(Error::new(ErrorKind::Data, format!("interrupted after {done} of {total} networks"), help))
+}
+
+/// Refuses a battery without at least two seeds.
+pub(super) fn check_seeds(seeds: &[u64]) -> Result<()> {
+    if seeds.len() >= 2 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("a battery of {} seeds", seeds.len()),
+        "give at least two, better eight: the network is the unit of the statistics",
+    ))
+}
