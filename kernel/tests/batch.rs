@@ -276,3 +276,79 @@ fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
     let (success, told) = mpirun("3", "absent.txt");
     assert!(!success && told.contains("absent.txt") && told.contains("of 3"), "{told}");
 }
+
+#[test]
+fn a_battery_is_run_from_a_file_resumed_and_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "[source]\nmarkov = { n_states = 5, alpha = 0.3 }\n[battery]\nseeds = [0, 1]\nn_seqs = 24\n\
+                  networks = [\"Trained\", \"Untrained\", \"Predictive\"]\ntraining = { steps = 3, batch_size = 4 }\n\
+                  config = { n_ctx = 12, d_model = 8, n_layers = 3, n_heads = 2, d_head = 4, d_mlp = 16 }\n";
+    fs::write(folder.path().join("tiny.toml"), config).expect("written");
+    let told = json(folder.path(), &["battery", "tiny.toml", "--json"]);
+    let names: Vec<&str> =
+        told["groups"].as_array().expect("groups").iter().map(|g| g["network"].as_str().unwrap()).collect();
+    assert_eq!(names, ["trained", "untrained", "predictive coding"]);
+    assert_eq!(told["groups"][0]["fingerprints"].as_array().map(Vec::len), Some(2));
+    let page =
+        fs::read_to_string(folder.path().join("tiny/report.html")).expect("the page is beside the file");
+    assert!(page.contains("Does one lens read every layer?") && !page.contains("<script src"), "one page");
+    let cells = || {
+        fs::read_dir(folder.path().join("tiny"))
+            .unwrap()
+            .filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "cell"))
+            .count()
+    };
+    assert_eq!(cells(), 6);
+    // Finished networks are read, and say the same; another place starts anew.
+    assert_eq!(json(folder.path(), &["battery", "tiny.toml", "--json"])["groups"], told["groups"]);
+    let text = good(folder.path(), &["battery", "tiny.toml", "--out", "elsewhere"]);
+    assert!(
+        text.contains("The networks and their controls") && folder.path().join("elsewhere/report").exists(),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_battery_that_cannot_be_run_is_refused_with_what_could() {
+    let folder = folder();
+    let cases = [
+        (
+            "[source]\nmarkov = { n_states = 5, alpha = 0.3 }\n[battery]\nseed = [0, 1]\n",
+            "there is no setting battery.seed",
+        ),
+        (
+            "[source]\nmarkov = { n_states = 5, alpha = 0.3 }\n[battery.config]\nwidth = 3\n",
+            "battery.config.width",
+        ),
+        (
+            "[source]\nmarkov = { n_states = 5, alpha = 0.3 }\n[battery]\nseeds = [0]\n",
+            "a battery of 1 seeds",
+        ),
+        ("[sources]\n", "sources"),
+        ("", "none of [source], [checkpoint] and [images]"),
+        ("[source", "is not TOML"),
+        ("[images]\ndigits = \"nowhere.csv\"\n", "nowhere.csv"),
+        (
+            "[checkpoint]\nmodel = \"model.bin\"\ntokenizer = \"text.txt\"\ntexts = [\"text.txt\"]\n[battery]\nseeds = [0, 1]\n",
+            "trained already",
+        ),
+    ];
+    for (config, why) in cases {
+        fs::write(folder.path().join("bad.toml"), config).expect("written");
+        let (code, told) = bad(folder.path(), &["battery", "bad.toml"]);
+        assert!(code == Some(2) && told.contains(why) && told.contains("help:"), "{config}: {code:?} {told}");
+    }
+    let (code, told) = bad(folder.path(), &["battery", "nowhere.toml"]);
+    assert!(code == Some(2) && told.contains("nowhere.toml") && told.contains("help:"), "{told}");
+}
+
+#[test]
+fn a_checkpoint_is_asked_whether_one_lens_reads_every_layer() {
+    let folder = folder();
+    let config = "[checkpoint]\nmodel = \"model.bin\"\ntokenizer = \"text.txt\"\ntexts = [\"text.txt\"]\nsequences = 40\ncontext = 16\n";
+    fs::write(folder.path().join("model.toml"), config).expect("written");
+    let told = json(folder.path(), &["battery", "model.toml", "--json"]);
+    assert_eq!(told["groups"][0]["network"], "model");
+    let file = fs::metadata(folder.path().join("model.bin")).expect("the checkpoint is untouched");
+    assert!(file.is_file() && folder.path().join("model/report.html").exists());
+}

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ndarray::Array2;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
@@ -35,7 +36,7 @@ pub struct Cell {
 pub struct Copies {
     /// As it is.
     pub network: Measured,
-    /// [`Streams::rotated`].
+    /// [`Streams::rotated`]; without alignment, since its updates go from one basis to another.
     pub rotated: Measured,
     /// [`Streams::shuffled`].
     pub shuffled: Measured,
@@ -67,20 +68,27 @@ impl Cell {
     ///
     /// Fails where a lens cannot be fitted: too few rows for the width.
     pub fn measure(streams: &Streams, lambda: f64, seed: u64) -> Result<Self> {
-        let copies = |swapped: bool| -> Result<Copies> {
-            let of = |s: &Streams| measure(s, lambda, swapped);
-            Ok(Copies {
-                network: of(streams)?,
-                rotated: of(&streams.rotated(&mut rng(seed, 0xc001)))?,
-                shuffled: of(&streams.shuffled(&mut rng(seed, 0xc002)))?,
-                gaussian: of(&streams.gaussian(&mut rng(seed, 0xc003))?)?,
-                permuted: match streams.permuted_targets(&mut rng(seed, 0xc004)) {
-                    Some(permuted) => Some(of(&permuted)?),
-                    None => None,
-                },
-            })
+        let mut all = vec![
+            streams.clone(),
+            streams.rotated(&mut rng(seed, 0xc001)),
+            streams.shuffled(&mut rng(seed, 0xc002)),
+            streams.gaussian(&mut rng(seed, 0xc003))?,
+        ];
+        all.extend(streams.permuted_targets(&mut rng(seed, 0xc004)));
+        // Each copy with either half, on all threads; the order of the results does not depend on them.
+        let mut measured = (0..2 * all.len())
+            .into_par_iter()
+            .map(|job| measure(&all[job % all.len()], lambda, job >= all.len()))
+            .collect::<Result<Vec<Measured>>>()?
+            .into_iter();
+        let mut split = || {
+            let mut next = || measured.next().expect("one for each copy and half");
+            let (network, mut rotated, shuffled, gaussian) = (next(), next(), next(), next());
+            // Its updates would be differences between numbers in two bases; turned back, they are the network's.
+            rotated.alignment.fill(f64::NAN);
+            Copies { network, rotated, shuffled, gaussian, permuted: (all.len() > 4).then(&mut next) }
         };
-        let splits = [copies(false)?, copies(true)?];
+        let splits = [split(), split()];
         Ok(Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None, paths: None })
     }
 }

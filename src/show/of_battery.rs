@@ -63,7 +63,9 @@ impl Report {
                 mean(&|l| s.layers[l].fraction_of(LensKind::LeftOut).estimate),
                 mean(&|l| s.layers[l].alignment.estimate),
                 mean(&|l| s.layers[l].excess.estimate),
-                answer.map_or("-", |v| v.answer.name()).into(),
+                answer
+                    .map_or("-", |v| if v.layers.is_empty() { "no layer counts" } else { v.answer.name() })
+                    .into(),
             ]
         };
         let mut rows: Vec<Vec<TableCell>> = self
@@ -110,7 +112,7 @@ impl Report {
             "Aitchison cosine",
             &|s, l| s.layers[l].alignment,
             &|i| i.estimate,
-            "Shuffled updates know nothing of the token: what they score is nothing.",
+            "Shuffled updates know nothing of the token: what they score is nothing. Those of the rotated copy go from one basis to another.",
         )
     }
 
@@ -136,13 +138,20 @@ impl Report {
         let mut series: Vec<Series> = self.groups.iter().map(|g| curve(&g.summary)).collect();
         series
             .extend(self.groups[0].nulls.iter().take(2).map(|s| Series { band: None, ..curve(s) }.dashed()));
+        let (series, without): (Vec<Series>, Vec<Series>) =
+            series.into_iter().partition(|s| s.y.iter().any(|y| y.is_finite()));
+        let without: Vec<String> = without.into_iter().map(|s| s.name).collect();
+        let without = match without.is_empty() {
+            true => String::new(),
+            false => format!(" Nothing to draw of: {}.", without.join(", ")),
+        };
         LineChart {
             title: title.into(),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: y_label.into(),
             series,
             y_from_zero: true,
-            note: format!("Bands are 95 %. {note}"),
+            note: format!("Bands are 95 %. {note}{without}"),
             ..Default::default()
         }
         .figure()
@@ -349,5 +358,5 @@ impl Report {
 }
 
 fn hundredths(x: f64) -> TableCell {
-    TableCell::Text(format!("{x:.2}"))
+    TableCell::Text(if x.is_finite() { format!("{x:.2}") } else { "-".into() })
 }
