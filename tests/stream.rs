@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use onelens::data::{TextFiles, Tokenize, Vocab};
-use onelens::lens::LayerMoments;
-use onelens::model::{Config, Transformer};
-use onelens::stream::{ActivationFiles, Streaming, Threads};
+use onelens::data::{Markov, TextFiles, Tokenize, Vocab};
+use onelens::lens::{LayerMoments, LogitLens, Ridge, Trajectory};
+use onelens::model::{Config, Training, TrainingRun, Transformer};
+use onelens::stream::{ActivationFiles, Peers, Streaming, Threads, train_among};
 use tempfile::TempDir;
 
 fn model(seed: u64) -> Transformer {
@@ -180,7 +180,6 @@ fn a_process_that_fails_ends_the_others_with_its_own_error() {
     let texts = TextFiles::open([folder.path()]).unwrap();
     let how = Streaming { shard_bytes: 50, ..Default::default() };
     let error = Threads::run(3, |peers| {
-        use onelens::stream::Peers;
         if peers.rank() == 1 {
             return Err(onelens::Error::new(onelens::ErrorKind::Data, "out of luck", "try again"));
         }
@@ -244,4 +243,135 @@ fn activation_files_give_the_moments_of_the_model_and_refuse_what_is_not_theirs(
     assert!(moments().contains("is of model"), "{}", moments());
     fs::remove_file(place.join("index.json")).unwrap();
     assert!(ActivationFiles::open(&place).unwrap_err().to_string().contains("index.json is not there"));
+}
+
+#[test]
+fn streamed_readings_are_the_means_of_trajectories() {
+    let (folder, model, vocab) = (folder(), model(9), vocab());
+    let texts = TextFiles::open([folder.path()]).unwrap();
+    let how = Streaming { shard_bytes: 100, ..Default::default() };
+    let own = Ridge::default().own(&how.moments(&model, &vocab, &texts).unwrap()).unwrap();
+    let seen = how.readings(&model, &vocab, &texts, &[&LogitLens, &own]).unwrap();
+    // Any source will do for a trajectory: it only names tokens.
+    let names = Markov::new(27, 0.5).unwrap();
+    let (mut trajectories, mut with_next) = (Vec::new(), 0);
+    for document in texts.documents() {
+        for piece in vocab.tokens(&document.unwrap()).chunks(12).filter(|piece| piece.len() > 1) {
+            // A trajectory leaves out the last token, which has no next: it gets one, whose cross-entropy is not counted.
+            let tokens = [piece, &[0]].concat();
+            with_next += piece.len() - 1;
+            trajectories.push(Trajectory::new(&model, &own, &tokens, &names).unwrap());
+        }
+    }
+    let n: usize = trajectories.iter().map(|t| t.tokens.len()).sum();
+    assert_eq!((seen.n_tokens, seen.n_seqs), (n as u64, trajectories.len() as u64));
+    assert_eq!(seen.n_next, with_next as u64);
+    let mean =
+        |of: &dyn Fn(&Trajectory) -> f64, n: usize| trajectories.iter().map(of).sum::<f64>() / n as f64;
+    let read = &seen.lenses[1];
+    for l in 0..3 {
+        let kl = |t: &Trajectory| t.readings.row(l).iter().map(|r| r.kl).sum::<f64>();
+        let near = |name: &str, is: f64, should: f64| {
+            assert!((is - should).abs() < 1e-5 * should.abs().max(1.0), "{name} {l}: {is}, {should}");
+        };
+        near("KL", read.kl[l], mean(&kl, n));
+        near("entropy", read.entropy[l], mean(&|t| t.readings.row(l).iter().map(|r| r.entropy).sum(), n));
+        let cross = |t: &Trajectory| {
+            t.readings.row(l).iter().take(t.tokens.len() - 1).map(|r| r.cross_entropy).sum::<f64>()
+        };
+        near("cross-entropy", read.cross_entropy[l], mean(&cross, with_next));
+        let deep = |t: &Trajectory| t.prediction_depth().into_iter().filter(|&d| d == l).count() as f64;
+        near("depth", read.depth[l], mean(&deep, n));
+        // The variance of a ratio: residuals of the sequences' sums about their lengths times the mean.
+        let residual = |t: &Trajectory| (kl(t) - read.kl[l] * t.tokens.len() as f64).powi(2);
+        let m = trajectories.len() as f64;
+        let squares: f64 = trajectories.iter().map(residual).sum();
+        near("error", read.se[l], (squares * m / (m - 1.0)).sqrt() / n as f64);
+    }
+    assert!(seen.lenses[0].kl[0] > read.kl[0]);
+}
+
+#[test]
+fn readings_are_the_same_on_any_number_of_processes_and_after_an_interruption() {
+    let (folder, model, vocab) = (folder(), model(10), vocab());
+    let texts = TextFiles::open([folder.path()]).unwrap();
+    let keep = folder.path().join("kept");
+    let how = Streaming { shard_bytes: 100, folder: Some(keep.clone()), ..Default::default() };
+    let alone = Streaming { folder: None, ..how.clone() };
+    let first = alone.readings(&model, &vocab, &texts, &[&LogitLens]).unwrap();
+    for size in 1..=4 {
+        let seen =
+            Threads::run(size, |peers| alone.readings_among(peers, &model, &vocab, &texts, &[&LogitLens]));
+        assert!(seen.unwrap()[0].as_ref() == Some(&first), "{size} processes");
+    }
+    assert!(how.readings(&model, &vocab, &texts, &[&LogitLens]).unwrap() == first);
+    let mut files: Vec<_> = fs::read_dir(&keep).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    fs::remove_file(&files[2]).unwrap();
+    fs::write(&files[1], "damaged").unwrap();
+    assert!(how.readings(&model, &vocab, &texts, &[&LogitLens]).unwrap() == first);
+    // Another lens does not take them for its own, though its name may be the same.
+    let own = Ridge::default().own(&alone.moments(&model, &vocab, &texts).unwrap()).unwrap();
+    let seen = how.readings(&model, &vocab, &texts, &[&own]).unwrap();
+    assert!(seen == alone.readings(&model, &vocab, &texts, &[&own]).unwrap() && seen != first);
+}
+
+/// Trained by `size` processes, all models.
+fn trained(size: usize, how: &Training) -> Vec<Transformer> {
+    Threads::run(size, |peers| {
+        let mut run = TrainingRun::new(model(11), how)?;
+        let log = train_among(peers, &mut run, &Markov::new(27, 0.3)?)?;
+        assert_eq!(log.is_some(), peers.rank() == 0);
+        Ok(run.into_model())
+    })
+    .unwrap()
+}
+
+#[test]
+fn training_gives_the_same_weights_bit_for_bit_on_any_number_of_processes() {
+    // 22 sequences: five leaves of four and one of two.
+    let how = Training { steps: 6, batch_size: 22, warmup: 2, ..Default::default() };
+    let alone = trained(1, &how).remove(0);
+    for size in 2..=8 {
+        for (rank, model) in trained(size, &how).iter().enumerate() {
+            assert!(*model == alone, "process {rank} of {size}");
+        }
+    }
+    // And they are those of training in one piece, up to rounding that AdamW's division by tiny roots enlarges.
+    let mut whole = model(11);
+    whole.train(&Markov::new(27, 0.3).unwrap(), &how).unwrap();
+    let start = model(11);
+    let (mut moved, mut off) = (0.0_f64, 0.0_f64);
+    for ((a, b), c) in whole.params.slices().iter().zip(alone.params.slices()).zip(start.params.slices()) {
+        for ((a, b), c) in a.iter().zip(b).zip(c) {
+            moved += f64::from(a - c).powi(2);
+            off += f64::from(a - b).powi(2);
+        }
+    }
+    assert!(off < 1e-4 * moved && moved > 0.0, "{off} of {moved}");
+}
+
+#[test]
+fn a_process_that_dies_in_training_ends_the_others() {
+    let how = Training { steps: 50, batch_size: 16, ..Default::default() };
+    for bad in 0..3 {
+        let ended = Threads::run(3, |peers| {
+            if peers.rank() == bad {
+                return Err(onelens::Error::new(onelens::ErrorKind::Data, "out of luck", "try again"));
+            }
+            train_among(peers, &mut TrainingRun::new(model(12), &how)?, &Markov::new(27, 0.3)?)
+        });
+        assert!(ended.unwrap_err().to_string().contains("out of luck"), "process {bad}");
+    }
+    // A run of another shape is refused, and so is a source that does not fit; nobody waits for ever.
+    let shapes = Threads::run(2, |peers| {
+        let config = Config { n_layers: 1 + peers.rank(), ..model(12).config };
+        let mut run = TrainingRun::new(Transformer::new(config)?, &how)?;
+        train_among(peers, &mut run, &Markov::new(27, 0.3)?)
+    });
+    assert!(shapes.unwrap_err().to_string().contains("start the same run"));
+    let source = Threads::run(2, |peers| {
+        train_among(peers, &mut TrainingRun::new(model(12), &how)?, &Markov::new(5, 0.3)?)
+    });
+    assert!(source.unwrap_err().to_string().contains("5 tokens"));
 }

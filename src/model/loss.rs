@@ -24,6 +24,12 @@ impl Gradients {
         &self.0[0]
     }
 
+    /// Takes over a gradient that was added up elsewhere; its length.
+    pub(crate) fn take(&mut self, sum: Params) -> f64 {
+        self.0 = vec![sum];
+        sum_parts(&mut self.0)
+    }
+
     fn into_sum(mut self) -> Params {
         self.0.swap_remove(0)
     }

@@ -61,6 +61,9 @@ struct State {
     has_best: bool,
 }
 
+/// The loss of a batch and its gradient, from elsewhere.
+pub(crate) type Gradient<'a> = dyn FnMut(&Transformer, &Array2<u32>) -> Result<(f64, Params)> + 'a;
+
 /// Sequences on which a held-out loss is measured.
 const N_HELD_OUT: usize = 64;
 
@@ -111,7 +114,7 @@ impl TrainingRun {
     /// steps; calling this again goes on from there.
     pub fn train_to(&mut self, source: &dyn Source, step: usize) -> Result<()> {
         let mut progress = self.begin(source)?;
-        self.go(source, step, &mut progress)?;
+        self.go(source, step, &mut progress, None)?;
         let note = format!("{} steps{}", self.step(), self.log.how_it_ended());
         progress.finish(&note);
         Ok(())
@@ -120,7 +123,11 @@ impl TrainingRun {
     /// Trains to the end and measures the loss on held-out sequences, as [`Transformer::train`] does.
     pub fn finish(&mut self, source: &dyn Source) -> Result<TrainingLog> {
         let mut progress = self.begin(source)?;
-        self.go(source, self.how.steps, &mut progress)?;
+        self.go(source, self.how.steps, &mut progress, None)?;
+        self.end(source, progress)
+    }
+
+    fn end(&mut self, source: &dyn Source, progress: Progress) -> Result<TrainingLog> {
         self.log.held_out_loss = self.held_out_loss(source)?;
         if !self.log.held_out_loss.is_finite() {
             let what = format!("the loss after the last step is {}", self.log.held_out_loss);
@@ -133,6 +140,18 @@ impl TrainingRun {
             self.log.held_out_loss
         ));
         Ok(self.log.clone())
+    }
+
+    /// The same with losses and gradients of batches by `gradient`.
+    pub(crate) fn finish_by(&mut self, source: &dyn Source, gradient: &mut Gradient) -> Result<TrainingLog> {
+        let mut progress = self.begin(source)?;
+        self.go(source, self.how.steps, &mut progress, Some(gradient))?;
+        self.end(source, progress)
+    }
+
+    /// The model as trained so far, to be replaced by its weights on another process.
+    pub(crate) fn model_mut(&mut self) -> &mut Transformer {
+        &mut self.model
     }
 
     fn begin(&mut self, source: &dyn Source) -> Result<Progress> {
@@ -148,24 +167,36 @@ impl TrainingRun {
         Ok(Progress::new("training", self.how.steps))
     }
 
-    fn go(&mut self, source: &dyn Source, until: usize, progress: &mut Progress) -> Result<()> {
+    fn go(
+        &mut self,
+        source: &dyn Source,
+        until: usize,
+        progress: &mut Progress,
+        mut gradient: Option<&mut Gradient>,
+    ) -> Result<()> {
         while self.step() < until.min(self.how.steps) && !self.log.stopped_early {
             if session::interrupted() {
                 self.log.interrupted = true;
                 break;
             }
-            self.take_step(source)?;
+            self.take_step(source, gradient.as_deref_mut())?;
             progress.update(self.step(), || format!("loss {:.3}", recent(&self.log.losses)));
             self.look_whether_to_stop(source)?;
         }
         Ok(())
     }
 
-    fn take_step(&mut self, source: &dyn Source) -> Result<()> {
+    fn take_step(&mut self, source: &dyn Source, gradient: Option<&mut Gradient>) -> Result<()> {
         let (how, step) = (&self.how, self.log.losses.len());
         let len = self.model.config.n_ctx + 1;
         let tokens: Array2<u32> = source.sample(how.batch_size, len, &mut self.batches)?;
-        let (loss, norm) = self.model.loss_and_grad_in(&tokens, &mut self.gradients)?;
+        let (loss, norm) = match gradient {
+            None => self.model.loss_and_grad_in(&tokens, &mut self.gradients)?,
+            Some(gradient) => {
+                let (loss, grad) = gradient(&self.model, &tokens)?;
+                (loss, self.gradients.take(grad))
+            }
+        };
         if !(loss.is_finite() && norm.is_finite()) {
             let what = format!("training broke down at step {step}: loss {loss}, gradient norm {norm}");
             return Err(self.back_to_last_good(what));

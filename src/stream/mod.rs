@@ -1,7 +1,7 @@
-//! Past memory, past one core, past one machine: moments of texts of any size, on any number of processes.
+//! Past memory, past one core, past one machine: statistics of texts of any size, and training, on any number of processes.
 //!
 //! [`TextFiles`](crate::data::TextFiles) are read document by document and cut into *shards*, runs of whole documents. Each shard gives
-//! [`LayerMoments`](crate::lens::LayerMoments), and those are merged along a binary tree whose shape depends on the number of
+//! [`LayerMoments`](crate::lens::LayerMoments) or [`Readings`], and those are merged along a binary tree whose shape depends on the number of
 //! shards alone. So the result has the same bytes on one process or on many, and after an interruption: finished shards are
 //! files, and are not computed again.
 //!
@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`Streaming`] | how texts are cut, where finished shards are kept |
 //! | [`Peers`] | the processes that share the work: [`Alone`], [`Threads`], `Mpi` (feature `mpi`) |
+//! | [`Readings`] | what lenses read, as means over all tokens |
+//! | [`train_among`] | training with the gradient of each batch shared out, the same weights on any number of processes |
 //! | [`ActivationFiles`] | residual streams as files, written once and read often |
 
 mod activations;
@@ -16,10 +18,16 @@ mod moments;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod peers;
+mod readings;
+mod reduction;
 mod shards;
+mod training;
+mod tree;
 
 pub use activations::ActivationFiles;
 pub use moments::Streaming;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use peers::{Alone, Peers, Threads};
+pub use readings::{LensReadings, Readings};
+pub use training::train_among;

@@ -1,16 +1,17 @@
 //! Moments of texts of any size.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::shards::{Sequences, Shards};
+use super::reduction::{Reduced, Reduction, interrupted};
+use super::shards::{Shards, as_array, chunks};
 use super::{Alone, Peers};
 use crate::data::{TextFiles, Tokenize};
 use crate::lens::LayerMoments;
 use crate::model::Transformer;
-use crate::session::{self, Progress};
+use crate::session;
 use crate::{Error, ErrorKind, Result};
 
 /// How texts become moments.
@@ -56,9 +57,9 @@ impl Default for Streaming {
 }
 
 /// Sequences that one thread runs at a time.
-const CHUNK: usize = 4;
+pub(super) const CHUNK: usize = 4;
 /// Chunks between two looks at an interrupt.
-const ROUND: usize = 64;
+pub(super) const ROUND: usize = 64;
 
 impl Streaming {
     /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as a tree
@@ -83,44 +84,8 @@ impl Streaming {
         tokenizer: &dyn Tokenize,
         texts: &TextFiles,
     ) -> Result<Option<LayerMoments>> {
-        let n_ctx = self.checked(model, tokenizer)?;
-        let shards = Shards::plan(texts, self.shard_bytes)?;
-        let kept =
-            self.folder.as_ref().map(|folder| Kept::open(folder, self, n_ctx, model, &shards)).transpose()?;
-        let (first, end) = {
-            let of = |rank| shards.first_of(rank, peers.size());
-            (of(peers.rank()), of(peers.rank() + 1))
-        };
-        let mut sequences = Sequences::new(texts, tokenizer, n_ctx, self.shortest);
-        let mut progress = (peers.rank() == 0).then(|| Progress::new("shards", end - first));
-        let mut n_tokens = 0;
-        let began = std::time::Instant::now();
-        let mut leaf = |shard: usize| {
-            let moments = match kept.as_ref().and_then(|kept| kept.load(shard)) {
-                Some(moments) => moments,
-                None => {
-                    let sequences = sequences.of_documents(shards.first[shard], shards.first[shard + 1])?;
-                    let moments = of_sequences(model, &sequences)?;
-                    n_tokens += moments.n();
-                    if let Some(kept) = &kept {
-                        moments.save(kept.file(shard))?;
-                    }
-                    moments
-                }
-            };
-            if let Some(progress) = &mut progress {
-                let rate = n_tokens as f64 / began.elapsed().as_secs_f64();
-                progress.update(shard + 1 - first, || format!("{n_tokens} tokens, {rate:.0} a second"));
-            }
-            Ok(moments)
-        };
-        let join = |mut left: LayerMoments, right: LayerMoments| left.merge(&right).map(|()| left);
-        let pack = |moments: &LayerMoments| moments.to_bytes();
-        let unpack = |bytes: &[u8]| LayerMoments::from_bytes(bytes);
-        let moments = shards.fold(peers, &mut leaf, &join, &pack, &unpack)?;
-        if let Some(progress) = progress {
-            progress.finish(&format!("{} of text, {n_tokens} tokens here", megabytes(shards.n_bytes)));
-        }
+        let job = Reduction { how: self, peers, model, tokenizer, texts };
+        let moments = job.run("moments", 0, &|sequences| of_sequences(model, sequences))?;
         if let Some(moments) = &moments
             && moments.n() == 0
         {
@@ -203,24 +168,12 @@ impl Streaming {
 /// The moments of some sequences, in their order. Nothing is said of progress.
 fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
     let mut all = LayerMoments::new(model);
-    let chunks: Vec<&[Vec<u32>]> =
-        sequences.chunk_by(|a, b| a.len() == b.len()).flat_map(|run| run.chunks(CHUNK)).collect();
-    for round in chunks.chunks(ROUND) {
+    for round in chunks(sequences, CHUNK).chunks(ROUND) {
         if session::interrupted() {
-            return Err(Error::new(
-                ErrorKind::Data,
-                "interrupted within a shard",
-                "with a folder for finished shards (`folder`) the same call goes on behind the last of them",
-            ));
+            return Err(interrupted());
         }
-        let parts: Vec<Result<LayerMoments>> = round
-            .par_iter()
-            .map(|chunk| {
-                let tokens: Vec<u32> = chunk.iter().flatten().copied().collect();
-                let shape = (chunk.len(), chunk[0].len());
-                all.of_chunk(model, ArrayView2::from_shape(shape, &tokens).expect("equal lengths"), None)
-            })
-            .collect();
+        let parts: Vec<Result<LayerMoments>> =
+            round.par_iter().map(|chunk| all.of_chunk(model, as_array(chunk).view(), None)).collect();
         let mut sum: Option<LayerMoments> = None;
         for part in parts {
             match &mut sum {
@@ -235,41 +188,24 @@ fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMome
     Ok(all)
 }
 
-/// Finished shards as files.
-struct Kept {
-    folder: PathBuf,
-    run: u32,
-    fingerprint: u64,
-}
-
-impl Kept {
-    fn open(
-        folder: &Path,
-        how: &Streaming,
-        n_ctx: usize,
-        model: &Transformer,
-        shards: &Shards,
-    ) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(|e| {
-            Error::new(
-                ErrorKind::File,
-                format!("cannot make the folder {}: {e}", folder.display()),
-                "name a folder that can be written to",
-            )
-        })?;
-        Ok(Kept { folder: folder.into(), run: how.run(n_ctx, shards), fingerprint: model.fingerprint() })
+impl Reduced for LayerMoments {
+    fn n_tokens(&self) -> u64 {
+        self.n()
     }
 
-    fn file(&self, shard: usize) -> PathBuf {
-        self.folder.join(format!("{:016x}-{:08x}-{shard:06}.moments", self.fingerprint, self.run))
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
-    /// A shard that is there, whole, and of this model.
-    fn load(&self, shard: usize) -> Option<LayerMoments> {
-        LayerMoments::load(self.file(shard)).ok().filter(|moments| moments.fingerprint == self.fingerprint)
+    fn join(mut self, right: Self) -> Result<Self> {
+        self.merge(&right).map(|()| self)
     }
-}
 
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        LayerMoments::to_bytes(self)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        LayerMoments::from_bytes(bytes)
+    }
 }

@@ -1,9 +1,11 @@
-//! Texts cut into shards, and a tree over them.
+//! Texts cut into shards.
+
+use ndarray::Array2;
 
 use crate::data::{Documents, TextFiles, Tokenize};
 use crate::{Error, ErrorKind, Result};
 
-use super::Peers;
+use super::tree::Tree;
 
 /// Where shards begin: by a pass over the texts that computes nothing.
 pub(super) struct Shards {
@@ -48,66 +50,8 @@ impl Shards {
         self.first.len() - 1
     }
 
-    /// The first shard of a process; shards are dealt out in runs, and process 0 always has the first.
-    pub(super) fn first_of(&self, rank: usize, size: usize) -> usize {
-        (self.len() * rank).div_ceil(size)
-    }
-
-    /// The process whose shard this is.
-    fn owner(&self, shard: usize, size: usize) -> usize {
-        (0..size).rev().find(|&rank| self.first_of(rank, size) <= shard).unwrap_or(0)
-    }
-
-    /// Folds all shards along the binary tree that halves them: `leaf` makes the value of a shard, `join` that of a node, and a
-    /// node belongs to the process of its first shard. The shape of the tree does not depend on the processes; each
-    /// calls `leaf` for its own shards in order, and holds as many values as the tree is deep. The root comes out at rank 0.
-    pub(super) fn fold<T>(
-        &self,
-        peers: &dyn Peers,
-        leaf: &mut dyn FnMut(usize) -> Result<T>,
-        join: &dyn Fn(T, T) -> Result<T>,
-        pack: &dyn Fn(&T) -> Result<Vec<u8>>,
-        unpack: &dyn Fn(&[u8]) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let value = self.node(0, self.len(), peers, leaf, join, pack, unpack)?;
-        Ok(value.filter(|_| peers.rank() == 0))
-    }
-
-    /// The value over the shards `begin .. end`, if it belongs to this process.
-    #[allow(clippy::too_many_arguments, reason = "what a fold is made of")]
-    fn node<T>(
-        &self,
-        begin: usize,
-        end: usize,
-        peers: &dyn Peers,
-        leaf: &mut dyn FnMut(usize) -> Result<T>,
-        join: &dyn Fn(T, T) -> Result<T>,
-        pack: &dyn Fn(&T) -> Result<Vec<u8>>,
-        unpack: &dyn Fn(&[u8]) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let (rank, size) = (peers.rank(), peers.size());
-        let (low, high) = (self.owner(begin, size), self.owner(end - 1, size));
-        if rank < low || rank > high {
-            return Ok(None);
-        }
-        if end - begin == 1 {
-            return leaf(begin).map(Some);
-        }
-        let middle = begin + (end - begin).div_ceil(2);
-        let left = self.node(begin, middle, peers, leaf, join, pack, unpack)?;
-        let right = self.node(middle, end, peers, leaf, join, pack, unpack)?;
-        let sender = self.owner(middle, size);
-        if rank == low {
-            let right = match right {
-                Some(right) => right,
-                None => unpack(&peers.receive(sender)?)?,
-            };
-            return join(left.expect("its first shard is ours"), right).map(Some);
-        }
-        if rank == sender {
-            peers.send(low, &pack(&right.expect("its first shard is ours"))?)?;
-        }
-        Ok(None)
+    pub(super) fn tree(&self) -> Tree {
+        Tree { n: self.len() }
     }
 }
 
@@ -149,4 +93,15 @@ pub(super) fn changed() -> Error {
         "the texts have changed while they were read",
         "run again when nothing writes to them",
     )
+}
+
+/// Runs of up to `most` sequences of the same length: what goes through a model together.
+pub(super) fn chunks(sequences: &[Vec<u32>], most: usize) -> Vec<&[Vec<u32>]> {
+    sequences.chunk_by(|a, b| a.len() == b.len()).flat_map(|run| run.chunks(most)).collect()
+}
+
+/// Such a run as `[sequence, pos]`.
+pub(super) fn as_array(chunk: &[Vec<u32>]) -> Array2<u32> {
+    let tokens: Vec<u32> = chunk.iter().flatten().copied().collect();
+    Array2::from_shape_vec((chunk.len(), chunk[0].len()), tokens).expect("equal lengths")
 }
