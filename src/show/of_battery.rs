@@ -2,8 +2,8 @@
 
 use super::figure::show;
 use super::{Card, Figure, LineChart, Series, Table, TableCell};
-use crate::Result;
 use crate::battery::{Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
+use crate::{Error, ErrorKind, Result};
 
 /// Fractions below this are drawn here: a lens in the wrong basis is worse than not looking, without limit.
 const LOWEST: f64 = -0.5;
@@ -19,11 +19,10 @@ impl Report {
             self.layers().figure()?,
         ];
         let mut all = parts.iter().skip(1).fold(parts[0].clone(), |all, part| all.above(part));
-        if let Some(paths) = self.paths() {
-            all = all.above(&paths?);
-        }
-        for extra in [self.gradients(), self.lesions()].into_iter().flatten() {
-            all = all.above(&extra.figure()?);
+        // Not of every kind of network.
+        let tables = [self.gradients(), self.lesions()].into_iter().flatten().map(|table| table.figure());
+        for extra in self.paths().into_iter().map(Ok).chain(tables) {
+            all = all.above(&extra?);
         }
         Ok(all.above(&self.methods_card().figure()?))
     }
@@ -183,10 +182,10 @@ impl Report {
             Series::new(&g.summary.name, kl)
         };
         LineChart {
-            title: "Own lenses improve with depth in any trained network".into(),
+            title: "Own lenses improve with depth in any network".into(),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: "KL over that of not looking".into(),
-            series: self.groups.iter().map(series).collect(),
+            series: self.groups.iter().filter(|g| !g.summary.kept().is_empty()).map(series).collect(),
             y_from_zero: true,
             ..Default::default()
         }
@@ -246,10 +245,11 @@ impl Report {
         }
     }
 
-    /// How many blocks the gradient passes on its way to the embedding; `None` if no network has skip connections.
-    pub fn paths(&self) -> Option<Result<Figure>> {
+    /// How many blocks the gradient passes on its way to the embedding. Fails if no network is a transformer with skip connections.
+    pub fn paths(&self) -> Result<Figure> {
         let with_paths: Vec<&Group> = self.groups.iter().filter(|g| !g.paths.is_empty()).collect();
-        let n = with_paths.first()?.paths[0].len() - 1;
+        let first = with_paths.first().ok_or_else(|| not_there("paths of the gradient"))?;
+        let n = first.paths[0].len() - 1;
         let mut series: Vec<Series> = with_paths
             .iter()
             .map(|g| {
@@ -261,7 +261,7 @@ impl Report {
         let mut paths = vec![0.5_f64.powi(n as i32)];
         (0..n).for_each(|k| paths.push(paths[k] * (n - k) as f64 / (k + 1) as f64));
         series.push(Series::new("share of the paths", paths).dashed());
-        let chart = LineChart {
+        LineChart {
             title: "How long are the paths that the gradient takes?".into(),
             x_label: "blocks passed".into(),
             y_label: "share of the gradient at the embedding".into(),
@@ -269,12 +269,12 @@ impl Report {
             y_from_zero: true,
             note: "Exact, over all sets of blocks; a block, attention and MLP together, is passed or not. Negative: paths that work against the whole.".into(),
             ..Default::default()
-        };
-        Some(chart.figure())
+        }
+        .figure()
     }
 
-    /// Updates against the literal gradient.
-    fn gradients(&self) -> Option<Table> {
+    /// Updates against the literal gradient. Fails if no network is a transformer.
+    pub fn gradients(&self) -> Result<Table> {
         let rows: Vec<Vec<TableCell>> = self
             .groups
             .iter()
@@ -296,7 +296,10 @@ impl Report {
                 ]
             })
             .collect();
-        (!rows.is_empty()).then(|| Table {
+        if rows.is_empty() {
+            return Err(not_there("gradients"));
+        }
+        Ok(Table {
             title: "Are updates gradient steps, literally?".into(),
             header: ["network", "cosine", "positive", "R² own", "R² one for all", "positive definite"]
                 .map(String::from)
@@ -308,10 +311,11 @@ impl Report {
         })
     }
 
-    /// Loss behind lesions of the networks in question, above that of the whole network.
-    fn lesions(&self) -> Option<Table> {
+    /// Loss behind lesions of the networks in question, above that of the whole network. Fails if these are not transformers of distinct
+    /// blocks with skip connections.
+    pub fn lesions(&self) -> Result<Table> {
         let all = &self.groups[0].lesions;
-        let first = all.first()?;
+        let first = all.first().ok_or_else(|| not_there("lesions"))?;
         let mean = |of: &dyn Fn(usize) -> f64| -> TableCell {
             let total: f64 = (0..all.len()).map(|i| of(i) - all[i].whole).sum();
             format!("{:+.3}", total / all.len() as f64).into()
@@ -327,7 +331,7 @@ impl Report {
             ]
         });
         let reverse = all.iter().map(|x| x.reverse - x.whole).sum::<f64>() / all.len() as f64;
-        Some(Table {
+        Ok(Table {
             title: format!("What a block is worth: {}", self.groups[0].summary.name),
             header: ["block", "deleted", "swapped with the next", "repeated", "affine instead"]
                 .map(String::from)
@@ -357,6 +361,15 @@ impl Report {
     }
 }
 
+fn not_there(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("this report has no {what}"),
+        "they are measured in transformers with skip connections: `Battery::run`, `Report::of_transformer`",
+    )
+}
+
 fn hundredths(x: f64) -> TableCell {
-    TableCell::Text(if x.is_finite() { format!("{x:.2}") } else { "-".into() })
+    // Adding 0 makes of a -0 that rounding has left a 0.
+    if x.is_finite() { ((x * 100.0).round() / 100.0 + 0.0).into() } else { "-".into() }
 }
