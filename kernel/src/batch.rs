@@ -15,7 +15,7 @@ use crate::image::Image;
 #[allow(missing_docs, unreachable_pub, reason = "written for both sides")]
 mod request;
 
-pub(crate) use request::{Request, Tokens, Work};
+pub(crate) use request::{Network, Request, Tokens, Work};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done
@@ -58,6 +58,51 @@ pub(crate) enum ModelCommand {
         /// Seed of the draws
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Train a network on the characters of a text
+    #[command(after_help = "Examples:
+  onelens model train --text stories/ --out stories.safetensors --steps 2000
+  mpirun -n 4 onelens model train --text stories/ --out stories.safetensors --batch 256 --layers 8 --width 256
+
+Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens: give the same --text
+as --tokenizer to other commands. Processes started by mpirun share each batch, four sequences at a time (an `onelens` built with
+`--features mpi`); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
+    Train {
+        /// A text file or a folder of them
+        #[arg(long, value_name = "PATH")]
+        text: PathBuf,
+        /// Where the model goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Blocks
+        #[arg(long, default_value_t = 6)]
+        layers: usize,
+        /// Width of the residual stream; the MLPs are four times as wide
+        #[arg(long, default_value_t = 64)]
+        width: usize,
+        /// Attention heads, which share the width
+        #[arg(long, default_value_t = 4)]
+        heads: usize,
+        /// Tokens of a sequence
+        #[arg(long, default_value_t = 64)]
+        context: usize,
+        /// Optimisation steps
+        #[arg(long, default_value_t = 1000)]
+        steps: usize,
+        /// Sequences of a step
+        #[arg(long, default_value_t = 32)]
+        batch: usize,
+        /// Peak learning rate
+        #[arg(long, default_value_t = 3e-3)]
+        lr: f64,
+        /// Seed of the weights and batches
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Go on with the run that was interrupted; its own settings count
+        #[arg(long)]
+        resume: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -271,6 +316,24 @@ pub(crate) fn model(command: ModelCommand) -> Request {
                 json: output.json,
                 work: Work::Generate { model, tokenizer, prompt, n, temperature, seed },
             }
+        }
+        ModelCommand::Train {
+            text,
+            out,
+            layers,
+            width,
+            heads,
+            context,
+            steps,
+            batch,
+            lr,
+            seed,
+            resume,
+            output,
+        } => {
+            let network = Network { n_layers: layers, d_model: width, n_heads: heads, n_ctx: context, seed };
+            let work = Work::Train { text, output: out, network, steps, batch_size: batch, lr, resume };
+            Request { json: output.json, work }
         }
         ModelCommand::Convert { model, to, output } => {
             Request { json: output.json, work: Work::Convert { model: model.model, output: to } }

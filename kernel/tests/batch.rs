@@ -39,6 +39,9 @@ fn folder() -> tempfile::TempDir {
     let text = |range: std::ops::Range<usize>| range.map(line).collect::<Vec<_>>().join("\n");
     fs::write(folder.path().join("text.txt"), text(0..400)).expect("written");
     fs::write(folder.path().join("other.txt"), text(400..500)).expect("written");
+    // The same lines as documents, which shards are made of.
+    let documents: String = (0..400).map(|i| format!("\"{}\"\n", line(i))).collect();
+    fs::write(folder.path().join("lines.jsonl"), documents).expect("written");
     // dim, hidden, layers, heads, kv heads, vocabulary, context; then as many numbers as those say.
     let shape = [8_i32, 16, 2, 2, 2, 10, 32];
     let (d, h, l, v, t) = (8, 16, 2, 10, 32);
@@ -225,6 +228,101 @@ fn shells_complete_the_commands() {
     assert!(script.contains("lens") && script.contains("--shard-bytes"));
 }
 
+#[test]
+fn a_model_is_trained_from_a_text_and_read_again() {
+    let folder = folder();
+    let train = "model train --text text.txt --out m.safetensors --steps 30 --layers 1 --width 16 --heads 2 --context 16 --json";
+    let told = json(folder.path(), &train.split(' ').collect::<Vec<_>>());
+    // Eight letters and the line's end, all about as frequent: less than ln 9 once anything is learnt.
+    let loss = told["held_out_loss"].as_f64().expect("a loss");
+    assert!(loss > 0.0 && loss < 2.19, "{told}");
+    let info = json(folder.path(), &["model", "info", "m.safetensors", "--json"]);
+    assert_eq!(info["fingerprint"], told["fingerprint"]);
+    assert_eq!(info["provenance"]["steps"], 30);
+    for (arguments, words) in [
+        ("--text text.txt --out no/such/m --steps 1", "there is no such folder"),
+        ("--text absent --out m --steps 1", "absent"),
+        ("--text text.txt --out m --batch 0", "batch_size is 0"),
+        ("--text text.txt --out m --heads 0", "heads"),
+        ("--text text.txt --out model.bin --resume", "model.bin"),
+    ] {
+        let arguments: Vec<&str> = ["model", "train"].into_iter().chain(arguments.split(' ')).collect();
+        let (code, told) = bad(folder.path(), &arguments);
+        assert!(code == Some(2) && told.contains(words) && told.contains("help:"), "{arguments:?}: {told}");
+    }
+}
+
+/// With a real MPI: training among any number of processes writes the same file, and a process that is killed ends the job.
+#[cfg(feature = "mpi")]
+#[test]
+fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
+    let folder = folder();
+    let program = env!("CARGO_BIN_EXE_onelens");
+    let mpirun = |n: &str, script: &str| {
+        let mut command = Command::new("mpirun");
+        command.args(["--allow-run-as-root", "--oversubscribe", "-n", n, "sh", "-c", script, program]);
+        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1");
+        let output = command.output().expect("mpirun, of the package openmpi-bin");
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&told).into_owned())
+    };
+    let train =
+        "$0 model train --text text.txt --out m.safetensors --layers 1 --width 16 --heads 2 --context 16";
+    let mut all = Vec::new();
+    for n in ["1", "2", "3", "4"] {
+        let (success, told) = mpirun(n, &format!("exec {train} --steps 12 --batch 18"));
+        assert!(success && told.contains("12 steps"), "{told}");
+        all.push(fs::read(folder.path().join("m.safetensors")).expect("a model"));
+    }
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+    // No step count is reached in time: without its end the job would run for hours.
+    let script = format!(
+        "[ $OMPI_COMM_WORLD_RANK = 1 ] && exec timeout -s KILL 2 {train} --steps 100000000\nexec {train} --steps 100000000"
+    );
+    let (success, told) = mpirun("3", &script);
+    assert!(
+        !success && told.contains("rank") | told.contains("Exit code") | told.contains("status"),
+        "{told}"
+    );
+    // What was written before is as it was.
+    assert!(fs::read(folder.path().join("m.safetensors")).expect("a model") == all[0]);
+}
+
+/// With a real MPI: shards that were finished before a process failed are used by the next run, which has the bytes of an undisturbed one.
+#[cfg(feature = "mpi")]
+#[test]
+fn shards_finished_before_a_process_failed_are_used_again() {
+    let folder = folder();
+    let program = env!("CARGO_BIN_EXE_onelens");
+    let fit = "lens fit --model model.bin --tokenizer text.txt --text lines.jsonl --shard-bytes 1000";
+    let arguments = |more: &'static str| fit.split(' ').chain(more.split(' ')).collect::<Vec<_>>();
+    good(folder.path(), &arguments("--out undisturbed.moments --keep all"));
+    // A folder has the name of the last shard, which process 2 therefore cannot write.
+    let names =
+        fs::read_dir(folder.path().join("all")).expect("all").map(|entry| entry.expect("a file").file_name());
+    let last = folder.path().join("kept").join(names.max().expect("shards"));
+    fs::create_dir_all(&last).expect("made");
+    let mut command = Command::new("mpirun");
+    command.args(["--allow-run-as-root", "--oversubscribe", "-n", "3", program]);
+    command.args(arguments("--out all.moments --keep kept"));
+    let output = command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1").output().expect("mpirun");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("process 2 of 3") && told.contains("help:"), "{told}");
+    assert!(!folder.path().join("all.moments").exists());
+    fs::remove_dir(last).expect("removed");
+    let shards = || fs::read_dir(folder.path().join("kept")).expect("kept").count();
+    let finished = shards();
+    assert!(finished > 0);
+    let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).expect("a file");
+    let first =
+        fs::read_dir(folder.path().join("kept")).expect("kept").next().expect("one").expect("one").path();
+    let before = modified(&first);
+    good(folder.path(), &arguments("--out all.moments --keep kept"));
+    assert!(shards() > finished && modified(&first) == before);
+    let read = |name: &str| fs::read(folder.path().join(name)).expect("moments");
+    assert!(read("all.moments") == read("undisturbed.moments"));
+}
+
 /// With a real MPI: as many processes as asked for, the same bytes from any number of them, and one that fails ends all.
 #[cfg(feature = "mpi")]
 #[test]
@@ -264,7 +362,7 @@ fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
     };
     let mut all = Vec::new();
     for n in ["1", "2", "3", "4"] {
-        let (success, told) = mpirun(n, "text.txt");
+        let (success, told) = mpirun(n, "lines.jsonl");
         assert!(success, "{told}");
         let value: Value =
             serde_json::from_str(told.lines().find(|line| line.starts_with('{')).expect("JSON"))

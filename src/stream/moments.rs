@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
 use super::reduction::{Reduced, Reduction, interrupted};
@@ -11,6 +11,7 @@ use super::{Alone, Peers};
 use crate::data::{TextFiles, Tokenize};
 use crate::lens::LayerMoments;
 use crate::model::Transformer;
+use crate::num::log_softmax_rows;
 use crate::session;
 use crate::{Error, ErrorKind, Result};
 
@@ -58,8 +59,6 @@ impl Default for Streaming {
 
 /// Sequences that one thread runs at a time.
 pub(super) const CHUNK: usize = 4;
-/// Chunks between two looks at an interrupt.
-pub(super) const ROUND: usize = 64;
 
 impl Streaming {
     /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as a tree
@@ -166,25 +165,36 @@ impl Streaming {
 }
 
 /// The moments of some sequences, in their order. Nothing is said of progress.
+///
+/// Threads share the sequences while the model runs, then the layers while rows are pushed: moments are much larger than the streams
+/// of a few sequences, and there is one set of them whatever the number of threads.
 fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
     let mut all = LayerMoments::new(model);
-    for round in chunks(sequences, CHUNK).chunks(ROUND) {
+    let mut sum = Array1::<f64>::zeros(model.config.d_vocab);
+    // Rows are pushed in their order, so that nothing depends on the length of a round.
+    for round in chunks(sequences, CHUNK).chunks(2 * rayon::current_num_threads()) {
         if session::interrupted() {
             return Err(interrupted());
         }
-        let parts: Vec<Result<LayerMoments>> =
-            round.par_iter().map(|chunk| all.of_chunk(model, as_array(chunk).view(), None)).collect();
-        let mut sum: Option<LayerMoments> = None;
-        for part in parts {
-            match &mut sum {
-                None => sum = Some(part?),
-                Some(sum) => sum.merge(&part?)?,
-            }
-        }
-        if let Some(sum) = sum {
-            all.merge(&sum)?;
-        }
+        let parts: Vec<(Vec<Array2<f32>>, Array1<f64>)> = round
+            .par_iter()
+            .map(|chunk| {
+                let tape = model.tape(as_array(chunk).view());
+                let streams = (0..=model.config.n_layers).map(|l| tape.resid(l).clone()).collect();
+                let p = log_softmax_rows(tape.logits.view()).mapv(|x| f64::from(x).exp());
+                (streams, p.sum_axis(Axis(0)))
+            })
+            .collect();
+        all.layers.par_iter_mut().enumerate().try_for_each(|(l, moments)| {
+            parts.iter().try_for_each(|(streams, _)| {
+                let pushed = moments.push(streams[l].view(), streams[streams.len() - 1].view());
+                pushed
+                    .map_err(|e| Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help()))
+            })
+        })?;
+        parts.iter().for_each(|(_, p)| sum += p);
     }
+    all.mean_prediction = sum / all.n().max(1) as f64;
     Ok(all)
 }
 

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::moments::{CHUNK, ROUND};
+use super::moments::CHUNK;
 use super::reduction::{Reduced, Reduction, interrupted};
 use super::shards::{as_array, chunks};
 use super::{Alone, Peers, Streaming};
@@ -230,6 +230,9 @@ impl Sums {
         }
     }
 }
+
+/// Chunks between two looks at an interrupt.
+const ROUND: usize = 64;
 
 /// The sums over some sequences, in their order.
 fn of_sequences(model: &Transformer, lenses: &[&dyn Lens], sequences: &[Vec<u32>]) -> Result<Sums> {

@@ -1,11 +1,11 @@
 //! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command line.
 
-use crate::request::{Request, Tokens, Work};
-use onelens::data::{Corpus, PieceTokenizer, TextFiles, Tokenize, Vocab};
+use crate::request::{Network, Request, Tokens, Work};
+use onelens::data::{Corpus, PieceTokenizer, Source, TextFiles, Tokenize, Vocab};
 use onelens::lens::{LayerMoments, Lens, LogitLens, Ridge, compare};
-use onelens::model::{Provenance, Transformer};
+use onelens::model::{Config, Provenance, Training, TrainingRun, Transformer};
 use onelens::session::{self, Bundle, Sink};
-use onelens::stream::{Alone, Peers, Streaming};
+use onelens::stream::{Alone, Peers, Streaming, train_among};
 use onelens::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::ffi::{CStr, c_char, c_int};
@@ -117,6 +117,7 @@ fn peers() -> Result<Box<dyn Job>> {
 fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
     let (text, value) = match &request.work {
         Work::Fit { model, texts, output, shard_bytes, keep } => {
+            check_folder(output)?;
             let (model, path) = (read_model(model)?, output);
             let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
             let how = Streaming {
@@ -142,6 +143,44 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 ),
                 value,
             )
+        }
+        Work::Train { text, output, network, steps, batch_size, lr, resume } => {
+            check_folder(output)?;
+            let corpus = Corpus::open(text)?;
+            let how = Training {
+                steps: *steps,
+                batch_size: *batch_size,
+                lr: *lr,
+                seed: network.seed,
+                ..Default::default()
+            };
+            let mut run = match resume {
+                true => TrainingRun::load(output)?,
+                false => TrainingRun::new(Transformer::new(config(network, &corpus))?, &how)?,
+            };
+            let Some(log) = train_among(peers, &mut run, &corpus)? else { return Ok(None) };
+            let steps = log.losses.len();
+            if log.interrupted {
+                run.save(output, &corpus)?;
+                return Err(Error::new(
+                    ErrorKind::Data,
+                    format!("interrupted after {steps} steps, which are in {}", output.display()),
+                    "the same command with --resume goes on from there",
+                ));
+            }
+            let model = run.model();
+            model.save(output, &Provenance::trained(&corpus, &how, &log))?;
+            let fingerprint = format!("{:016x}", model.fingerprint());
+            let text = format!(
+                "{}: {steps} steps, held-out loss {:.4} nats per token, fingerprint {fingerprint}",
+                output.display(),
+                log.held_out_loss
+            );
+            let value = json!({
+                "model": output, "steps": steps, "held_out_loss": log.held_out_loss, "fingerprint": fingerprint,
+                "processes": peers.size(),
+            });
+            (text, value)
         }
         _ if peers.rank() > 0 => return Ok(None),
         Work::Info { model } => info(model)?,
@@ -208,6 +247,37 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
         }
     };
     Ok(Some(if request.json { value.to_string() } else { text }))
+}
+
+/// Says before long work, not after it, that its result has no place.
+fn check_folder(output: &Path) -> Result<()> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() && !output.is_dir() {
+        return Ok(());
+    }
+    let why = if output.is_dir() { "it is a folder" } else { "there is no such folder" };
+    Err(Error::new(
+        ErrorKind::File,
+        format!("cannot write {}: {why}", output.display()),
+        format!("name a file in a folder that exists, or make it: mkdir -p {}", folder.display()),
+    ))
+}
+
+/// A network whose tokens are those of the corpus.
+fn config(network: &Network, corpus: &Corpus) -> Config {
+    let &Network { n_layers, d_model, n_heads, n_ctx, seed } = network;
+    let d_head = d_model / n_heads.max(1);
+    Config {
+        d_vocab: corpus.d_vocab(),
+        n_layers,
+        d_model,
+        n_heads,
+        d_head,
+        d_mlp: 4 * d_model,
+        n_ctx,
+        seed,
+        ..Default::default()
+    }
 }
 
 fn info(path: &Path) -> Result<(String, Value)> {

@@ -26,6 +26,16 @@ pub enum Work {
         temperature: Option<f64>,
         seed: u64,
     },
+    /// Train a model on a text, or go on where `output` was interrupted.
+    Train {
+        text: PathBuf,
+        output: PathBuf,
+        network: Network,
+        steps: usize,
+        batch_size: usize,
+        lr: f64,
+        resume: bool,
+    },
     /// Write a model as a file of our own.
     Convert { model: PathBuf, output: PathBuf },
     /// Gather the moments that every lens is fitted from.
@@ -51,4 +61,15 @@ pub struct Tokens {
     pub tokenizer: PathBuf,
     /// Tokens of a sequence; 0 for the model's context.
     pub n_ctx: usize,
+}
+
+/// The sizes of a network to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    pub n_layers: usize,
+    pub d_model: usize,
+    pub n_heads: usize,
+    pub n_ctx: usize,
+    /// Of the weights, and of the batches.
+    pub seed: u64,
 }
