@@ -64,6 +64,9 @@
 //! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form, then [`Refine`](lens::Refine) |
 //! | tuned-lens `PredictionTrajectory` | [`Trajectory`](lens::Trajectory) |
 //! | scikit-learn `Ridge(alpha)` | [`Ridge { lambda, towards: Zero }`](lens::Ridge), `alpha = λ s² n` |
+//!
+//! There is no adapter to linfa's `Fit` and `Predict`: linfa 0.8.1, the latest on 23 November 2026, takes arrays of ndarray 0.16, and ours
+//! are ndarray 0.17's, which are other types.
 
 // Named by notebook engines that write down the type of a `let`: without this path `let y = &x * 2.0;` does not compile
 // in a cell.

@@ -147,13 +147,10 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
         Work::Train { text, output, network, steps, batch_size, lr, resume } => {
             check_folder(output)?;
             let corpus = Corpus::open(text)?;
-            let how = Training {
-                steps: *steps,
-                batch_size: *batch_size,
-                lr: *lr,
-                seed: network.seed,
-                ..Default::default()
-            };
+            // A run that goes on has its own settings, of which the model's file tells the seed.
+            let seed = if *resume { Provenance::of_file(output)?.seed } else { network.seed };
+            let how =
+                Training { steps: *steps, batch_size: *batch_size, lr: *lr, seed, ..Default::default() };
             let mut run = match resume {
                 true => TrainingRun::load(output)?,
                 false => TrainingRun::new(Transformer::new(config(network, &corpus))?, &how)?,
