@@ -26,8 +26,8 @@
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
 //! | [`stream`] | the same from texts of any size, on any number of processes | hold more than a shard |
-//! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
 //! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
+//! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
 //! | [`show`] | figures; the only place that writes HTML or SVG | compute |
 //!
 //! Weights and activations are `f32`; statistics and solves are `f64`. Public types are concrete and owned, so that a
@@ -92,9 +92,9 @@ pub mod lens;
 
 pub mod stream;
 
-pub mod battery;
-
 pub mod dual;
+
+pub mod battery;
 
 pub mod show;
 

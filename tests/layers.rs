@@ -15,8 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),
     ("stream", &["session", "num", "data", "model", "lens"]),
-    ("battery", &["session", "num", "data", "model", "vision", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
+    ("battery", &["session", "num", "data", "model", "vision", "lens", "dual"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens", "battery", "dual"]),
     ("prelude", &["battery", "data", "circuits", "dual", "lens", "model", "num", "show", "stream", "vision"]),
 ];
