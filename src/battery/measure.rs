@@ -1,6 +1,6 @@
 //! One network, one pass of lenses: what each kind of lens reads at each stream, and where updates point.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::Streams;
@@ -95,108 +95,212 @@ impl Measured {
 pub fn measure(all: &Streams, lambda: f64, swapped: bool) -> Result<Measured> {
     let (n, half) = (all.target.nrows(), all.half());
     let (fit, read) = if swapped { (half..n, 0..half) } else { (0..half, half..n) };
-    let ridge = Ridge { lambda, towards: Towards::Zero };
-    let part = |x: &Array2<f64>, rows: &std::ops::Range<usize>| x.slice(s![rows.clone(), ..]).to_owned();
-    let layers = all.n_layers();
-    let per_layer: Vec<Moments> =
-        all.streams.iter().map(|h| moments(part(h, &fit).view(), part(&all.target, &fit).view())).collect();
-    let lenses = Lenses::fit(&ridge, &per_layer)?;
-    let (target, log_p) = (part(&all.target, &read), part(&all.log_p, &read));
-    let streams: Vec<Array2<f64>> = all.streams.iter().map(|h| part(h, &read)).collect();
-    let by_sequence = |values: Vec<f64>| -> Array1<f64> {
-        values.chunks(all.n_pos).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
-    };
-    let mean_p =
-        part(&all.log_p, &fit).mapv(f64::exp).mean_axis(Axis(0)).expect("half of the rows").mapv(f64::ln);
-    let floor = by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, mean_p.view())).collect());
-    let n_seqs = floor.len();
-    let mut kl = Vec::new();
-    let mut tops: Vec<Vec<usize>> = Vec::new();
-    for kind in LensKind::ALL {
-        let mut table = Array2::zeros((n_seqs, layers));
-        for (l, h) in streams.iter().take(layers).enumerate() {
-            let log_q = all.readout.decode(apply(lenses.of(kind, l), h.view()).view());
-            let each = log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).collect();
-            table.column_mut(l).assign(&by_sequence(each));
-            if kind == LensKind::Own {
-                tops.push(log_q.rows().into_iter().map(top).collect());
-            }
-        }
-        kl.push(table);
-    }
-    let last: Vec<usize> = log_p.rows().into_iter().map(top).collect();
-    let depth = by_sequence(
-        (0..last.len())
-            .map(|i| (0..layers).rev().take_while(|&l| tops[l][i] == last[i]).count())
-            .map(|kept| (layers - kept) as f64)
-            .collect(),
-    );
-    let reference = centred(match &all.log_truth {
-        Some(truth) => part(truth, &read),
-        None => log_p.clone(),
-    });
-    let mut alignment = Array2::zeros((n_seqs, layers));
-    let mut update_size = Array2::zeros((n_seqs, layers));
-    let mut update_linear = Vec::new();
-    for l in 0..layers {
-        let update = &streams[l + 1] - &streams[l];
-        let z = apply(&lenses.shared, streams[l].view());
-        let decoded = all.readout.change(z.view(), matmul(update.view(), lenses.shared.a.t()).view());
-        let left = &reference - &centred(all.readout.decode(z.view()));
-        let cosines = decoded.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
-        alignment.column_mut(l).assign(&by_sequence(cosines));
-        let sizes = update
-            .rows()
-            .into_iter()
-            .zip(streams[l].rows())
-            .map(|(u, h)| (u.dot(&u) / h.dot(&h).max(f64::MIN_POSITIVE)).sqrt())
-            .collect();
-        update_size.column_mut(l).assign(&by_sequence(sizes));
-        let (x, next) = (part(&all.streams[l], &fit), part(&all.streams[l + 1], &fit));
-        update_linear.push(linearity(&ridge, (&x, &(&next - &x)), (&streams[l], &update))?);
-    }
-    let held_out: Vec<Moments> = streams.iter().map(|h| moments(h.view(), target.view())).collect();
-    let error = |i: usize, j: usize| squared_error(&lenses.own[i], &held_out[j]);
-    let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
-        (error(i, j) - error(j, j)) / held_out[j].s_zz.diag().sum() * held_out[j].weight
-    });
-    let inner = |i: usize, j: usize| (&held_out[i].s_xx * &held_out[j].s_xx).sum();
-    let likeness =
-        Array2::from_shape_fn((layers, layers), |(i, j)| inner(i, j) / (inner(i, i) * inner(j, j)).sqrt());
-    let truth_known = all.log_truth.is_some();
-    Ok(Measured {
-        floor,
-        kl,
-        alignment,
-        truth_known,
-        update_size,
-        depth,
-        update_linear,
-        transfer_penalty,
-        likeness,
-    })
+    let mut fitting = Fitting::default();
+    fitting.push(&all.rows(fit))?;
+    let mut reading = fitting.finish(lambda)?;
+    reading.push(&all.rows(read));
+    Ok(reading.finish())
 }
 
-/// Share of the variance of updates explained by an affine map, whole and behind a common factor of `h`.
-fn linearity(
-    ridge: &Ridge,
-    (x, dx): (&Array2<f64>, &Array2<f64>),
-    (held_x, held_dx): (&Array2<f64>, &Array2<f64>),
-) -> Result<[f64; 2]> {
-    let mean = dx.mean_axis(Axis(0)).expect("rows");
-    let size = |e: Array2<f64>| e.iter().map(|v| v * v).sum::<f64>();
-    let explained = |dx: &Array2<f64>, held: &Array2<f64>, mean: &Array1<f64>| -> Result<f64> {
-        let lens = ridge.fit(&moments(x.view(), dx.view()))?;
-        let total = size(held - mean).max(f64::MIN_POSITIVE);
-        Ok(1.0 - size(held - &apply(&lens, held_x.view())) / total)
-    };
-    let whole = explained(dx, held_dx, &mean)?;
-    let x_mean = x.mean_axis(Axis(0)).expect("rows");
-    let m = moments(x.view(), dx.view());
-    let factor = m.s_zx.diag().sum() / m.s_xx.diag().sum().max(f64::MIN_POSITIVE);
-    let rest = dx - &((x - &x_mean) * factor);
-    let held_rest = held_dx - &((held_x - &x_mean) * factor);
-    Ok([whole, explained(&rest, &held_rest, &mean)?])
+/// What lenses are fitted from, some sequences after the other.
+#[derive(Default)]
+pub(super) struct Fitting {
+    /// Of each stream with the target.
+    per_layer: Vec<Moments>,
+    /// Of each stream with its update.
+    updates: Vec<Moments>,
+    /// Sum of the final predictions.
+    sum_p: Option<Array1<f64>>,
+}
+
+impl Fitting {
+    /// Takes in some sequences.
+    pub(super) fn push(&mut self, s: &Streams) -> Result<()> {
+        let layers = s.n_layers();
+        if self.per_layer.is_empty() {
+            let d = s.streams[0].ncols();
+            self.per_layer = vec![Moments::new(d, s.target.ncols()); layers + 1];
+            self.updates = vec![Moments::new(d, d); layers];
+        }
+        for (sum, h) in self.per_layer.iter_mut().zip(&s.streams) {
+            sum.merge(&moments(h.view(), s.target.view()))?;
+        }
+        for (sum, pair) in self.updates.iter_mut().zip(s.streams.windows(2)) {
+            sum.merge(&moments(pair[0].view(), (&pair[1] - &pair[0]).view()))?;
+        }
+        let p = s.log_p.mapv(f64::exp).sum_axis(Axis(0));
+        self.sum_p = Some(self.sum_p.take().map_or(p.clone(), |sum| sum + p));
+        Ok(())
+    }
+
+    /// Fits every lens.
+    pub(super) fn finish(self, lambda: f64) -> Result<Reading> {
+        let ridge = Ridge { lambda, towards: Towards::Zero };
+        let n = self.per_layer.first().map_or(0.0, |m| m.weight);
+        let update_maps = self.updates.iter().map(|m| UpdateMaps::fit(&ridge, m)).collect::<Result<_>>()?;
+        Ok(Reading {
+            lenses: Lenses::fit(&ridge, &self.per_layer)?,
+            mean_p: (self.sum_p.unwrap_or_default() / n).mapv(f64::ln),
+            update_maps,
+            held_out: Vec::new(),
+            unexplained: vec![[[0.0; 2]; 2]; self.updates.len()],
+            parts: Vec::new(),
+            truth_known: false,
+        })
+    }
+}
+
+/// Affine predictions of an update from its stream.
+struct UpdateMaps {
+    x_mean: Array1<f64>,
+    mean: Array1<f64>,
+    /// `Δ ≈ factor · h`: what decay or growth explains.
+    factor: f64,
+    /// Of the whole update, and of what is left without that.
+    maps: [AffineLens; 2],
+}
+
+impl UpdateMaps {
+    fn fit(ridge: &Ridge, m: &Moments) -> Result<Self> {
+        let factor = m.s_zx.diag().sum() / m.s_xx.diag().sum().max(f64::MIN_POSITIVE);
+        let mut rest = m.clone();
+        rest.s_zx.scaled_add(-factor, &m.s_xx);
+        let maps = [ridge.fit(m)?, ridge.fit(&rest)?];
+        Ok(UpdateMaps { x_mean: m.x_mean.clone(), mean: m.z_mean.clone(), factor, maps })
+    }
+
+    /// Squared errors and squared sizes of updates, whole and without the part along the stream.
+    fn unexplained(&self, h: &Array2<f64>, update: &Array2<f64>) -> [[f64; 2]; 2] {
+        let size = |e: Array2<f64>| e.iter().map(|v| v * v).sum::<f64>();
+        let of = |update: &Array2<f64>, map: &AffineLens| {
+            [size(update - &apply(map, h.view())), size(update - &self.mean)]
+        };
+        let rest = update - &((h - &self.x_mean) * self.factor);
+        [of(update, &self.maps[0]), of(&rest, &self.maps[1])]
+    }
+}
+
+/// Lenses, and what they have read so far.
+pub(super) struct Reading {
+    lenses: Lenses,
+    /// Logarithm of the mean prediction of the half that lenses are fitted on.
+    mean_p: Array1<f64>,
+    update_maps: Vec<UpdateMaps>,
+    held_out: Vec<Moments>,
+    /// For each layer, as [`UpdateMaps::unexplained`].
+    unexplained: Vec<[[f64; 2]; 2]>,
+    parts: Vec<Part>,
+    truth_known: bool,
+}
+
+/// Of some sequences: `[sequence]` and `[sequence, stream]`.
+struct Part {
+    floor: Array1<f64>,
+    kl: Vec<Array2<f64>>,
+    alignment: Array2<f64>,
+    update_size: Array2<f64>,
+    depth: Array1<f64>,
+}
+
+impl Reading {
+    /// Reads some sequences.
+    pub(super) fn push(&mut self, s: &Streams) {
+        let layers = s.n_layers();
+        let by_sequence = |values: Vec<f64>| -> Array1<f64> {
+            values.chunks(s.n_pos).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
+        };
+        let (log_p, streams) = (&s.log_p, &s.streams);
+        let floor =
+            by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, self.mean_p.view())).collect());
+        let n_seqs = floor.len();
+        let mut kl = Vec::new();
+        let mut tops: Vec<Vec<usize>> = Vec::new();
+        for kind in LensKind::ALL {
+            let mut table = Array2::zeros((n_seqs, layers));
+            for (l, h) in streams.iter().take(layers).enumerate() {
+                let log_q = s.readout.decode(apply(self.lenses.of(kind, l), h.view()).view());
+                let each =
+                    log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).collect();
+                table.column_mut(l).assign(&by_sequence(each));
+                if kind == LensKind::Own {
+                    tops.push(log_q.rows().into_iter().map(top).collect());
+                }
+            }
+            kl.push(table);
+        }
+        let last: Vec<usize> = log_p.rows().into_iter().map(top).collect();
+        let depth = by_sequence(
+            (0..last.len())
+                .map(|i| (0..layers).rev().take_while(|&l| tops[l][i] == last[i]).count())
+                .map(|kept| (layers - kept) as f64)
+                .collect(),
+        );
+        let reference = centred(s.log_truth.as_ref().unwrap_or(log_p).clone());
+        let mut alignment = Array2::zeros((n_seqs, layers));
+        let mut update_size = Array2::zeros((n_seqs, layers));
+        for l in 0..layers {
+            let update = &streams[l + 1] - &streams[l];
+            let z = apply(&self.lenses.shared, streams[l].view());
+            let decoded = s.readout.change(z.view(), matmul(update.view(), self.lenses.shared.a.t()).view());
+            let left = &reference - &centred(s.readout.decode(z.view()));
+            let cosines = decoded.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
+            alignment.column_mut(l).assign(&by_sequence(cosines));
+            let sizes = update
+                .rows()
+                .into_iter()
+                .zip(streams[l].rows())
+                .map(|(u, h)| (u.dot(&u) / h.dot(&h).max(f64::MIN_POSITIVE)).sqrt())
+                .collect();
+            update_size.column_mut(l).assign(&by_sequence(sizes));
+            let more = self.update_maps[l].unexplained(&streams[l], &update);
+            for (sum, more) in self.unexplained[l].iter_mut().flatten().zip(more.iter().flatten()) {
+                *sum += more;
+            }
+        }
+        let seen: Vec<Moments> = streams.iter().map(|h| moments(h.view(), s.target.view())).collect();
+        if self.held_out.is_empty() {
+            self.held_out = seen;
+        } else {
+            for (sum, more) in self.held_out.iter_mut().zip(&seen) {
+                sum.merge(more).expect("streams of one network have one width");
+            }
+        }
+        self.truth_known = s.log_truth.is_some();
+        self.parts.push(Part { floor, kl, alignment, update_size, depth });
+    }
+
+    /// Everything that was read. Panics if that is nothing.
+    pub(super) fn finish(self) -> Measured {
+        let (held_out, own) = (&self.held_out, &self.lenses.own);
+        let layers = own.len();
+        let error = |i: usize, j: usize| squared_error(&own[i], &held_out[j]);
+        let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
+            (error(i, j) - error(j, j)) / held_out[j].s_zz.diag().sum() * held_out[j].weight
+        });
+        let inner = |i: usize, j: usize| (&held_out[i].s_xx * &held_out[j].s_xx).sum();
+        let likeness = Array2::from_shape_fn((layers, layers), |(i, j)| {
+            inner(i, j) / (inner(i, i) * inner(j, j)).sqrt()
+        });
+        let explained = |[error, size]: [f64; 2]| 1.0 - error / size.max(f64::MIN_POSITIVE);
+        let rows = |of: &dyn Fn(&Part) -> ArrayView2<'_, f64>| {
+            let views: Vec<_> = self.parts.iter().map(of).collect();
+            concatenate(Axis(0), &views).expect("as many streams in each part")
+        };
+        let column = |of: fn(&Part) -> &Array1<f64>| -> Array1<f64> {
+            self.parts.iter().flat_map(|part| of(part).iter().copied()).collect()
+        };
+        Measured {
+            floor: column(|part| &part.floor),
+            kl: (0..LensKind::ALL.len()).map(|k| rows(&|part| part.kl[k].view())).collect(),
+            alignment: rows(&|part| part.alignment.view()),
+            truth_known: self.truth_known,
+            update_size: rows(&|part| part.update_size.view()),
+            depth: column(|part| &part.depth),
+            update_linear: self.unexplained.iter().map(|both| both.map(explained)).collect(),
+            transfer_penalty,
+            likeness,
+        }
+    }
 }
 
 /// Every kind of lens for every stream below the last.

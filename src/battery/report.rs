@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
-use super::measure::{Measured, measure};
+use super::measure::{Fitting, Measured, measure};
 use super::summary::{Pair, Summary};
 use super::verdict::{Verdict, decide};
 use super::{LensKind, Streams};
@@ -76,20 +76,74 @@ impl Cell {
         ];
         all.extend(streams.permuted_targets(&mut rng(seed, 0xc004)));
         // Each copy with either half, on all threads; the order of the results does not depend on them.
-        let mut measured = (0..2 * all.len())
+        let measured = (0..2 * all.len())
             .into_par_iter()
             .map(|job| measure(&all[job % all.len()], lambda, job >= all.len()))
-            .collect::<Result<Vec<Measured>>>()?
-            .into_iter();
+            .collect::<Result<Vec<Measured>>>()?;
+        Ok(Cell::of(measured))
+    }
+
+    /// The same in parts, for what is larger than memory: `part(i)` for `i` below the even number `n_parts` are the streams of some sequences after the
+    /// other, made twice. Copies are made of one part at a time: updates are shuffled, and their covariances taken, within it.
+    pub(super) fn measure_parts(
+        n_parts: usize,
+        part: &dyn Fn(usize) -> Result<Streams>,
+        lambda: f64,
+        seed: u64,
+        on_part: &mut dyn FnMut(),
+    ) -> Result<Self> {
+        let n_copies = if part(0)?.log_truth.is_some() { 5 } else { 4 };
+        let copy = |s: &Streams, kind: usize, i: usize| -> Result<Streams> {
+            let mut rng = rng(seed ^ (i as u64) << 32, 0xc000 + kind as u64);
+            Ok(match kind {
+                0 => s.clone(),
+                // One rotation for all parts.
+                1 => s.rotated(&mut crate::num::rng(seed, 0xc001)),
+                2 => s.shuffled(&mut rng),
+                3 => s.gaussian(&mut rng)?,
+                _ => s.permuted_targets(&mut rng).expect("the truth of the first part is known"),
+            })
+        };
+        // Split 0 is fitted on the first half and reads the second; split 1 the other way round.
+        let side = |i: usize| usize::from(2 * i >= n_parts);
+        let mut fits: [Vec<Fitting>; 2] = [0, 1].map(|_| (0..n_copies).map(|_| Fitting::default()).collect());
+        for i in 0..n_parts {
+            let s = part(i)?;
+            let fits = fits[side(i)].par_iter_mut().enumerate();
+            fits.map(|(kind, fit)| fit.push(&copy(&s, kind, i)?)).collect::<Result<()>>()?;
+            on_part();
+        }
+        let mut readings = Vec::new();
+        for fit in fits {
+            readings.push(fit.into_iter().map(|fit| fit.finish(lambda)).collect::<Result<Vec<_>>>()?);
+        }
+        for i in 0..n_parts {
+            let s = part(i)?;
+            let readings = readings[1 - side(i)].par_iter_mut().enumerate();
+            readings
+                .map(|(kind, reading)| {
+                    reading.push(&copy(&s, kind, i)?);
+                    Ok(())
+                })
+                .collect::<Result<()>>()?;
+            on_part();
+        }
+        Ok(Cell::of(readings.into_iter().flatten().map(|reading| reading.finish()).collect()))
+    }
+
+    /// From what was measured of each copy, first by lenses of the first half.
+    fn of(measured: Vec<Measured>) -> Self {
+        let n_copies = measured.len() / 2;
+        let mut measured = measured.into_iter();
         let mut split = || {
             let mut next = || measured.next().expect("one for each copy and half");
             let (network, mut rotated, shuffled, gaussian) = (next(), next(), next(), next());
             // Its updates would be differences between numbers in two bases; turned back, they are the network's.
             rotated.alignment.fill(f64::NAN);
-            Copies { network, rotated, shuffled, gaussian, permuted: (all.len() > 4).then(&mut next) }
+            Copies { network, rotated, shuffled, gaussian, permuted: (n_copies > 4).then(&mut next) }
         };
         let splits = [split(), split()];
-        Ok(Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None, paths: None })
+        Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None, paths: None }
     }
 }
 
@@ -284,5 +338,49 @@ impl Group {
     pub fn kl(&self, kind: LensKind) -> Vec<f64> {
         let place = LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is measured");
         self.summary.layers.iter().map(|l| l.kl[place]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Markov, Source};
+    use crate::model::{Config, Transformer};
+
+    #[test]
+    fn parts_say_of_a_network_and_its_rotated_copy_what_the_whole_says() {
+        let source = Markov::new(5, 0.3).unwrap();
+        let config =
+            Config { d_vocab: 5, n_ctx: 10, d_model: 8, n_layers: 3, n_heads: 2, ..Default::default() };
+        let model = Transformer::new(config).unwrap();
+        let tokens = source.sample(48, 10, &mut rng(1, 0)).unwrap();
+        let of =
+            |rows: ndarray::ArrayView2<u32>| Streams::of_transformer(&model, &rows.to_owned(), Some(&source));
+        let whole = Cell::measure(&of(tokens.view()).unwrap(), 1e-4, 7).unwrap();
+        for n_parts in [2, 6] {
+            let part = |i: usize| of(tokens.slice(ndarray::s![i * 48 / n_parts..(i + 1) * 48 / n_parts, ..]));
+            let mut told = 0;
+            let parts = Cell::measure_parts(n_parts, &part, 1e-4, 7, &mut || told += 1).unwrap();
+            assert_eq!(told, 2 * n_parts);
+            for (a, b) in whole.splits.iter().zip(&parts.splits) {
+                for (a, b) in [(&a.network, &b.network), (&a.rotated, &b.rotated)] {
+                    let close = |a: &Array2<f64>, b: &Array2<f64>| {
+                        assert_eq!(a.dim(), b.dim());
+                        a.iter().zip(b).all(|(a, b)| a.is_nan() && b.is_nan() || (a - b).abs() < 1e-8)
+                    };
+                    assert!(a.kl.iter().zip(&b.kl).all(|(a, b)| close(a, b)), "{n_parts} parts");
+                    assert!(close(&a.alignment, &b.alignment) && close(&a.likeness, &b.likeness));
+                    assert!(close(&a.transfer_penalty, &b.transfer_penalty));
+                    let linear = |m: &Measured| m.update_linear.iter().flatten().copied().collect::<Vec<_>>();
+                    assert!(linear(a).iter().zip(linear(b)).all(|(a, b)| (a - b).abs() < 1e-8));
+                    assert!(
+                        (&a.depth - &b.depth).iter().all(|e| *e == 0.0) && a.floor.len() == b.floor.len()
+                    );
+                }
+                // The others are drawn anew, of the same network.
+                assert_eq!(a.permuted.is_some(), b.permuted.is_some());
+                assert_eq!(a.shuffled.alignment.dim(), b.shuffled.alignment.dim());
+            }
+        }
     }
 }

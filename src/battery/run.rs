@@ -281,7 +281,12 @@ pub(super) fn cell_of(
     seed: u64,
 ) -> Result<Cell> {
     let streams = Streams::of_transformer(model, tokens, source)?;
-    let mut cell = Cell::measure(&streams, lambda, seed)?;
+    let cell = Cell::measure(&streams, lambda, seed)?;
+    with_the_rest(cell, model, tokens)
+}
+
+/// Adds what is measured in the network itself.
+fn with_the_rest(mut cell: Cell, model: &Transformer, tokens: &Array2<u32>) -> Result<Cell> {
     cell.fingerprint = model.fingerprint();
     cell.loss = model.loss(tokens)?;
     cell.gradient = Some(LiteralGradient::measure(model, tokens)?);
@@ -292,6 +297,35 @@ pub(super) fn cell_of(
         cell.paths = Some(path_lengths(model, tokens)?);
     }
     Ok(cell)
+}
+
+/// Sequences of a part, so that each has some rows per dimension of the stream: a whole number of them, at least eight.
+fn sequences_of_a_part(model: &Transformer, n_pos: usize) -> usize {
+    (4 * model.config.d_model).max(2048).div_ceil(n_pos.max(1)).max(8)
+}
+
+/// The same in memory that does not grow with the number of tokens. Gradients and lesions are measured on the first and the last of them.
+fn cell_in_parts(
+    model: &Transformer,
+    tokens: &Array2<u32>,
+    lambda: f64,
+    on_part: &mut dyn FnMut(),
+) -> Result<Cell> {
+    let (n, each) = (tokens.nrows(), sequences_of_a_part(model, tokens.ncols()));
+    let n_parts = n_parts(n, each);
+    let part = |i: usize| {
+        let rows = tokens.slice(ndarray::s![i * n / n_parts..(i + 1) * n / n_parts, ..]).to_owned();
+        Streams::of_transformer(model, &rows, None)
+    };
+    let cell = Cell::measure_parts(n_parts, &part, lambda, 0, on_part)?;
+    let ends: Vec<usize> = (0..n).filter(|&i| i < 2 * each || i + 2 * each >= n).collect();
+    let cell = with_the_rest(cell, model, &tokens.select(ndarray::Axis(0), &ends))?;
+    Ok(Cell { loss: model.loss(tokens)?, ..cell })
+}
+
+/// Parts of about `each` sequences, an even number of them.
+fn n_parts(n: usize, each: usize) -> usize {
+    (n / each / 2 * 2).max(2)
 }
 
 fn lesions(model: &Transformer, tokens: &Array2<u32>) -> Result<Lesions> {
@@ -319,16 +353,33 @@ fn lesions(model: &Transformer, tokens: &Array2<u32>) -> Result<Lesions> {
 
 impl Report {
     /// The report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of its own; the control is the same network at
-    /// initial weights. Intervals are over sequences: they speak of this network, not of its kind.
+    /// initial weights. Intervals are over sequences: they speak of this network, not of its kind. Streams are made some sequences at a time: the memory
+    /// is that of a few thousand tokens, however many there are.
     ///
-    /// Fails where measuring does.
+    /// Fails on fewer than 16 sequences, and where measuring does.
     pub fn of_transformer(name: &str, model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {
         let lambda = Battery::default().lambda;
         let untrained = Transformer::new(model.config.clone())?;
-        let mut progress = Progress::new("battery", 2);
-        let network = cell_of(model, tokens, None, lambda, 0)?;
-        progress.update(1, || name.to_string());
-        let control = cell_of(&untrained, tokens, None, lambda, 0)?;
+        if tokens.nrows() < 16 {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("{} sequences are too few for a report", tokens.nrows()),
+                "give at least 16: half fit lenses and half are read, in parts of four and more",
+            ));
+        }
+        let each = sequences_of_a_part(model, tokens.ncols());
+        // Each part is made twice, for each of both networks.
+        let total = 4 * n_parts(tokens.nrows(), each);
+        let mut progress = Progress::new("battery", total);
+        let mut done = 0;
+        let mut one = |model: &Transformer, name: &str| {
+            cell_in_parts(model, tokens, lambda, &mut || {
+                done += 1;
+                progress.update(done, || name.to_string());
+            })
+        };
+        let network = one(model, name)?;
+        let control = one(&untrained, Network::Untrained.name())?;
         progress.finish("1 network and its untrained twin");
         let groups =
             [(name.to_string(), vec![network]), (Network::Untrained.name().to_string(), vec![control])];
@@ -338,6 +389,14 @@ impl Report {
             row(
                 "tokens",
                 format!("{} sequences of {}; half fit the lenses, half are read", tokens.nrows(), tokens.ncols()),
+            ),
+            row(
+                "copies",
+                format!("updates are shuffled, and their covariances taken, among {each} sequences or more"),
+            ),
+            row(
+                "gradients, lesions, paths",
+                format!("on {} of the sequences, from both halves", tokens.nrows().min(4 * each)),
             ),
             row("lenses", format!("ridge towards zero, lambda {lambda:e}, decoded through the final norm")),
             row("truth", "not known: alignment is with the network's own final prediction, above that of shuffled updates".into()),

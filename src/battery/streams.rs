@@ -256,6 +256,19 @@ impl Streams {
         self.target.nrows() / self.n_pos
     }
 
+    /// Some rows, of whole sequences.
+    pub(crate) fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        let part = |x: &Array2<f64>| x.slice(ndarray::s![rows.clone(), ..]).to_owned();
+        Streams {
+            streams: self.streams.iter().map(part).collect(),
+            target: part(&self.target),
+            readout: self.readout.clone(),
+            log_p: part(&self.log_p),
+            log_truth: self.log_truth.as_ref().map(part),
+            n_pos: self.n_pos,
+        }
+    }
+
     /// Rows of the first half of the sequences.
     pub(crate) fn half(&self) -> usize {
         self.n_seqs() / 2 * self.n_pos
