@@ -51,6 +51,27 @@ fn small_trajectory() -> TrajectoryTable {
     trajectory(3, 4, |layer, pos, place| format!("t{layer}{pos}{place}"))
 }
 
+#[test]
+fn of_many_layers_a_range_can_be_looked_at_alone_without_a_script() {
+    let word = |layer: usize, pos: usize, place: usize| format!("t{layer}{pos}{place}");
+    assert!(
+        !trajectory(7, 3, word).figure().unwrap().html().contains("<form"),
+        "seven layers are seen at once"
+    );
+    let html = trajectory(12, 3, word).figure().unwrap().html().to_string();
+    // Two ranges of six layers; every row of a layer is in one of them, and those of tokens in none.
+    assert_eq!(html.matches("type=radio").count(), 3);
+    assert_eq!((html.matches("<tr class=z1 ").count(), html.matches("<tr class=z2 ").count()), (6, 6));
+    assert!(html.contains("</form>") && html.contains("method=dialog") && !html.contains("<script"));
+    // The style sheet has a rule for each range there can be.
+    let many = trajectory(64, 2, word).figure().unwrap().html().to_string();
+    assert_eq!(many.matches("type=radio").count(), 7);
+    assert!((1..=6).all(|range| many.contains(&format!("tr:not(.z{range})"))));
+    // A large figure keeps to its limit.
+    let large = trajectory(30, 500, word).figure().unwrap();
+    assert!(large.html().len() <= 1_000_000 && large.html().contains("type=radio"));
+}
+
 fn table() -> Table {
     Table {
         title: "Lenses".into(),

@@ -17,6 +17,10 @@ const MAX_BYTES: usize = 1_000_000;
 /// Height in pixels of a row and of a hover text of seven lines, as the style sheet makes them.
 const ROW: i32 = 22;
 const HOVER: i32 = 133;
+/// Fewer layers are never too many to look at.
+const ZOOMED_FROM: usize = 8;
+/// Ranges of layers to choose from, as many as the style sheet has rules for.
+const MOST_RANGES: usize = 6;
 /// Tokens that a cell lists.
 const LISTED: usize = 5;
 
@@ -31,7 +35,8 @@ pub struct TrajectoryCell {
     pub target_rank: Option<usize>,
 }
 
-/// Layers by positions: the most probable token in each cell, the colour by a number, the five best on hover.
+/// Layers by positions: the most probable token in each cell, the colour by a number, the five best on hover. Of eight and more layers a range
+/// can be looked at alone: buttons above the table hide the others, without any script.
 ///
 /// Row 0 of `cells` is the first layer and is drawn at the bottom.
 ///
@@ -152,8 +157,13 @@ impl View<'_> {
         let (n_layers, n_positions) = cells.dim();
         // What does not grow with the positions, with room to spare for the sentences about what was left out.
         let names: usize = (0..n_layers).map(|l| self.row_name(l).len()).sum();
-        let frame =
-            Figure::overhead() + heading(title).len() + caption(note).len() + self.key().len() + names + 2000;
+        let frame = Figure::overhead()
+            + heading(title).len()
+            + caption(note).len()
+            + self.key().len()
+            + self.zoom().len()
+            + names
+            + 2000;
         let column = |pos: usize, detail: Detail| -> usize {
             let cells: usize = cells.column(pos).iter().map(|c| self.cell(c, detail).len()).sum();
             cells + end_cell(&tokens[pos]).len() + targets.get(pos).map_or(0, |t| end_cell(t).len()) + 16
@@ -189,6 +199,8 @@ impl View<'_> {
         let mut out = heading(title);
         // A hover text must fit beside a table of one or two layers too, or the table would scroll under the mouse.
         let room = (HOVER - self.rows_above() * ROW - (n_layers as i32 + 2) * ROW).max(0);
+        let zoom = self.zoom();
+        out += &zoom;
         _ = write!(
             out,
             "<div class=\"ol-scroll\" style=\"padding-bottom:{room}px\"><table class=\"ol-traj\">"
@@ -211,7 +223,44 @@ impl View<'_> {
             _ = if pos % 5 == 0 { write!(out, "<td>{pos}") } else { write!(out, "<td>") };
         }
         out += "</tfoot></table></div>";
+        if !zoom.is_empty() {
+            out += "</form>";
+        }
         out + &self.key() + &caption(&text::sentences(&[note, &self.missing(), less, &elided]))
+    }
+
+    /// In which of the ranges to choose from a layer is, counted from 1; 0 where there is nothing to choose.
+    fn range_of(&self, layer: usize) -> usize {
+        let n = self.table.layers.len();
+        if n < ZOOMED_FROM {
+            return 0;
+        }
+        let n_ranges = (n / 5).clamp(2, MOST_RANGES);
+        1 + layer * n_ranges / n
+    }
+
+    /// The buttons that choose a range of layers, in a form that ends behind the table; a form, so that the buttons of two figures on a page have nothing to do
+    /// with each other, and one that Enter does not send anywhere.
+    fn zoom(&self) -> String {
+        let layers = &self.table.layers;
+        let n_ranges = layers.len().checked_sub(1).map_or(0, |last| self.range_of(last));
+        if n_ranges == 0 {
+            return String::new();
+        }
+        let button = |value: usize, checked: &str, name: &str| {
+            format!("<label><input type=radio name=z value={value}{checked}>{name}</label>")
+        };
+        let mut out = "<form class=\"ol-zoom\" method=dialog><div class=\"ol-ranges\" role=radiogroup aria-label=\"layers shown\">".to_string();
+        out += &button(0, " checked", "all layers");
+        for range in 1..=n_ranges {
+            let mut inside = (0..layers.len()).filter(|&l| self.range_of(l) == range);
+            let name = |l: usize| escape_html(&text::cut(&text::one_line(&layers[l]), 20));
+            if let Some(first) = inside.next() {
+                let last = inside.last().unwrap_or(first);
+                out += &button(range, "", &format!("{} to {}", name(first), name(last)));
+            }
+        }
+        out + "</div>"
     }
 
     /// Rows of given tokens above the layers.
@@ -226,7 +275,10 @@ impl View<'_> {
         let below = (layer as i32 + 2) * ROW;
         let top = ((ROW - HOVER) / 2).min(below + ROW - HOVER).max(-above);
         let name = escape_html(&text::cut(&text::one_line(&self.table.layers[layer]), 40));
-        format!("<tr style=--t:{top}px><th scope=row>{name}")
+        match self.range_of(layer) {
+            0 => format!("<tr style=--t:{top}px><th scope=row>{name}"),
+            range => format!("<tr class=z{range} style=--t:{top}px><th scope=row>{name}"),
+        }
     }
 
     /// One cell. Closing tags are left out, as HTML allows: there may be 15 000 cells in a megabyte.
