@@ -133,7 +133,11 @@ pub fn compare(
         .map(|(i, lens)| {
             let place = |l: usize| i * n_streams + l;
             let streams = || 0..n_streams;
-            let (kl, se) = streams().map(|l| statistic(n_pos, &|r| r.readings[place(l)].kl)).unzip();
+            // No KL is negative; of a perfect lens rounding may leave one that is, a little.
+            let (kl, se) = streams()
+                .map(|l| statistic(n_pos, &|r| r.readings[place(l)].kl))
+                .map(|(kl, se)| (kl.max(0.0), se))
+                .unzip();
             LensCurve {
                 name: lens.name(),
                 kl,

@@ -200,7 +200,7 @@ impl Cells {
         let (plot_width, plot_height) = (cell_width * n_columns as f64, cell_height * n_rows as f64);
         let bar_labels = self.bar.ticks.iter().map(|(_, t)| text::ems(t)).fold(0.0, f64::max) * TICK;
         let bar_left = left + plot_width + 24.0;
-        let unit_words = text::cut(&text::one_line(&map.unit), 24);
+        let unit_words = text::cut(&text::one_line(&map.unit), 40);
         // The unit stands over the bar and may run to the right of it.
         let width =
             (bar_left + f64::max(22.0 + bar_labels, text::ems(&unit_words) * TICK) + 4.0).max(320.0).ceil();
