@@ -63,6 +63,138 @@ mod candle {
         assert_eq!(halved, array![1.0, 1.0 + 2_f32.powi(-7)].into_dyn());
     }
 
+    mod device {
+        use onelens::device::{self, DeviceTransformer};
+        use onelens::lens::{LayerMoments, Ridge};
+        use onelens::model::{
+            Attention, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary, Transformer,
+        };
+        use onelens::ndarray::{Array2, Array3};
+        use onelens::num::{rng, uniform_index};
+
+        fn tokens(d_vocab: usize, n: usize, len: usize) -> Array2<u32> {
+            let mut numbers = rng(1, 0);
+            Array2::from_shape_simple_fn((n, len), || uniform_index(&mut numbers, d_vocab) as u32)
+        }
+
+        /// The largest error over the largest number.
+        fn error(a: &Array3<f32>, b: &Array3<f32>) -> f32 {
+            assert_eq!(a.dim(), b.dim());
+            let size = b.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+            a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size
+        }
+
+        fn agrees(model: &Transformer, what: &str) {
+            let tokens = tokens(model.config.d_vocab, 9, model.config.n_ctx.min(24));
+            let there = DeviceTransformer::new(model, &device::cpu()).unwrap();
+            let (logits, cache) = model.run_with_cache(&tokens).unwrap();
+            assert!(error(&there.forward(&tokens).unwrap(), &logits) < 1e-4, "{what}");
+            let streams = there.residuals(&tokens).unwrap();
+            assert_eq!(streams.len(), model.config.n_layers + 1);
+            for (l, h) in streams.iter().enumerate().skip(1) {
+                assert!(error(h, &cache.resid_post(l - 1).unwrap()) < 1e-4, "{what}, stream {l}");
+            }
+        }
+
+        #[test]
+        fn the_families_that_are_read_give_the_same_streams_logits_moments_and_lenses() {
+            for name in ["gpt2", "llama", "neox"] {
+                let model = Transformer::from_hugging_face(super::golden(name)).unwrap();
+                agrees(&model, name);
+                let tokens = tokens(model.config.d_vocab, 400, model.config.n_ctx.min(24));
+                let ours = LayerMoments::collect(&model, &tokens).unwrap();
+                let there = DeviceTransformer::new(&model, &device::cpu()).unwrap().moments(&tokens).unwrap();
+                assert_eq!((there.n(), there.fingerprint), (ours.n(), ours.fingerprint));
+                for (a, b) in there.layers.iter().zip(&ours.layers) {
+                    for (a, b) in [(&a.s_xx, &b.s_xx), (&a.s_zx, &b.s_zx), (&a.s_zz, &b.s_zz)] {
+                        let size = b.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+                        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * size), "{name}");
+                    }
+                    assert!((&a.x_mean - &b.x_mean).iter().all(|e| e.abs() < 1e-4), "{name}");
+                }
+                assert!(
+                    (&there.mean_prediction - &ours.mean_prediction).iter().all(|e| e.abs() < 1e-6),
+                    "{name}"
+                );
+                // Few tokens leave a first stream without full rank, in which a small penalty magnifies the last digits.
+                let ridge = Ridge { lambda: 1e-2, ..Default::default() };
+                let (a, b) = (ridge.own(&there).unwrap(), ridge.own(&ours).unwrap());
+                for l in 0..a.len() {
+                    let (a, b) = (a.layer(l).unwrap(), b.layer(l).unwrap());
+                    let size = b.a.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+                    assert!((&a.a - &b.a).iter().all(|e| e.abs() < 1e-3 * size), "{name}");
+                }
+            }
+        }
+
+        #[test]
+        fn every_architecture_but_linear_attention_gives_the_same_streams() {
+            let usual = || Config {
+                d_vocab: 11,
+                n_ctx: 12,
+                n_layers: 3,
+                d_model: 16,
+                n_heads: 4,
+                d_head: 4,
+                d_mlp: 24,
+                ..Default::default()
+            };
+            let turned = |pairs, d_rotary| Positions::Rotary(Rotary { pairs, d_rotary, theta: 100.0 });
+            let all = [
+                Config { norm: Norm::None, mlp: Mlp::Relu, mask: Mask::None, ..usual() },
+                Config { residual: Residual::None, mlp: Mlp::Gelu, ..usual() },
+                Config {
+                    residual: Residual::Parallel,
+                    mask: Mask::Prefix(5),
+                    tied: true,
+                    bias_u: false,
+                    ..usual()
+                },
+                Config { blocks: Blocks::Looped { inject: true }, mlp: Mlp::None, ..usual() },
+                Config {
+                    positions: turned(Pairs::Adjacent, None),
+                    n_kv_heads: Some(2),
+                    norm: Norm::Rms,
+                    bias: false,
+                    mlp: Mlp::SwiGlu,
+                    ..usual()
+                },
+                Config { positions: turned(Pairs::Half, Some(2)), n_kv_heads: Some(1), ..usual() },
+                Config {
+                    positions: turned(Pairs::Adjacent, Some(2)),
+                    blocks: Blocks::Looped { inject: false },
+                    ..usual()
+                },
+            ];
+            for config in all {
+                let what = config.describe();
+                agrees(&Transformer::new(config).unwrap(), &what);
+            }
+            let linear = Transformer::new(Config { attention: Attention::Linear, ..usual() }).unwrap();
+            let e = DeviceTransformer::new(&linear, &device::cpu()).err().unwrap().to_string();
+            assert!(e.contains("Linear") && e.contains("help:"), "{e}");
+        }
+
+        #[test]
+        fn what_a_device_cannot_do_is_a_sentence_and_a_remedy() {
+            let model =
+                Transformer::new(Config { d_vocab: 5, n_ctx: 8, n_layers: 2, ..Default::default() }).unwrap();
+            let there = DeviceTransformer::new(&model, &device::cpu()).unwrap();
+            for (bad, why) in [
+                (Array2::from_elem((1, 9), 0), "9 tokens"),
+                (Array2::from_elem((2, 3), 5), "token 5"),
+                (Array2::zeros((0, 3)), "no tokens"),
+            ] {
+                for e in [there.forward(&bad).unwrap_err(), there.moments(&bad).err().unwrap()] {
+                    assert!(e.to_string().contains(why) && e.to_string().contains("help:"), "{e}");
+                }
+            }
+            if let Err(e) = device::cuda(0) {
+                assert!(e.to_string().contains("CUDA") && e.to_string().contains("device::cpu()"), "{e}");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100))]
 

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),
+    ("device", &["session", "data", "nn", "model", "lens"]),
     ("stream", &["session", "num", "data", "model", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
     ("battery", &["session", "num", "data", "model", "vision", "lens", "dual"]),

@@ -256,7 +256,7 @@ impl View<'_> {
             let mut inside = (0..layers.len()).filter(|&l| self.range_of(l) == range);
             let name = |l: usize| escape_html(&text::cut(&text::one_line(&layers[l]), 20));
             if let Some(first) = inside.next() {
-                let last = inside.last().unwrap_or(first);
+                let last = inside.next_back().unwrap_or(first);
                 out += &button(range, "", &format!("{} to {}", name(first), name(last)));
             }
         }
