@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Axis};
 use onelens::data::{Markov, Source};
-use onelens::lens::{GroupedMoments, LayerMoments, Moments, Ridge, RidgePath, Towards};
+use onelens::lens::{GroupedMoments, LayerMoments, Moments, Ridge, RidgePath, Target, Towards};
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{normal, rng};
 use onelens::{ErrorKind, lens::Lens};
@@ -119,6 +119,60 @@ fn cross_validation_from_moments_equals_fitting_without_each_group_and_reading_i
     }
     // Far too strong a penalty is never chosen where a layer has something to say.
     assert!(choice.best[1] < 3, "{choice:?}");
+}
+
+#[test]
+fn a_penalty_is_chosen_for_other_targets_by_what_left_out_groups_say_of_them() {
+    let (model, tokens) = small();
+    let (logits, cache) = model.run_with_cache(&tokens).unwrap();
+    let streams = [cache.resid_pre(0).unwrap(), cache.resid_post(0).unwrap(), cache.resid_post(1).unwrap()];
+    // Centred log-probabilities are logits about their mean: what the softmax divides by is the same for all tokens.
+    let mean = logits.mean_axis(Axis(2)).unwrap().insert_axis(Axis(2));
+    let probe = &logits - &mean;
+    // Numbers that the middle stream knows, with noise.
+    let mut numbers = streams[1].slice(ndarray::s![.., .., ..3]).to_owned();
+    numbers.zip_mut_with(&random(9, 61 * 16, 3).into_shape_with_order((61, 16, 3)).unwrap(), |x, noise| {
+        *x += 0.1 * noise
+    });
+    let cases = [
+        (GroupedMoments::collect_for(&model, &tokens, 4, Target::LogProbabilities).unwrap(), probe),
+        (GroupedMoments::collect_given(&model, &tokens, &numbers, 4).unwrap(), numbers),
+    ];
+    for (grouped, z) in cases {
+        let target = grouped.groups[0].target;
+        let choice = grouped.choose_ridge(&LAMBDAS[1..], Towards::Zero).unwrap();
+        for (i, &lambda) in LAMBDAS[1..].iter().enumerate() {
+            for (l, h) in streams.iter().enumerate() {
+                let rows = |a: &ndarray::Array3<f32>, keep: &dyn Fn(usize) -> bool| {
+                    let which: Vec<usize> = (0..61).filter(|&s| keep(s)).collect();
+                    let width = a.len_of(Axis(2));
+                    a.select(Axis(0), &which).into_shape_with_order((which.len() * 16, width)).unwrap()
+                };
+                let mut slow = 0.0;
+                for k in 0..4 {
+                    let (left, out) = (|s: usize| s % 4 != k, |s: usize| s % 4 == k);
+                    let lens = Ridge { lambda, towards: Towards::Zero }
+                        .fit(&moments(&rows(h, &left), &rows(&z, &left)))
+                        .unwrap();
+                    let predicted = rows(h, &out).mapv(f64::from).dot(&lens.a.t()) + &lens.b;
+                    slow +=
+                        (rows(&z, &out).mapv(f64::from) - predicted).mapv(|e| e * e).sum() / (61.0 * 16.0);
+                }
+                let fast = choice.held_out[(l, i)];
+                assert!(
+                    (fast - slow).abs() < 1e-4 * (1e-3 + slow),
+                    "{target:?}, stream {l}, {lambda}: {fast} and {slow}"
+                );
+            }
+        }
+        // The lens that comes out predicts the target it was chosen for.
+        assert_eq!(choice.lenses.target(), target);
+    }
+    let e = GroupedMoments::collect_for(&model, &tokens, 4, Target::Given).unwrap_err().to_string();
+    assert!(e.contains("collect_given"), "{e}");
+    let short = ndarray::Array3::zeros((60, 16, 2));
+    let e = GroupedMoments::collect_given(&model, &tokens, &short, 4).unwrap_err().to_string();
+    assert!(e.contains("(60, 16, 2)") && e.contains("help:"), "{e}");
 }
 
 #[test]

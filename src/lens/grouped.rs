@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditioning, LayerLenses, LayerMoments, RidgePath, Towards};
+use super::{Conditioning, LayerLenses, LayerMoments, RidgePath, Target, Towards};
 use crate::model::Transformer;
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result, record};
@@ -54,7 +54,48 @@ impl GroupedMoments {
     ///
     /// Fails with no group or more groups than sequences, and where [`LayerMoments::collect`] does.
     pub fn collect(model: &Transformer, tokens: &Array2<u32>, n_groups: usize) -> Result<Self> {
-        let n_seqs = tokens.nrows();
+        Self::collect_for(model, tokens, n_groups, Target::Residual)
+    }
+
+    /// The same for lenses with another target than the last residual stream.
+    ///
+    /// Fails, besides, where [`LayerMoments::collect_for`] does.
+    pub fn collect_for(
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        n_groups: usize,
+        target: Target,
+    ) -> Result<Self> {
+        Self::by_group(tokens.nrows(), n_groups, |rows| {
+            LayerMoments::collect_for(model, &tokens.select(Axis(0), rows), target)
+        })
+    }
+
+    /// The same with `numbers: [sequence, pos, d_z]` from outside of the model.
+    ///
+    /// Fails, besides, where [`LayerMoments::collect_given`] does.
+    pub fn collect_given(
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        numbers: &Array3<f32>,
+        n_groups: usize,
+    ) -> Result<Self> {
+        if numbers.len_of(Axis(0)) != tokens.nrows() {
+            // The message of who knows what the numbers have to be.
+            LayerMoments::collect_given(model, tokens, numbers)?;
+        }
+        Self::by_group(tokens.nrows(), n_groups, |rows| {
+            let (tokens, numbers) = (tokens.select(Axis(0), rows), numbers.select(Axis(0), rows));
+            LayerMoments::collect_given(model, &tokens, &numbers)
+        })
+    }
+
+    /// Sequence `i` of `n_seqs` in group `i mod n_groups`.
+    fn by_group(
+        n_seqs: usize,
+        n_groups: usize,
+        collect: impl Fn(&[usize]) -> Result<LayerMoments>,
+    ) -> Result<Self> {
         if n_groups == 0 || n_groups > n_seqs {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -64,7 +105,7 @@ impl GroupedMoments {
         }
         let groups = (0..n_groups).map(|k| {
             let rows: Vec<usize> = (k..n_seqs).step_by(n_groups).collect();
-            LayerMoments::collect(model, &tokens.select(Axis(0), &rows))
+            collect(&rows)
         });
         Ok(GroupedMoments { groups: groups.collect::<Result<_>>()? })
     }
