@@ -5,10 +5,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::adam::Adam;
-use super::lanes::{Block, LANES, Lane, Merged, Sizes, errors, loss_and_gradient, summed};
+use super::lanes::{
+    Block, LANES, Lane, Merged, Sizes, Work, add_loss_and_gradient, find_answers, find_errors, summed,
+};
 use super::one_step::Inputs;
 use super::{LinearAttention, LinearAttentionLayer, Mask};
-use crate::num::{Rng, mean_and_standard_error, normal, rng, wide};
+use crate::num::{Real, Rng, mean_and_standard_error, normal, rng, standard_normal};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -16,6 +18,8 @@ use crate::{Error, ErrorKind, Result};
 const N_PARTS: usize = 8;
 
 /// How to train [`LinearAttention`] on random tasks `y = W x`, with Adam and a cosine schedule.
+///
+/// Weights and their averages are `f64`; tasks, and what a network computes on them, `f32`, as in any training.
 ///
 /// The loss is `½ ‖ŷ - y‖²` at the query, as in von Oswald et al. 2022, whose setting is the default: `d = n = 10`, inputs
 /// uniform on `[-½, ½]`.
@@ -33,7 +37,7 @@ pub struct LinearAttentionTraining {
     pub tied: bool,
     /// Optimiser steps.
     pub steps: usize,
-    /// Tasks in a step, rounded up to a multiple of 64.
+    /// Tasks in a step, rounded up to a multiple of 128.
     pub batch_size: usize,
     /// Largest step size of Adam.
     pub lr: f64,
@@ -109,13 +113,14 @@ impl LinearAttentionTraining {
             losses: Vec::with_capacity(self.steps),
             interrupted: false,
         };
+        let mut parts = self.parts::<f32>();
         let mut progress = Progress::new("training", self.steps);
         for step in 0..self.steps {
             if session::interrupted() {
                 fit.interrupted = true;
                 break;
             }
-            let (loss, grad) = self.loss_and_gradient(&layers, step as u64 + 1)?;
+            let (loss, grad) = self.loss_and_gradient(&layers, step as u64 + 1, &mut parts)?;
             if !loss.is_finite() {
                 return Err(Error::new(
                     ErrorKind::Numeric,
@@ -138,7 +143,7 @@ impl LinearAttentionTraining {
         Ok(fit)
     }
 
-    /// The expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to a multiple of 64).
+    /// The expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to a multiple of 128).
     pub fn evaluate(&self, net: &LinearAttention, n_tasks: usize, seed: u64) -> Result<(f64, f64)> {
         self.check()?;
         let s = self.sizes();
@@ -160,11 +165,13 @@ impl LinearAttentionTraining {
             .map(|part| {
                 let mut rng = rng(seed, (1 << 40) + part as u64);
                 let mut losses = Vec::new();
+                let (mut work, mut block) = (Work::new(merged.len(), s), Block::zeros(s));
                 for _ in 0..n_tasks.div_ceil(N_PARTS * LANES) {
-                    let mut block = self.draw(&mut rng)?;
+                    self.draw(&mut rng, &mut block)?;
                     start_query(&mut block, &net.w0, s);
-                    let errors = wide(|| errors(&merged, &block, s));
-                    losses.extend((0..LANES).map(|l| 0.5 * errors.iter().map(|e| e[l] * e[l]).sum::<f64>()));
+                    find_errors(&mut work, &merged, &block, s);
+                    let loss = |l: usize| 0.5 * work.errors.iter().map(|e| e[l] * e[l]).sum::<f64>();
+                    losses.extend((0..LANES).map(loss));
                 }
                 Ok(losses)
             })
@@ -173,29 +180,33 @@ impl LinearAttentionTraining {
     }
 
     /// Loss and gradient (of all layers' four matrices, in order) on the batch of this number.
-    fn loss_and_gradient(&self, layers: &[LinearAttentionLayer], batch: u64) -> Result<(f64, Vec<f64>)> {
+    fn loss_and_gradient<F: Real>(
+        &self,
+        layers: &[LinearAttentionLayer],
+        batch: u64,
+        parts: &mut [Part<F>],
+    ) -> Result<(f64, Vec<f64>)> {
         let s = self.sizes();
-        let merged: Vec<Merged<f64>> = layers.iter().map(merge).collect();
-        let stack: Vec<Merged<f64>> = (0..self.n_layers).map(|l| merged[l % merged.len()].clone()).collect();
+        let merged: Vec<Merged<F>> = layers.iter().map(merge).collect();
+        let stack: Vec<Merged<F>> = (0..self.n_layers).map(|l| merged[l % merged.len()].clone()).collect();
         let n_blocks = self.batch_size.div_ceil(N_PARTS * LANES);
-        let parts: Vec<(f64, Vec<Merged<Lane>>)> = (0..N_PARTS)
-            .into_par_iter()
-            .map(|part| {
-                let mut rng = rng(self.seed, batch * N_PARTS as u64 + part as u64);
-                let mut grads = vec![Merged::zeros(s.d); self.n_layers];
-                let mut loss = 0.0;
-                for _ in 0..n_blocks {
-                    let block = self.draw(&mut rng)?;
-                    loss += wide(|| loss_and_gradient(&stack, &block, s, &mut grads)).iter().sum::<f64>();
-                }
-                Ok((loss, grads))
-            })
-            .collect::<Result<_>>()?;
+        parts.par_iter_mut().enumerate().try_for_each(|(i, part)| {
+            let mut rng = rng(self.seed, batch * N_PARTS as u64 + i as u64);
+            let Part { work, block, grads, loss } = part;
+            *loss = [F::zero(); LANES];
+            grads.iter_mut().for_each(Merged::clear);
+            for _ in 0..n_blocks {
+                self.draw(&mut rng, block)?;
+                add_loss_and_gradient(work, &stack, block, s, grads, loss);
+            }
+            Ok(())
+        })?;
         let scale = 1.0 / (n_blocks * N_PARTS * LANES) as f64;
-        let loss = parts.iter().map(|(loss, _)| loss).sum::<f64>() * scale;
+        let of_tasks = parts.iter().flat_map(|part| part.loss);
+        let loss = of_tasks.map(|loss| loss.to_f64().unwrap_or(f64::NAN)).sum::<f64>() * scale;
         let mut by_layer = vec![(Array2::zeros((s.d, s.d)), Array2::zeros((s.d, s.d))); layers.len()];
-        for (_, grads) in &parts {
-            for (l, grad) in grads.iter().enumerate() {
+        for part in parts {
+            for (l, grad) in part.grads.iter().enumerate() {
                 let (a, b) = &mut by_layer[l % layers.len()];
                 *a += &summed(&grad.a, s.d);
                 *b += &summed(&grad.b, s.d);
@@ -213,28 +224,29 @@ impl LinearAttentionTraining {
         Ok((loss, flat))
     }
 
-    /// Eight tasks whose query slots are 0.
-    fn draw(&self, rng: &mut Rng) -> Result<Block> {
-        let Sizes { n, d, d_out } = self.sizes();
-        let d_in = d - d_out;
-        let mut block = Block { tokens: vec![[0.0; LANES]; (n + 1) * d], answers: vec![[0.0; LANES]; d_out] };
-        let mut w = vec![0.0; d_out * d_in];
-        for lane in 0..LANES {
-            w.iter_mut().for_each(|w| *w = normal(rng));
-            for i in 0..=n {
-                let x = self.inputs.draw(rng)?;
-                for (token, &x) in block.tokens[i * d..].iter_mut().zip(&x) {
-                    token[lane] = x;
-                }
-                for (k, w) in w.chunks_exact(d_in).enumerate() {
-                    let y: f64 = w.iter().zip(&x).map(|(w, x)| w * x).sum();
-                    let slot =
-                        if i < n { &mut block.tokens[i * d + d_in + k] } else { &mut block.answers[k] };
-                    slot[lane] = y;
-                }
-            }
+    /// What the parts of a batch work in.
+    fn parts<F: Real>(&self) -> Vec<Part<F>> {
+        let s = self.sizes();
+        let part = || Part {
+            work: Work::new(self.n_layers, s),
+            block: Block::zeros(s),
+            grads: vec![Merged::zeros(s.d); self.n_layers],
+            loss: [F::zero(); LANES],
+        };
+        (0..N_PARTS).map(|_| part()).collect()
+    }
+
+    /// Tasks whose query slots are 0.
+    fn draw<F: Real>(&self, rng: &mut Rng, block: &mut Block<F>) -> Result<()> {
+        let s = self.sizes();
+        for token in block.tokens.chunks_exact_mut(s.d) {
+            self.inputs.draw_side_by_side(rng, &mut token[..s.d - s.d_out])?;
         }
-        Ok(block)
+        for w in &mut block.weights {
+            *w = std::array::from_fn(|_| F::of(standard_normal(rng)));
+        }
+        find_answers(block, s);
+        Ok(())
     }
 
     fn sizes(&self) -> Sizes {
@@ -290,13 +302,21 @@ impl LinearAttentionFit {
     }
 }
 
-fn merge(layer: &LinearAttentionLayer) -> Merged<f64> {
-    let flat = |m: Array2<f64>| m.iter().copied().collect();
+/// A part of a batch: what it works in, and what came out.
+struct Part<F> {
+    work: Work<F>,
+    block: Block<F>,
+    grads: Vec<Merged<Lane<F>>>,
+    loss: Lane<F>,
+}
+
+fn merge<F: Real>(layer: &LinearAttentionLayer) -> Merged<F> {
+    let flat = |m: Array2<f64>| m.iter().map(|&x| F::of(x)).collect();
     Merged { a: flat(layer.w_k.t().dot(&layer.w_q)), b: flat(layer.p.dot(&layer.w_v)) }
 }
 
 /// Fills the query's slot with `-W₀ x`.
-fn start_query(block: &mut Block, w0: &Array2<f64>, s: Sizes) {
+fn start_query(block: &mut Block<f64>, w0: &Array2<f64>, s: Sizes) {
     let query = &mut block.tokens[s.n * s.d..];
     let (x, slots) = query.split_at_mut(s.d - s.d_out);
     for (slot, w) in slots.iter_mut().zip(w0.rows()) {
@@ -325,13 +345,14 @@ mod tests {
                 batch_size: 64,
                 ..Default::default()
             };
+            let mut parts = how.parts::<f64>();
             let d = how.sizes().d;
             let mut rng = rng(3, 0);
             let mut random = || Array2::from_shape_simple_fn((d, d), || 0.4 * normal(&mut rng));
             let mut layers: Vec<LinearAttentionLayer> = (0..if tied { 1 } else { 3 })
                 .map(|_| LinearAttentionLayer { w_q: random(), w_k: random(), w_v: random(), p: random() })
                 .collect();
-            let (_, grad) = how.loss_and_gradient(&layers, 1).unwrap();
+            let (_, grad) = how.loss_and_gradient(&layers, 1, &mut parts).unwrap();
             let scale = grad.iter().fold(0.0_f64, |m, g| m.max(g.abs()));
             let mut at = 0;
             for l in 0..layers.len() {
@@ -347,7 +368,7 @@ mod tests {
                                 m[i] += by;
                             };
                             step(&mut layers, sign * 1e-5);
-                            slope += sign * how.loss_and_gradient(&layers, 1).unwrap().0 / 2e-5;
+                            slope += sign * how.loss_and_gradient(&layers, 1, &mut parts).unwrap().0 / 2e-5;
                             step(&mut layers, -sign * 1e-5);
                         }
                         assert!(
@@ -362,7 +383,7 @@ mod tests {
         }
     }
 
-    /// The fast pass over eight tasks computes what the network computes token by token.
+    /// The fast pass over many tasks computes what the network computes token by token.
     #[test]
     fn lanes_predict_what_the_network_predicts() {
         let how = LinearAttentionTraining {
@@ -380,10 +401,13 @@ mod tests {
         let w0 = Array2::from_shape_fn((2, 3), |(i, j)| i as f64 - 0.3 * j as f64);
         let net = LinearAttention { w0, ..how.network(&layers) };
         let s = how.sizes();
-        let mut block = how.draw(&mut rng(5, 0)).unwrap();
+        let mut block = Block::zeros(s);
+        how.draw(&mut rng(5, 0), &mut block).unwrap();
         start_query(&mut block, &net.w0, s);
         let merged: Vec<_> = net.layers.iter().map(merge).collect();
-        let errors = errors(&merged, &block, s);
+        let mut work = Work::new(3, s);
+        find_errors(&mut work, &merged, &block, s);
+        let errors = &work.errors;
         for lane in 0..LANES {
             let token = |i: usize, j: usize| block.tokens[i * 5 + j][lane];
             let task = super::super::RegressionTask {

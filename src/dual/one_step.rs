@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::dual_form::finite;
-use crate::num::{Cholesky, Rng, normal, uniform, uniform_index};
+use crate::num::{Cholesky, Real, Rng, normal, uniform, uniform_f32, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
 /// The most dimensions for which fourth moments are held, `64⁴` numbers or 134 MB.
@@ -114,6 +114,27 @@ impl Inputs {
             Draw::Gaussian { factor } => factor.dot(&Array1::from_shape_simple_fn(d, || normal(rng))),
             Draw::Rows(rows) => rows.row(uniform_index(rng, rows.nrows())).to_owned(),
         })
+    }
+
+    /// `N` inputs side by side, `[d]`: number `j` of input `l` is `x[j][l]`.
+    pub(super) fn draw_side_by_side<F: Real, const N: usize>(
+        &self,
+        rng: &mut Rng,
+        x: &mut [[F; N]],
+    ) -> Result<()> {
+        if let Draw::Uniform { half_width } = self.draw {
+            let (low, width) = (-half_width as f32, 2.0 * half_width as f32);
+            for x in x {
+                *x = std::array::from_fn(|_| F::of(f64::from(low + width * uniform_f32(rng))));
+            }
+            return Ok(());
+        }
+        for l in 0..N {
+            for (to, from) in x.iter_mut().zip(self.draw(rng)?) {
+                to[l] = F::of(from);
+            }
+        }
+        Ok(())
     }
 
     /// `E[x xᵀ A x xᵀ]`: `[d, d]`.

@@ -5,10 +5,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::dual_form::finite;
-use super::lanes::{LANES, Lane, add_product, add_scaled, dot};
+use super::lanes::{add_scaled, dot};
 use super::{Inputs, RegressionTask};
-use crate::num::{mean_and_standard_error, rng, wide};
+use crate::num::{Real, mean_and_standard_error, rng, wide_fn};
 use crate::{Error, ErrorKind, Result};
+
+/// Tasks that descend side by side.
+const LANES: usize = 8;
+
+/// One number of each of them.
+type Lane = [f64; LANES];
 
 /// Regression tasks of one size. Axes: `[task, pair, coordinate]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,17 +115,13 @@ impl RegressionTasks {
         let chunk = 16 * LANES;
         let chunks: Vec<_> = losses.axis_chunks_iter_mut(Axis(0), chunk).enumerate().collect();
         chunks.into_par_iter().for_each(|(c, mut rows)| {
+            let mut side_by_side = vec![[0.0; LANES]; n_steps + 1];
             for (b, mut rows) in rows.axis_chunks_iter_mut(Axis(0), LANES).enumerate() {
-                let first = c * chunk + b * LANES;
-                let n = rows.nrows();
-                let block = self.block(first, n);
-                wide(|| {
-                    block.descend(lr, n_steps, |step, loss| {
-                        for (lane, loss) in loss.iter().enumerate().take(n) {
-                            rows[(lane, step)] = *loss;
-                        }
-                    })
-                });
+                let block = self.block(c * chunk + b * LANES, rows.nrows());
+                descend(&block, lr, &mut side_by_side);
+                for (lane, mut row) in rows.rows_mut().into_iter().enumerate() {
+                    row.iter_mut().zip(&side_by_side).for_each(|(to, from)| *to = from[lane]);
+                }
             }
         });
         if let Some(((task, step), loss)) = losses.indexed_iter().find(|(_, l)| !l.is_finite()) {
@@ -162,7 +164,7 @@ impl RegressionTasks {
     }
 
     /// Up to eight tasks side by side; lanes beyond the last stay zero.
-    fn block(&self, first: usize, n_tasks: usize) -> TaskBlock {
+    fn block(&self, first: usize, n_tasks: usize) -> TaskBlock<f64> {
         let (_, n, d_in) = self.x.dim();
         let d_out = self.y.len_of(Axis(2));
         let tasks = s![first..first + n_tasks, .., ..];
@@ -194,31 +196,29 @@ fn lanes(rows: ArrayView2<f64>) -> Vec<Lane> {
     out
 }
 
-struct TaskBlock {
-    x: Vec<Lane>,
-    y: Vec<Lane>,
-    x_query: Vec<Lane>,
-    y_query: Vec<Lane>,
+struct TaskBlock<F> {
+    x: Vec<[F; LANES]>,
+    y: Vec<[F; LANES]>,
+    x_query: Vec<[F; LANES]>,
+    y_query: Vec<[F; LANES]>,
     n: usize,
     d_in: usize,
     d_out: usize,
 }
 
-impl TaskBlock {
-    /// Calls `at` with the loss at the query before the first step and after each.
-    #[inline(always)]
-    fn descend(&self, lr: f64, n_steps: usize, mut at: impl FnMut(usize, Lane)) {
-        let (d_in, d_out) = (self.d_in, self.d_out);
-        let mut w = vec![[0.0; LANES]; d_out * d_in];
+wide_fn! {
+    /// The loss at the query before the first step and after each.
+    fn descend<'a, F>(block: &'a TaskBlock<F>, lr: f64, losses: &'a mut [[F; LANES]]) {
+        let (d_in, d_out) = (block.d_in, block.d_out);
+        let zero = [F::zero(); LANES];
+        let mut w = vec![zero; d_out * d_in];
         let mut gradient = w.clone();
-        let rate = [-lr / self.n as f64; LANES];
-        for step in 0..=n_steps {
-            at(step, self.query_loss(&w));
-            if step == n_steps {
-                break;
-            }
-            gradient.fill([0.0; LANES]);
-            let pairs = self.x.chunks_exact(2 * d_in).zip(self.y.chunks_exact(2 * d_out));
+        let rate = [F::of(-lr / block.n as f64); LANES];
+        let (last, before) = losses.split_last_mut().expect("there is a loss before the first step");
+        for loss in before {
+            *loss = block.query_loss(&w);
+            gradient.fill(zero);
+            let pairs = block.x.chunks_exact(2 * d_in).zip(block.y.chunks_exact(2 * d_out));
             for (x, y) in pairs {
                 let ((x0, x1), (y0, y1)) = (x.split_at(d_in), y.split_at(d_out));
                 for (k, (g, w)) in gradient.chunks_exact_mut(d_in).zip(w.chunks_exact(d_in)).enumerate() {
@@ -226,19 +226,19 @@ impl TaskBlock {
                     let (mut e0, mut e1) = (y0[k].map(|y| -y), y1[k].map(|y| -y));
                     for ((w, x0), x1) in w.iter().zip(x0).zip(x1) {
                         for l in 0..LANES {
-                            e0[l] += w[l] * x0[l];
-                            e1[l] += w[l] * x1[l];
+                            e0[l] = w[l].mul_add(x0[l], e0[l]);
+                            e1[l] = w[l].mul_add(x1[l], e1[l]);
                         }
                     }
                     for ((g, x0), x1) in g.iter_mut().zip(x0).zip(x1) {
                         for l in 0..LANES {
-                            g[l] += e0[l] * x0[l] + e1[l] * x1[l];
+                            g[l] = e1[l].mul_add(x1[l], e0[l].mul_add(x0[l], g[l]));
                         }
                     }
                 }
             }
-            if self.n % 2 == 1 {
-                let (x, y) = (&self.x[(self.n - 1) * d_in..], &self.y[(self.n - 1) * d_out..]);
+            if block.n % 2 == 1 {
+                let (x, y) = (&block.x[(block.n - 1) * d_in..], &block.y[(block.n - 1) * d_out..]);
                 for ((g, w), y) in gradient.chunks_exact_mut(d_in).zip(w.chunks_exact(d_in)).zip(y) {
                     let prediction = dot(w, x);
                     let error = std::array::from_fn(|l| prediction[l] - y[l]);
@@ -247,12 +247,21 @@ impl TaskBlock {
             }
             add_scaled(&mut w, &rate, &gradient);
         }
+        *last = block.query_loss(&w);
     }
+}
 
+impl<F: Real> TaskBlock<F> {
     #[inline(always)]
-    fn query_loss(&self, w: &[Lane]) -> Lane {
-        let mut error: Vec<Lane> = self.y_query.iter().map(|y| y.map(|y| -y)).collect();
-        add_product(&mut error, w, &self.x_query);
-        dot(&error, &error).map(|square| 0.5 * square)
+    fn query_loss(&self, w: &[[F; LANES]]) -> [F; LANES] {
+        let mut loss = [F::zero(); LANES];
+        for (w, y) in w.chunks_exact(self.d_in).zip(&self.y_query) {
+            let prediction = dot(w, &self.x_query);
+            for l in 0..LANES {
+                let error = prediction[l] - y[l];
+                loss[l] += F::of(0.5) * error * error;
+            }
+        }
+        loss
     }
 }

@@ -30,6 +30,8 @@ pub struct CausalBasis {
 
 /// Evaluations for each direction; a direction changes little after half of them.
 const STEPS: usize = 40;
+/// Searches for each direction.
+const STARTS: usize = 3;
 
 impl CausalBasis {
     /// The `n` most influential directions of residual stream `layer`, measured on `tokens: [sequence, pos]`, whose activations at that
@@ -158,7 +160,7 @@ impl<'a> Ablation<'a> {
             let length = u.dot(&u).sqrt();
             (u / length, length)
         };
-        // The search begins at whichever principal direction that is still free has most influence.
+        // Searches begin at those principal directions, still free, that have most influence; each ends at a maximum of its own.
         let mut covariance = Array2::<f64>::zeros((self.mean.len(), self.mean.len()));
         for (centred, _) in &self.pieces {
             covariance += &matmul(centred.t(), centred.view()).mapv(f64::from);
@@ -167,11 +169,9 @@ impl<'a> Ablation<'a> {
         let left = away.dot(&covariance).dot(&away);
         let principal = SymmetricEigen::new(((&left + &left.t()) * 0.5).view())?.vectors;
         let candidates = principal.columns().into_iter().rev().take(8.min(self.mean.len() - before.nrows()));
-        let start = candidates
-            .map(|v| (self.of_lens(&unit(&v.to_owned()).0).0, v.to_owned()))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, v)| v)
-            .expect("fewer directions than the width were asked for");
+        let mut starts: Vec<(f64, Array1<f64>)> =
+            candidates.map(|v| (self.of_lens(&unit(&v.to_owned()).0).0, v.to_owned())).collect();
+        starts.sort_by(|a, b| b.0.total_cmp(&a.0));
         // Along w with v = P w / |P w|: the slope is that of v without its part along v, divided by |P w|.
         let evaluate = |w: &Array1<f64>| {
             let (v, length) = unit(w);
@@ -180,20 +180,24 @@ impl<'a> Ablation<'a> {
             let tangent = &dv - &(&v * v.dot(&dv));
             (-influence, tangent / -length)
         };
-        let (value, slope) = evaluate(&start);
-        let mut search = Lbfgs::new(start.clone(), value, slope);
-        let mut best = start;
-        for _ in 0..STEPS {
-            if search.done() {
-                break;
+        let climb = |start: Array1<f64>| {
+            let (value, slope) = evaluate(&start);
+            let mut search = Lbfgs::new(start.clone(), value, slope);
+            let mut best = start;
+            for _ in 0..STEPS {
+                if search.done() {
+                    break;
+                }
+                let trial = search.trial();
+                let (value, slope) = evaluate(&trial);
+                if search.tell(value, slope) {
+                    best = trial;
+                }
             }
-            let trial = search.trial();
-            let (value, slope) = evaluate(&trial);
-            if search.tell(value, slope) {
-                best = trial;
-            }
-        }
-        Ok((unit(&best).0, -search.value()))
+            (unit(&best).0, -search.value())
+        };
+        let ends = starts.into_iter().take(STARTS).map(|(_, start)| climb(start));
+        Ok(ends.max_by(|a, b| a.1.total_cmp(&b.1)).expect("fewer directions than the width were asked for"))
     }
 
     /// The change of the model's own prediction when `v` is ablated while it runs.

@@ -28,6 +28,7 @@ pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standar
 pub(crate) use product::matmul_into;
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
+pub(crate) use random::{standard_normal, uniform_f32};
 pub use rank::{Mantel, mantel, spearman};
 pub use real::Real;
 pub(crate) use tiles::{RowBounds, Strided, tiled_product};

@@ -2,6 +2,7 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
 
 /// The generator used everywhere: ChaCha with 8 rounds.
 pub type Rng = ChaCha8Rng;
@@ -36,6 +37,16 @@ pub fn normal(rng: &mut Rng) -> f64 {
     radius * (std::f64::consts::TAU * uniform(rng)).cos()
 }
 
+/// Uniform in `[0, 1)`, with 24 random bits: all that an `f32` between ½ and 1 holds, for half of the price.
+pub(crate) fn uniform_f32(rng: &mut Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 * 0.5_f32.powi(24)
+}
+
+/// Standard normal, by the ziggurat of rand_distr: other numbers than [`normal`]'s, several times as fast.
+pub(crate) fn standard_normal(rng: &mut Rng) -> f64 {
+    StandardNormal.sample(rng)
+}
+
 /// An index drawn with the given weights, which need not sum to one. Panics if none is positive.
 ///
 /// ```
@@ -64,18 +75,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normal_has_mean_zero_variance_one_and_kurtosis_three() {
-        let mut rng = rng(1, 0);
-        let n = 100_000;
-        let (mut m1, mut m2, mut m4) = (0.0, 0.0, 0.0);
-        for _ in 0..n {
-            let x = normal(&mut rng);
-            (m1, m2, m4) = (m1 + x, m2 + x * x, m4 + x.powi(4));
+    fn normals_have_mean_zero_variance_one_and_kurtosis_three() {
+        for draw in [normal, standard_normal] {
+            let mut rng = rng(1, 0);
+            let n = 100_000;
+            let (mut m1, mut m2, mut m4) = (0.0, 0.0, 0.0);
+            for _ in 0..n {
+                let x = draw(&mut rng);
+                (m1, m2, m4) = (m1 + x, m2 + x * x, m4 + x.powi(4));
+            }
+            let n = n as f64;
+            // Five standard errors each: 1, √2 and √96 over √n.
+            assert!((m1 / n).abs() < 5.0 / n.sqrt());
+            assert!((m2 / n - 1.0).abs() < 5.0 * 2_f64.sqrt() / n.sqrt());
+            assert!((m4 / n - 3.0).abs() < 5.0 * 96_f64.sqrt() / n.sqrt());
         }
-        let n = n as f64;
-        // Five standard errors each: 1, √2 and √96 over √n.
-        assert!((m1 / n).abs() < 5.0 / n.sqrt());
-        assert!((m2 / n - 1.0).abs() < 5.0 * 2_f64.sqrt() / n.sqrt());
-        assert!((m4 / n - 3.0).abs() < 5.0 * 96_f64.sqrt() / n.sqrt());
     }
 }
