@@ -390,9 +390,12 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
 }
 
 /// The crates asked for, as code names them, with cargo's names for their packages.
+///
+/// Of this platform only: what others need was not downloaded.
 fn direct(image: &Image, package: &Path) -> Result<Vec<(String, String)>, String> {
     let output = Command::new(image.cargo())
-        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version=1", "--offline", "--filter-platform=host-tuple"])
+        .arg("--manifest-path")
         .arg(package.join("Cargo.toml"))
         .env("RUSTC", image.rustc())
         .output()
