@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use onelens::data::{Markov, TextFiles, Tokenize, Vocab};
-use onelens::lens::{LayerMoments, LogitLens, Ridge, Trajectory};
+use onelens::lens::{LayerMoments, LogitLens, Refine, Ridge, Trajectory};
 use onelens::model::{Config, Training, TrainingRun, Transformer};
 use onelens::stream::{ActivationFiles, Peers, Streaming, Threads, train_among};
 use tempfile::TempDir;
@@ -374,4 +374,41 @@ fn a_process_that_dies_in_training_ends_the_others() {
         train_among(peers, &mut TrainingRun::new(model(12), &how)?, &Markov::new(5, 0.3)?)
     });
     assert!(source.unwrap_err().to_string().contains("5 tokens"));
+}
+
+/// Documents of whole sequences, so that a refinement of all tokens at once sees the same chunks.
+fn whole_sequences() -> (TempDir, ndarray::Array2<u32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let letter = |i: usize, t: usize| char::from(b'a' + ((i * i + 3 * t + t * t / 2) % 26) as u8);
+    let lines: String =
+        (0..40).map(|i| format!("\"{}\"\n", (0..12).map(|t| letter(i, t)).collect::<String>())).collect();
+    fs::write(folder.path().join("a.jsonl"), lines).unwrap();
+    let texts = TextFiles::open([folder.path().join("a.jsonl")]).unwrap();
+    let tokens = Streaming::default().sequences(&model(1), &vocab(), &texts, 40).unwrap();
+    (folder, tokens)
+}
+
+#[test]
+fn lenses_refined_on_files_are_those_refined_on_the_tokens_at_once() {
+    let ((folder, tokens), model, vocab) = (whole_sequences(), model(1), vocab());
+    let texts = TextFiles::open([folder.path().join("a.jsonl")]).unwrap();
+    let moments = LayerMoments::collect(&model, &tokens).unwrap();
+    let own = Ridge::default().own(&moments).unwrap();
+    let refine = Refine { sweeps: 3, passes: 2 };
+    let at_once = refine.fit(&model, &own, &moments, &tokens).unwrap();
+    // Shards of one document and of all; within a shard of one, each chunk has one sequence.
+    let how = |shard_bytes, name: &str| Streaming {
+        shard_bytes,
+        folder: Some(folder.path().join(name)),
+        ..Default::default()
+    };
+    let all = how(1 << 20, "all").refine(&refine, &model, &vocab, &texts, &own, &moments).unwrap();
+    assert!(all.lenses == at_once.lenses && all.training_kl == at_once.training_kl);
+    let single = how(1, "single").refine(&refine, &model, &vocab, &texts, &own, &moments).unwrap();
+    for l in 0..3 {
+        // Batches differ, what is searched for does not.
+        assert!((single.training_kl[(3, l)] - at_once.training_kl[(3, l)]).abs() < 1e-3);
+    }
+    let told = Streaming::default().refine(&refine, &model, &vocab, &texts, &own, &moments).unwrap_err();
+    assert!(told.to_string().contains("`folder`"), "{told}");
 }

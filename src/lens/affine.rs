@@ -1,5 +1,6 @@
 //! What a lens is: a map from a residual stream to a guess of the last one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use super::layers::check_fingerprint;
 use super::{LayerMoments, Target};
 use crate::model::Transformer;
 use crate::num::matmul;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, record};
 
 /// `z = A h + b`.
 ///
@@ -150,6 +151,94 @@ impl LayerLenses {
     pub(crate) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
+
+    /// What tells lenses of one model apart.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut checksum = crc32fast::Hasher::new();
+        for lens in &self.lenses {
+            lens.a.iter().chain(&lens.b).for_each(|x| checksum.update(&x.to_le_bytes()));
+        }
+        checksum.finalize()
+    }
+
+    /// Writes the lenses to `path`. The file appears whole or not at all.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        record::save(path.as_ref(), KIND, VERSION, &self.stored())
+    }
+
+    /// Reads lenses that [`save`](LayerLenses::save) wrote.
+    ///
+    /// Fails on a file that is damaged, or of another kind or version. That lenses are of another model is said where they are used.
+    ///
+    /// ```
+    /// use onelens::{lens::{LayerLenses, LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 4, n_layers: 1, ..Default::default() })?;
+    /// let own = Ridge::default().own(&LayerMoments::collect(&model, &array![[0, 1, 2, 3], [3, 1, 0, 2]])?)?;
+    /// let path = std::env::temp_dir().join(format!("onelens-doc-lenses-{}", std::process::id()));
+    /// own.save(&path)?;
+    /// assert!(LayerLenses::load(&path)? == own);
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        LayerLenses::from_stored(record::load(path, KIND, VERSION)?).ok_or_else(|| {
+            Error::new(
+                ErrorKind::File,
+                format!("{} names maps that it does not hold", path.display()),
+                "save the lenses anew",
+            )
+        })
+    }
+
+    pub(super) fn stored(&self) -> Stored {
+        let mut maps: Vec<&Arc<AffineLens>> = Vec::new();
+        let map_of = self
+            .lenses
+            .iter()
+            .map(|lens| {
+                maps.iter().position(|map| Arc::ptr_eq(map, lens)).unwrap_or_else(|| {
+                    maps.push(lens);
+                    maps.len() - 1
+                })
+            })
+            .collect();
+        Stored {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint,
+            target: self.target,
+            seconds: self.seconds,
+            maps: maps.into_iter().map(|map| map.as_ref().clone()).collect(),
+            map_of,
+        }
+    }
+
+    pub(super) fn from_stored(stored: Stored) -> Option<Self> {
+        let Stored { name, fingerprint, target, seconds, maps, map_of } = stored;
+        let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
+        let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>()?;
+        Some(LayerLenses { name, fingerprint, target, seconds, lenses })
+    }
+
+    /// Whether these are lenses of this model, for whatever they predict.
+    pub(crate) fn check_fits(&self, model: &Transformer) -> Result<()> {
+        check_fingerprint(&format!("lenses ({}) are", self.name), self.fingerprint, model)
+    }
+}
+
+const KIND: &str = "lenses";
+const VERSION: u32 = 1;
+
+/// Lenses as a file holds them: a map that several streams share is there once.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Stored {
+    name: String,
+    fingerprint: u64,
+    target: Target,
+    seconds: f64,
+    maps: Vec<AffineLens>,
+    /// For each residual stream, which of them.
+    map_of: Vec<usize>,
 }
 
 impl Lens for LayerLenses {
@@ -173,7 +262,7 @@ impl Lens for LayerLenses {
                 "use `transport` to see what it reads, and `Transfer::r2` for how well",
             ));
         }
-        check_fingerprint(&format!("lenses ({}) are", self.name), self.fingerprint, model)
+        self.check_fits(model)
     }
 
     fn fit_seconds(&self) -> f64 {

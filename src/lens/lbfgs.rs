@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use ndarray::Array1;
+use serde::{Deserialize, Serialize};
 
 /// Pairs of steps and gradient changes kept.
 const MEMORY: usize = 10;
@@ -13,6 +14,7 @@ const DECREASE: f64 = 1e-4;
 const MAX_SHORTENED: usize = 12;
 
 /// A minimisation in progress: evaluate at [`trial`](Lbfgs::trial), tell the result, repeat.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Lbfgs {
     at: Array1<f64>,
     value: f64,

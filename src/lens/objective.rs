@@ -1,19 +1,20 @@
 //! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over tokens.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
+use super::token_chunks::{CHUNK, TokenChunks};
 use super::{AffineLens, Target};
 use crate::model::{Norm, Transformer};
 use crate::nn::{gain_bias, layer_norm, layer_norm_backward, linear, rms_norm, rms_norm_backward};
 use crate::num::{Rng, dot, largest, log_softmax_rows, matmul, rng, sample_index, sum, wide_fn};
-use crate::session;
+use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
-/// Sequences run at a time by one thread.
-const CHUNK: usize = 4;
 /// Chunks between two looks at an interrupt: what bounds the memory.
 const ROUND: usize = 16;
 /// Streams that take no more than this are kept from pass to pass; else the model runs again in each.
@@ -24,7 +25,7 @@ const WIDEST: usize = 1024;
 /// Lenses with one target on one set of tokens.
 pub(super) struct Objective<'a> {
     pub(super) model: &'a Transformer,
-    pub(super) tokens: &'a Array2<u32>,
+    pub(super) tokens: &'a dyn TokenChunks,
     pub(super) target: Target,
     /// The classes wanted, one per token; without them, the model's final prediction.
     pub(super) labels: Option<&'a Array2<u32>>,
@@ -33,12 +34,42 @@ pub(super) struct Objective<'a> {
 }
 
 /// Mean KL of a lens with its gradient.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Evaluation {
     pub(super) kl: f64,
     /// Mean of `dz (h - x̄)ᵀ`.
     pub(super) da: Array2<f64>,
     /// Mean of `dz`.
     pub(super) db: Array1<f64>,
+}
+
+/// Tells how far a search is: in tokens, of all that its sweeps and passes go through.
+pub(super) struct Meter {
+    progress: Progress,
+    /// What the tokens are gone through for.
+    pub(super) what: String,
+    done: usize,
+    here: usize,
+    began: Instant,
+}
+
+impl Meter {
+    /// Of `total` tokens, of which an earlier run has done some.
+    pub(super) fn new(total: usize, done: usize) -> Self {
+        let progress = Progress::new("refining", total);
+        Meter { progress, what: String::new(), done, here: 0, began: Instant::now() }
+    }
+
+    fn add(&mut self, n_tokens: usize) {
+        self.done += n_tokens;
+        self.here += n_tokens;
+        let rate = self.here as f64 / self.began.elapsed().as_secs_f64();
+        self.progress.update(self.done, || format!("{}, {rate:.0} tokens a second", self.what));
+    }
+
+    pub(super) fn finish(self, note: &str) {
+        self.progress.finish(note);
+    }
 }
 
 /// The distributions wanted of some rows.
@@ -51,7 +82,7 @@ pub(super) struct Wanted {
 impl<'a> Objective<'a> {
     pub(super) fn new(
         model: &'a Transformer,
-        tokens: &'a Array2<u32>,
+        tokens: &'a dyn TokenChunks,
         target: Target,
         labels: Option<&'a Array2<u32>>,
     ) -> Self {
@@ -59,13 +90,14 @@ impl<'a> Objective<'a> {
     }
 
     /// Runs the model now, once for all passes, if memory for the streams is granted.
-    pub(super) fn keep_streams(&mut self) {
+    pub(super) fn keep_streams(&mut self) -> Result<()> {
         let config = &self.model.config;
-        let bytes = self.tokens.len() * config.d_model * (config.n_layers + 1) * size_of::<f32>();
+        let bytes = self.tokens.n_tokens() * config.d_model * (config.n_layers + 1) * size_of::<f32>();
         if bytes <= KEPT_BYTES {
-            let chunks: Vec<_> = self.tokens.axis_chunks_iter(Axis(0), CHUNK).collect();
-            self.kept = chunks.into_par_iter().map(|chunk| self.run(chunk)).collect();
+            let run = |i| Ok(self.run(self.tokens.chunk(i)?.view()));
+            self.kept = (0..self.tokens.n_chunks()).into_par_iter().map(run).collect::<Result<_>>()?;
         }
+        Ok(())
     }
 
     /// All residual streams of a chunk, `[rows, d_model]` each.
@@ -78,27 +110,16 @@ impl<'a> Objective<'a> {
         self.kept.get(i).map_or_else(|| Cow::Owned(self.run(chunk)), |kept| Cow::Borrowed(kept.as_slice()))
     }
 
-    pub(super) fn n_chunks(&self) -> usize {
-        self.tokens.nrows().div_ceil(CHUNK)
-    }
-
-    /// Tokens of a chunk; the last may have fewer.
-    pub(super) fn chunk_tokens(&self) -> usize {
-        CHUNK * self.tokens.ncols()
-    }
-
-    fn chunk(&self, i: usize) -> ArrayView2<'_, u32> {
-        self.tokens.slice(s![i * CHUNK..((i + 1) * CHUNK).min(self.tokens.nrows()), ..])
-    }
-
     /// One pass over the tokens for all lenses that are `active`; zeros for the others.
     pub(super) fn evaluate(
         &self,
         lenses: &[AffineLens],
         active: &[bool],
         x_means: &[Array1<f64>],
+        meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
-        self.evaluate_on(&(0..self.n_chunks()).collect::<Vec<_>>(), lenses, active, x_means)
+        let all: Vec<usize> = (0..self.tokens.n_chunks()).collect();
+        self.evaluate_on(&all, lenses, active, x_means, meter)
     }
 
     /// The same over some chunks of the tokens.
@@ -108,6 +129,7 @@ impl<'a> Objective<'a> {
         lenses: &[AffineLens],
         active: &[bool],
         x_means: &[Array1<f64>],
+        meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let nothing = |lens: &AffineLens| Evaluation {
             kl: 0.0,
@@ -116,10 +138,10 @@ impl<'a> Objective<'a> {
         };
         let mut sums: Vec<Evaluation> = lenses.iter().map(nothing).collect();
         let x_means: Vec<Array1<f32>> = x_means.iter().map(|m| m.mapv(|x| x as f32)).collect();
-        let of_chunk = |&i: &usize| -> Vec<Evaluation> {
-            let chunk = self.chunk(i);
-            let streams = self.streams(i, chunk);
-            let wanted = self.wanted(i * CHUNK, &streams, lenses[0].b.len(), chunk);
+        let of_chunk = |&i: &usize| -> Result<(usize, Vec<Evaluation>)> {
+            let chunk = self.tokens.chunk(i)?;
+            let streams = self.streams(i, chunk.view());
+            let wanted = self.wanted(i * CHUNK, &streams, lenses[0].b.len(), chunk.view());
             let one = |l: usize| {
                 if !active[l] {
                     return nothing(&lenses[l]);
@@ -133,7 +155,7 @@ impl<'a> Objective<'a> {
                     db: dz.mapv(f64::from).sum_axis(Axis(0)),
                 }
             };
-            (0..lenses.len()).map(one).collect()
+            Ok((chunk.len(), (0..lenses.len()).map(one).collect()))
         };
         let mut n = 0;
         for round in chunks.chunks(ROUND) {
@@ -141,18 +163,20 @@ impl<'a> Objective<'a> {
                 return Err(Error::new(
                     ErrorKind::Data,
                     "interrupted while refining lenses",
-                    "run the cell again, with fewer `passes` if it takes too long",
+                    "run it again, with fewer `sweeps` or `passes` if it takes too long; `Streaming::refine` would go on where it was",
                 ));
             }
-            let parts: Vec<Vec<Evaluation>> = round.par_iter().map(of_chunk).collect();
-            for part in parts {
+            let parts: Vec<(usize, Vec<Evaluation>)> =
+                round.par_iter().map(of_chunk).collect::<Result<_>>()?;
+            for (n_tokens, part) in parts {
+                n += n_tokens;
+                meter.add(n_tokens);
                 for (sum, part) in sums.iter_mut().zip(part) {
                     sum.kl += part.kl;
                     sum.da += &part.da;
                     sum.db += &part.db;
                 }
             }
-            n += round.iter().map(|&i| self.chunk(i).len()).sum::<usize>();
         }
         for sum in &mut sums {
             sum.kl /= n as f64;
@@ -167,16 +191,15 @@ impl<'a> Objective<'a> {
     /// serves as a scale, so that some tokens are enough.
     ///
     /// `None` for outputs so wide that their curvature costs more than it saves.
-    pub(super) fn fisher(&self, lenses: &[AffineLens]) -> Vec<Option<Array2<f64>>> {
+    pub(super) fn fisher(&self, lenses: &[AffineLens]) -> Result<Vec<Option<Array2<f64>>>> {
         if lenses.iter().any(|lens| lens.b.len() > WIDEST) {
-            return vec![None; lenses.len()];
+            return Ok(vec![None; lenses.len()]);
         }
-        let some = self.tokens.slice(s![..self.tokens.nrows().min(CHUNK * ROUND), ..]);
-        let chunks: Vec<_> = some.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
-        let parts: Vec<Vec<Array2<f64>>> = chunks
+        let parts: Vec<(usize, Vec<Array2<f64>>)> = (0..self.tokens.n_chunks().min(ROUND))
             .into_par_iter()
-            .map(|(i, chunk)| {
-                let streams = self.streams(i, chunk);
+            .map(|i| {
+                let chunk = self.tokens.chunk(i)?;
+                let streams = self.streams(i, chunk.view());
                 let mut random = rng(0, i as u64);
                 let one = |(lens, h): (&AffineLens, &Array2<f32>)| {
                     let z = lens.transport(h.view());
@@ -185,15 +208,17 @@ impl<'a> Objective<'a> {
                     let (_, g) = self.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
-                lenses.iter().zip(streams.iter()).map(one).collect()
+                Ok((chunk.len(), lenses.iter().zip(streams.iter()).map(one).collect()))
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let zeros = |lens: &AffineLens| Array2::zeros((lens.b.len(), lens.b.len()));
         let mut sums: Vec<Array2<f64>> = lenses.iter().map(zeros).collect();
-        for part in parts {
+        let mut n = 0;
+        for (n_tokens, part) in parts {
+            n += n_tokens;
             sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += &part);
         }
-        sums.into_iter().map(|sum| Some(sum / some.len() as f64)).collect()
+        Ok(sums.into_iter().map(|sum| Some(sum / n as f64)).collect())
     }
 
     fn wanted(
@@ -364,11 +389,13 @@ mod tests {
         let lenses = vec![AffineLens { a: Array2::eye(6), b: Array1::zeros(6) }; 3];
         let mut objective = Objective::new(&model, &tokens, Target::Residual, None);
         let see = |objective: &Objective| {
-            let seen = objective.evaluate(&lenses, &[true; 3], &vec![Array1::zeros(6); 3]).unwrap();
+            let mut meter = Meter::new(1, 0);
+            let seen =
+                objective.evaluate(&lenses, &[true; 3], &vec![Array1::zeros(6); 3], &mut meter).unwrap();
             seen.into_iter().map(|at| (at.kl, at.da, at.db)).collect::<Vec<_>>()
         };
         let anew = see(&objective);
-        objective.keep_streams();
+        objective.keep_streams().unwrap();
         assert_eq!(objective.kept.len(), 3);
         assert_eq!(see(&objective), anew);
     }

@@ -61,7 +61,7 @@ impl Probe {
         let objective = Objective::new(model, tokens, Target::Given, Some(labels));
         let began = std::time::Instant::now();
         let Refined { lenses, gradient_norm, .. } =
-            Refine { sweeps: 0, passes }.search(objective, &start, &moments)?;
+            Refine { sweeps: 0, passes }.search(objective, &start, &moments, None)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,

@@ -2,12 +2,12 @@
 //! tokens before each step takes many more.
 
 use ndarray::{Array1, Array2};
+use serde::{Deserialize, Serialize};
 
-use super::objective::Objective;
+use super::objective::{Meter, Objective};
 use super::whitened::Whitened;
 use super::{AffineLens, LayerMoments};
 use crate::Result;
-use crate::session::Progress;
 
 /// Tokens per step, about.
 const BATCH: usize = 4096;
@@ -24,45 +24,57 @@ pub(super) fn whiten(
     moments: &LayerMoments,
     lenses: &[AffineLens],
 ) -> Result<Vec<Whitened>> {
-    let fishers = objective.fisher(lenses);
+    let fishers = objective.fisher(lenses)?;
     moments.layers.iter().zip(&fishers).map(|(m, f)| Whitened::new(m, f.as_ref().map(|f| f.view()))).collect()
 }
 
-/// Moves all lenses by steps on batches of the tokens, `sweeps` times through all of them. Coordinates are made anew for each
-/// sweep. The lenses have no less KL for certain: whoever calls compares.
-///
-/// Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
-pub(super) fn descend(
-    objective: &Objective,
-    moments: &LayerMoments,
-    lenses: &mut [AffineLens],
-    sweeps: usize,
-    progress: &mut Progress,
-) -> Result<()> {
-    let n_chunks = objective.n_chunks();
-    let in_batch = BATCH.div_ceil(objective.chunk_tokens()).max(CHUNKS);
-    let n_batches = (n_chunks / in_batch).max(1);
-    let mut velocities: Vec<(Array2<f64>, Array1<f64>)> =
-        lenses.iter().map(|lens| (Array2::zeros(lens.a.dim()), Array1::zeros(lens.b.len()))).collect();
-    let every = vec![true; lenses.len()];
-    for sweep in 0..sweeps {
-        let whitened = whiten(objective, moments, lenses)?;
+/// Where lenses are on their way, and how they move.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Moving {
+    pub(super) lenses: Vec<AffineLens>,
+    velocities: Vec<AffineLens>,
+}
+
+impl Moving {
+    /// At rest.
+    pub(super) fn from(lenses: &[AffineLens]) -> Self {
+        let rest =
+            |lens: &AffineLens| AffineLens { a: Array2::zeros(lens.a.dim()), b: Array1::zeros(lens.b.len()) };
+        Moving { lenses: lenses.to_vec(), velocities: lenses.iter().map(rest).collect() }
+    }
+
+    /// Moves all lenses by steps on batches of the tokens, once through all of them: number `sweep` of so many. Coordinates are made
+    /// anew. The lenses have no less KL for certain: whoever calls compares.
+    ///
+    /// Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
+    pub(super) fn sweep(
+        &mut self,
+        objective: &Objective,
+        moments: &LayerMoments,
+        (sweep, sweeps): (usize, usize),
+        meter: &mut Meter,
+    ) -> Result<()> {
+        let n_chunks = objective.tokens.n_chunks();
+        let chunk_tokens = objective.tokens.n_tokens().div_ceil(n_chunks);
+        let in_batch = BATCH.div_ceil(chunk_tokens).max(CHUNKS);
+        let n_batches = (n_chunks / in_batch).max(1);
+        let every = vec![true; self.lenses.len()];
+        let whitened = whiten(objective, moments, &self.lenses)?;
         let x_means: Vec<Array1<f64>> = whitened.iter().map(|w| w.x_mean.clone()).collect();
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, lenses, &every, &x_means)?;
+            let seen = objective.evaluate_on(&batch, &self.lenses, &every, &x_means, meter)?;
             let done = (sweep * n_batches + k) as f64 / (sweeps * n_batches) as f64;
             for (l, at) in seen.iter().enumerate() {
-                let (w, lens, velocity) = (&whitened[l], &mut lenses[l], &mut velocities[l]);
+                let (w, lens, velocity) = (&whitened[l], &mut self.lenses[l], &mut self.velocities[l]);
                 // A step of the whitened gradient, in coordinates that are the same in every sweep.
                 let ahead = w.leave(&(w.enter(lens) - w.gradient(at)));
-                velocity.0 = &velocity.0 * MOMENTUM + (ahead.a - &lens.a);
-                velocity.1 = &velocity.1 * MOMENTUM + (ahead.b - &lens.b);
-                lens.a.scaled_add(RATE * (1.0 - done), &velocity.0);
-                lens.b.scaled_add(RATE * (1.0 - done), &velocity.1);
+                velocity.a = &velocity.a * MOMENTUM + (ahead.a - &lens.a);
+                velocity.b = &velocity.b * MOMENTUM + (ahead.b - &lens.b);
+                lens.a.scaled_add(RATE * (1.0 - done), &velocity.a);
+                lens.b.scaled_add(RATE * (1.0 - done), &velocity.b);
             }
         }
-        progress.update(sweep + 1, || "sweeps".into());
+        Ok(())
     }
-    Ok(())
 }

@@ -1,17 +1,20 @@
 //! The tuned lens: the affine map of least KL, from the closed form on.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
-use super::objective::Objective;
-use super::{AffineLens, LayerLenses, LayerMoments, Lens, sweeps};
+use super::objective::{Evaluation, Meter, Objective};
+use super::sweeps::{Moving, whiten};
+use super::token_chunks::TokenChunks;
+use super::{AffineLens, LayerLenses, LayerMoments, Lens};
 use crate::model::Transformer;
-use crate::session::Progress;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, record};
 
 /// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6) from lenses fitted in closed form:
 /// pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
@@ -26,7 +29,7 @@ use crate::{Error, ErrorKind, Result};
 /// to get there.
 ///
 /// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held for more than a
-/// few sequences.
+/// few sequences. For more text than memory there is [`Streaming::refine`](crate::stream::Streaming::refine).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refine {
     /// Times through the tokens in batches.
@@ -74,6 +77,20 @@ impl Refine {
         moments: &LayerMoments,
         tokens: &Array2<u32>,
     ) -> Result<TunedLens> {
+        model.check_tokens(tokens)?;
+        self.fit_chunks(model, start, moments, tokens, None)
+    }
+
+    /// The same for tokens from anywhere, which fit the model. Where a search stands after each sweep and each pass is kept in a file, from
+    /// which the same search goes on; a file that is damaged or not there is a search at its beginning.
+    pub(crate) fn fit_chunks(
+        &self,
+        model: &Transformer,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        tokens: &dyn TokenChunks,
+        kept: Option<&Path>,
+    ) -> Result<TunedLens> {
         let began = Instant::now();
         start.check_model(model)?;
         check_fingerprint("moments are", moments.fingerprint, model)?;
@@ -84,9 +101,8 @@ impl Refine {
                 "pass the moments that the lenses were fitted to",
             ));
         }
-        model.check_tokens(tokens)?;
         let objective = Objective::new(model, tokens, start.target(), None);
-        let Refined { lenses, training_kl, gradient_norm } = self.search(objective, start, moments)?;
+        let Refined { lenses, training_kl, gradient_norm } = self.search(objective, start, moments, kept)?;
         Ok(TunedLens {
             lenses: LayerLenses::new("tuned lens", moments, lenses, began),
             training_kl,
@@ -101,54 +117,164 @@ impl Refine {
         mut objective: Objective,
         start: &LayerLenses,
         moments: &LayerMoments,
+        kept: Option<&Path>,
     ) -> Result<Refined> {
-        objective.keep_streams();
-        let mut lenses: Vec<AffineLens> = start.lenses().iter().map(|l| l.as_ref().clone()).collect();
-        let every = vec![true; lenses.len()];
+        objective.keep_streams()?;
         let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
-        let mut progress = Progress::new("refining", self.sweeps + self.passes);
-        let mut at = objective.evaluate(&lenses, &every, &x_means)?;
-        let mut training_kl: Vec<f64> = at.iter().map(|at| at.kl).collect();
-        if self.sweeps > 0 {
-            let mut moved = lenses.clone();
-            sweeps::descend(&objective, moments, &mut moved, self.sweeps, &mut progress)?;
-            let there = objective.evaluate(&moved, &every, &x_means)?;
-            for (l, (lens, there)) in moved.into_iter().zip(there).enumerate() {
-                // False for a KL that is not a number, too.
-                if there.kl < at[l].kl {
-                    (lenses[l], at[l]) = (lens, there);
-                }
+        let every = vec![true; x_means.len()];
+        let n_tokens = objective.tokens.n_tokens();
+        let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
+        let found = kept.and_then(|path| record::load::<Standing>(path, KIND, VERSION).ok());
+        let looked = found.as_ref().map_or(0, |at| at.looks(self.sweeps));
+        let mut meter = Meter::new(n_looks * n_tokens, looked * n_tokens);
+        let mut at = match found {
+            Some(at) => at,
+            None => {
+                let lenses: Vec<AffineLens> = start.lenses().iter().map(|l| l.as_ref().clone()).collect();
+                meter.what = "where it begins".into();
+                let seen = objective.evaluate(&lenses, &every, &x_means, &mut meter)?;
+                let phase = match self.sweeps {
+                    0 => Phase::passes(&objective, moments, &lenses, &seen)?,
+                    _ => Phase::Sweeps(Moving::from(&lenses)),
+                };
+                Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
             }
-            training_kl.extend(at.iter().map(|at| at.kl));
-        }
-        let whitened = sweeps::whiten(&objective, moments, &lenses)?;
-        let mut searches: Vec<Lbfgs> = at
-            .iter()
-            .zip(lenses.iter().zip(&whitened))
-            .map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)))
-            .collect();
-        for pass in 0..self.passes {
-            let active: Vec<bool> = searches.iter().map(|s| !s.done()).collect();
-            if active.contains(&true) {
-                let trials: Vec<AffineLens> =
-                    searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
-                let seen = objective.evaluate(&trials, &active, &x_means)?;
-                for (l, (at, trial)) in seen.into_iter().zip(trials).enumerate() {
-                    if active[l] && searches[l].tell(at.kl, whitened[l].gradient(&at)) {
-                        lenses[l] = trial;
+        };
+        // Those of the passes, once known.
+        let mut coordinates = None;
+        while at.done < self.sweeps + self.passes {
+            let next = match &mut at.phase {
+                Phase::Sweeps(moving) => {
+                    meter.what = format!("sweep {} of {}", at.done + 1, self.sweeps);
+                    moving.sweep(&objective, moments, (at.done, self.sweeps), &mut meter)?;
+                    if at.done + 1 == self.sweeps {
+                        meter.what = "where sweeps led".into();
+                        let there = objective.evaluate(&moving.lenses, &every, &x_means, &mut meter)?;
+                        for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
+                            // False for a KL that is not a number, too.
+                            if there.kl < at.seen[l].kl {
+                                (at.lenses[l], at.seen[l]) = (lens.clone(), there);
+                            }
+                        }
+                        at.training_kl.extend(at.seen.iter().map(|seen| seen.kl));
+                        Some(Phase::passes(&objective, moments, &at.lenses, &at.seen)?)
+                    } else {
+                        None
                     }
                 }
+                Phase::Passes { around, searches } => {
+                    meter.what = format!("pass {} of {}", at.done + 1 - self.sweeps, self.passes);
+                    let active: Vec<bool> = searches.iter().map(|s| !s.done()).collect();
+                    if active.contains(&true) {
+                        let whitened = match coordinates.take() {
+                            Some(whitened) => whitened,
+                            None => whiten(&objective, moments, around)?,
+                        };
+                        let trials: Vec<AffineLens> =
+                            searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
+                        let seen = objective.evaluate(&trials, &active, &x_means, &mut meter)?;
+                        for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
+                            if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
+                                at.lenses[l] = trial;
+                            }
+                        }
+                        coordinates = Some(whitened);
+                    }
+                    at.training_kl.extend(searches.iter().map(Lbfgs::value));
+                    None
+                }
+            };
+            if let Some(next) = next {
+                at.phase = next;
             }
-            training_kl.extend(searches.iter().map(Lbfgs::value));
-            progress.update(self.sweeps + pass + 1, || "passes".into());
+            at.done += 1;
+            if let Some(path) = kept {
+                record::save(path, KIND, VERSION, &at)?;
+            }
         }
-        progress.finish(&format!("{} layers, {} sweeps, {} passes", lenses.len(), self.sweeps, self.passes));
-        let shape = (training_kl.len() / lenses.len(), lenses.len());
+        let n_layers = at.lenses.len();
+        meter.finish(&format!("{n_layers} layers, {} sweeps, {} passes", self.sweeps, self.passes));
+        // A search without sweeps and passes stands at the passes, too.
+        let gradient_norm = match &at.phase {
+            Phase::Passes { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),
+            Phase::Sweeps(_) => vec![f64::NAN; n_layers],
+        };
+        let shape = (at.training_kl.len() / n_layers, n_layers);
         Ok(Refined {
-            lenses: lenses.into_iter().map(Arc::new).collect(),
-            training_kl: Array2::from_shape_vec(shape, training_kl).expect("one row per pass"),
-            gradient_norm: searches.iter().map(Lbfgs::gradient_norm).collect(),
+            lenses: at.lenses.into_iter().map(Arc::new).collect(),
+            training_kl: Array2::from_shape_vec(shape, at.training_kl).expect("one row per pass"),
+            gradient_norm,
         })
+    }
+}
+
+const KIND: &str = "refinement";
+/// Of that, and of finished lenses.
+const VERSION: u32 = 1;
+
+/// Where a search stands between two sweeps or passes.
+#[derive(Serialize, Deserialize)]
+struct Standing {
+    /// Sweeps and passes.
+    done: usize,
+    /// One row after another.
+    training_kl: Vec<f64>,
+    /// The best so far, and what was seen there before the passes.
+    lenses: Vec<AffineLens>,
+    seen: Vec<Evaluation>,
+    phase: Phase,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Phase {
+    Sweeps(Moving),
+    Passes {
+        /// The lenses whose coordinates the searches are in.
+        around: Vec<AffineLens>,
+        searches: Vec<Lbfgs>,
+    },
+}
+
+impl Standing {
+    /// How often it has gone through the tokens.
+    fn looks(&self, sweeps: usize) -> usize {
+        1 + self.done + usize::from(sweeps > 0 && self.done >= sweeps)
+    }
+}
+
+impl Phase {
+    /// Searches from lenses at which the objective was seen.
+    fn passes(
+        objective: &Objective,
+        moments: &LayerMoments,
+        lenses: &[AffineLens],
+        seen: &[Evaluation],
+    ) -> Result<Phase> {
+        let whitened = whiten(objective, moments, lenses)?;
+        let searches = seen.iter().zip(lenses.iter().zip(&whitened));
+        let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
+        Ok(Phase::Passes { around: lenses.to_vec(), searches: searches.collect() })
+    }
+}
+
+impl TunedLens {
+    /// Writes the lens to `path`, with the course of its search. The file appears whole or not at all.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let value = (self.lenses.stored(), &self.training_kl, &self.gradient_norm, self.seconds);
+        record::save(path.as_ref(), "tuned-lens", VERSION, &value)
+    }
+
+    /// Reads a lens that [`save`](TunedLens::save) wrote.
+    ///
+    /// Fails on a file that is damaged, or of another kind or version. That a lens is of another model is said where it is used.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (stored, training_kl, gradient_norm, seconds) = record::load(path, "tuned-lens", VERSION)?;
+        let lenses = LayerLenses::from_stored(stored).ok_or_else(|| {
+            let what = format!("{} names maps that it does not hold", path.display());
+            Error::new(ErrorKind::File, what, "save the lens anew")
+        })?;
+        Ok(TunedLens { lenses, training_kl, gradient_norm, seconds })
     }
 }
 

@@ -20,6 +20,7 @@ mod mpi;
 mod peers;
 mod readings;
 mod reduction;
+mod refinement;
 mod shards;
 mod training;
 mod tree;
