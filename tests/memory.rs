@@ -4,7 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use ndarray::Array2;
-use onelens::model::{Config, Hook, Transformer};
+use onelens::data::Markov;
+use onelens::model::{Config, Hook, Training, TrainingRun, Transformer};
+use onelens::session;
 
 /// Counts the bytes that are held, and the most that were.
 struct Counting;
@@ -66,5 +68,19 @@ fn a_cached_forward_holds_the_cache_and_one_block_and_training_nothing_that_grow
             let (_, most, left) = measured(|| drop(step()));
             assert_eq!((most, left), (first, 0));
         }
+
+        // Whole steps: a batch, its gradient, clipping, AdamW, the log.
+        let source = Markov::new(96, 0.3).unwrap();
+        let how = Training { steps: 20, batch_size: 16, ..Default::default() };
+        let mut run = TrainingRun::new(two.clone(), &how).unwrap();
+        session::quietly(|| run.train_to(&source, 3)).unwrap(); // what is set up once
+        let mut steps = |to| {
+            let (_, most, left) = measured(|| session::quietly(|| run.train_to(&source, to)).unwrap());
+            (most, left)
+        };
+        let first = steps(6);
+        assert_eq!(first.1, 0, "three steps leave nothing behind");
+        assert_eq!(steps(9), first);
+        assert_eq!(steps(20).1, 0, "nor do eleven");
     });
 }

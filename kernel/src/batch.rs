@@ -146,6 +146,34 @@ result has the same bytes for any number of them. Own, shared and all other lens
         #[command(flatten)]
         output: Output,
     },
+    /// Refine the lenses of moments on texts, to the least KL
+    #[command(after_help = "Example:
+  onelens lens refine --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text stories/ --keep shards --out stories.lens
+  onelens lens eval --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --lens stories.lens
+
+Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an interruption
+the same command goes on behind the last sweep or pass.")]
+    Refine {
+        #[command(flatten)]
+        texts: TextArgs,
+        /// What `onelens lens fit` wrote
+        #[arg(long, value_name = "FILE")]
+        moments: PathBuf,
+        /// Where the lenses go
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Keep the tokens, and how far the search is, in this folder
+        #[arg(long, value_name = "FOLDER")]
+        keep: PathBuf,
+        /// Times through the tokens in batches [default: the library's]
+        #[arg(long)]
+        sweeps: Option<usize>,
+        /// Steps on all tokens after that [default: the library's]
+        #[arg(long)]
+        passes: Option<usize>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// What one lens reads at every residual stream of other texts
     #[command(after_help = "Example:
   onelens lens eval --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --lens shared")]
@@ -154,7 +182,7 @@ result has the same bytes for any number of them. Own, shared and all other lens
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lens: logit, own, shared, left-out, later, own-bias or own-gain
+        /// Which lens: logit, own, shared, left-out, later, own-bias, own-gain, or a file of `onelens lens refine`
         #[arg(long, default_value = "own")]
         lens: String,
         #[command(flatten)]
@@ -168,7 +196,7 @@ result has the same bytes for any number of them. Own, shared and all other lens
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lenses, separated by commas
+        /// Which lenses, separated by commas: those of `eval`
         #[arg(long, value_delimiter = ',', default_value = "logit,own,shared,left-out")]
         lenses: Vec<String>,
         /// Write the figure there, as one page
@@ -347,6 +375,11 @@ pub(crate) fn lens(command: LensCommand) -> Request {
         LensCommand::Fit { texts, out, shard_bytes, keep, output } => {
             let (model, texts) = texts.tokens();
             Request { json: output.json, work: Work::Fit { model, texts, output: out, shard_bytes, keep } }
+        }
+        LensCommand::Refine { texts, moments, out, keep, sweeps, passes, output } => {
+            let (model, texts) = texts.tokens();
+            let work = Work::Refine { model, texts, moments, output: out, keep, sweeps, passes };
+            Request { json: output.json, work }
         }
         LensCommand::Eval { texts, fitted, lens, output } => {
             compare(texts, fitted, vec![lens], None, &output)

@@ -85,6 +85,32 @@ fn a_model_is_described_written_on_and_converted() {
 }
 
 #[test]
+fn lenses_are_refined_on_texts_kept_and_read_with() {
+    let folder = folder();
+    let on = |command: &str| -> Vec<String> {
+        let of_model = "--model model.bin --tokenizer text.txt --moments all.moments";
+        format!("lens {command} {of_model}").split(' ').map(String::from).collect()
+    };
+    let all = |words: &[String]| -> Value {
+        json(folder.path(), &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let fit = "lens fit --model model.bin --tokenizer text.txt --text lines.jsonl --out all.moments";
+    good(folder.path(), &fit.split(' ').collect::<Vec<_>>());
+    let refine = on("refine --text lines.jsonl --keep kept --out all.lens --sweeps 2 --passes 3 --json");
+    let told = all(&refine);
+    let kl = |told: &Value, when: &str, stream: usize| told[when][stream].as_f64().expect("a number");
+    assert!(kl(&told, "kl", 0) < kl(&told, "kl_before", 0), "{told}");
+    // The same again is read, not searched for; on the texts it was refined on, it reads better than in closed form.
+    assert_eq!(all(&refine)["kl"], told["kl"]);
+    let seen = all(&on("compare --text lines.jsonl --sequences 100 --lenses own,all.lens --json"));
+    let kl = |lens: usize| seen["lenses"][lens]["kl"][0].as_f64().expect("a number");
+    assert!(kl(1) < kl(0) && seen["lenses"][1]["lens"] == "tuned lens", "{seen}");
+    let other = on("eval --text lines.jsonl --lens nothing.lens");
+    let (code, told) = bad(folder.path(), &other.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(code == Some(2) && told.contains("no such file"), "{told}");
+}
+
+#[test]
 fn lenses_are_fitted_once_and_compared() {
     let folder = folder();
     let of_model = ["--model", "model.bin", "--tokenizer", "text.txt"];

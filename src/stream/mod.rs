@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`Streaming`] | how texts are cut, where finished shards are kept |
 //! | [`Peers`] | the processes that share the work: [`Alone`], [`Threads`], `Mpi` (feature `mpi`) |
+//! | [`Streaming::refine`] | lenses refined in constant memory, and resumed |
 //! | [`Readings`] | what lenses read, as means over all tokens |
 //! | [`train_among`] | training with the gradient of each batch shared out, the same weights on any number of processes |
 //! | [`ActivationFiles`] | residual streams as files, written once and read often |

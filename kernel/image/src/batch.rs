@@ -1,8 +1,9 @@
 //! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command line.
 
 use crate::request::{Network, Request, Tokens, Work};
+use ndarray::ArrayView1;
 use onelens::data::{Corpus, PieceTokenizer, Source, TextFiles, Tokenize, Vocab};
-use onelens::lens::{LayerMoments, Lens, LogitLens, Ridge, compare};
+use onelens::lens::{LayerMoments, Lens, LogitLens, Refine, Ridge, TunedLens, compare};
 use onelens::model::{Config, Provenance, Training, TrainingRun, Transformer};
 use onelens::session::{self, Bundle, Sink};
 use onelens::stream::{Alone, Peers, Streaming, train_among};
@@ -207,6 +208,35 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             );
             (told, json!({ "model": output, "fingerprint": format!("{:016x}", model.fingerprint()) }))
         }
+        Work::Refine { model, texts, moments, output, keep, sweeps, passes } => {
+            check_folder(output)?;
+            let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
+            let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
+            let how = Streaming { n_ctx: texts.n_ctx, folder: Some(keep.clone()), ..Default::default() };
+            let usual = Refine::default();
+            let refine =
+                Refine { sweeps: sweeps.unwrap_or(usual.sweeps), passes: passes.unwrap_or(usual.passes) };
+            let own = Ridge::default().own(&moments)?;
+            let tuned = how.refine(&refine, &model, &*tokenizer, &documents, &own, &moments)?;
+            tuned.save(output)?;
+            let (before, after) =
+                (tuned.training_kl.row(0), tuned.training_kl.row(tuned.training_kl.nrows() - 1));
+            let row = |name: &str, kl: ArrayView1<f64>| {
+                format!("{name:28}{}", kl.iter().map(|x| format!("{x:9.4}")).collect::<String>())
+            };
+            let text = format!(
+                "{}: lenses of {} residual streams; KL on the texts (nats)\n{}\n{}",
+                output.display(),
+                before.len(),
+                row("in closed form", before),
+                row("refined", after)
+            );
+            let value = json!({
+                "lens": output, "kl_before": before.to_vec(), "kl": after.to_vec(),
+                "gradient_norm": tuned.gradient_norm, "seconds": tuned.seconds,
+            });
+            (text, value)
+        }
         Work::Compare { model, moments, texts, lenses, lambda, sequences, html } => {
             let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
             let tokens = read_tokens(&model, texts, *sequences)?;
@@ -331,11 +361,12 @@ fn fit(name: &str, ridge: &Ridge, moments: &LayerMoments) -> Result<Box<dyn Lens
         "later" => ridge.later(moments)?,
         "own-bias" => ridge.shared_own_bias(moments)?,
         "own-gain" => ridge.shared_own_gain(moments)?,
+        file if Path::new(file).is_file() => return Ok(Box::new(TunedLens::load(file)?)),
         _ => {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("there is no lens {name:?}"),
-                "lenses are logit, own, shared, left-out, later, own-bias and own-gain",
+                format!("there is no lens {name:?}, and no such file"),
+                "lenses are logit, own, shared, left-out, later, own-bias and own-gain, or a file of `onelens lens refine`",
             ));
         }
     };

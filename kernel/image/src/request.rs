@@ -40,6 +40,16 @@ pub enum Work {
     Convert { model: PathBuf, output: PathBuf },
     /// Gather the moments that every lens is fitted from.
     Fit { model: PathBuf, texts: Tokens, output: PathBuf, shard_bytes: usize, keep: Option<PathBuf> },
+    /// Refine the lenses fitted to moments.
+    Refine {
+        model: PathBuf,
+        texts: Tokens,
+        moments: PathBuf,
+        output: PathBuf,
+        keep: PathBuf,
+        sweeps: Option<usize>,
+        passes: Option<usize>,
+    },
     /// Lenses fitted to moments, on other texts.
     Compare {
         model: PathBuf,
