@@ -60,12 +60,18 @@ fn past_memory(folder: &Path, times: f64) -> Result<()> {
         bytes / limit
     );
     let (texts, vocab) = (TextFiles::open([folder])?, vocab());
+    let kept = folder.with_extension("kept");
     let how = Streaming { shard_bytes: 1 << 18, ..Default::default() };
     let moments = timed("moments", n, || how.moments(&model, &vocab, &texts))?;
     let own = Ridge::default().own(&moments)?;
-    let tokens = how.sequences(&model, &vocab, &texts, n_docs)?;
     let refine = Refine { sweeps: 1, passes: 1 };
-    let tuned = timed("refinement, 1 sweep and 1 pass", n, || refine.fit(&model, &own, &moments, &tokens))?;
+    let tuned = timed("refinement, 1 sweep and 1 pass", n, || {
+        let keeping = Streaming { folder: Some(kept.clone()), ..how.clone() };
+        keeping.refine(&refine, &model, &vocab, &texts, &own, &moments)
+    });
+    // Whether the tokens can be removed changes nothing.
+    let _ = fs::remove_dir_all(&kept);
+    let tuned = tuned?;
     let lenses: [&dyn Lens; 3] = [&LogitLens, &own, &tuned];
     let seen = timed("readings of 3 lenses", n, || how.readings(&model, &vocab, &texts, &lenses))?;
     for lens in &seen.lenses {

@@ -3,7 +3,8 @@
 //! A record is the line `onelens KIND VERSION`, the payload's length and CRC-32, and the payload (postcard). It is
 //! written under a temporary name and renamed, so that a file half written is never read back as whole.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,16 +14,21 @@ use crate::{Error, ErrorKind, Result};
 
 /// Writes `bytes` to `path`: under a temporary name first, then renamed.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, |file| file.write_all(bytes))
+}
+
+/// Has `write` fill a file with a temporary name, which then gets this one.
+fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
+    let whole = || {
+        let mut file = File::create(&temporary)?;
+        write(&mut file)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
-    write().map_err(|e| {
+    whole().map_err(|e| {
         // Nothing can be done if even removing fails; the first error is the one to tell.
         let _ = std::fs::remove_file(&temporary);
         Error::new(
@@ -33,9 +39,58 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Writes `value` as a record.
+/// Writes `value` as a record, piece by piece: its bytes are never all in memory.
 pub(crate) fn save<T: Serialize>(path: &Path, kind: &str, version: u32, value: &T) -> Result<()> {
-    write_atomic(path, &to_bytes(&path.display().to_string(), kind, version, value)?)
+    write_whole(path, |file| {
+        let line = format!("onelens {kind} {version}\n");
+        file.write_all(line.as_bytes())?;
+        // Length and checksum are known at the end.
+        file.write_all(&[0; 12])?;
+        let (len, crc) = write_payload(file, value)?;
+        file.seek(SeekFrom::Start(line.len() as u64))?;
+        file.write_all(&len.to_le_bytes())?;
+        file.write_all(&crc.to_le_bytes())
+    })
+}
+
+/// Writes the payload of a record; its length and checksum.
+fn write_payload<T: Serialize>(file: &mut File, value: &T) -> io::Result<(u64, u32)> {
+    let (to, crc) = (BufWriter::new(file), crc32fast::Hasher::new());
+    let mut payload = Payload { to, len: 0, crc, failed: None };
+    let written = postcard::to_io(value, &mut payload).map(|_| ());
+    written.map_err(|e| payload.failed.take().unwrap_or_else(|| io::Error::other(e)))?;
+    payload.flush()?;
+    Ok((payload.len, payload.crc.finalize()))
+}
+
+/// The payload of a record on its way to a file.
+struct Payload<W> {
+    to: W,
+    len: u64,
+    crc: crc32fast::Hasher,
+    /// What postcard does not tell.
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Payload<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.to.write(bytes) {
+            Ok(n) => {
+                self.len += n as u64;
+                self.crc.update(&bytes[..n]);
+                Ok(n)
+            }
+            Err(e) => {
+                let kind = e.kind();
+                self.failed = Some(e);
+                Err(kind.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// The bytes of a record.
@@ -101,4 +156,23 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(
         return refuse("is damaged: its checksum does not fit its content".into());
     }
     postcard::from_bytes(payload).or_else(|e| refuse(format!("cannot be decoded: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_written_piece_by_piece_is_the_record_made_at_once() {
+        let path = std::env::temp_dir().join(format!("onelens-record-{}", std::process::id()));
+        let value: (Vec<f64>, String) = ((0..50_000).map(f64::from).collect(), "text".into());
+        save(&path, "numbers", 3, &value).unwrap();
+        assert!(std::fs::read(&path).unwrap() == to_bytes("here", "numbers", 3, &value).unwrap());
+        assert!(load::<(Vec<f64>, String)>(&path, "numbers", 3).unwrap() == value);
+        std::fs::remove_file(&path).unwrap();
+        let nowhere = Path::new("/no/such/folder/file");
+        assert!(
+            save(nowhere, "numbers", 3, &value).unwrap_err().to_string().contains("/no/such/folder/file")
+        );
+    }
 }
