@@ -171,9 +171,10 @@ impl LayerLenses {
     /// Fails on a file that is damaged, or of another kind or version. That lenses are of another model is said where they are used.
     ///
     /// ```
-    /// use onelens::{lens::{LayerLenses, LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::array};
+    /// use onelens::{lens::{LayerLenses, LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::Array2};
     /// let model = Transformer::new(Config { d_vocab: 4, n_layers: 1, ..Default::default() })?;
-    /// let own = Ridge::default().own(&LayerMoments::collect(&model, &array![[0, 1, 2, 3], [3, 1, 0, 2]])?)?;
+    /// let tokens = Array2::from_shape_fn((40, 16), |(i, t)| ((i * t + i) % 4) as u32);
+    /// let own = Ridge::default().own(&LayerMoments::collect(&model, &tokens)?)?;
     /// let path = std::env::temp_dir().join(format!("onelens-doc-lenses-{}", std::process::id()));
     /// own.save(&path)?;
     /// assert!(LayerLenses::load(&path)? == own);

@@ -29,7 +29,7 @@ impl Streaming {
     /// use onelens::{data::{TextFiles, Vocab}, lens::{Refine, Ridge}, model::{Config, Transformer}, stream::Streaming};
     /// let folder = std::env::temp_dir().join(format!("onelens-doc-refine-{}", std::process::id()));
     /// std::fs::create_dir_all(&folder).unwrap();
-    /// std::fs::write(folder.join("text.jsonl"), "\"abcabc\"\n\"cabacb\"\n\"bca\"\n").unwrap();
+    /// std::fs::write(folder.join("text.jsonl"), "\"abcabcab\"\n\"cabacb\"\n\"bca\"\n".repeat(40)).unwrap();
     /// let model = Transformer::new(Config { d_vocab: 4, n_layers: 2, n_ctx: 8, ..Default::default() })?;
     /// let texts = TextFiles::open([folder.join("text.jsonl")])?;
     /// let how = Streaming { folder: Some(folder.join("kept")), ..Default::default() };
