@@ -20,8 +20,8 @@ use serde_json::json;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Refinement.
-const SWEEPS: usize = 16;
-const PASSES: usize = 3;
+const SWEEPS: usize = 6;
+const PASSES: usize = 50;
 
 fn main() -> Outcome<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -199,13 +199,27 @@ impl Streams {
     /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional network's streams are
     /// averaged over `cells` x `cells` parts of the image (at most its height and width); lenses then predict centred log-probabilities.
     pub fn of_images(model: &ImageClassifier, pixels: &Array2<f32>, cells: usize) -> Result<Self> {
-        let (log_p, streams) = model.run_with_cache(pixels)?;
+        model.check_pixels(pixels)?;
         let c = &model.config;
         let pooled = |h: &Array2<f32>| match h.ncols() == c.d_model {
             true => Ok(h.mapv(f64::from)),
             false => pool(h, (c.height, c.width), (cells, cells)),
         };
-        Self::of_probabilities(streams.iter().map(pooled).collect::<Result<_>>()?, log_p.mapv(f64::from))
+        let mut log_p = Array2::zeros((0, c.n_classes));
+        let mut streams: Vec<Array2<f64>> = Vec::new();
+        // A part of the images at a time: before they are averaged, streams of convolutional networks are large.
+        for pixels in pixels.axis_chunks_iter(Axis(0), 256) {
+            let (part, of_part) = model.run_with_cache(&pixels.to_owned())?;
+            log_p.append(Axis(0), part.mapv(f64::from).view()).expect("a number for each class");
+            for (l, h) in of_part.iter().enumerate() {
+                let h = pooled(h)?;
+                match streams.get_mut(l) {
+                    Some(all) => all.append(Axis(0), h.view()).expect("one width"),
+                    None => streams.push(h),
+                }
+            }
+        }
+        Self::of_probabilities(streams, log_p)
     }
 
     /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a sequence of one.

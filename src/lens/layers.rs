@@ -41,6 +41,16 @@ impl LayerMoments {
         Self::empty(model, Target::Residual, model.config.d_model)
     }
 
+    /// What two moments have in common only if every number is the same (CRC-32).
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut checksum = crc32fast::Hasher::new();
+        for m in &self.layers {
+            let numbers = [&m.s_xx, &m.s_zx, &m.s_zz].into_iter().flatten().chain(&m.x_mean).chain(&m.z_mean);
+            numbers.chain([&m.weight]).for_each(|x| checksum.update(&x.to_le_bytes()));
+        }
+        checksum.finalize()
+    }
+
     fn empty(model: &Transformer, target: Target, d_z: usize) -> Self {
         let d = model.config.d_model;
         LayerMoments {

@@ -1,6 +1,6 @@
 //! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over tokens.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -17,8 +17,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// Chunks between two looks at an interrupt: what bounds the memory.
 const ROUND: usize = 16;
-/// Streams that take no more than this are kept from pass to pass; else the model runs again in each.
-const KEPT_BYTES: usize = 1 << 30;
 /// Outputs wider than this are not whitened.
 const WIDEST: usize = 1024;
 
@@ -27,10 +25,17 @@ pub(super) struct Objective<'a> {
     pub(super) model: &'a Transformer,
     pub(super) tokens: &'a dyn TokenChunks,
     pub(super) target: Target,
-    /// The classes wanted, one per token; without them, the model's final prediction.
-    pub(super) labels: Option<&'a Array2<u32>>,
-    /// The residual streams of each chunk, where they are kept.
-    kept: Vec<Vec<Array2<f32>>>,
+    /// The classes wanted, one per token, and how many there are; without them, the model's final prediction.
+    labels: Option<(&'a Array2<u32>, usize)>,
+    /// What is read of each chunk, where it is kept.
+    kept: Vec<Arc<Read>>,
+}
+
+/// What lenses are asked to read of a chunk: from where, and what should come out.
+struct Read {
+    /// `[rows, d_model]`, one per residual stream.
+    streams: Vec<Array2<f32>>,
+    wanted: Wanted,
 }
 
 /// Mean KL of a lens with its gradient.
@@ -84,30 +89,40 @@ impl<'a> Objective<'a> {
         model: &'a Transformer,
         tokens: &'a dyn TokenChunks,
         target: Target,
-        labels: Option<&'a Array2<u32>>,
+        labels: Option<(&'a Array2<u32>, usize)>,
     ) -> Self {
         Objective { model, tokens, target, labels, kept: Vec::new() }
     }
 
-    /// Runs the model now, once for all passes, if memory for the streams is granted.
-    pub(super) fn keep_streams(&mut self) -> Result<()> {
+    /// Runs the model now, once for all passes, if what it gives takes no more than `most_bytes`; else it runs again in each.
+    pub(super) fn keep_streams(&mut self, most_bytes: usize) -> Result<()> {
         let config = &self.model.config;
-        let bytes = self.tokens.n_tokens() * config.d_model * (config.n_layers + 1) * size_of::<f32>();
-        if bytes <= KEPT_BYTES {
-            let run = |i| Ok(self.run(self.tokens.chunk(i)?.view()));
+        let n_classes = self.labels.map_or(config.d_vocab, |(_, n_classes)| n_classes);
+        let per_token = config.d_model * (config.n_layers + 1) + n_classes;
+        if self.tokens.n_tokens() * per_token * size_of::<f32>() <= most_bytes {
+            let run = |i| Ok(Arc::new(self.run(i, self.tokens.chunk(i)?.view())));
             self.kept = (0..self.tokens.n_chunks()).into_par_iter().map(run).collect::<Result<_>>()?;
         }
         Ok(())
     }
 
-    /// All residual streams of a chunk, `[rows, d_model]` each.
-    fn run(&self, chunk: ArrayView2<u32>) -> Vec<Array2<f32>> {
+    fn run(&self, i: usize, chunk: ArrayView2<u32>) -> Read {
         let tape = self.model.tape(chunk);
-        (0..=self.model.config.n_layers).map(|l| tape.resid(l).clone()).collect()
+        let streams: Vec<Array2<f32>> =
+            (0..=self.model.config.n_layers).map(|l| tape.resid(l).clone()).collect();
+        let wanted = match self.labels {
+            None => Wanted::of_logits(&self.model.unembed(streams[streams.len() - 1].view())),
+            Some((labels, n_classes)) => {
+                let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);
+                Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
+            }
+        };
+        Read { streams, wanted }
     }
 
-    fn streams(&self, i: usize, chunk: ArrayView2<u32>) -> Cow<'_, [Array2<f32>]> {
-        self.kept.get(i).map_or_else(|| Cow::Owned(self.run(chunk)), |kept| Cow::Borrowed(kept.as_slice()))
+    /// Of chunk `i`, which holds these tokens.
+    fn read(&self, i: usize, chunk: ArrayView2<u32>) -> Arc<Read> {
+        self.kept.get(i).map_or_else(|| Arc::new(self.run(i, chunk)), Arc::clone)
     }
 
     /// One pass over the tokens for all lenses that are `active`; zeros for the others.
@@ -140,14 +155,13 @@ impl<'a> Objective<'a> {
         let x_means: Vec<Array1<f32>> = x_means.iter().map(|m| m.mapv(|x| x as f32)).collect();
         let of_chunk = |&i: &usize| -> Result<(usize, Vec<Evaluation>)> {
             let chunk = self.tokens.chunk(i)?;
-            let streams = self.streams(i, chunk.view());
-            let wanted = self.wanted(i * CHUNK, &streams, lenses[0].b.len(), chunk.view());
+            let read = self.read(i, chunk.view());
             let one = |l: usize| {
                 if !active[l] {
                     return nothing(&lenses[l]);
                 }
-                let h = &streams[l];
-                let (kl, dz) = self.kl_and_gradient(&wanted, lenses[l].transport(h.view()));
+                let h = &read.streams[l];
+                let (kl, dz) = self.kl_and_gradient(&read.wanted, lenses[l].transport(h.view()));
                 let centred = h - &x_means[l];
                 Evaluation {
                     kl,
@@ -186,7 +200,7 @@ impl<'a> Objective<'a> {
         Ok(sums)
     }
 
-    /// The curvature of the objective by each lens's guess `z`, averaged over the first tokens: the mean Fisher matrix
+    /// The curvature of the objective by each lens's guess `z`, averaged over some of the tokens: the mean Fisher matrix
     /// `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's own reading `q`. It
     /// serves as a scale, so that some tokens are enough.
     ///
@@ -195,11 +209,15 @@ impl<'a> Objective<'a> {
         if lenses.iter().any(|lens| lens.b.len() > WIDEST) {
             return Ok(vec![None; lenses.len()]);
         }
-        let parts: Vec<(usize, Vec<Array2<f64>>)> = (0..self.tokens.n_chunks().min(ROUND))
+        let n_chunks = self.tokens.n_chunks();
+        let n_looked = n_chunks.min(ROUND);
+        let parts: Vec<(usize, Vec<Array2<f64>>)> = (0..n_looked)
             .into_par_iter()
-            .map(|i| {
+            .map(|k| {
+                // In equal distances: from all of the text.
+                let i = k * n_chunks / n_looked;
                 let chunk = self.tokens.chunk(i)?;
-                let streams = self.streams(i, chunk.view());
+                let read = self.read(i, chunk.view());
                 let mut random = rng(0, i as u64);
                 let one = |(lens, h): (&AffineLens, &Array2<f32>)| {
                     let z = lens.transport(h.view());
@@ -208,7 +226,7 @@ impl<'a> Objective<'a> {
                     let (_, g) = self.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
-                Ok((chunk.len(), lenses.iter().zip(streams.iter()).map(one).collect()))
+                Ok((chunk.len(), lenses.iter().zip(&read.streams).map(one).collect()))
             })
             .collect::<Result<_>>()?;
         let zeros = |lens: &AffineLens| Array2::zeros((lens.b.len(), lens.b.len()));
@@ -219,20 +237,6 @@ impl<'a> Objective<'a> {
             sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += &part);
         }
         Ok(sums.into_iter().map(|sum| Some(sum / n as f64)).collect())
-    }
-
-    fn wanted(
-        &self,
-        first: usize,
-        streams: &[Array2<f32>],
-        n_classes: usize,
-        chunk: ArrayView2<u32>,
-    ) -> Wanted {
-        let Some(labels) = self.labels else {
-            return Wanted::of_logits(&self.model.unembed(streams[streams.len() - 1].view()));
-        };
-        let labels = labels.slice(s![first..first + chunk.nrows(), ..]);
-        Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
     }
 
     /// What the lens reads from the guess `z: [rows, d_z]`, before the softmax.
@@ -395,7 +399,9 @@ mod tests {
             seen.into_iter().map(|at| (at.kl, at.da, at.db)).collect::<Vec<_>>()
         };
         let anew = see(&objective);
-        objective.keep_streams().unwrap();
+        objective.keep_streams((3 * 6 + 7) * 4 * 50 - 1).unwrap();
+        assert_eq!(objective.kept.len(), 0);
+        objective.keep_streams((3 * 6 + 7) * 4 * 50).unwrap();
         assert_eq!(objective.kept.len(), 3);
         assert_eq!(see(&objective), anew);
     }

@@ -58,7 +58,7 @@ impl Probe {
         }
         let moments = LayerMoments::collect_given(model, tokens, &wanted)?;
         let start = Ridge { towards: Towards::Zero, ..Default::default() }.own(&moments)?;
-        let objective = Objective::new(model, tokens, Target::Given, Some(labels));
+        let objective = Objective::new(model, tokens, Target::Given, Some((labels, n_classes)));
         let began = std::time::Instant::now();
         let Refined { lenses, gradient_norm, .. } =
             Refine { sweeps: 0, passes }.search(objective, &start, &moments, None)?;

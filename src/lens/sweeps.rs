@@ -18,14 +18,10 @@ const RATE: f64 = 0.05;
 /// Share of the step before that is kept.
 const MOMENTUM: f64 = 0.9;
 
-/// Coordinates for all layers at these lenses.
-pub(super) fn whiten(
-    objective: &Objective,
-    moments: &LayerMoments,
-    lenses: &[AffineLens],
-) -> Result<Vec<Whitened>> {
-    let fishers = objective.fisher(lenses)?;
-    moments.layers.iter().zip(&fishers).map(|(m, f)| Whitened::new(m, f.as_ref().map(|f| f.view()))).collect()
+/// Coordinates for all layers, from the curvatures that were seen ([`Objective::fisher`]).
+pub(super) fn whiten(moments: &LayerMoments, curvatures: &[Option<Array2<f64>>]) -> Result<Vec<Whitened>> {
+    let pairs = moments.layers.iter().zip(curvatures);
+    pairs.map(|(m, f)| Whitened::new(m, f.as_ref().map(|f| f.view()))).collect()
 }
 
 /// Where lenses are on their way, and how they move.
@@ -33,6 +29,8 @@ pub(super) fn whiten(
 pub(super) struct Moving {
     pub(super) lenses: Vec<AffineLens>,
     velocities: Vec<AffineLens>,
+    /// Those of the mean Fisher matrices, as last seen.
+    curvatures: Vec<Option<Array2<f64>>>,
 }
 
 impl Moving {
@@ -40,17 +38,23 @@ impl Moving {
     pub(super) fn from(lenses: &[AffineLens]) -> Self {
         let rest =
             |lens: &AffineLens| AffineLens { a: Array2::zeros(lens.a.dim()), b: Array1::zeros(lens.b.len()) };
-        Moving { lenses: lenses.to_vec(), velocities: lenses.iter().map(rest).collect() }
+        Moving {
+            lenses: lenses.to_vec(),
+            velocities: lenses.iter().map(rest).collect(),
+            curvatures: Vec::new(),
+        }
     }
 
-    /// Moves all lenses by steps on batches of the tokens, once through all of them: number `sweep` of so many. Coordinates are made
-    /// anew. The lenses have no less KL for certain: whoever calls compares.
+    /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `sweep` of so many.
+    /// Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses have no less KL for certain: whoever calls
+    /// compares.
     ///
     /// Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
     pub(super) fn sweep(
         &mut self,
         objective: &Objective,
         moments: &LayerMoments,
+        active: &[bool],
         (sweep, sweeps): (usize, usize),
         meter: &mut Meter,
     ) -> Result<()> {
@@ -58,14 +62,16 @@ impl Moving {
         let chunk_tokens = objective.tokens.n_tokens().div_ceil(n_chunks);
         let in_batch = BATCH.div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
-        let every = vec![true; self.lenses.len()];
-        let whitened = whiten(objective, moments, &self.lenses)?;
+        if (sweep + 1).is_power_of_two() {
+            self.curvatures = objective.fisher(&self.lenses)?;
+        }
+        let whitened = whiten(moments, &self.curvatures)?;
         let x_means: Vec<Array1<f64>> = whitened.iter().map(|w| w.x_mean.clone()).collect();
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, &self.lenses, &every, &x_means, meter)?;
+            let seen = objective.evaluate_on(&batch, &self.lenses, active, &x_means, meter)?;
             let done = (sweep * n_batches + k) as f64 / (sweeps * n_batches) as f64;
-            for (l, at) in seen.iter().enumerate() {
+            for (l, at) in seen.iter().enumerate().filter(|(l, _)| active[*l]) {
                 let (w, lens, velocity) = (&whitened[l], &mut self.lenses[l], &mut self.velocities[l]);
                 // A step of the whitened gradient, in coordinates that are the same in every sweep.
                 let ahead = w.leave(&(w.enter(lens) - w.gradient(at)));

@@ -22,14 +22,14 @@ use crate::{Error, ErrorKind, Result, record};
 ///
 /// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0; curvature is taken as
 /// the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens & Grosse 2015), so that all directions are
-/// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates. A layer that sweeps did not better
-/// keeps its start.
+/// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates; they take the layers that gain
+/// most, and the others again when those gain as little. A layer that sweeps did not better keeps its start.
 ///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
 /// to get there.
 ///
 /// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held for more than a
-/// few sequences. For more text than memory there is [`Streaming::refine`](crate::stream::Streaming::refine).
+/// few sequences. For more text than memory there is [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refine {
     /// Times through the tokens in batches.
@@ -119,12 +119,12 @@ impl Refine {
         moments: &LayerMoments,
         kept: Option<&Path>,
     ) -> Result<Refined> {
-        objective.keep_streams()?;
+        objective.keep_streams(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES })?;
         let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
         let every = vec![true; x_means.len()];
         let n_tokens = objective.tokens.n_tokens();
         let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
-        let found = kept.and_then(|path| record::load::<Standing>(path, KIND, VERSION).ok());
+        let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
         let looked = found.as_ref().map_or(0, |at| at.looks(self.sweeps));
         let mut meter = Meter::new(n_looks * n_tokens, looked * n_tokens);
         let mut at = match found {
@@ -140,19 +140,22 @@ impl Refine {
                 Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
             }
         };
-        // Those of the passes, once known.
+        // Coordinates of the passes, once known.
         let mut coordinates = None;
+        // Not those that read what is wanted from the start, as from a last stream, from which nothing has to be guessed.
+        let can_fall: Vec<bool> =
+            at.training_kl.iter().take(at.lenses.len()).map(|kl| *kl > NOTHING_LEFT).collect();
         while at.done < self.sweeps + self.passes {
             let next = match &mut at.phase {
                 Phase::Sweeps(moving) => {
                     meter.what = format!("sweep {} of {}", at.done + 1, self.sweeps);
-                    moving.sweep(&objective, moments, (at.done, self.sweeps), &mut meter)?;
+                    moving.sweep(&objective, moments, &can_fall, (at.done, self.sweeps), &mut meter)?;
                     if at.done + 1 == self.sweeps {
                         meter.what = "where sweeps led".into();
-                        let there = objective.evaluate(&moving.lenses, &every, &x_means, &mut meter)?;
+                        let there = objective.evaluate(&moving.lenses, &can_fall, &x_means, &mut meter)?;
                         for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
                             // False for a KL that is not a number, too.
-                            if there.kl < at.seen[l].kl {
+                            if can_fall[l] && there.kl < at.seen[l].kl {
                                 (at.lenses[l], at.seen[l]) = (lens.clone(), there);
                             }
                         }
@@ -162,20 +165,27 @@ impl Refine {
                         None
                     }
                 }
-                Phase::Passes { around, searches } => {
+                Phase::Passes { curvatures, searches, gains } => {
                     meter.what = format!("pass {} of {}", at.done + 1 - self.sweeps, self.passes);
-                    let active: Vec<bool> = searches.iter().map(|s| !s.done()).collect();
+                    let open: Vec<bool> =
+                        searches.iter().zip(&can_fall).map(|(s, can_fall)| *can_fall && !s.done()).collect();
+                    let of_open = gains.iter().zip(&open).filter(|(_, open)| **open).map(|(gain, _)| *gain);
+                    let enough = GAINS * of_open.fold(0.0, f64::max);
+                    let active: Vec<bool> =
+                        gains.iter().zip(&open).map(|(gain, open)| *open && *gain >= enough).collect();
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
                             Some(whitened) => whitened,
-                            None => whiten(&objective, moments, around)?,
+                            None => whiten(moments, curvatures)?,
                         };
                         let trials: Vec<AffineLens> =
                             searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
                         let seen = objective.evaluate(&trials, &active, &x_means, &mut meter)?;
                         for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
+                            let before = searches[l].value();
                             if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
                                 at.lenses[l] = trial;
+                                gains[l] = before - searches[l].value();
                             }
                         }
                         coordinates = Some(whitened);
@@ -189,7 +199,7 @@ impl Refine {
             }
             at.done += 1;
             if let Some(path) = kept {
-                record::save(path, KIND, VERSION, &at)?;
+                record::save(path, KIND, STANDING_VERSION, &at)?;
             }
         }
         let n_layers = at.lenses.len();
@@ -197,7 +207,7 @@ impl Refine {
         // A search without sweeps and passes stands at the passes, too.
         let gradient_norm = match &at.phase {
             Phase::Passes { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),
-            Phase::Sweeps(_) => vec![f64::NAN; n_layers],
+            Phase::Sweeps(_) => unreachable!("the last sweep leads to the passes"),
         };
         let shape = (at.training_kl.len() / n_layers, n_layers);
         Ok(Refined {
@@ -208,8 +218,19 @@ impl Refine {
     }
 }
 
+/// Streams that take no more memory than this are kept from pass to pass.
+const KEPT_BYTES: usize = 1 << 30;
+/// The same for texts of any size, whose promise is little memory.
+const STREAMED_BYTES: usize = 64 << 20;
+
+/// A lens with less KL than this reads what is wanted, to the rounding of `f32`.
+const NOTHING_LEFT: f64 = 1e-6;
+/// In a pass a layer rests whose last step gained less than this share of the best one among all layers.
+const GAINS: f64 = 0.2;
+
 const KIND: &str = "refinement";
-/// Of that, and of finished lenses.
+const STANDING_VERSION: u32 = 2;
+/// Of finished lenses.
 const VERSION: u32 = 1;
 
 /// Where a search stands between two sweeps or passes.
@@ -229,9 +250,11 @@ struct Standing {
 enum Phase {
     Sweeps(Moving),
     Passes {
-        /// The lenses whose coordinates the searches are in.
-        around: Vec<AffineLens>,
+        /// Those of the coordinates that the searches are in.
+        curvatures: Vec<Option<Array2<f64>>>,
         searches: Vec<Lbfgs>,
+        /// By how much its last step lowered the KL of each.
+        gains: Vec<f64>,
     },
 }
 
@@ -250,10 +273,12 @@ impl Phase {
         lenses: &[AffineLens],
         seen: &[Evaluation],
     ) -> Result<Phase> {
-        let whitened = whiten(objective, moments, lenses)?;
+        let curvatures = objective.fisher(lenses)?;
+        let whitened = whiten(moments, &curvatures)?;
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
-        Ok(Phase::Passes { around: lenses.to_vec(), searches: searches.collect() })
+        let searches = searches.collect();
+        Ok(Phase::Passes { curvatures, searches, gains: vec![f64::INFINITY; lenses.len()] })
     }
 }
 

@@ -22,20 +22,22 @@ impl Grid {
         (self.height - lost, self.width - lost)
     }
 
-    /// Calls `each` with a row of patches and of pixels, and the number of the pixel in the patch, 0 to 8.
-    fn for_pixels(&self, n_images: usize, mut each: impl FnMut(usize, usize, usize)) {
+    /// Calls `each` with every stretch of numbers that patches share with pixels of `channels` numbers each: where it begins among the numbers
+    /// of the patches and among those of the pixels, and how long it is. Three pixels of a row lie side by side in both.
+    fn for_stretches(&self, n_images: usize, channels: usize, mut each: impl FnMut(usize, usize, usize)) {
         let (rows, columns) = self.n_patches();
         let rim = usize::from(self.padded);
-        for image in 0..n_images {
-            for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
-                for (at, (di, dj)) in (0..3).flat_map(|di| (0..3).map(move |dj| (di, dj))).enumerate() {
-                    let (Some(y), Some(x)) = ((i + di).checked_sub(rim), (j + dj).checked_sub(rim)) else {
-                        continue;
-                    };
-                    if y < self.height && x < self.width {
-                        let pixel = (image * self.height + y) * self.width + x;
-                        each((image * rows + i) * columns + j, pixel, at);
-                    }
+        for (image, i) in (0..n_images).flat_map(|image| (0..rows).map(move |i| (image, i))) {
+            for di in 0..3 {
+                let Some(y) = (i + di).checked_sub(rim).filter(|&y| y < self.height) else { continue };
+                for j in 0..columns {
+                    // The first pixel of the patch's row that is none of the rim.
+                    let skipped = rim.saturating_sub(j);
+                    let x = j + skipped - rim;
+                    let n = (3 - skipped).min(self.width - x);
+                    let patch = ((image * rows + i) * columns + j) * 9 + di * 3 + skipped;
+                    let pixel = (image * self.height + y) * self.width + x;
+                    each(patch * channels, pixel * channels, n * channels);
                 }
             }
         }
@@ -56,10 +58,10 @@ pub fn patches<F: Real>(x: ArrayView2<F>, grid: Grid) -> Array2<F> {
     let (n_images, channels) = (x.nrows() / (grid.height * grid.width), x.ncols());
     let (rows, columns) = grid.n_patches();
     let mut out = Array2::zeros((n_images * rows * columns, 9 * channels));
-    grid.for_pixels(n_images, |patch, pixel, at| {
-        for channel in 0..channels {
-            out[(patch, at * channels + channel)] = x[(pixel, channel)];
-        }
+    let x = x.as_standard_layout();
+    let (from, to) = (x.as_slice().expect("contiguous"), out.as_slice_mut().expect("contiguous"));
+    grid.for_stretches(n_images, channels, |patch, pixel, n| {
+        to[patch..patch + n].copy_from_slice(&from[pixel..pixel + n]);
     });
     out
 }
@@ -69,10 +71,41 @@ pub fn patches_backward<F: Real>(dpatches: ArrayView2<F>, grid: Grid) -> Array2<
     let (rows, columns) = grid.n_patches();
     let (n_images, channels) = (dpatches.nrows() / (rows * columns), dpatches.ncols() / 9);
     let mut dx = Array2::zeros((n_images * grid.height * grid.width, channels));
-    grid.for_pixels(n_images, |patch, pixel, at| {
-        for channel in 0..channels {
-            dx[(pixel, channel)] += dpatches[(patch, at * channels + channel)];
-        }
+    let dpatches = dpatches.as_standard_layout();
+    let (from, to) = (dpatches.as_slice().expect("contiguous"), dx.as_slice_mut().expect("contiguous"));
+    grid.for_stretches(n_images, channels, |patch, pixel, n| {
+        to[pixel..pixel + n].iter_mut().zip(&from[patch..patch + n]).for_each(|(dx, &d)| *dx += d);
     });
     dx
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_holds_the_pixels_around_and_zeros_beyond_the_rim() {
+        for (height, width, padded) in
+            [(4, 5, true), (1, 1, true), (2, 1, true), (1, 4, true), (3, 3, false), (5, 4, false)]
+        {
+            let (n_images, channels) = (2, 3);
+            let grid = Grid { height, width, padded };
+            let x = Array2::from_shape_fn((n_images * height * width, channels), |(i, c)| {
+                (1 + i * channels + c) as f64
+            });
+            let (rows, columns) = grid.n_patches();
+            let got = patches(x.view(), grid);
+            let want = Array2::from_shape_fn((n_images * rows * columns, 9 * channels), |(patch, number)| {
+                let (image, i, j) = (patch / (rows * columns), patch / columns % rows, patch % columns);
+                let (di, dj, c) = (number / channels / 3, number / channels % 3, number % channels);
+                let rim = usize::from(padded);
+                let (y, at) = ((i + di).wrapping_sub(rim), (j + dj).wrapping_sub(rim));
+                if y < height && at < width { x[((image * height + y) * width + at, c)] } else { 0.0 }
+            });
+            assert_eq!(got, want, "{grid:?}");
+            // Linear, so that its transpose is its gradient: <patches(x), p> = <x, patches_backward(p)>.
+            let p = Array2::from_shape_fn(want.dim(), |(i, j)| ((i * 7 + j * 5) % 11) as f64);
+            assert_eq!((&want * &p).sum(), (&x * &patches_backward(p.view(), grid)).sum(), "{grid:?}");
+        }
+    }
 }

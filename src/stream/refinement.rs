@@ -81,7 +81,8 @@ impl Streaming {
                 "lower `shortest`, or name other texts",
             ));
         }
-        let of = crc32fast::hash(format!("{run:08x} {how:?} {:08x}", start.checksum()).as_bytes());
+        let (start_sum, moments_sum) = (start.checksum(), moments.checksum());
+        let of = crc32fast::hash(format!("{run:08x} {how:?} {start_sum:08x} {moments_sum:08x}").as_bytes());
         let kept = folder.join(format!("{fingerprint:016x}-{of:08x}.refinement"));
         how.fit_chunks(model, start, moments, &tokens, Some(&kept))
     }

@@ -1,6 +1,7 @@
 //! A classifier whose layers all write into a stream of one width.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Images;
@@ -205,14 +206,26 @@ impl ImageClassifier {
     /// each, `[image, d_stream]`.
     pub fn run_with_cache(&self, pixels: &Array2<f32>) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
         self.check_pixels(pixels)?;
-        let tape = forward(&self.config, &self.params, pixels.view());
-        let (n, d) = (pixels.nrows(), self.config.d_stream());
-        let streams = tape
-            .streams
-            .into_iter()
-            .map(|h| h.into_shape_with_order((n, d)).expect("an image per row"))
+        let d = self.config.d_stream();
+        // What a layer reads takes nine times what it leaves in a convolutional network, and is not kept.
+        let parts: Vec<_> = pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME).collect();
+        let parts: Vec<_> = parts
+            .into_par_iter()
+            .map(|pixels| {
+                let tape = forward(&self.config, &self.params, pixels);
+                (tape.logits, tape.streams)
+            })
             .collect();
-        Ok((log_softmax_rows(tape.logits.view()), streams))
+        let mut logits = Array2::zeros((0, self.config.n_classes));
+        let mut streams = vec![Array2::zeros((0, d)); self.config.n_layers + 1];
+        for (part, of_part) in parts {
+            logits.append(Axis(0), part.view()).expect("a score for each class");
+            for (all, h) in streams.iter_mut().zip(of_part) {
+                let h = h.into_shape_with_order((part.nrows(), d)).expect("an image per row");
+                all.append(Axis(0), h.view()).expect("an image per row");
+            }
+        }
+        Ok((log_softmax_rows(logits.view()), streams))
     }
 
     /// Reads any stream as if it were the last: log-probabilities `[image, class]` of `h: [image, d_stream]`, the logit lens.
@@ -225,12 +238,19 @@ impl ImageClassifier {
     pub fn evaluate(&self, images: &Images) -> Result<(f64, f64)> {
         self.check_images(images)?;
         let (mut loss, mut right) = (0.0, 0.0);
-        for start in (0..images.len()).step_by(256) {
-            let which: Vec<usize> = (start..images.len().min(start + 256)).collect();
-            let part = images.select(&which);
-            let logits = forward(&self.config, &self.params, part.pixels.view()).logits;
-            loss += cross_entropy(logits.view(), &part.labels).0;
-            right += accuracy(&logits, &part.labels) * part.len() as f64;
+        let pixels = images.pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME);
+        let parts: Vec<_> = pixels.zip(images.labels.chunks(IMAGES_AT_A_TIME)).collect();
+        let read: Vec<_> = parts
+            .into_par_iter()
+            .map(|(pixels, labels)| {
+                let logits = forward(&self.config, &self.params, pixels).logits;
+                let right = accuracy(&logits, labels) * labels.len() as f64;
+                (cross_entropy(logits.view(), labels).0, right)
+            })
+            .collect();
+        for (part_loss, part_right) in read {
+            loss += part_loss;
+            right += part_right;
         }
         let n = images.len() as f64;
         Ok((loss / n, right / n))
@@ -260,7 +280,7 @@ impl ImageClassifier {
             let which: Vec<usize> =
                 (0..how.batch_size).map(|_| uniform_index(&mut rng, images.len())).collect();
             let batch = images.select(&which);
-            let (loss, grad) = loss_and_grad(&self.config, &self.params, batch.pixels.view(), &batch.labels);
+            let (loss, grad) = loss_and_grad_of(&self.config, &self.params, &batch);
             if !(loss.is_finite() && numbers(&grad).all(|g| g.is_finite())) {
                 self.params = last_good;
                 return Err(Error::new(
@@ -289,7 +309,7 @@ impl ImageClassifier {
         Ok(losses)
     }
 
-    fn check_pixels(&self, pixels: &Array2<f32>) -> Result<()> {
+    pub(crate) fn check_pixels(&self, pixels: &Array2<f32>) -> Result<()> {
         let (height, width) = (self.config.height, self.config.width);
         if pixels.is_empty() || pixels.ncols() != height * width {
             return Err(Error::new(
@@ -383,6 +403,27 @@ fn forward<F: Real>(c: &ImageConfig, params: &[Affine<F>], pixels: ArrayView2<F>
     let out = &params[c.n_layers + 1];
     let logits = linear(last.view(), out.w.view(), out.b.view());
     Tape { read, pre, streams, last, logits }
+}
+
+/// Images that a thread takes at a time; a number of its own, so that sums do not depend on the number of threads.
+const IMAGES_AT_A_TIME: usize = 16;
+
+/// [`loss_and_grad`] of any number of images.
+fn loss_and_grad_of(c: &ImageConfig, params: &[Affine<f32>], images: &Images) -> (f64, Vec<Affine<f32>>) {
+    let pixels = images.pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME);
+    let parts: Vec<_> = pixels.zip(images.labels.chunks(IMAGES_AT_A_TIME)).collect();
+    let parts: Vec<_> = parts
+        .into_par_iter()
+        .map(|(pixels, labels)| (labels.len(), loss_and_grad(c, params, pixels, labels)))
+        .collect();
+    let mut loss = 0.0;
+    let mut grad = zeros_like(params);
+    for (n, (part_loss, part_grad)) in &parts {
+        let share = *n as f64 / images.len() as f64;
+        loss += share * part_loss;
+        numbers_mut(&mut grad).zip(numbers(part_grad)).for_each(|(sum, g)| *sum += share as f32 * g);
+    }
+    (loss, grad)
 }
 
 /// Mean cross-entropy, and its gradient with respect to every parameter.
