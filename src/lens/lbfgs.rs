@@ -50,6 +50,12 @@ impl Lbfgs {
             let parabola = -promised / (2.0 * (value - self.value - promised));
             self.step *= if parabola.is_finite() { parabola.clamp(0.1, 0.5) } else { 0.1 };
             self.shortened += 1;
+            if self.shortened > MAX_SHORTENED && !self.pairs.is_empty() {
+                // Near the optimum pairs are made of rounding: once more without them.
+                self.pairs.clear();
+                self.direction = -&self.gradient;
+                (self.step, self.shortened) = (1.0 / norm(&self.gradient).max(1.0), 0);
+            }
             return false;
         }
         let (s, y) = (&self.direction * self.step, &gradient - &self.gradient);

@@ -23,7 +23,7 @@ use crate::{Error, ErrorKind, Result, record};
 /// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0; curvature is taken as
 /// the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens & Grosse 2015), so that all directions are
 /// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates; they take the layers that gain
-/// most, and the others again when those gain as little. A layer that sweeps did not better keeps its start.
+/// most, and all layers again when none gains much. A layer that sweeps did not better keeps its start.
 ///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
 /// to get there.
@@ -170,7 +170,8 @@ impl Refine {
                     let open: Vec<bool> =
                         searches.iter().zip(&can_fall).map(|(s, can_fall)| *can_fall && !s.done()).collect();
                     let of_open = gains.iter().zip(&open).filter(|(_, open)| **open).map(|(gain, _)| *gain);
-                    let enough = GAINS * of_open.fold(0.0, f64::max);
+                    let best = of_open.fold(0.0, f64::max);
+                    let enough = if best > FINE { GAINS * best } else { 0.0 };
                     let active: Vec<bool> =
                         gains.iter().zip(&open).map(|(gain, open)| *open && *gain >= enough).collect();
                     if active.contains(&true) {
@@ -225,8 +226,10 @@ const STREAMED_BYTES: usize = 64 << 20;
 
 /// A lens with less KL than this reads what is wanted, to the rounding of `f32`.
 const NOTHING_LEFT: f64 = 1e-6;
-/// In a pass a layer rests whose last step gained less than this share of the best one among all layers.
+/// In a pass a layer rests whose last step gained less than this share of the best one among all layers,
 const GAINS: f64 = 0.2;
+/// unless that gained no more than this, in nats: then all go on to their optimum.
+const FINE: f64 = 1e-6;
 
 const KIND: &str = "refinement";
 const STANDING_VERSION: u32 = 2;
