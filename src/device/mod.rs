@@ -33,7 +33,8 @@ pub fn cpu() -> Device {
 
 /// The card of NVIDIA with this number, from 0.
 ///
-/// Fails without the feature `cuda`, and where there is no such card.
+/// Fails without the feature `cuda`, and where there is no such card. With the feature, candle links NVIDIA's driver, so that a program does not
+/// even start where there is none (`libcuda.so.1: cannot open shared object file`): build it without for such a machine.
 pub fn cuda(number: usize) -> Result<Device> {
     if !cfg!(feature = "cuda") {
         return Err(Error::new(
