@@ -22,6 +22,7 @@ pub(crate) struct Lbfgs {
     direction: Array1<f64>,
     step: f64,
     shortened: usize,
+    gain: f64,
     pairs: VecDeque<(Array1<f64>, Array1<f64>)>,
 }
 
@@ -29,9 +30,17 @@ impl Lbfgs {
     /// From a point whose value and gradient are known.
     pub(crate) fn new(at: Array1<f64>, value: f64, gradient: Array1<f64>) -> Self {
         let direction = -&gradient;
-        // Nothing is known of the curvature yet.
-        let step = 1.0 / norm(&gradient).max(1.0);
-        Lbfgs { at, value, gradient, direction, step, shortened: 0, pairs: VecDeque::new() }
+        let step = first_step(&gradient);
+        Lbfgs {
+            at,
+            value,
+            gradient,
+            direction,
+            step,
+            shortened: 0,
+            gain: f64::INFINITY,
+            pairs: VecDeque::new(),
+        }
     }
 
     /// Where to evaluate next.
@@ -54,12 +63,13 @@ impl Lbfgs {
                 // Near the optimum pairs are made of rounding: once more without them.
                 self.pairs.clear();
                 self.direction = -&self.gradient;
-                (self.step, self.shortened) = (1.0 / norm(&self.gradient).max(1.0), 0);
+                (self.step, self.shortened) = (first_step(&self.gradient), 0);
             }
             return false;
         }
         let (s, y) = (&self.direction * self.step, &gradient - &self.gradient);
         self.at += &s;
+        self.gain = self.value - value;
         (self.value, self.gradient) = (value, gradient);
         if s.dot(&y) > 1e-10 * norm(&s) * norm(&y) {
             self.pairs.push_back((s, y));
@@ -86,6 +96,11 @@ impl Lbfgs {
         self.value
     }
 
+    /// By how much the last step that was taken lowered the value; infinite before the first.
+    pub(crate) fn gain(&self) -> f64 {
+        self.gain
+    }
+
     pub(crate) fn gradient_norm(&self) -> f64 {
         norm(&self.gradient)
     }
@@ -108,6 +123,11 @@ impl Lbfgs {
         }
         q
     }
+}
+
+/// Of steepest descent, while nothing is known of the curvature.
+fn first_step(gradient: &Array1<f64>) -> f64 {
+    1.0 / norm(gradient).max(1.0)
 }
 
 fn norm(x: &Array1<f64>) -> f64 {

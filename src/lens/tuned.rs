@@ -165,15 +165,13 @@ impl Refine {
                         None
                     }
                 }
-                Phase::Passes { curvatures, searches, gains } => {
+                Phase::Passes { curvatures, searches } => {
                     meter.what = format!("pass {} of {}", at.done + 1 - self.sweeps, self.passes);
-                    let open: Vec<bool> =
-                        searches.iter().zip(&can_fall).map(|(s, can_fall)| *can_fall && !s.done()).collect();
-                    let of_open = gains.iter().zip(&open).filter(|(_, open)| **open).map(|(gain, _)| *gain);
-                    let best = of_open.fold(0.0, f64::max);
-                    let enough = if best > FINE { GAINS * best } else { 0.0 };
-                    let active: Vec<bool> =
-                        gains.iter().zip(&open).map(|(gain, open)| *open && *gain >= enough).collect();
+                    let gains = searches
+                        .iter()
+                        .zip(&can_fall)
+                        .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()));
+                    let active = worth_a_pass(&gains.collect::<Vec<_>>());
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
                             Some(whitened) => whitened,
@@ -183,10 +181,8 @@ impl Refine {
                             searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
                         let seen = objective.evaluate(&trials, &active, &x_means, &mut meter)?;
                         for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
-                            let before = searches[l].value();
                             if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
                                 at.lenses[l] = trial;
-                                gains[l] = before - searches[l].value();
                             }
                         }
                         coordinates = Some(whitened);
@@ -231,6 +227,13 @@ const GAINS: f64 = 0.2;
 /// unless that gained no more than this, in nats: then all go on to their optimum.
 const FINE: f64 = 1e-6;
 
+/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done.
+fn worth_a_pass(gains: &[Option<f64>]) -> Vec<bool> {
+    let best = gains.iter().flatten().fold(0.0_f64, |best, gain| best.max(*gain));
+    let enough = if best > FINE { GAINS * best } else { 0.0 };
+    gains.iter().map(|gain| gain.is_some_and(|gain| gain >= enough)).collect()
+}
+
 const KIND: &str = "refinement";
 const STANDING_VERSION: u32 = 2;
 /// Of finished lenses.
@@ -256,8 +259,6 @@ enum Phase {
         /// Those of the coordinates that the searches are in.
         curvatures: Vec<Option<Array2<f64>>>,
         searches: Vec<Lbfgs>,
-        /// By how much its last step lowered the KL of each.
-        gains: Vec<f64>,
     },
 }
 
@@ -281,7 +282,7 @@ impl Phase {
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
         let searches = searches.collect();
-        Ok(Phase::Passes { curvatures, searches, gains: vec![f64::INFINITY; lenses.len()] })
+        Ok(Phase::Passes { curvatures, searches })
     }
 }
 
@@ -331,5 +332,18 @@ impl Lens for TunedLens {
 impl std::fmt::Debug for TunedLens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TunedLens: {} residual streams, fitted in {:.1} s", self.lenses.len(), self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_gain_little_rest_until_none_gains_much() {
+        assert_eq!(worth_a_pass(&[Some(f64::INFINITY), Some(f64::INFINITY), None]), [true, true, false]);
+        assert_eq!(worth_a_pass(&[Some(1e-3), Some(3e-4), Some(1e-4)]), [true, true, false]);
+        assert_eq!(worth_a_pass(&[None, Some(1e-4), Some(1e-5)]), [false, true, false]);
+        assert_eq!(worth_a_pass(&[Some(9e-7), Some(1e-9), None]), [true, true, false]);
     }
 }

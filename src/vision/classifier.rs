@@ -238,9 +238,7 @@ impl ImageClassifier {
     pub fn evaluate(&self, images: &Images) -> Result<(f64, f64)> {
         self.check_images(images)?;
         let (mut loss, mut right) = (0.0, 0.0);
-        let pixels = images.pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME);
-        let parts: Vec<_> = pixels.zip(images.labels.chunks(IMAGES_AT_A_TIME)).collect();
-        let read: Vec<_> = parts
+        let read: Vec<_> = in_parts(images)
             .into_par_iter()
             .map(|(pixels, labels)| {
                 let logits = forward(&self.config, &self.params, pixels).logits;
@@ -408,11 +406,15 @@ fn forward<F: Real>(c: &ImageConfig, params: &[Affine<F>], pixels: ArrayView2<F>
 /// Images that a thread takes at a time; a number of its own, so that sums do not depend on the number of threads.
 const IMAGES_AT_A_TIME: usize = 16;
 
+/// Pixels and labels.
+fn in_parts(images: &Images) -> Vec<(ArrayView2<'_, f32>, &[u32])> {
+    let pixels = images.pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME);
+    pixels.zip(images.labels.chunks(IMAGES_AT_A_TIME)).collect()
+}
+
 /// [`loss_and_grad`] of any number of images.
 fn loss_and_grad_of(c: &ImageConfig, params: &[Affine<f32>], images: &Images) -> (f64, Vec<Affine<f32>>) {
-    let pixels = images.pixels.axis_chunks_iter(Axis(0), IMAGES_AT_A_TIME);
-    let parts: Vec<_> = pixels.zip(images.labels.chunks(IMAGES_AT_A_TIME)).collect();
-    let parts: Vec<_> = parts
+    let parts: Vec<_> = in_parts(images)
         .into_par_iter()
         .map(|(pixels, labels)| (labels.len(), loss_and_grad(c, params, pixels, labels)))
         .collect();
