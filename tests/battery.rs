@@ -2,8 +2,8 @@
 
 use ndarray::{Array1, Array2};
 use onelens::battery::{
-    Answer, Battery, LensKind, Lesion, LiteralGradient, Network, Pair, Readout, Report, Resamples, Streams,
-    Summary, decide, equivalence, measure, path_gradients,
+    Answer, Battery, Cell, LensKind, Lesion, LiteralGradient, Network, Pair, Readout, Report, Resamples,
+    Streams, Summary, decide, equivalence, measure, path_gradients,
 };
 use onelens::data::{Copies, Corpus, Markov, Source};
 use onelens::model::{Config, Norm, Training, Transformer};
@@ -430,4 +430,18 @@ fn blocks_that_are_a_multiple_give_binomial_paths() {
         assert!((v[0] - want).abs() < 1e-12 * want, "length {k}");
         binomial *= (10 - k) as f64 / (k + 1) as f64;
     }
+}
+
+#[test]
+fn a_report_of_networks_that_read_nothing_is_drawn_and_says_so() {
+    let mut rng = rng(3, 0);
+    let log_p = log_softmax_rows(random(80, 4, &mut rng).view());
+    let streams = (0..4).map(|_| random(80, 6, &mut rng)).collect();
+    let streams = Streams::of_probabilities(streams, log_p).unwrap();
+    let cells = (0..2).map(|seed| Cell::measure(&streams, 1e-4, seed).unwrap()).collect();
+    let report = Report::new("noise", &[("noise".into(), cells)], &[], vec![]).unwrap();
+    assert!(report.verdict().sentence.contains("no layer counts"), "{}", report.verdict().sentence);
+    assert!(report.figure().unwrap().text().contains("no layer counts"));
+    let e = report.fractions().unwrap_err().to_string();
+    assert!(e.contains("no layer of any network counts") && e.contains("help:"), "{e}");
 }

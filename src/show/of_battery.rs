@@ -11,14 +11,15 @@ const LOWEST: f64 = -0.5;
 impl Report {
     /// The whole report: the verdict in a sentence, the table of controls, figures, methods. [`Figure::save`] makes it a page.
     pub fn figure(&self) -> Result<Figure> {
-        let parts = [
-            self.verdict_card().figure()?,
-            self.controls().figure()?,
-            self.fractions()?.beside(&self.alignment()?),
-            self.lens_kinds()?.beside(&self.own_lenses()?),
-            self.layers().figure()?,
-        ];
-        let mut all = parts.iter().skip(1).fold(parts[0].clone(), |all, part| all.above(part));
+        let mut all = self.verdict_card().figure()?.above(&self.controls().figure()?);
+        // Curves over layers that count, if there are any.
+        all = match self.some_count() {
+            Ok(()) => all
+                .above(&self.fractions()?.beside(&self.alignment()?))
+                .above(&self.lens_kinds()?.beside(&self.own_lenses()?)),
+            Err(_) => all.above(&self.lens_kinds()?),
+        };
+        all = all.above(&self.layers().figure()?);
         // Not of every kind of network.
         let tables = [self.gradients(), self.lesions()].into_iter().flatten().map(|table| table.figure());
         for extra in self.paths().into_iter().map(Ok).chain(tables) {
@@ -115,6 +116,18 @@ impl Report {
         )
     }
 
+    /// Fails if no layer of any network counts, so that there is no curve.
+    fn some_count(&self) -> Result<()> {
+        if self.groups.iter().any(|g| !g.summary.kept().is_empty()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Data,
+            "no layer of any network counts: no own lens reads clearly more than the mean prediction",
+            "train for more `steps`, or hold out more; `lens_kinds` and `layers` show what was read",
+        ))
+    }
+
     fn curves(
         &self,
         title: &str,
@@ -123,6 +136,7 @@ impl Report {
         drawn: &dyn Fn(Interval) -> f64,
         note: &str,
     ) -> Result<Figure> {
+        self.some_count()?;
         let n = self.groups[0].summary.layers.len();
         let curve = |s: &Summary| -> Series {
             let at = |l: usize| s.layers.get(l).filter(|at| at.dropped.is_none()).map(|_| of(s, l));
@@ -177,6 +191,7 @@ impl Report {
 
     /// Own lenses of every kind of network, over the floor: that they improve proves nothing.
     pub fn own_lenses(&self) -> Result<Figure> {
+        self.some_count()?;
         let series = |g: &Group| {
             let kl = g.kl(LensKind::Own).into_iter().map(|k| k / g.summary.floor).collect::<Vec<_>>();
             Series::new(&g.summary.name, kl)
