@@ -72,7 +72,14 @@ fn lenses(c: &mut Criterion) {
         b.iter(|| compare(&model, &[&own, &LogitLens], &moments, black_box(&tokens)))
     });
     group.bench_function("refine, 1 pass more, 4096 tokens", |b| {
-        b.iter(|| Refine { sweeps: 0, passes: 1 }.fit(&model, &own, &moments, black_box(&tokens)))
+        b.iter(|| {
+            Refine { sweeps: 0, passes: 1, ..Default::default() }.fit(
+                &model,
+                &own,
+                &moments,
+                black_box(&tokens),
+            )
+        })
     });
     // What accumulation costs beside the bare products: at most twice as much is the aim.
     let rows = Array2::from_shape_fn((4096, 64), |(i, j)| ((i * 64 + j) as f32 * 0.7).sin());

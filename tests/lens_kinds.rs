@@ -125,7 +125,9 @@ fn all_kinds_go_through_one_comparison() {
         ridge.fitted_on(&moments, &[1, 3]).unwrap(),
         ridge.low_rank(&moments, 2).unwrap(),
     ];
-    let tuned = Refine { sweeps: 0, passes: 2 }.fit(&model, &lenses[0], &moments, &train).unwrap();
+    let tuned = Refine { sweeps: 0, passes: 2, ..Default::default() }
+        .fit(&model, &lenses[0], &moments, &train)
+        .unwrap();
     let mut all: Vec<&dyn Lens> = lenses.iter().map(|l| l as &dyn Lens).collect();
     all.push(&tuned);
     all.push(&LogitLens);

@@ -33,7 +33,8 @@ fn no_refinement_is_the_closed_form() {
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned =
+        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
     for l in 0..4 {
         assert_eq!(tuned.lenses.layer(l), own.layer(l));
     }
@@ -51,7 +52,8 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned = Refine { sweeps: 0, passes: 30 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned =
+        Refine { sweeps: 0, passes: 30, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
     for column in tuned.training_kl.columns() {
         assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");
     }
@@ -70,13 +72,54 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
 }
 
 #[test]
+fn from_tokens_to_lenses_in_one_call_is_the_same_as_step_by_step() {
+    let (model, train, _) = small();
+    let how = Refine { sweeps: 2, passes: 2, lambda: 1e-4 };
+    let (moments, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
+    let collected = LayerMoments::collect(&model, &train).unwrap();
+    assert!(moments == collected);
+    let own = Ridge::default().own(&collected).unwrap();
+    let steps = how.fit(&model, &own, &collected, &train).unwrap();
+    assert_eq!(tuned.training_kl, steps.training_kl);
+    for l in 0..4 {
+        assert_eq!(tuned.lenses.layer(l), steps.lenses.layer(l));
+    }
+    let e = how.collect_and_fit(&model, &Array2::from_elem((1, 4), 99), &Ridge::default()).unwrap_err();
+    assert!(e.to_string().contains("99"), "{e}");
+}
+
+#[test]
+fn the_stronger_the_penalty_the_nearer_the_lens_to_the_identity() {
+    let (model, train, _) = small();
+    let off = |lambda| -> Vec<f64> {
+        let how = Refine { sweeps: 0, passes: 60, lambda };
+        let (_, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
+        for column in tuned.training_kl.columns() {
+            assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");
+        }
+        let off = |l| &tuned.lenses.layer(l).unwrap().a - &Array2::<f64>::eye(8);
+        (0..3).map(|l| off(l).iter().map(|a| a * a).sum::<f64>().sqrt()).collect()
+    };
+    let (free, held, tied) = (off(0.0), off(1e-2), off(1e6));
+    for l in 0..3 {
+        assert!(held[l] < 0.9 * free[l] && tied[l] < 1e-3, "stream {l}: {} {} {}", free[l], held[l], tied[l]);
+    }
+    for lambda in [-1.0, f64::NAN] {
+        let how = Refine { lambda, ..Default::default() };
+        let e = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap_err().to_string();
+        assert!(e.contains(&format!("lambda is {lambda}")), "{e}");
+    }
+}
+
+#[test]
 fn sweeps_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_kl() {
     let (model, train, _) = small();
     let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
-    let fit =
-        |sweeps, passes| Refine { sweeps, passes }.fit(&model, &own, &post, &train).unwrap().training_kl;
+    let fit = |sweeps, passes| {
+        Refine { sweeps, passes, ..Default::default() }.fit(&model, &own, &post, &train).unwrap().training_kl
+    };
     let (swept, optimum) = (fit(20, 1), fit(0, 200));
     assert_eq!(swept.nrows(), 3);
     for l in 0..4 {
@@ -91,8 +134,10 @@ fn the_search_ends_where_the_gradient_is_small() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let begin = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
-    let end = Refine { sweeps: 0, passes: 150 }.fit(&model, &own, &moments, &train).unwrap();
+    let begin =
+        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
+    let end =
+        Refine { sweeps: 0, passes: 150, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
     for l in 0..3 {
         let (before, after) = (begin.gradient_norm[l], end.gradient_norm[l]);
         assert!(after < 0.1 * before, "stream {l}: {before:e} and {after:e}");
@@ -110,7 +155,8 @@ fn lenses_moments_or_tokens_of_something_else_are_refused() {
     let e = Refine::default().fit(&model, &own, &LayerMoments::new(&other), &train).unwrap_err().to_string();
     assert!(e.contains(&format!("{:016x}", model.fingerprint())), "{e}");
     assert!(Refine::default().fit(&model, &own, &moments, &Array2::from_elem((1, 4), 99)).is_err());
-    let tuned = Refine { sweeps: 0, passes: 0 }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned =
+        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
     assert!(tuned.check_model(&other).is_err());
 }
 
@@ -120,7 +166,8 @@ fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
     let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
-    let tuned = Refine { sweeps: 0, passes: 200 }.fit(&model, &own, &post, &train).unwrap();
+    let tuned =
+        Refine { sweeps: 0, passes: 200, ..Default::default() }.fit(&model, &own, &post, &train).unwrap();
     assert_eq!(tuned.name(), "tuned lens, post-norm");
     assert!(tuned.gradient_norm.iter().all(|g| *g < 1e-4), "{:?}", tuned.gradient_norm);
 

@@ -1,7 +1,7 @@
 //! Our side of the comparison `lens`: writes a model's activations for the peer, and does the same work on them.
 //!
-//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens WORK FOLDER` with WORK one of `closed`, `swept`, `refined`,
-//! `family`, `ridge`, `push`. Prints JSON with the seconds; lenses go to `FOLDER/WORK.f64`, for each stream `A` and then `b`.
+//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens refined FOLDER SWEEPS`, or `lens WORK FOLDER` with WORK one of
+//! `closed`, `family`, `ridge`, `push`. Prints JSON with the seconds; lenses go to `FOLDER/WORK.f64`, for each stream `A` and then `b`.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,10 +19,10 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Refinement as near the optimum as Adam comes in 600 steps.
-const REFINED: Refine = Refine { sweeps: 6, passes: 50 };
-/// As near as SGD comes in 250.
-const SWEPT: Refine = Refine { sweeps: 4, passes: 0 };
+/// Behind the sweeps of a refinement that is as near the optimum as Adam comes in 600 steps.
+const PASSES: usize = 2;
+/// Some tokens read better with it that are not those fitted to.
+const LAMBDA: f64 = 3e-5;
 
 fn main() -> Outcome<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -30,8 +30,9 @@ fn main() -> Outcome<()> {
     match words[..] {
         ["prepare", folder, "characters"] => prepare_characters(Path::new(folder)),
         ["prepare", folder, "stories", data] => prepare_stories(Path::new(folder), Path::new(data)),
-        [work, folder] => measure(work, Path::new(folder)),
-        _ => Err("usage: lens prepare FOLDER characters|stories [DATA], or lens WORK FOLDER".into()),
+        [work, folder] => measure(work, Path::new(folder), 0),
+        ["refined", folder, sweeps] => measure("refined", Path::new(folder), sweeps.parse()?),
+        _ => Err("usage: lens prepare FOLDER characters|stories [DATA], lens refined FOLDER SWEEPS, or lens WORK FOLDER".into()),
     }
 }
 
@@ -112,7 +113,7 @@ fn streams(model: &Transformer, tokens: &Array2<u32>) -> Outcome<Vec<Array2<f32>
     Ok(all.into_iter().map(|h| h.into_shape_with_order(shape)).collect::<Result<_, _>>()?)
 }
 
-fn measure(work: &str, folder: &Path) -> Outcome<()> {
+fn measure(work: &str, folder: &Path, sweeps: usize) -> Outcome<()> {
     let model = Transformer::load(folder.join("model.safetensors"))?;
     let about: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(folder.join("about.json"))?)?;
@@ -133,11 +134,10 @@ fn measure(work: &str, folder: &Path) -> Outcome<()> {
             seconds
         }
         // From tokens on.
-        "swept" | "refined" => {
+        "refined" => {
             let begin = Instant::now();
-            let moments = LayerMoments::collect(&model, &tokens)?;
-            let how = if work == "swept" { SWEPT } else { REFINED };
-            let tuned = how.fit(&model, &ridge.own(&moments)?, &moments, &tokens)?;
+            let (_, tuned) =
+                Refine { sweeps, passes: PASSES, lambda: LAMBDA }.collect_and_fit(&model, &tokens, &ridge)?;
             let seconds = begin.elapsed().as_secs_f64();
             let lenses: Vec<_> = (0..tuned.lenses.len()).filter_map(|l| tuned.lenses.layer(l)).collect();
             write_lenses(&folder.join(format!("{work}.f64")), &lenses)?;

@@ -171,6 +171,9 @@ the same command goes on behind the last sweep or pass.")]
         /// Steps on all tokens after that [default: the library's]
         #[arg(long)]
         passes: Option<usize>,
+        /// Strength of a penalty that pulls lenses towards the identity, relative to the stream's variance [default: 0]
+        #[arg(long)]
+        lambda: Option<f64>,
         #[command(flatten)]
         output: Output,
     },
@@ -376,9 +379,9 @@ pub(crate) fn lens(command: LensCommand) -> Request {
             let (model, texts) = texts.tokens();
             Request { json: output.json, work: Work::Fit { model, texts, output: out, shard_bytes, keep } }
         }
-        LensCommand::Refine { texts, moments, out, keep, sweeps, passes, output } => {
+        LensCommand::Refine { texts, moments, out, keep, sweeps, passes, lambda, output } => {
             let (model, texts) = texts.tokens();
-            let work = Work::Refine { model, texts, moments, output: out, keep, sweeps, passes };
+            let work = Work::Refine { model, texts, moments, output: out, keep, sweeps, passes, lambda };
             Request { json: output.json, work }
         }
         LensCommand::Eval { texts, fitted, lens, output } => {

@@ -3,8 +3,8 @@
 use ndarray::{Array1, Array2, Array3, ArrayView1, Axis};
 use rayon::prelude::*;
 
+use super::decoder::{Decoder, Wanted};
 use super::lbfgs::Lbfgs;
-use super::objective::{Objective, Wanted};
 use super::{AffineLens, LayerLenses, Lens};
 use crate::model::{Hook, Intervention, Transformer};
 use crate::num::{SymmetricEigen, kl_divergence, log_softmax_rows, matmul, spearman};
@@ -92,11 +92,11 @@ impl CausalBasis {
 /// What replacing a stream by its mean along a direction does.
 struct Ablation<'a> {
     model: &'a Transformer,
-    lens: &'a LayerLenses,
     map: AffineLens,
     layer: usize,
     /// `h - h̄`, in pieces for threads, each with what the lens reads before.
     pieces: Vec<(Array2<f32>, Wanted)>,
+    decoder: Decoder,
     mean: Array1<f32>,
     n_tokens: f64,
 }
@@ -121,13 +121,12 @@ impl<'a> Ablation<'a> {
             .axis_chunks_iter(Axis(0), PIECE)
             .map(|rows| (&rows - &mean, Wanted::of_log_probabilities(lens.read(model, layer, rows))))
             .collect();
-        Ok(Ablation { model, lens, map, layer, pieces, mean, n_tokens: tokens.len() as f64 })
+        let decoder = Decoder::new(model, lens.target());
+        Ok(Ablation { model, map, layer, pieces, decoder, mean, n_tokens: tokens.len() as f64 })
     }
 
     /// The lens's change in nats when the unit vector `v` is ablated, and its gradient by `v`.
     fn of_lens(&self, v: &Array1<f64>) -> (f64, Array1<f64>) {
-        let tokens = Array2::zeros((0, 0));
-        let objective = Objective::new(self.model, &tokens, self.lens.target(), None);
         let column = v.mapv(|x| x as f32).insert_axis(Axis(1));
         let a = self.map.a.mapv(|x| x as f32);
         let parts: Vec<(f64, Array1<f64>)> = self
@@ -136,7 +135,7 @@ impl<'a> Ablation<'a> {
             .map(|(centred, wanted)| {
                 let along = matmul(centred.view(), column.view());
                 let ablated = centred - &matmul(along.view(), column.t()) + &self.mean;
-                let (kl, dz) = objective.kl_and_gradient(wanted, self.map.transport(ablated.view()));
+                let (kl, dz) = self.decoder.kl_and_gradient(wanted, self.map.transport(ablated.view()));
                 let dh = matmul(dz.view(), a.view());
                 // h' = c - v (vᵀc) + h̄, so dv = -Σ (vᵀc) dh' + (dh'ᵀv) c.
                 let back = matmul(dh.view(), column.view());

@@ -6,9 +6,10 @@ use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::decoder::Wanted;
 use super::target::centred_rows;
 use super::{Moments, Target};
-use crate::model::Transformer;
+use crate::model::{Tape, Transformer};
 use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
@@ -164,29 +165,40 @@ impl LayerMoments {
         given: Option<ArrayView3<f32>>,
     ) -> Result<Self> {
         let tape = model.tape(chunk);
-        let log_p = log_softmax_rows(tape.logits.view());
+        self.of_tape(&tape, &Wanted::of_logits(tape.logits.view()), given)
+    }
+
+    /// The same of the forward pass, and of what the model predicted in it.
+    pub(super) fn of_tape(
+        &self,
+        tape: &Tape,
+        predicted: &Wanted,
+        given: Option<ArrayView3<f32>>,
+    ) -> Result<Self> {
         let mut part = Self::new_like(self);
         let made;
         let target: ArrayView2<f32> = match (self.target, given) {
             (_, Some(numbers)) => {
-                let shape = (chunk.len(), numbers.len_of(Axis(2)));
+                let shape = (tape.logits.nrows(), numbers.len_of(Axis(2)));
                 made = numbers.to_shape(shape).expect("one row per token").into_owned();
                 made.view()
             }
             (Target::Normalised, None) => tape.ln_final.out.view(),
             (Target::LogProbabilities, None) => {
-                made = centred_rows(log_p.view());
+                made = centred_rows(log_softmax_rows(tape.logits.view()).view());
                 made.view()
             }
-            (Target::Residual | Target::Given, None) => tape.resid(model.config.n_layers).view(),
+            (Target::Residual | Target::Given, None) => tape.resid(self.layers.len() - 1).view(),
         };
         for (l, moments) in part.layers.iter_mut().enumerate() {
             moments
                 .push(tape.resid(l).view(), target)
                 .map_err(|e| Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help()))?;
         }
-        part.mean_prediction =
-            log_p.mapv(|x| f64::from(x).exp()).mean_axis(Axis(0)).expect("a chunk has rows");
+        for p in predicted.p.rows() {
+            part.mean_prediction.zip_mut_with(&p, |sum, p| *sum += f64::from(*p));
+        }
+        part.mean_prediction /= predicted.p.nrows() as f64;
         Ok(part)
     }
 

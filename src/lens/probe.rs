@@ -3,10 +3,10 @@
 use ndarray::{Array1, Array2, Array3, Axis};
 use rayon::prelude::*;
 
+use super::inputs::Inputs;
 use super::layers::check_fingerprint;
-use super::objective::Objective;
 use super::tuned::Refined;
-use super::{LayerLenses, LayerMoments, Lens, Refine, Ridge, Target, Towards};
+use super::{LayerLenses, LayerMoments, Lens, Refine, Ridge, Towards};
 use crate::model::Transformer;
 use crate::num::log_softmax_rows;
 use crate::{Error, ErrorKind, Result};
@@ -58,10 +58,10 @@ impl Probe {
         }
         let moments = LayerMoments::collect_given(model, tokens, &wanted)?;
         let start = Ridge { towards: Towards::Zero, ..Default::default() }.own(&moments)?;
-        let objective = Objective::new(model, tokens, Target::Given, Some((labels, n_classes)));
+        let inputs = Inputs::new(model, tokens, Some((labels, n_classes)));
         let began = std::time::Instant::now();
         let Refined { lenses, gradient_norm, .. } =
-            Refine { sweeps: 0, passes }.search(objective, &start, &moments, None)?;
+            Refine { sweeps: 0, passes, lambda: 0.0 }.search(model, inputs, &start, &moments, None)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,

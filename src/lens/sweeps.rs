@@ -2,6 +2,7 @@
 //! tokens before each step takes many more.
 
 use ndarray::{Array1, Array2};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::objective::{Meter, Objective};
@@ -18,12 +19,6 @@ const RATE: f64 = 0.05;
 /// Share of the step before that is kept.
 const MOMENTUM: f64 = 0.9;
 
-/// Coordinates for all layers, from the curvatures that were seen ([`Objective::fisher`]).
-pub(super) fn whiten(moments: &LayerMoments, curvatures: &[Option<Array2<f64>>]) -> Result<Vec<Whitened>> {
-    let pairs = moments.layers.iter().zip(curvatures);
-    pairs.map(|(m, f)| Whitened::new(m, f.as_ref().map(|f| f.view()))).collect()
-}
-
 /// Where lenses are on their way, and how they move.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Moving {
@@ -31,6 +26,9 @@ pub(super) struct Moving {
     velocities: Vec<AffineLens>,
     /// Those of the mean Fisher matrices, as last seen.
     curvatures: Vec<Option<Array2<f64>>>,
+    /// Their coordinates, once asked for.
+    #[serde(skip)]
+    whitened: Option<Vec<Whitened>>,
 }
 
 impl Moving {
@@ -42,6 +40,7 @@ impl Moving {
             lenses: lenses.to_vec(),
             velocities: lenses.iter().map(rest).collect(),
             curvatures: Vec::new(),
+            whitened: None,
         }
     }
 
@@ -58,29 +57,33 @@ impl Moving {
         (sweep, sweeps): (usize, usize),
         meter: &mut Meter,
     ) -> Result<()> {
-        let n_chunks = objective.tokens.n_chunks();
-        let chunk_tokens = objective.tokens.n_tokens().div_ceil(n_chunks);
+        let n_chunks = objective.inputs.n_chunks();
+        let chunk_tokens = objective.inputs.n_tokens().div_ceil(n_chunks);
         let in_batch = BATCH.div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
         if (sweep + 1).is_power_of_two() {
             self.curvatures = objective.fisher(&self.lenses)?;
+            self.whitened = None;
         }
-        let whitened = whiten(moments, &self.curvatures)?;
-        let x_means: Vec<Array1<f64>> = whitened.iter().map(|w| w.x_mean.clone()).collect();
+        let whitened = match self.whitened.take() {
+            Some(whitened) => whitened,
+            None => objective.whiten(moments, &self.curvatures)?,
+        };
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, &self.lenses, active, &x_means, meter)?;
+            let seen = objective.evaluate_on(&batch, &self.lenses, active, meter)?;
             let done = (sweep * n_batches + k) as f64 / (sweeps * n_batches) as f64;
-            for (l, at) in seen.iter().enumerate().filter(|(l, _)| active[*l]) {
-                let (w, lens, velocity) = (&whitened[l], &mut self.lenses[l], &mut self.velocities[l]);
+            let moving = self.lenses.par_iter_mut().zip(&mut self.velocities).zip(&seen).zip(&whitened);
+            moving.zip(active).filter(|(_, active)| **active).for_each(|((((lens, velocity), at), w), _)| {
                 // A step of the whitened gradient, in coordinates that are the same in every sweep.
-                let ahead = w.leave(&(w.enter(lens) - w.gradient(at)));
-                velocity.a = &velocity.a * MOMENTUM + (ahead.a - &lens.a);
-                velocity.b = &velocity.b * MOMENTUM + (ahead.b - &lens.b);
+                let step = w.leave(&-w.gradient(at));
+                velocity.a = &velocity.a * MOMENTUM + step.a;
+                velocity.b = &velocity.b * MOMENTUM + step.b;
                 lens.a.scaled_add(RATE * (1.0 - done), &velocity.a);
                 lens.b.scaled_add(RATE * (1.0 - done), &velocity.b);
-            }
+            });
         }
+        self.whitened = Some(whitened);
         Ok(())
     }
 }

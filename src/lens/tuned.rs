@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
+use super::inputs::Inputs;
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
 use super::objective::{Evaluation, Meter, Objective};
-use super::sweeps::{Moving, whiten};
+use super::ridge::check_lambda;
+use super::sweeps::Moving;
 use super::token_chunks::TokenChunks;
-use super::{AffineLens, LayerLenses, LayerMoments, Lens};
+use super::{AffineLens, LayerLenses, LayerMoments, Lens, Ridge};
 use crate::model::Transformer;
 use crate::{Error, ErrorKind, Result, record};
 
@@ -25,22 +27,30 @@ use crate::{Error, ErrorKind, Result, record};
 /// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates; they take the layers that gain
 /// most, and all layers again when none gains much. A layer that sweeps did not better keeps its start.
 ///
+/// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only for the sum of the
+/// `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens looks at all of those in each step, and a
+/// pass brings it as many steps as cost what one step of another layer does.
+///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
 /// to get there.
 ///
 /// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held for more than a
 /// few sequences. For more text than memory there is [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Refine {
     /// Times through the tokens in batches.
     pub sweeps: usize,
     /// Steps on all tokens after that. With 0 of both nothing changes.
     pub passes: usize,
+    /// Strength of a penalty `½ λ s² ‖A - I‖²` in nats (`‖A‖²` for probes), where `s²` is the mean variance of the stream's features, as
+    /// for [`Ridge`]. 0 is none. It leaves `A` as it is in directions in which a stream hardly varies: lenses of few tokens read new
+    /// text better with some 1e-5.
+    pub lambda: f64,
 }
 
 impl Default for Refine {
     fn default() -> Self {
-        Refine { sweeps: 12, passes: 3 }
+        Refine { sweeps: 12, passes: 3, lambda: 0.0 }
     }
 }
 
@@ -49,8 +59,8 @@ impl Default for Refine {
 pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
-    /// Mean KL on the training tokens in nats, `[step, residual stream]`: where the search began, then after all sweeps if there were
-    /// any, then after each pass. No column ever rises.
+    /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the search began, then
+    /// after all sweeps if there were any, then after each pass. No column ever rises.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -69,7 +79,7 @@ impl Refine {
     /// Refines `start` on `tokens: [sequence, pos]`; `moments` are those it was fitted to.
     ///
     /// Fails if lenses, moments and model do not belong together, the lenses predict no tokens, a layer has no variance at all,
-    /// the tokens do not fit, or when interrupted.
+    /// the tokens do not fit, `lambda` is negative or not finite, or when interrupted.
     pub fn fit(
         &self,
         model: &Transformer,
@@ -101,28 +111,57 @@ impl Refine {
                 "pass the moments that the lenses were fitted to",
             ));
         }
-        let objective = Objective::new(model, tokens, start.target(), None);
-        let Refined { lenses, training_kl, gradient_norm } = self.search(objective, start, moments, kept)?;
-        Ok(TunedLens {
-            lenses: LayerLenses::new("tuned lens", moments, lenses, began),
-            training_kl,
-            gradient_norm,
-            seconds: began.elapsed().as_secs_f64(),
-        })
+        let refined = self.search(model, Inputs::new(model, tokens, None), start, moments, kept)?;
+        Ok(refined.tuned(moments, began))
     }
 
-    /// Lowers the objective from `start` on, all layers side by side.
+    /// From tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines that. The same as the three
+    /// calls one after the other, but where streams are kept, the model runs once for all of it.
+    ///
+    /// Fails where [`LayerMoments::collect`], [`Ridge::own`] or [`fit`](Refine::fit) do.
+    ///
+    /// ```
+    /// use onelens::{data::Corpus, lens::{Refine, Ridge}, model::{Config, Transformer}, num::rng};
+    /// let corpus = Corpus::from_text(&"the cat sat on the mat. ".repeat(20))?;
+    /// let model = Transformer::new(Config { d_vocab: corpus.d_vocab(), d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
+    /// let tokens = corpus.sample(8, 16, &mut rng(1, 0))?;
+    /// let (moments, tuned) = Refine { sweeps: 2, passes: 1, ..Refine::default() }.collect_and_fit(&model, &tokens, &Ridge::default())?;
+    /// assert_eq!(moments.n(), 8 * 16);
+    /// assert_eq!(tuned.lenses.len(), model.config.n_layers + 1);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn collect_and_fit(
+        &self,
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        ridge: &Ridge,
+    ) -> Result<(LayerMoments, TunedLens)> {
+        model.check_tokens(tokens)?;
+        let mut inputs = Inputs::new(model, tokens, None);
+        let mut moments = LayerMoments::new(model);
+        if !inputs.keep(KEPT_BYTES, Some(&mut moments))? {
+            moments.push(model, tokens)?;
+        }
+        let start = ridge.own(&moments)?;
+        let began = Instant::now();
+        let tuned = self.search(model, inputs, &start, &moments, None)?.tuned(&moments, began);
+        Ok((moments, tuned))
+    }
+
+    /// Lowers the KL on `inputs` from `start` on, all layers side by side.
     pub(super) fn search(
         &self,
-        mut objective: Objective,
+        model: &Transformer,
+        mut inputs: Inputs,
         start: &LayerLenses,
         moments: &LayerMoments,
         kept: Option<&Path>,
     ) -> Result<Refined> {
-        objective.keep_streams(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES })?;
-        let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
-        let every = vec![true; x_means.len()];
-        let n_tokens = objective.tokens.n_tokens();
+        check_lambda(self.lambda)?;
+        inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
+        let objective = Objective::new(model, inputs, moments, self.lambda)?;
+        let every = vec![true; moments.layers.len()];
+        let n_tokens = objective.inputs.n_tokens();
         let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
         let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
         let looked = found.as_ref().map_or(0, |at| at.looks(self.sweeps));
@@ -132,7 +171,7 @@ impl Refine {
             None => {
                 let lenses: Vec<AffineLens> = start.lenses().iter().map(|l| l.as_ref().clone()).collect();
                 meter.what = "where it begins".into();
-                let seen = objective.evaluate(&lenses, &every, &x_means, &mut meter)?;
+                let seen = objective.evaluate(&lenses, &every, &mut meter)?;
                 let phase = match self.sweeps {
                     0 => Phase::passes(&objective, moments, &lenses, &seen)?,
                     _ => Phase::Sweeps(Moving::from(&lenses)),
@@ -152,7 +191,7 @@ impl Refine {
                     moving.sweep(&objective, moments, &can_fall, (at.done, self.sweeps), &mut meter)?;
                     if at.done + 1 == self.sweeps {
                         meter.what = "where sweeps led".into();
-                        let there = objective.evaluate(&moving.lenses, &can_fall, &x_means, &mut meter)?;
+                        let there = objective.evaluate(&moving.lenses, &can_fall, &mut meter)?;
                         for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
                             // False for a KL that is not a number, too.
                             if can_fall[l] && there.kl < at.seen[l].kl {
@@ -171,18 +210,30 @@ impl Refine {
                         .iter()
                         .zip(&can_fall)
                         .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()));
-                    let active = worth_a_pass(&gains.collect::<Vec<_>>());
+                    let active = worth_a_pass(&gains.collect::<Vec<_>>(), objective.inputs.cheap_looks() > 1);
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
                             Some(whitened) => whitened,
-                            None => whiten(moments, curvatures)?,
+                            None => objective.whiten(moments, curvatures)?,
                         };
                         let trials: Vec<AffineLens> =
                             searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
-                        let seen = objective.evaluate(&trials, &active, &x_means, &mut meter)?;
+                        let seen = objective.evaluate(&trials, &active, &mut meter)?;
                         for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
                             if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
                                 at.lenses[l] = trial;
+                            }
+                        }
+                        // More steps of the first lens, if they are cheap.
+                        for _ in 1..objective.inputs.cheap_looks() {
+                            let trial = whitened[0].leave(&searches[0].trial());
+                            match objective.evaluate_first(&trial) {
+                                Some(there) if active[0] && !searches[0].done() => {
+                                    if searches[0].tell(there.kl, whitened[0].gradient(&there)) {
+                                        at.lenses[0] = trial;
+                                    }
+                                }
+                                _ => break,
                             }
                         }
                         coordinates = Some(whitened);
@@ -227,11 +278,14 @@ const GAINS: f64 = 0.2;
 /// unless that gained no more than this, in nats: then all go on to their optimum.
 const FINE: f64 = 1e-6;
 
-/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done.
-fn worth_a_pass(gains: &[Option<f64>]) -> Vec<bool> {
-    let best = gains.iter().flatten().fold(0.0_f64, |best, gain| best.max(*gain));
+/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done. Where looking at the first
+/// one costs next to nothing, it takes part in all of them.
+fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
+    let dear = usize::from(first_is_cheap);
+    let best = gains.iter().skip(dear).flatten().fold(0.0_f64, |best, gain| best.max(*gain));
     let enough = if best > FINE { GAINS * best } else { 0.0 };
-    gains.iter().map(|gain| gain.is_some_and(|gain| gain >= enough)).collect()
+    let worth = |(l, gain): (usize, &Option<f64>)| gain.is_some_and(|gain| l < dear || gain >= enough);
+    gains.iter().enumerate().map(worth).collect()
 }
 
 const KIND: &str = "refinement";
@@ -278,11 +332,23 @@ impl Phase {
         seen: &[Evaluation],
     ) -> Result<Phase> {
         let curvatures = objective.fisher(lenses)?;
-        let whitened = whiten(moments, &curvatures)?;
+        let whitened = objective.whiten(moments, &curvatures)?;
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
         let searches = searches.collect();
         Ok(Phase::Passes { curvatures, searches })
+    }
+}
+
+impl Refined {
+    /// Since `began`.
+    fn tuned(self, moments: &LayerMoments, began: Instant) -> TunedLens {
+        TunedLens {
+            lenses: LayerLenses::new("tuned lens", moments, self.lenses, began),
+            training_kl: self.training_kl,
+            gradient_norm: self.gradient_norm,
+            seconds: began.elapsed().as_secs_f64(),
+        }
     }
 }
 
@@ -341,9 +407,17 @@ mod tests {
 
     #[test]
     fn layers_that_gain_little_rest_until_none_gains_much() {
-        assert_eq!(worth_a_pass(&[Some(f64::INFINITY), Some(f64::INFINITY), None]), [true, true, false]);
-        assert_eq!(worth_a_pass(&[Some(1e-3), Some(3e-4), Some(1e-4)]), [true, true, false]);
-        assert_eq!(worth_a_pass(&[None, Some(1e-4), Some(1e-5)]), [false, true, false]);
-        assert_eq!(worth_a_pass(&[Some(9e-7), Some(1e-9), None]), [true, true, false]);
+        let worth = |gains: &[Option<f64>]| worth_a_pass(gains, false);
+        assert_eq!(worth(&[Some(f64::INFINITY), Some(f64::INFINITY), None]), [true, true, false]);
+        assert_eq!(worth(&[Some(1e-3), Some(3e-4), Some(1e-4)]), [true, true, false]);
+        assert_eq!(worth(&[None, Some(1e-4), Some(1e-5)]), [false, true, false]);
+        assert_eq!(worth(&[Some(9e-7), Some(1e-9), None]), [true, true, false]);
+    }
+
+    #[test]
+    fn a_first_layer_that_costs_little_takes_every_pass_and_holds_up_no_other() {
+        assert_eq!(worth_a_pass(&[Some(1e-2), Some(3e-4), Some(1e-5)], true), [true, true, false]);
+        assert_eq!(worth_a_pass(&[Some(1e-9), Some(3e-4), Some(1e-5)], true), [true, true, false]);
+        assert_eq!(worth_a_pass(&[None, Some(3e-4), Some(1e-5)], true), [false, true, false]);
     }
 }

@@ -9,7 +9,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Coordinates in which the input has mean 0 and covariance 1, and the curvature by the output is 1 on average:
 /// `A h + b = F^(-1/2) (M W (h - x̄) + c)`. To the extent that inputs and curvatures are independent, the curvature by `M` and `c` is
-/// then 1 (Martens & Grosse 2015, section 2).
+/// then 1 (Martens & Grosse 2015, section 2). The curvature of a penalty is divided by that of the output and counted as the input's
+/// (section 6.3).
 pub(super) struct Whitened {
     /// `W = (S_xx / n)^(-1/2)` and its inverse.
     input: (Array2<f64>, Array2<f64>),
@@ -20,8 +21,13 @@ pub(super) struct Whitened {
 }
 
 impl Whitened {
-    pub(super) fn new(m: &Moments, fisher: Option<ArrayView2<f64>>) -> Result<Self> {
-        let input = powers((&m.s_xx / m.weight).view(), INPUT_FLOOR)?;
+    pub(super) fn new(m: &Moments, fisher: Option<ArrayView2<f64>>, penalty: f64) -> Result<Self> {
+        let mut s = &m.s_xx / m.weight;
+        if penalty > 0.0 {
+            let curvature = fisher.map_or(1.0, |f| f.diag().sum() / f.nrows() as f64);
+            s.diag_mut().mapv_inplace(|s| s + penalty / curvature);
+        }
+        let input = powers(s.view(), INPUT_FLOOR)?;
         let output = fisher.map(|f| powers(f, OUTPUT_FLOOR)).transpose()?;
         let output = output.map(|(inverse, root)| (root, inverse));
         Ok(Whitened { input, output, x_mean: m.x_mean.clone(), d_z: m.z_mean.len() })
@@ -102,7 +108,7 @@ mod tests {
         let lens = Ridge::default().fit(m).unwrap();
         let fisher = &moments.layers[1].s_xx / m.weight;
         for output in [None, Some(fisher.view())] {
-            let w = Whitened::new(m, output).unwrap();
+            let w = Whitened::new(m, output, 1e-3).unwrap();
             let back = w.leave(&w.enter(&lens));
             assert!((&back.a - &lens.a).iter().chain(&(&back.b - &lens.b)).all(|e| e.abs() < 1e-8));
         }

@@ -42,6 +42,11 @@ impl Tape {
     pub(crate) fn resid(&self, l: usize) -> &Array2<f32> {
         if l == 0 { &self.embed } else { &self.blocks[l - 1].resid_post }
     }
+
+    /// All of them, `h_0 ..= h_L`.
+    pub(crate) fn into_streams(self) -> Vec<Array2<f32>> {
+        std::iter::once(self.embed).chain(self.blocks.into_iter().map(|b| b.resid_post)).collect()
+    }
 }
 
 /// Runs `tokens: [sequence, pos]`, which the caller has checked.

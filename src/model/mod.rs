@@ -47,6 +47,7 @@ pub use crate::nn::{Mask, Pairs};
 pub use architecture::{Attention, Blocks, Mlp, Norm, Positions, Residual, Rotary, Supervision};
 pub use cache::ActivationCache;
 pub use config::Config;
+pub(crate) use forward::Tape;
 pub use hook::Hook;
 pub use intervention::{Change, Intervention};
 pub use params::{BlockParams, Params};

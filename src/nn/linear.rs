@@ -58,13 +58,18 @@ fn weights_backward<F: Real>(
 ) {
     add_matmul(dw, F::one(), x.t(), dy);
     if !db.is_empty() {
-        let dy = dy.as_standard_layout();
-        add_rows(db.as_slice_mut().expect("a bias is contiguous"), dy.as_slice().expect("contiguous"));
+        add_rows(db.view_mut(), dy);
     }
 }
 
+/// Adds all rows to `sums`, which is contiguous.
+pub(crate) fn add_rows<F: Real>(mut sums: ArrayViewMut1<F>, rows: ArrayView2<F>) {
+    let rows = rows.as_standard_layout();
+    add_each(sums.as_slice_mut().expect("contiguous"), rows.as_slice().expect("contiguous"));
+}
+
 wide_fn! {
-    fn add_rows<'a, F>(sums: &'a mut [F], rows: &'a [F]) {
+    fn add_each<'a, F>(sums: &'a mut [F], rows: &'a [F]) {
         for row in rows.chunks_exact(sums.len()) {
             sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
         }

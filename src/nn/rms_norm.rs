@@ -36,11 +36,16 @@ wide_fn! {
 /// `dx = rstd (dy - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn rms_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
-    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
-    let width = dx.ncols();
-    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
-    normalize_backward(dx.as_slice_mut().expect("contiguous"), y, rstd, width);
+    rms_norm_backward_in(&mut dx, y, rstd);
     dx
+}
+
+/// The same in place of `dy`.
+pub(crate) fn rms_norm_backward_in<F: Real>(dy: &mut Array2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) {
+    let (y, rstd) = (y.as_standard_layout(), rstd.as_standard_layout());
+    let width = dy.ncols();
+    let (y, rstd) = (y.as_slice().expect("contiguous"), rstd.as_slice().expect("contiguous"));
+    normalize_backward(dy.as_slice_mut().expect("contiguous"), y, rstd, width);
 }
 
 wide_fn! {

@@ -37,7 +37,7 @@ impl Streaming {
     ///
     /// let moments = how.moments(&model, &vocab, &texts)?;
     /// let own = Ridge::default().own(&moments)?;
-    /// let refine = Refine { sweeps: 0, passes: 3 };
+    /// let refine = Refine { sweeps: 0, passes: 3, ..Default::default() };
     /// let tuned = how.refine(&refine, &model, &vocab, &texts, &own, &moments)?;
     /// assert!(tuned.training_kl[(3, 0)] <= tuned.training_kl[(0, 0)]); // after the last pass, and where it began
     /// # std::fs::remove_dir_all(folder).unwrap();

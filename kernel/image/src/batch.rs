@@ -208,14 +208,17 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             );
             (told, json!({ "model": output, "fingerprint": format!("{:016x}", model.fingerprint()) }))
         }
-        Work::Refine { model, texts, moments, output, keep, sweeps, passes } => {
+        Work::Refine { model, texts, moments, output, keep, sweeps, passes, lambda } => {
             check_folder(output)?;
             let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
             let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
             let how = Streaming { n_ctx: texts.n_ctx, folder: Some(keep.clone()), ..Default::default() };
             let usual = Refine::default();
-            let refine =
-                Refine { sweeps: sweeps.unwrap_or(usual.sweeps), passes: passes.unwrap_or(usual.passes) };
+            let refine = Refine {
+                sweeps: sweeps.unwrap_or(usual.sweeps),
+                passes: passes.unwrap_or(usual.passes),
+                lambda: lambda.unwrap_or(usual.lambda),
+            };
             let own = Ridge::default().own(&moments)?;
             let tuned = how.refine(&refine, &model, &*tokenizer, &documents, &own, &moments)?;
             tuned.save(output)?;

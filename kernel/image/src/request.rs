@@ -49,6 +49,7 @@ pub enum Work {
         keep: PathBuf,
         sweeps: Option<usize>,
         passes: Option<usize>,
+        lambda: Option<f64>,
     },
     /// Lenses fitted to moments, on other texts.
     Compare {

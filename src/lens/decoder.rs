@@ -1,0 +1,189 @@
+//! From what a lens guesses to what it reads, and how far that is from what is wanted.
+
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+
+use super::Target;
+use crate::model::{Norm, Transformer};
+use crate::nn::{layer_norm, layer_norm_backward_in, linear, rms_norm, rms_norm_backward_in};
+use crate::num::{dot, largest, log_softmax_rows, matmul, sum, wide_fn};
+
+/// How a guess `z` becomes logits.
+pub(super) struct Decoder {
+    /// Of the final norm, where the guess is one of the last residual stream.
+    norm: Option<(Norm, f64)>,
+    /// Behind the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty without biases).
+    /// Without it a guess is logits already.
+    unembedding: Option<(Array2<f32>, Array1<f32>)>,
+}
+
+/// The distributions wanted of some rows. A row that stands for several tokens holds the sum of theirs.
+pub(super) struct Wanted {
+    pub(super) p: Array2<f32>,
+    /// The sum over all rows, in nats.
+    pub(super) entropy: f64,
+}
+
+impl Decoder {
+    pub(super) fn new(model: &Transformer, target: Target) -> Self {
+        let (config, params) = (&model.config, &model.params);
+        let u = params.unembedding();
+        match target {
+            Target::Residual if config.norm != Norm::None => {
+                let mut b = params.b_u.clone();
+                if !params.ln_final_b.is_empty() {
+                    let shift = u.t().dot(&params.ln_final_b);
+                    b = if b.is_empty() { shift } else { b + shift };
+                }
+                let gain = params.ln_final_w.view().insert_axis(Axis(1));
+                let u = u.as_standard_layout().into_owned() * gain;
+                Decoder { norm: Some((config.norm, config.eps)), unembedding: Some((u, b)) }
+            }
+            Target::Residual | Target::Normalised => {
+                let u = u.as_standard_layout().into_owned();
+                Decoder { norm: None, unembedding: Some((u, params.b_u.clone())) }
+            }
+            Target::LogProbabilities | Target::Given => Decoder { norm: None, unembedding: None },
+        }
+    }
+
+    /// Logits of the guess `z: [rows, d_z]`, `[rows, n_classes]`.
+    pub(super) fn logits(&self, z: ArrayView2<f32>) -> Array2<f32> {
+        let y = self.norm.map(|norm| normalise(norm, z).0);
+        let y = y.as_ref().map_or(z, |y| y.view());
+        match &self.unembedding {
+            Some((u, b)) => linear(y, u.view(), b.view()),
+            None => y.to_owned(),
+        }
+    }
+
+    /// `Σ KL(p ‖ q)` over the rows of the guess `z: [rows, d_z]`, and its gradient by `z`.
+    pub(super) fn kl_and_gradient(&self, wanted: &Wanted, z: Array2<f32>) -> (f64, Array2<f32>) {
+        let Some((u, b)) = &self.unembedding else {
+            let mut logits = z;
+            return (kl_then_difference(wanted, &mut logits), logits);
+        };
+        let decode = |y: ArrayView2<f32>| {
+            let mut logits = linear(y, u.view(), b.view());
+            let kl = kl_then_difference(wanted, &mut logits);
+            (kl, matmul(logits.view(), u.t()))
+        };
+        let Some(norm) = self.norm else { return decode(z.view()) };
+        let (y, rstd) = normalise(norm, z.view());
+        let (kl, mut dy) = decode(y.view());
+        match norm.0 {
+            Norm::Rms => rms_norm_backward_in(&mut dy, y.view(), rstd.view()),
+            _ => layer_norm_backward_in(&mut dy, y.view(), rstd.view()),
+        }
+        (kl, dy)
+    }
+}
+
+fn normalise((norm, eps): (Norm, f64), z: ArrayView2<f32>) -> (Array2<f32>, Array1<f32>) {
+    match norm {
+        Norm::Rms => rms_norm(z, eps),
+        _ => layer_norm(z, eps),
+    }
+}
+
+impl Wanted {
+    pub(super) fn of_logits(logits: ArrayView2<f32>) -> Wanted {
+        Wanted::of_log_probabilities(log_softmax_rows(logits))
+    }
+
+    /// Of finite log-probabilities.
+    pub(super) fn of_log_probabilities(log_p: Array2<f32>) -> Wanted {
+        let width = log_p.ncols();
+        let mut p = log_p;
+        let mut entropy = 0.0;
+        probabilities(p.as_slice_mut().expect("stored row by row"), width, &mut entropy);
+        Wanted { p, entropy }
+    }
+
+    /// Each row wants one class.
+    pub(super) fn of_classes(classes: &[usize], n_classes: usize) -> Wanted {
+        let mut p = Array2::zeros((classes.len(), n_classes));
+        for (mut row, class) in p.rows_mut().into_iter().zip(classes) {
+            row[*class] = 1.0;
+        }
+        Wanted { p, entropy: 0.0 }
+    }
+}
+
+/// The sum of `KL(p ‖ q)` over rows, `q = softmax(logits)`; leaves `n q - p`, its gradient, in place of the logits, where `p` sums to
+/// the number `n` of tokens that the row stands for.
+fn kl_then_difference(wanted: &Wanted, logits: &mut Array2<f32>) -> f64 {
+    let width = logits.ncols();
+    let stored = "products and moments are stored row by row";
+    let (p, logits) = (wanted.p.as_slice().expect(stored), logits.as_slice_mut().expect(stored));
+    let mut cross_entropy = 0.0;
+    differences(p, logits, width, &mut cross_entropy);
+    cross_entropy - wanted.entropy
+}
+
+wide_fn! {
+    /// Makes probabilities of log-probabilities, and adds their entropies.
+    fn probabilities<'a, F>(rows: &'a mut [F], width: usize, entropy: &'a mut f64) {
+        let mut p = vec![F::zero(); width];
+        for row in rows.chunks_exact_mut(width) {
+            p.iter_mut().zip(&*row).for_each(|(p, &log_p)| *p = log_p.exp_real());
+            *entropy -= dot(&p, row).to_f64().unwrap_or(f64::NAN);
+            row.copy_from_slice(&p);
+        }
+    }
+}
+
+wide_fn! {
+    /// Adds `-Σ p ln q` over all rows to `cross_entropy`.
+    fn differences<'a, F>(p: &'a [F], logits: &'a mut [F], width: usize, cross_entropy: &'a mut f64) {
+        for (row, p) in logits.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
+            let max = largest(row);
+            row.iter_mut().for_each(|x| *x -= max);
+            let expected = dot(p, row);
+            row.iter_mut().for_each(|x| *x = x.exp_real());
+            let (z, n) = (sum(row), sum(p));
+            *cross_entropy += (n * z.ln() - expected).to_f64().unwrap_or(f64::NAN);
+            let scale = n / z;
+            row.iter_mut().zip(p).for_each(|(x, &p)| *x = *x * scale - p);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Config;
+    use crate::num::{rng, uniform_index};
+
+    #[test]
+    fn gradient_of_the_kl_is_its_central_difference_for_every_norm_and_target() {
+        let norms = [Norm::Layer, Norm::Rms, Norm::None].map(|norm| (norm, Target::Residual));
+        let others = [Target::Normalised, Target::LogProbabilities].map(|target| (Norm::Layer, target));
+        for (norm, target) in norms.into_iter().chain(others) {
+            let config = Config { d_vocab: 7, d_model: 6, n_heads: 2, d_head: 3, norm, ..Default::default() };
+            let mut model = Transformer::new(config).unwrap();
+            model.params.ln_final_w.iter_mut().zip([1.5, 0.5]).for_each(|(gain, to)| *gain = to);
+            let mut random = rng(3, 0);
+            let mut row = |rows: usize, columns: usize| {
+                Array2::from_shape_simple_fn((rows, columns), || {
+                    uniform_index(&mut random, 1000) as f32 / 250.0 - 2.0
+                })
+            };
+            let wanted = Wanted::of_logits(row(2, 7).view());
+            let z = row(2, if target == Target::LogProbabilities { 7 } else { 6 });
+            let decoder = Decoder::new(&model, target);
+            let (_, dz) = decoder.kl_and_gradient(&wanted, z.clone());
+            for ((i, j), &got) in dz.indexed_iter() {
+                let kl = |step: f32| {
+                    let mut moved = z.clone();
+                    moved[(i, j)] += step;
+                    decoder.kl_and_gradient(&wanted, moved).0
+                };
+                let want = (kl(0.02) - kl(-0.02)) / 0.04;
+                assert!(
+                    (f64::from(got) - want).abs() < 1e-3 * (0.1 + want.abs()),
+                    "{norm:?} {target:?} {i} {j}: {got} and {want}"
+                );
+            }
+        }
+    }
+}
