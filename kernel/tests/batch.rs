@@ -102,6 +102,12 @@ fn lenses_are_refined_on_texts_kept_and_read_with() {
     assert!(kl(&told, "kl", 0) < kl(&told, "kl_before", 0), "{told}");
     // The same again is read, not searched for; on the texts it was refined on, it reads better than in closed form.
     assert_eq!(all(&refine)["kl"], told["kl"]);
+    // A penalty is another search, which ends above that one.
+    let held = "refine --text lines.jsonl --keep kept --out held.lens --sweeps 2 --passes 3";
+    assert!(kl(&all(&on(&format!("{held} --lambda 0.1 --json"))), "kl", 0) > kl(&told, "kl", 0));
+    let negative = on(&format!("{held} --lambda=-1"));
+    let (code, why) = bad(folder.path(), &negative.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(code == Some(2) && why.contains("lambda is -1"), "{why}");
     let seen = all(&on("compare --text lines.jsonl --sequences 100 --lenses own,all.lens --json"));
     let kl = |lens: usize| seen["lenses"][lens]["kl"][0].as_f64().expect("a number");
     assert!(kl(1) < kl(0) && seen["lenses"][1]["lens"] == "tuned lens", "{seen}");

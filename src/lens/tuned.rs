@@ -224,16 +224,15 @@ impl Refine {
                                 at.lenses[l] = trial;
                             }
                         }
-                        // More steps of the first lens, if they are cheap.
+                        // More steps of the first lens, where they are cheap.
                         for _ in 1..objective.inputs.cheap_looks() {
+                            if !active[0] || searches[0].done() {
+                                break;
+                            }
                             let trial = whitened[0].leave(&searches[0].trial());
-                            match objective.evaluate_first(&trial) {
-                                Some(there) if active[0] && !searches[0].done() => {
-                                    if searches[0].tell(there.kl, whitened[0].gradient(&there)) {
-                                        at.lenses[0] = trial;
-                                    }
-                                }
-                                _ => break,
+                            let Some(there) = objective.evaluate_first(&trial) else { break };
+                            if searches[0].tell(there.kl, whitened[0].gradient(&there)) {
+                                at.lenses[0] = trial;
                             }
                         }
                         coordinates = Some(whitened);

@@ -228,9 +228,10 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 format!("{name:28}{}", kl.iter().map(|x| format!("{x:9.4}")).collect::<String>())
             };
             let text = format!(
-                "{}: lenses of {} residual streams; KL on the texts (nats)\n{}\n{}",
+                "{}: lenses of {} residual streams; KL{} on the texts (nats)\n{}\n{}",
                 output.display(),
                 before.len(),
+                if refine.lambda > 0.0 { " and penalty" } else { "" },
                 row("in closed form", before),
                 row("refined", after)
             );
