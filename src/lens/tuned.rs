@@ -121,8 +121,8 @@ impl Refine {
     /// Fails where [`LayerMoments::collect`], [`Ridge::own`] or [`fit`](Refine::fit) do.
     ///
     /// ```
-    /// use onelens::{data::Corpus, lens::{Refine, Ridge}, model::{Config, Transformer}, num::rng};
-    /// let corpus = Corpus::from_text(&"the cat sat on the mat. ".repeat(20))?;
+    /// use onelens::{data::{Corpus, Source}, lens::{Refine, Ridge}, model::{Config, Transformer}, num::rng};
+    /// let corpus = Corpus::from_text("cats", &"the cat sat on the mat. ".repeat(20))?;
     /// let model = Transformer::new(Config { d_vocab: corpus.d_vocab(), d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
     /// let tokens = corpus.sample(8, 16, &mut rng(1, 0))?;
     /// let (moments, tuned) = Refine { sweeps: 2, passes: 1, ..Refine::default() }.collect_and_fit(&model, &tokens, &Ridge::default())?;
