@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array1, Array2, ArrayView2, s};
+use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
 use super::LayerMoments;
@@ -85,9 +85,7 @@ impl<'a> Inputs<'a> {
         for round in all.chunks(ROUND) {
             check_interrupt()?;
             let run = |&i: &usize| -> Result<(Read, Option<LayerMoments>)> {
-                let chunk = self.tokens.chunk(i)?;
-                let tape = self.model.tape(chunk.view());
-                let wanted = self.wanted(i, chunk.view(), &tape);
+                let (tape, wanted) = self.run(i)?;
                 let part = empty.as_ref().map(|m| m.of_tape(&tape, &wanted, None)).transpose()?;
                 Ok((Read { streams: tape.into_streams(), wanted }, part))
             };
@@ -169,22 +167,24 @@ impl<'a> Inputs<'a> {
         if let Some(read) = self.kept.get(i) {
             return Ok(Arc::clone(read));
         }
-        let chunk = self.tokens.chunk(i)?;
-        let tape = self.model.tape(chunk.view());
-        let wanted = self.wanted(i, chunk.view(), &tape);
+        let (tape, wanted) = self.run(i)?;
         let mut streams = tape.into_streams();
         centre(&mut streams, &self.x_means);
         Ok(Arc::new(Read { streams, wanted }))
     }
 
-    fn wanted(&self, i: usize, chunk: ArrayView2<u32>, tape: &Tape) -> Wanted {
-        match self.labels {
+    /// Runs the model over chunk `i`.
+    fn run(&self, i: usize) -> Result<(Tape, Wanted)> {
+        let chunk = self.tokens.chunk(i)?;
+        let tape = self.model.tape(chunk.view());
+        let wanted = match self.labels {
             None => Wanted::of_logits(tape.logits.view()),
             Some((labels, n_classes)) => {
                 let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);
                 Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
             }
-        }
+        };
+        Ok((tape, wanted))
     }
 }
 

@@ -30,15 +30,14 @@ pub(super) struct Objective<'a> {
 }
 
 /// `½ weight ‖A - towards‖²`, in nats, of one layer.
-#[derive(Clone)]
-pub(super) struct Penalty {
-    pub(super) weight: f64,
+struct Penalty {
+    weight: f64,
     towards: Towards,
 }
 
 impl Penalty {
     /// Of this strength, relative to the mean variance of the stream's features.
-    pub(super) fn new(lambda: f64, m: &Moments, target: Target) -> Self {
+    fn new(lambda: f64, m: &Moments, target: Target) -> Self {
         let weight = lambda * m.s_xx.diag().sum() / (m.weight * m.x_mean.len() as f64);
         let like_streams = matches!(target, Target::Residual | Target::Normalised);
         Penalty { weight, towards: if like_streams { Towards::Identity } else { Towards::Zero } }

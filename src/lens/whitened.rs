@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 /// Coordinates in which the input has mean 0 and covariance 1, and the curvature by the output is 1 on average:
 /// `A h + b = F^(-1/2) (M W (h - x̄) + c)`. To the extent that inputs and curvatures are independent, the curvature by `M` and `c` is
 /// then 1 (Martens & Grosse 2015, section 2). The curvature of a penalty is divided by that of the output and counted as the input's
-/// (section 6.3).
+/// (compare section 6.3).
 pub(super) struct Whitened {
     /// `W = (S_xx / n)^(-1/2)` and its inverse.
     input: (Array2<f64>, Array2<f64>),
