@@ -48,7 +48,8 @@ struct Waiting {
 const INITIALIZE: u64 = 0;
 
 impl Server {
-    /// Starts the program and opens the session. `on_ready` runs once, when the server has all sources.
+    /// Starts the program and opens the session. `on_ready` runs once, when the server has all sources and before
+    /// anybody else takes it for ready.
     pub(super) fn start(
         mut command: Command,
         initialize: Value,
@@ -186,8 +187,9 @@ impl Link {
                 Some(_) if id.is_some() => self.send(&json!({ "id": id, "result": null })),
                 Some("experimental/serverStatus") if message["params"]["quiescent"] == true => {
                     if let Some(on_ready) = on_ready.take() {
-                        self.enter(Phase::Ready);
+                        // In this order: who waits for this phase may send at once, and that has to come second.
                         on_ready(&Notifier(self.clone()));
+                        self.enter(Phase::Ready);
                     }
                 }
                 Some(_) => {}
@@ -249,7 +251,25 @@ fn end_with_this_thread(command: &mut Command) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_the_first_message_says_is_sent_before_the_server_counts_as_ready() {
+        let quiescent = r#"{"method":"experimental/serverStatus","params":{"quiescent":true}}"#;
+        let said = format!("Content-Length: {}\r\n\r\n{quiescent}", quiescent.len());
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"printf %s "$1"; exec cat > /dev/null"#, "sh", &said]);
+        let (sender, sent) = mpsc::channel();
+        let on_ready = move |_: &Notifier| {
+            std::thread::sleep(Duration::from_millis(200));
+            sender.send(()).unwrap();
+        };
+        let server = Server::start(command, Value::Null, on_ready).unwrap();
+        assert!(server.wait_ready(Instant::now() + Duration::from_secs(60)));
+        assert_eq!(sent.try_recv(), Ok(()));
+    }
 
     #[test]
     fn messages_are_read_by_their_length_whatever_other_headers_there_are() {
