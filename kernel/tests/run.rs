@@ -222,8 +222,8 @@ fn wait_for(file: &Path) {
     }
 }
 
-const ENDLESS: &str =
-    "println!(\"start\");\nstd::fs::write(\"here\", \"\").unwrap();\nloop { std::hint::spin_loop() }";
+/// A cell that says something, makes a file a second later, when that has long been heard, and does not end.
+const ENDLESS: &str = "println!(\"start\");\nstd::thread::sleep(std::time::Duration::from_secs(1));\nstd::fs::write(\"here\", \"\").unwrap();\nloop { std::hint::spin_loop() }";
 
 fn send(signal: &str, process: u32) {
     assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
