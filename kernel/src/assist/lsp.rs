@@ -260,7 +260,7 @@ mod tests {
         let quiescent = r#"{"method":"experimental/serverStatus","params":{"quiescent":true}}"#;
         let said = format!("Content-Length: {}\r\n\r\n{quiescent}", quiescent.len());
         let mut command = Command::new("sh");
-        command.args(["-c", r#"printf %s "$1"; exec cat > /dev/null"#, "sh", &said]);
+        command.args(["-c", r#"printf %s "$1"; exec cat 3>&1 > /dev/null"#, "sh", &said]);
         let (sender, sent) = mpsc::channel();
         let on_ready = move |_: &Notifier| {
             std::thread::sleep(Duration::from_millis(200));
