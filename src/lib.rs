@@ -25,7 +25,7 @@
 //! | [`vision`] | image classifiers, plain and residual: the controls | read text |
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
-//! | `device` | forward passes and moments on a graphics card, with the feature `candle` | know an architecture that `model` does not |
+//! | [`device`] | forward passes and moments on a graphics card | know an architecture that `model` does not |
 //! | [`stream`] | the same from texts of any size, on any number of processes | hold more than a shard |
 //! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
@@ -91,7 +91,6 @@ pub mod circuits;
 
 pub mod lens;
 
-#[cfg(feature = "candle")]
 pub mod device;
 pub mod stream;
 

@@ -1,6 +1,5 @@
-//! What the features `candle` and `tokenizers` read; nothing without them.
+//! PyTorch's pickles and Hugging Face's tokenizers: read as they were written, or refused.
 
-#[cfg(feature = "candle")]
 mod candle {
     use std::path::Path;
 
@@ -213,7 +212,6 @@ mod candle {
     }
 }
 
-#[cfg(feature = "tokenizers")]
 mod tokenizers {
     use onelens::data::Tokenizer;
     use proptest::prelude::*;

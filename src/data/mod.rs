@@ -14,7 +14,6 @@ mod text;
 mod text_files;
 mod texts;
 mod tokenize;
-#[cfg(feature = "tokenizers")]
 mod tokenizer;
 mod vocab;
 
@@ -29,7 +28,6 @@ pub use text::Corpus;
 pub use text_files::{Documents, TextFiles};
 pub use texts::Texts;
 pub use tokenize::Tokenize;
-#[cfg(feature = "tokenizers")]
 pub use tokenizer::Tokenizer;
 pub use vocab::Vocab;
 

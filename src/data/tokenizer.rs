@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{Error, ErrorKind, Result};
 
-/// A `tokenizer.json`, read by the `tokenizers` crate. Needs the feature `tokenizers`.
+/// A `tokenizer.json`, read by the `tokenizers` crate.
 ///
 /// ```no_run
 /// use onelens::data::Tokenizer;

@@ -1,4 +1,5 @@
-//! Forward passes and moments on a device of candle, such as a graphics card. Needs the feature `candle`; for a card of NVIDIA the feature `cuda`.
+//! Forward passes and moments on a device of candle, such as a graphics card. A card of NVIDIA
+//! needs the feature `cuda`.
 //!
 //! `[sequence · pos, d_model]` for residual streams, `f32`. Moments are `f32` sums over the rows of a few sequences, about their mean, added up in `f64` on the host, so
 //! that a lens is fitted from them as from those of the processor.

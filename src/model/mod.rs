@@ -56,7 +56,5 @@ pub use training_run::TrainingRun;
 pub use transformer::Transformer;
 pub use weights::Provenance;
 pub(crate) use weights::Tensors;
-#[cfg(feature = "hf-hub")]
 pub use weights::download;
-#[cfg(feature = "candle")]
 pub use weights::{from_candle, to_candle};

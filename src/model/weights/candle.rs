@@ -1,4 +1,4 @@
-//! PyTorch's own files and tensors, through `candle-core`. Needs the feature `candle`.
+//! PyTorch's own files and tensors, through `candle-core`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use crate::session::Progress;
 use crate::{Error, ErrorKind, Result};
 
 /// Downloads a model of the Hugging Face hub, showing progress, and returns the folder where it lies: `config.json`, the
-/// safetensors weights, and `tokenizer.json` where there is one. Needs the feature `hf-hub`.
+/// safetensors weights, and `tokenizer.json` where there is one.
 ///
 /// Files lie in the cache that Hugging Face's own programs use (`HF_HOME`), and what lies there is not fetched again. A token for
 /// models that need one is read from there too.

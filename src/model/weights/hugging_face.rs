@@ -15,7 +15,7 @@ use crate::nn::Pairs;
 
 impl Transformer {
     /// Reads a Hugging Face folder: `config.json` with `model.safetensors`, or with the shards that
-    /// `model.safetensors.index.json` lists; with the feature `candle`, where there are neither, `pytorch_model.bin` or its
+    /// `model.safetensors.index.json` lists; where there are neither, `pytorch_model.bin` or its
     /// shards. Families: GPT-2, Llama, GPT-NeoX (Pythia); numbers as F32, F16 or BF16.
     ///
     /// The weights are as they are stored: nothing is folded or centred. A setting that this crate does not compute is
@@ -95,7 +95,6 @@ pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
 
 /// The tensors of the folder, in whichever form they are there.
 fn open_tensors(folder: &Path) -> Result<Tensors> {
-    #[cfg(feature = "candle")]
     if !folder.join(SHARDS).exists() && !folder.join("model.safetensors").exists() {
         let index = folder.join("pytorch_model.bin.index.json");
         let names = match index.exists() {

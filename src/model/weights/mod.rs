@@ -4,17 +4,15 @@
 //! |---|---|---|
 //! | our own `.safetensors` | [`Transformer::load`](super::Transformer::load) | TransformerLens's, `[in, out]` |
 //! | a Hugging Face folder: GPT-2, Llama, GPT-NeoX (Pythia) | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
-//! | PyTorch's `pytorch_model.bin` in such a folder (feature `candle`) | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
+//! | PyTorch's `pytorch_model.bin` in such a folder | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
 //! | llama2.c's `.bin` | [`Transformer::from_llama2c`](super::Transformer::from_llama2c) | by position, `[out, in]` |
 //!
 //! A reader checks every size against the file before it allocates, so that memory is bounded by the file; then the name,
 //! shape and type of every tensor and that its numbers are finite. An error names the first tensor that is wrong. A
 //! tensor that the architecture has no place for is an error too: nothing is dropped, folded or centred silently.
 
-#[cfg(feature = "candle")]
 mod candle;
 mod count;
-#[cfg(feature = "hf-hub")]
 mod hub;
 mod hugging_face;
 mod layout;
@@ -22,9 +20,7 @@ mod llama2c;
 mod own;
 mod tensors;
 
-#[cfg(feature = "candle")]
 pub use candle::{from_candle, to_candle};
-#[cfg(feature = "hf-hub")]
 pub use hub::download;
 pub use own::Provenance;
 pub(crate) use own::{read_document, write_document};

@@ -88,14 +88,12 @@ impl Tensors {
     }
 
     /// No tensors yet.
-    #[cfg(feature = "candle")]
     pub(super) fn none(shown: &Path) -> Self {
         let (files, all, taken) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         Tensors { shown: shown.display().to_string(), files, all, taken }
     }
 
     /// One more tensor, from somewhere else than a safetensors file.
-    #[cfg(feature = "candle")]
     pub(super) fn add(&mut self, name: String, shape: Vec<usize>, numbers: &[f32]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         let entry = Entry { file: self.files.len(), dtype: Dtype::F32, shape, bytes: 0..bytes.len() };
