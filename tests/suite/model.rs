@@ -229,7 +229,7 @@ fn held_out_files_are_never_trained_on() {
 fn rust_source_is_found_and_is_rust() {
     let corpus = Corpus::rust_source().unwrap();
     assert!(corpus.n_train() > 300_000 && corpus.n_held_out() > 50_000, "{corpus:?}");
-    let lock = include_str!("../Cargo.lock");
+    let lock = include_str!("../../Cargo.lock");
     let at = lock.find("name = \"ndarray\"").unwrap();
     let version = lock[at..].lines().nth(1).unwrap().trim_start_matches("version = ").trim_matches('"');
     assert!(

@@ -1,7 +1,5 @@
 //! The battery on networks that are not transformers, and what it says of copies, paths and files.
 
-mod common;
-
 use ndarray::{Array2, s};
 use onelens::battery::{
     Battery, Cell, ImageBattery, LensKind, Network, Readout, Report, Streams, measure, path_lengths,
@@ -11,6 +9,8 @@ use onelens::dual::{PredictiveCoding, PredictiveConfig};
 use onelens::model::{Blocks, Config, Residual, Training, Transformer};
 use onelens::num::{Rng, normal, rng, uniform_index};
 use onelens::vision::{ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
+
+use crate::common;
 
 fn random(rows: usize, columns: usize, random: &mut Rng) -> Array2<f64> {
     Array2::from_shape_simple_fn((rows, columns), || normal(random))

@@ -1,13 +1,11 @@
 //! Attribution, patching and head scores, on networks where the answer is known.
 
-#[path = "slow/configs.rs"]
-mod configs;
-
-use configs::{covering, moved};
 use ndarray::{Array2, array};
 use onelens::circuits::*;
 use onelens::data::Markov;
 use onelens::model::*;
+
+use crate::configs::{covering, moved};
 
 fn input() -> Array2<u32> {
     array![[0, 3, 1, 4, 2], [4, 4, 0, 1, 3]]

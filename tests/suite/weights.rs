@@ -1,7 +1,5 @@
 //! Weight files: what is written is read back, real models give the numbers they are known for, and damage is refused.
 
-mod common;
-
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -11,6 +9,8 @@ use onelens::model::{Blocks, Config, Mlp, Norm, Provenance, Transformer};
 use onelens::{Error, ErrorKind};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
+
+use crate::common;
 
 fn small() -> Config {
     Config {

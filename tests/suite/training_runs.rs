@@ -6,6 +6,8 @@ use onelens::model::{Config, EarlyStop, Training, TrainingRun, Transformer};
 use onelens::num::Rng;
 use onelens::{ErrorKind, session};
 
+use crate::apart;
+
 fn model() -> Transformer {
     let config = Config {
         d_vocab: 5,
@@ -78,7 +80,6 @@ impl Source for Interrupting {
     }
 }
 
-// One test for all that interrupts: the interrupt is the process's, and other tests of this file do not look at the step.
 #[test]
 #[ignore = "runs in a process of its own: see below"]
 fn an_interrupted_run_keeps_its_model_and_goes_on() {
@@ -95,11 +96,7 @@ fn an_interrupted_run_keeps_its_model_and_goes_on() {
 
 #[test]
 fn interrupts_are_tested_apart_from_tests_they_would_stop() {
-    let tests = std::env::current_exe().unwrap();
-    let name = "an_interrupted_run_keeps_its_model_and_goes_on";
-    let run = std::process::Command::new(tests).args(["--ignored", "--exact", name]).output().unwrap();
-    let said = String::from_utf8_lossy(&run.stdout);
-    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+    apart("training_runs::an_interrupted_run_keeps_its_model_and_goes_on");
 }
 
 /// A source whose held-out sequences have nothing to do with those to train on: what is learnt only hurts.

@@ -1,19 +1,15 @@
 //! Every architecture, every hook and every gradient against a slow reference in f64.
 
-#[path = "slow/configs.rs"]
-mod configs;
-#[path = "slow/mod.rs"]
-mod slow;
-
 use std::cell::RefCell;
 
-use configs::{covering, moved};
 use ndarray::{Array1, Array2, ArrayD, Axis, Dimension, Zip, array, s};
 use onelens::model::*;
 use onelens::num::{normal, rng, uniform_index};
 use onelens::{Error, ErrorKind};
 use rayon::prelude::*;
-use slow::Slow;
+
+use crate::configs::{covering, moved};
+use crate::slow::{self, Slow};
 
 /// Two sequences of five tokens and the next one.
 fn tokens() -> Array2<u32> {

@@ -1,13 +1,13 @@
 //! Image classifiers: a real one is read and right, our own learn, and each layer can be seen.
 
-mod common;
-
 use ndarray::Array2;
 use onelens::ErrorKind;
 use onelens::data::Images;
 use onelens::lens::{LayerMoments, Lens, Ridge};
 use onelens::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
 use proptest::prelude::*;
+
+use crate::common;
 
 #[test]
 fn a_trained_mnist_network_is_right_on_at_least_98_percent_of_the_test_images() {

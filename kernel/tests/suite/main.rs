@@ -1,0 +1,15 @@
+//! The program, its engine and its protocol, tested from outside in one program, which links once.
+
+mod assist;
+mod batch;
+mod commands;
+mod convert;
+mod dependencies;
+mod engine;
+mod environment;
+mod fuzz;
+mod measure;
+mod processes;
+mod protocol;
+mod run;
+mod stdin;
