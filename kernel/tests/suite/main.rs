@@ -4,6 +4,7 @@ mod assist;
 mod batch;
 mod commands;
 mod convert;
+mod crates;
 mod dependencies;
 mod engine;
 mod environment;
@@ -13,3 +14,6 @@ mod processes;
 mod protocol;
 mod run;
 mod stdin;
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
