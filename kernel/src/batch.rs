@@ -67,8 +67,8 @@ pub(crate) enum ModelCommand {
   mpirun -n 4 onelens model train --text stories/ --out stories.safetensors --batch 256 --layers 8 --width 256
 
 Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens: give the same --text
-as --tokenizer to other commands. Processes started by mpirun share each batch, four sequences at a time (an `onelens` built with
-`--features mpi`); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
+as --tokenizer to other commands. Processes started by mpirun share each batch, four sequences at a time (the library for
+cells is built with MPI once); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
     Train {
         /// A text file or a folder of them
         #[arg(long, value_name = "PATH")]
@@ -128,7 +128,7 @@ pub(crate) enum LensCommand {
   mpirun -n 4 onelens lens fit --model pythia-70m --tokenizer tokenizer --text pile/ --out pile.moments --keep shards
 
 Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on behind
-them after an interruption. Processes started by mpirun share the shards (an `onelens` built with `--features mpi`); the
+them after an interruption. Processes started by mpirun share the shards (the library for cells is built with MPI once); the
 result has the same bytes for any number of them. Own, shared and all other lenses follow from the moments at once: see
 `onelens lens compare`.")]
     Fit {

@@ -3,6 +3,7 @@
 //! It lies in a per-user cache, in a folder named after everything that could change it, so that a new compiler
 //! or a changed library gives a new image and kernels that run on the old one are not disturbed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ use crate::assist::project;
 use crate::environment;
 pub(crate) use crate::environment::file_error as cannot;
 use crate::intact;
+use crate::paths;
 
 /// A finished image.
 #[derive(Clone, Debug)]
@@ -296,8 +298,27 @@ impl Image {
 /// How the image's own crate is compiled: with a shared standard library, and at the highest level of
 /// optimisation at which rustc shares generics, so that cells find instances in the image (see its `shared.rs`).
 const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
-/// Features of the image that this program was built for.
-const FEATURES: &[&str] = if cfg!(feature = "mpi") { &["--features", "mpi"] } else { &[] };
+
+/// Features of the image: MPI where `mpirun` or its like has started several processes, so that nobody has to ask for it.
+fn features() -> &'static [&'static str] {
+    let several = |name| std::env::var(name).is_ok_and(|n| n.parse::<usize>().is_ok_and(|n| n > 1));
+    let in_a_job = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"].into_iter().any(several);
+    if in_a_job { &["--features", "mpi"] } else { &[] }
+}
+
+const WITHOUT_MPI: &str = "mpirun has started several processes, and MPI's headers or libclang, with which the library for cells is built for them, are not on this machine\nhelp: install them (Debian: apt install libopenmpi-dev libclang-dev), or start onelens without mpirun";
+
+/// Settings of the environment with which cargo compiles something else.
+fn settings(environment: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+    let counts = |name: &str| {
+        name.starts_with("CARGO_PROFILE_RELEASE_")
+            || ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"].contains(&name)
+            || (name.starts_with("CARGO_TARGET_") && name.ends_with("_RUSTFLAGS"))
+    };
+    let mut settings: Vec<_> = environment.filter(|(name, _)| counts(name)).collect();
+    settings.sort();
+    settings
+}
 const LIBRARY: &str = "libonelens_image.so";
 const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
@@ -373,8 +394,13 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     hash.add(toolchain.version.as_bytes());
     hash.add(FLAGS.join(" ").as_bytes());
     hash.add(LAYOUT.as_bytes());
-    hash.add(FEATURES.join(" ").as_bytes());
-    hash.add(std::env::var("RUSTFLAGS").unwrap_or_default().as_bytes());
+    hash.add(features().join(" ").as_bytes());
+    let readable =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    for (name, value) in settings(std::env::vars_os().filter_map(readable)) {
+        hash.add(name.as_bytes());
+        hash.add(value.as_bytes());
+    }
     let mut files = Vec::new();
     for folder in ["src", "kernel/image"] {
         collect(&source.join(folder), &mut files)?;
@@ -447,6 +473,12 @@ fn build(
         return Ok(true);
     }
     remove_unfinished(&images);
+    // What the build would find out after minutes.
+    let named =
+        ["MPICC", "MPI_PKG_CONFIG", "CRAY_MPICH_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    if !features().is_empty() && !named && paths::program("mpicc").is_none() {
+        return Err(WITHOUT_MPI.into());
+    }
     on_progress("building the library for cells (once per version of Rust and of onelens)");
     let messages = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
     let versions = linked_crates(toolchain, source)?;
@@ -496,7 +528,7 @@ fn run_cargo(
 ) -> Result<String, String> {
     let mut child = Command::new(&toolchain.cargo)
         .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
-        .args(FEATURES)
+        .args(features())
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
         .arg("--target-dir")
@@ -527,6 +559,9 @@ fn run_cargo(
         if let Some(why) = environment::explain(&said.join("\n"), target) {
             return Err(why);
         }
+        if said.iter().any(|line| line.contains("build command for `mpi-sys")) {
+            return Err(WITHOUT_MPI.into());
+        }
         let end = said[said.len().saturating_sub(30)..].join("\n");
         return Err(format!(
             "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
@@ -553,7 +588,7 @@ fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, St
     let output = Command::new(&toolchain.cargo)
         .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{lib} {p}"])
-        .args(FEATURES)
+        .args(features())
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
         .output()
@@ -612,5 +647,29 @@ fn remove_old(images: &Path, current: &Path) {
         if path != current && old {
             let _ = fs::remove_dir_all(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_change_what_is_compiled_are_those_of_flags_and_of_the_profile() {
+        let set = |names: &[&str]| {
+            let environment = names.iter().map(|name| (name.to_string(), "1".to_string()));
+            settings(environment).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let counting = [
+            "CARGO_BUILD_RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_PROFILE_RELEASE_OPT_LEVEL",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "RUSTFLAGS",
+        ];
+        assert_eq!(set(&counting), counting);
+        let others =
+            ["CARGO_PROFILE_DEV_OPT_LEVEL", "CARGO_TARGET_DIR", "CARGO_TERM_COLOR", "RUSTDOCFLAGS", "PATH"];
+        assert!(set(&others).is_empty());
     }
 }

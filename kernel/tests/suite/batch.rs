@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::common::skipped;
+
 fn onelens(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onelens"));
     command.args(arguments).current_dir(folder).output().expect("the program starts")
@@ -243,15 +245,29 @@ fn what_cannot_be_done_is_a_sentence_a_remedy_and_a_code() {
         assert_eq!(code, Some(2), "{arguments:?}: {told}");
         assert!(told.contains(words), "{arguments:?}: {told}");
     }
+}
+
+#[test]
+fn a_job_without_mpi_is_told_what_to_install() {
+    let folder = folder();
     let mut alone = Command::new(env!("CARGO_BIN_EXE_onelens"));
-    alone.args(["model", "info", "model.bin"]).current_dir(folder.path()).env("OMPI_COMM_WORLD_SIZE", "2");
-    if cfg!(not(feature = "mpi")) {
-        let output = alone.output().expect("the program starts");
-        assert!(
-            String::from_utf8_lossy(&output.stderr).contains("--features mpi")
-                && output.status.code() == Some(2)
-        );
+    alone.args(["model", "info", "model.bin"]).current_dir(folder.path());
+    // One of two processes of a job, on a machine that has Rust and no MPI.
+    let tools = Command::new("rustc").args(["--print", "sysroot"]).output().expect("Rust").stdout;
+    let tools = Path::new(String::from_utf8(tools).expect("a path").trim_end()).join("bin");
+    alone
+        .env("OMPI_COMM_WORLD_SIZE", "2")
+        .env("PATH", tools)
+        .env("ONELENS_CACHE", folder.path().join("cache"));
+    for name in ["MPICC", "MPI_PKG_CONFIG", "CRAY_MPICH_DIR"] {
+        alone.env_remove(name);
     }
+    let output = alone.output().expect("the program starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && told.contains("help: install them") && told.contains("libopenmpi-dev"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -284,10 +300,34 @@ fn a_model_is_trained_from_a_text_and_read_again() {
     }
 }
 
+/// Whether there is what it takes to build with MPI; a test to which this says no is skipped.
+fn mpi_is_there() -> bool {
+    let on_path = |name: &str| {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).any(|folder| folder.join(name).exists())
+    };
+    let libraries = ["/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    let llvm = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("lib"));
+    let has_libclang = |folder: &Path| {
+        let mut files = fs::read_dir(folder).into_iter().flatten().flatten();
+        files.any(|file| file.file_name().to_string_lossy().starts_with("libclang") && file.path().exists())
+    };
+    let libclang = std::env::var_os("LIBCLANG_PATH").is_some()
+        || libraries.iter().map(Path::new).any(has_libclang)
+        || llvm.into_iter().any(|folder| has_libclang(&folder));
+    let there = on_path("mpirun") && on_path("mpicc") && libclang;
+    if !there {
+        skipped("MPI or libclang is not installed", "apt install openmpi-bin libopenmpi-dev libclang-dev");
+    }
+    there
+}
+
 /// With a real MPI: training among any number of processes writes the same file, and a process that is killed ends the job.
-#[cfg(feature = "mpi")]
 #[test]
 fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
+    if !mpi_is_there() {
+        return;
+    }
     let folder = folder();
     let program = env!("CARGO_BIN_EXE_onelens");
     let mpirun = |n: &str, script: &str| {
@@ -321,9 +361,11 @@ fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
 }
 
 /// With a real MPI: shards that were finished before a process failed are used by the next run, which has the bytes of an undisturbed one.
-#[cfg(feature = "mpi")]
 #[test]
 fn shards_finished_before_a_process_failed_are_used_again() {
+    if !mpi_is_there() {
+        return;
+    }
     let folder = folder();
     let program = env!("CARGO_BIN_EXE_onelens");
     let fit = "lens fit --model model.bin --tokenizer text.txt --text lines.jsonl --shard-bytes 1000";
@@ -356,9 +398,11 @@ fn shards_finished_before_a_process_failed_are_used_again() {
 }
 
 /// With a real MPI: as many processes as asked for, the same bytes from any number of them, and one that fails ends all.
-#[cfg(feature = "mpi")]
 #[test]
 fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
+    if !mpi_is_there() {
+        return;
+    }
     let folder = folder();
     let program = env!("CARGO_BIN_EXE_onelens");
     let mpirun = |n: &str, text: &str| {
