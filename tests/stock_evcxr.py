@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Runs notebooks in the stock evcxr_jupyter kernel and checks that every cell answers and every figure arrives.
 
-usage: stock_evcxr.py EVCXR_JUPYTER NOTEBOOK..
+usage: stock_evcxr.py EVCXR_JUPYTER [-p NAME=VALUE].. NOTEBOOK..
 
-The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. Needs nbclient. Kernels build in EVCXR_TMPDIR
-if it is set, so that a later run finds the dependencies built.
+The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. A value of `-p` takes the place of that in the
+cell tagged `parameters`, where the notebook has such a name. Needs nbclient. Kernels build in EVCXR_TMPDIR if it is set, so that a
+later run finds the dependencies built.
 """
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,17 +22,17 @@ import nbformat
 from nbclient import NotebookClient
 
 
-def main(kernel: Path, notebooks: list[Path]) -> int:
+def main(kernel: Path, notebooks: list[Path], values: list[str]) -> int:
     # Where cells find the standard library: evcxr's way there is one folder too high if its build folder is below the same home as Rust.
     libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")]))
     # Kernels of evcxr must not share a build folder at one time; one after the other they may, and build once.
     with tempfile.TemporaryDirectory() as build:
         Path(os.environ.setdefault("EVCXR_TMPDIR", build)).mkdir(parents=True, exist_ok=True)
-        return max(run(kernel, notebook) for notebook in notebooks)
+        return max([run(kernel, notebook, values) for notebook in notebooks])
 
 
-def run(kernel: Path, notebook: Path) -> int:
+def run(kernel: Path, notebook: Path, values: list[str]) -> int:
     with tempfile.TemporaryDirectory() as data:
         spec = Path(data) / "kernels" / "stock"
         spec.mkdir(parents=True)
@@ -40,6 +43,9 @@ def run(kernel: Path, notebook: Path) -> int:
         for cell in book.cells:
             if cell.cell_type == "code":
                 cell.outputs = []
+            if "parameters" in cell.metadata.get("tags", []):
+                for name, value in (given.split("=", 1) for given in values):
+                    cell.source = re.sub(rf"(?m)^(let {name}\b[^=]*= ).*;$", rf"\g<1>{value};", cell.source)
         # As the README says it: the notebooks' folder is the kernel's, the library is one up.
         dep = nbformat.v4.new_code_cell(':dep onelens = { path = ".." }')
         book.cells.insert(0, dep)
@@ -65,6 +71,13 @@ def run(kernel: Path, notebook: Path) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]).resolve(), [Path(name).resolve() for name in sys.argv[2:]]))
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("kernel", type=Path)
+    arguments.add_argument("-p", dest="values", action="append", default=[], metavar="NAME=VALUE")
+    arguments.add_argument("notebooks", type=Path, nargs="+")
+    given = arguments.parse_args()
+    for value in given.values:
+        name = value.split("=", 1)[0]
+        if not any(f"let {name}" in book.read_text() for book in given.notebooks):
+            sys.exit(f"-p {value}: no notebook has a parameter `{name}`")
+    sys.exit(main(given.kernel.resolve(), [notebook.resolve() for notebook in given.notebooks], given.values))
