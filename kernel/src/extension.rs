@@ -200,7 +200,7 @@ fn build_in(
     let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|e| cannot("write", &path, &e));
     fs::create_dir_all(package.join("src")).map_err(|e| cannot("create", &package, &e))?;
     write(package.join("src/lib.rs"), "")?;
-    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted))?;
+    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted, profile(image)?))?;
     if let Some(lock) = image.lock_file() {
         let to = package.join("Cargo.lock");
         fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
@@ -282,8 +282,16 @@ fn build_in(
     Ok(write(work.join(MANIFEST), &text)?)
 }
 
+/// How the crates of the image were compiled: what is compiled otherwise is another crate to Rust.
+fn profile(image: &Image) -> Result<Option<toml::Value>, String> {
+    let path = image.source().join("Cargo.toml");
+    let text = fs::read_to_string(&path).map_err(|e| cannot("read", &path, &e))?;
+    let manifest: toml::Table = text.parse().map_err(|e| format!("{} is damaged: {e}", path.display()))?;
+    Ok(manifest.get("profile").and_then(|profiles| profiles.get("release")).cloned())
+}
+
 /// The manifest of a package with the crates asked for, and with all of the image's as they are there.
-fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>) -> String {
+fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, profile: Option<toml::Value>) -> String {
     let mut dependencies = toml::Table::new();
     for (i, unit) in held.iter().filter(|unit| unit.from_registry).enumerate() {
         let mut table = toml::Table::new();
@@ -303,6 +311,9 @@ fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>) -> String {
     table.insert("package".into(), package.into());
     table.insert("workspace".into(), toml::Table::new().into());
     table.insert("dependencies".into(), dependencies.into());
+    if let Some(profile) = profile {
+        table.insert("profile".into(), toml::Table::from_iter([("release".to_string(), profile)]).into());
+    }
     table.to_string()
 }
 

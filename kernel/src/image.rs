@@ -19,6 +19,7 @@ use crate::environment;
 pub(crate) use crate::environment::file_error as cannot;
 use crate::intact;
 use crate::paths;
+use crate::sources;
 
 /// A finished image.
 #[derive(Clone, Debug)]
@@ -130,8 +131,10 @@ impl Image {
     /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
     /// way go to `on_progress`.
     pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, String> {
+        let mut changing = PathBuf::new();
         for _ in 0..MOST_BUILDS {
             let (toolchain, source, folder) = Self::wanted()?;
+            changing.clone_from(&source);
             if let Some(damage) = damage(&folder) {
                 on_progress(&format!("the library for cells is damaged ({damage}) and is built again"));
             }
@@ -142,7 +145,7 @@ impl Image {
         }
         Err(format!(
             "the source of the library changed each of {MOST_BUILDS} times that it was built\nhelp: try again when nothing writes to {}",
-            source()?.display()
+            changing.display()
         ))
     }
 
@@ -166,7 +169,7 @@ impl Image {
     /// What an image is built with and from, and the folder it belongs in.
     fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
         let toolchain = Toolchain::find()?;
-        let source = source()?;
+        let source = sources::folder(&toolchain.cargo)?;
         if Self::own_folder().is_none() {
             environment::private_folder(&Self::folder())?;
         }
@@ -373,19 +376,6 @@ fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
         return Err(format!("`{} {}` failed: {said}\nhelp: {help}", program.display(), arguments.join(" ")));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The workspace that the library is built from: `$ONELENS_SOURCE`, else where this program was built.
-fn source() -> Result<PathBuf, String> {
-    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let folder = std::env::var_os("ONELENS_SOURCE").map_or_else(|| built_from.to_path_buf(), PathBuf::from);
-    if folder.join("kernel/image/Cargo.toml").exists() {
-        return Ok(folder);
-    }
-    Err(format!(
-        "the source of onelens is not in {}: cells link against a library that is built from it\nhelp: set the variable ONELENS_SOURCE to a clone of the onelens repository",
-        folder.display()
-    ))
 }
 
 /// A name for everything the image depends on.

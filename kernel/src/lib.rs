@@ -19,7 +19,7 @@
 //! | [`convert`], [`script`] | a notebook as a page, or as a program |
 //! | [`jupyter`] | the protocol, both sides |
 //! | [`session`] | the seam between protocol and engine |
-//! | [`engine`], [`image`], [`extension`] | running cells |
+//! | [`engine`], [`image`] from its `sources`, [`extension`] | running cells |
 //! | `evcxr` | the second engine, in builds with the feature of that name |
 //! | `batch` | `onelens model` and `onelens lens`: the library without a notebook |
 //! | [`assist`] | completion and documentation, also while a cell runs |
@@ -57,3 +57,4 @@ pub mod screen;
 pub mod script;
 pub mod session;
 pub mod signals;
+mod sources;
