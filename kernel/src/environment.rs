@@ -3,10 +3,25 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 
 /// How to get a linker, on the systems that most people have.
 pub const LINKER_HELP: &str =
     "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
+
+/// Cargo, without what another cargo that started this program says of the package it belongs to: build scripts look at that (ring's
+/// does), and crates would be compiled anew whenever a program started by cargo and one started by hand take turns.
+pub fn cargo(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    let of_package = |name: &str| {
+        ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|start| name.starts_with(start))
+            || ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&name)
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// What made cargo fail in `folder`, if what it said tells that nothing is wrong with the code.
 pub fn explain(said: &str, folder: &Path) -> Option<String> {
@@ -101,6 +116,21 @@ pub fn private_folder(folder: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_is_not_told_which_package_it_was_started_from() {
+        let command = cargo(Path::new("cargo"));
+        let removed: Vec<_> =
+            command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        // Cargo, or whoever else runs this test, has said it of this package.
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(
+                std::env::var_os(name).is_some() && removed.contains(&name.as_ref()),
+                "{name}: {removed:?}"
+            );
+        }
+        assert!(!removed.contains(&"PATH".as_ref()) && !removed.contains(&"CARGO_TARGET_DIR".as_ref()));
+    }
 
     #[test]
     fn what_cargo_says_about_the_machine_becomes_a_sentence() {

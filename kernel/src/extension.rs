@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::environment;
 use crate::image::{Fnv, Image, Unit, cannot, name_and_version, units};
 
 /// A finished extension.
@@ -321,7 +322,7 @@ const PACKAGE: &str = "onelens-extension";
 
 /// Builds the package; returns cargo's messages.
 fn cargo(image: &Image, package: &Path, offline: bool, watcher: &mut Watcher) -> Result<String, Trouble> {
-    let mut command = Command::new(image.cargo());
+    let mut command = environment::cargo(image.cargo());
     command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
     command.args(offline.then_some("--offline"));
     command.arg("--manifest-path").arg(package.join("Cargo.toml"));
@@ -404,7 +405,7 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
 ///
 /// Of this platform only: what others need was not downloaded.
 fn direct(image: &Image, package: &Path) -> Result<Vec<(String, String)>, String> {
-    let output = Command::new(image.cargo())
+    let output = environment::cargo(image.cargo())
         .args(["metadata", "--format-version=1", "--offline", "--filter-platform=host-tuple"])
         .arg("--manifest-path")
         .arg(package.join("Cargo.toml"))

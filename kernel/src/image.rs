@@ -516,7 +516,7 @@ fn run_cargo(
     target: &Path,
     on_progress: &mut dyn FnMut(&str),
 ) -> Result<String, String> {
-    let mut child = Command::new(&toolchain.cargo)
+    let mut child = environment::cargo(&toolchain.cargo)
         .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
         .args(features())
         .arg("--manifest-path")
@@ -575,7 +575,7 @@ fn artifacts(messages: &str) -> Vec<PathBuf> {
 
 /// Names and versions of the crates inside the image: no build scripts, no procedural macros.
 fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, String)>, String> {
-    let output = Command::new(&toolchain.cargo)
+    let output = environment::cargo(&toolchain.cargo)
         .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{lib} {p}"])
         .args(features())

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::environment::{self, file_error as cannot};
 use crate::image::{Fnv, Image};
@@ -96,7 +95,7 @@ fn workspace(bytes: &[u8]) -> Result<String, String> {
 /// Lets cargo drop from the lock file what only the program needs, with every version as it is: what is built is named after
 /// this file, which therefore must not change later.
 fn settle(folder: &Path, cargo: &Path) -> Result<(), String> {
-    let mut command = Command::new(cargo);
+    let mut command = environment::cargo(cargo);
     command.current_dir(folder).args(["tree", "--quiet", "--package", "onelens-image", "--edges", "normal"]);
     let output = command
         .output()
@@ -135,7 +134,7 @@ mod tests {
         let folder = unpacked(&carried, cache.path(), Path::new(env!("CARGO"))).unwrap();
         assert_eq!(unpacked(&carried, cache.path(), Path::new(env!("CARGO"))).unwrap(), folder);
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1);
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = environment::cargo(Path::new(env!("CARGO")));
         cargo.args(["tree", "--locked", "--offline", "--package", "onelens-image", "--edges", "normal"]);
         let output = cargo.current_dir(&folder).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
