@@ -4,7 +4,6 @@ mod assist;
 mod batch;
 mod commands;
 mod convert;
-mod crates;
 mod dependencies;
 mod engine;
 mod environment;
