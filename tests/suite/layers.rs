@@ -39,7 +39,13 @@ fn files(path: &Path, out: &mut Vec<PathBuf>) {
 /// The code of a file without comments, in which examples may name anything.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+    text.lines().map(without_comment).collect::<Vec<_>>().join("\n")
+}
+
+/// A line up to its comment. The two strokes of an address, as in `"https://.."`, begin none.
+fn without_comment(line: &str) -> &str {
+    let begins = |&(at, _): &(usize, &str)| !line[..at].ends_with(':');
+    line.match_indices("//").find(begins).map_or(line, |(at, _)| &line[..at])
 }
 
 fn module_files(module: &str) -> Vec<PathBuf> {
@@ -113,4 +119,9 @@ fn the_detector_detects() {
         imports("use crate::lens::Moments;\nuse crate::{Error, num::rng, show::Figure};"),
         ["lens", "num", "show"]
     );
+    assert_eq!(
+        without_comment("let at = \"https://a.b\"; use crate::show; // crate::lens"),
+        "let at = \"https://a.b\"; use crate::show; "
+    );
+    assert_eq!(without_comment("/// crate::lens"), "");
 }
