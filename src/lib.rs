@@ -26,6 +26,7 @@
 //! | [`circuits`] | attribution, patching, what heads look at | train |
 //! | [`lens`] | [`Moments`](lens::Moments) and everything fitted from them | keep activations |
 //! | [`device`] | forward passes and moments on a graphics card | know an architecture that `model` does not |
+//! | [`language`] | weights, tokenizer and conventions behind one door: text wherever tokens go | add a second way to compute |
 //! | [`stream`] | the same from texts of any size, on any number of processes | hold more than a shard |
 //! | [`dual`] | attention as gradient descent: small theory objects in `f64`, each with its identity | train a language model |
 //! | [`battery`] | does one lens read every layer? Networks, nulls, statistics and the decision rule | change the rule |
@@ -92,6 +93,7 @@ pub mod circuits;
 pub mod lens;
 
 pub mod device;
+pub mod language;
 pub mod stream;
 
 pub mod dual;

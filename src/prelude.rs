@@ -7,7 +7,7 @@ pub use crate::circuits::{
 };
 pub use crate::data::{
     Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, TextFiles, Texts,
-    Tokenize, Vocab,
+    Tokenize, Tokenizer, Vocab,
 };
 pub use crate::dual::{
     Alignment, Construction, ContextSplit, Delta, Demonstrated, DualForm, FineTuning, HeadDeltas,
@@ -15,6 +15,7 @@ pub use crate::dual::{
     OrderSensitivity, PredictiveCoding, PredictiveConfig, PredictiveHook, RandomFeatures, RegressionTask,
     RegressionTasks, Sgd, Slots, UpdateSimilarity, delta_coefficient, descend,
 };
+pub use crate::language::LanguageModel;
 pub use crate::lens::{
     AffineLens, CausalBasis, Comparison, Conditioning, Detector, GroupedMoments, Jacobian, LayerLenses,
     LayerMoments, Lens, LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards,

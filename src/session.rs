@@ -194,6 +194,41 @@ impl Progress {
     }
 }
 
+/// Something that grows in one place of a cell while it is made, such as a text. Shows nothing where displays cannot be replaced: in the
+/// stock evcxr kernel, in a program, in a test.
+///
+/// ```
+/// let mut live = onelens::session::Live::new("text");
+/// live.update(|| vec![("text/plain".into(), "Once upon".into())]);
+/// live.finish("2 words");
+/// ```
+pub struct Live {
+    progress: Progress,
+}
+
+impl Live {
+    /// Nothing yet.
+    pub fn new(label: &str) -> Self {
+        Live { progress: Progress::new(label, 1) }
+    }
+
+    /// Shows what there is now; `bundle` is called only if something will be shown.
+    pub fn update(&mut self, bundle: impl FnOnce() -> Bundle) {
+        let in_place = SINK.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let due = self.progress.shown.is_none_or(|at| at.elapsed() >= Duration::from_millis(50));
+        if in_place && due && QUIET.load(Ordering::Relaxed) == 0 {
+            self.progress.send(bundle());
+        }
+    }
+
+    /// Puts one line in its place, with the time taken.
+    pub fn finish(self, note: &str) {
+        if self.progress.shown.is_some() {
+            self.progress.finish(note);
+        }
+    }
+}
+
 /// Text made safe to stand in HTML, in element content and in double-quoted attributes.
 ///
 /// ```

@@ -4,7 +4,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::LogitDifference;
-use crate::data::Source;
+use crate::data::TokenText;
 use crate::model::{ActivationCache, Hook, Intervention, Transformer};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
@@ -31,8 +31,8 @@ pub struct PatchMap {
 
 impl PatchMap {
     /// The map with positions named by these tokens.
-    pub fn with_tokens(&self, tokens: &[u32], source: &dyn Source) -> Self {
-        PatchMap { ticks: tokens.iter().map(|&t| source.token_text(t)).collect(), ..self.clone() }
+    pub fn with_tokens(&self, tokens: &[u32], texts: &dyn TokenText) -> Self {
+        PatchMap { ticks: tokens.iter().map(|&t| texts.token_text(t)).collect(), ..self.clone() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, Axis};
 
-use crate::data::Source;
+use crate::data::TokenText;
 use crate::model::{Hook, Transformer};
 use crate::{Error, ErrorKind, Result};
 
@@ -21,14 +21,14 @@ pub struct AttentionPatterns {
 
 impl AttentionPatterns {
     /// Runs `tokens` and keeps what the heads of `layer` look at.
-    pub fn new(model: &Transformer, tokens: &[u32], layer: usize, source: &dyn Source) -> Result<Self> {
+    pub fn new(model: &Transformer, tokens: &[u32], layer: usize, texts: &dyn TokenText) -> Result<Self> {
         let hook = Hook::Pattern(layer);
         hook.check(&model.config)?;
         let batch = Array2::from_shape_vec((1, tokens.len()), tokens.to_vec()).expect("one row");
         let (_, cache) = model.run_with_cache_of(&batch, &[], &|h| h == hook)?;
         Ok(AttentionPatterns {
             layer,
-            tokens: tokens.iter().map(|&t| source.token_text(t)).collect(),
+            tokens: tokens.iter().map(|&t| texts.token_text(t)).collect(),
             patterns: cache.pattern(layer)?.index_axis_move(Axis(0), 0),
             heads: (0..model.config.n_heads).collect(),
         })

@@ -4,6 +4,8 @@
 //! so that every input has a next token.
 
 mod copies;
+mod gguf;
+mod gguf_tokenizer;
 mod grammar;
 mod hidden_markov;
 mod images;
@@ -18,6 +20,7 @@ mod tokenizer;
 mod vocab;
 
 pub use copies::Copies;
+pub(crate) use gguf::{Gguf, is_gguf};
 pub use grammar::{Grammar, Rule};
 pub use hidden_markov::HiddenMarkov;
 pub use images::Images;
@@ -27,7 +30,7 @@ pub use pieces::PieceTokenizer;
 pub use text::Corpus;
 pub use text_files::{Documents, TextFiles};
 pub use texts::Texts;
-pub use tokenize::Tokenize;
+pub use tokenize::{TokenText, Tokenize};
 pub use tokenizer::Tokenizer;
 pub use vocab::Vocab;
 
@@ -52,6 +55,11 @@ pub trait Source {
 
     /// How a token is written in a figure.
     fn token_text(&self, token: u32) -> String;
+
+    /// The characters that are its tokens, if they are.
+    fn vocab(&self) -> Option<&Vocab> {
+        None
+    }
 
     /// One line on what this is, for cards and files.
     fn describe(&self) -> String;

@@ -1,6 +1,7 @@
 //! The tokenizer of llama2.c: pieces with scores, merged best first.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
 use std::path::Path;
 
 use crate::{Error, ErrorKind, Result};
@@ -14,11 +15,16 @@ pub struct PieceTokenizer {
     pieces: Vec<Vec<u8>>,
     scores: Vec<f32>,
     ids: HashMap<Vec<u8>, u32>,
+    /// The token that begins a text, if one does.
+    bos: Option<u32>,
+    /// The piece of byte 0; byte `b` is as many pieces after it.
+    first_byte: u32,
+    /// Whether a space comes before the text.
+    space: bool,
 }
 
-/// The token that begins a text.
+/// What llama2.c has built in: the token that begins a text, and the piece of byte 0.
 const BOS: u32 = 1;
-/// The piece of byte 0; byte `b` is piece `b + 3`.
 const FIRST_BYTE: u32 = 3;
 
 impl PieceTokenizer {
@@ -60,10 +66,29 @@ impl PieceTokenizer {
             scores.push(score);
             at += 8 + len as usize;
         }
-        if pieces.len() < FIRST_BYTE as usize + 256 {
+        PieceTokenizer::from_pieces(pieces, scores, Some(BOS), FIRST_BYTE, true)
+    }
+
+    /// These pieces, each with its score.
+    pub(super) fn from_pieces(
+        pieces: Vec<Vec<u8>>,
+        scores: Vec<f32>,
+        bos: Option<u32>,
+        first_byte: u32,
+        space: bool,
+    ) -> Result<Self, String> {
+        let least = first_byte as usize + 256;
+        if pieces.len() < least {
             return Err(format!(
-                "{} pieces are fewer than the 259 that every such tokenizer has",
+                "{} pieces are fewer than the {least} that every such tokenizer has",
                 pieces.len()
+            ));
+        }
+        if scores.len() != pieces.len() || bos.is_some_and(|bos| bos as usize >= pieces.len()) {
+            return Err(format!(
+                "{} pieces have {} scores and begin with {bos:?}",
+                pieces.len(),
+                scores.len()
             ));
         }
         // Of equal pieces the first counts.
@@ -71,7 +96,12 @@ impl PieceTokenizer {
         for (id, piece) in pieces.iter().enumerate() {
             ids.entry(piece.clone()).or_insert(id as u32);
         }
-        Ok(PieceTokenizer { pieces, scores, ids })
+        Ok(PieceTokenizer { pieces, scores, ids, bos, first_byte, space })
+    }
+
+    /// The token of this piece.
+    pub(super) fn token(&self, piece: &str) -> Option<u32> {
+        self.ids.get(piece.as_bytes()).copied()
     }
 
     /// Number of tokens.
@@ -80,30 +110,46 @@ impl PieceTokenizer {
         self.pieces.len()
     }
 
-    /// The tokens of `text`, BOS first.
+    /// The tokens of `text`, BOS first. The time grows with the length of the text, and its logarithm.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let mut tokens = vec![BOS];
-        let spaced = if text.is_empty() { String::new() } else { format!(" {text}") };
+        let mut tokens: Vec<u32> = self.bos.into_iter().collect();
+        let spaced = if text.is_empty() || !self.space { text.to_string() } else { format!(" {text}") };
         for c in spaced.chars() {
             let mut buffer = [0; 4];
             let bytes = c.encode_utf8(&mut buffer).as_bytes();
             match self.ids.get(bytes) {
                 Some(&id) => tokens.push(id),
-                None => tokens.extend(bytes.iter().map(|&b| FIRST_BYTE + u32::from(b))),
+                None => tokens.extend(bytes.iter().map(|&b| self.first_byte + u32::from(b))),
             }
         }
-        let mut merges: Vec<Option<(f32, u32)>> =
-            tokens.windows(2).map(|pair| self.merge(pair[0], pair[1])).collect();
-        while let Some((at, id)) = leftmost_best(&merges) {
-            tokens[at] = id;
-            tokens.remove(at + 1);
-            merges.remove(at);
-            // Only the pairs on both sides are new.
-            for left in at.saturating_sub(1)..(at + 1).min(merges.len()) {
-                merges[left] = self.merge(tokens[left], tokens[left + 1]);
+        // A chain: which token comes next and which before, so that a merge moves nothing.
+        let n = tokens.len();
+        let mut next: Vec<usize> = (1..=n).collect();
+        let mut before: Vec<usize> = (0..n).map(|at| at.wrapping_sub(1)).collect();
+        let mut gone = vec![false; n];
+        let mut queue: BinaryHeap<Merge> = BinaryHeap::new();
+        let merge = |tokens: &[u32], left: usize, right: usize| {
+            let (score, piece) = self.merge(tokens[left], tokens[right])?;
+            Some(Merge { score, left, right, of: (tokens[left], tokens[right]), piece })
+        };
+        queue.extend((1..n).filter_map(|right| merge(&tokens, right - 1, right)));
+        while let Some(Merge { left, right, of, piece, .. }) = queue.pop() {
+            // What was merged meanwhile is another pair.
+            if gone[left] || gone[right] || next[left] != right || (tokens[left], tokens[right]) != of {
+                continue;
+            }
+            tokens[left] = piece;
+            gone[right] = true;
+            next[left] = next[right];
+            if next[left] < n {
+                before[next[left]] = left;
+                queue.extend(merge(&tokens, left, next[left]));
+            }
+            if before[left] < n {
+                queue.extend(merge(&tokens, before[left], left));
             }
         }
-        tokens
+        tokens.into_iter().zip(gone).filter(|(_, gone)| !gone).map(|(token, _)| token).collect()
     }
 
     /// The score and the number of the piece that two tokens make, if there is one.
@@ -116,10 +162,10 @@ impl PieceTokenizer {
     pub fn decode(&self, tokens: &[u32]) -> String {
         let mut bytes = Vec::new();
         for (i, &token) in tokens.iter().enumerate() {
-            if token == BOS {
+            if Some(token) == self.bos {
                 continue;
             }
-            let after_bos = i > 0 && tokens[i - 1] == BOS;
+            let after_bos = self.space && i > 0 && Some(tokens[i - 1]) == self.bos;
             let text = self.bytes_of(token);
             bytes.extend_from_slice(if after_bos { text.strip_prefix(b" ").unwrap_or(&text) } else { &text });
         }
@@ -135,24 +181,44 @@ impl PieceTokenizer {
     fn bytes_of(&self, token: u32) -> Vec<u8> {
         match self.pieces.get(token as usize) {
             None => "�".into(),
-            Some(_) if (FIRST_BYTE..FIRST_BYTE + 256).contains(&token) => vec![(token - FIRST_BYTE) as u8],
+            Some(_) if (self.first_byte..self.first_byte + 256).contains(&token) => {
+                vec![(token - self.first_byte) as u8]
+            }
             Some(piece) => piece.clone(),
         }
     }
 }
 
-/// Of the merges with the highest score, the leftmost: where it is, and the piece it makes.
-fn leftmost_best(merges: &[Option<(f32, u32)>]) -> Option<(usize, u32)> {
-    let mut best: Option<(f32, usize, u32)> = None;
-    for (at, merge) in merges.iter().enumerate() {
-        if let Some((score, id)) = *merge
-            && best.is_none_or(|(highest, ..)| score > highest)
-        {
-            best = Some((score, at, id));
-        }
-    }
-    best.map(|(_, at, id)| (at, id))
+/// A pair that could be merged.
+struct Merge {
+    score: f32,
+    left: usize,
+    right: usize,
+    /// The tokens at both places when the pair was found.
+    of: (u32, u32),
+    piece: u32,
 }
+
+impl Ord for Merge {
+    /// The highest score first, of equal ones the leftmost.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
+    }
+}
+
+impl PartialOrd for Merge {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Merge {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Merge {}
 
 #[cfg(test)]
 mod tests {
@@ -196,7 +262,30 @@ mod tests {
         }
     }
 
+    /// The definition: over and over the leftmost of the best pairs.
+    fn slowly(t: &PieceTokenizer, text: &str) -> Vec<u32> {
+        let mut tokens = vec![BOS];
+        tokens.extend(format!(" {text}").chars().map(|c| t.ids[c.to_string().as_bytes()]));
+        loop {
+            let merges = (1..tokens.len()).filter_map(|i| Some((i, t.merge(tokens[i - 1], tokens[i])?)));
+            let best = merges.reduce(|best, other| if other.1.0 > best.1.0 { other } else { best });
+            let Some((at, (_, piece))) = best else { return tokens };
+            tokens.splice(at - 1..=at, [piece]);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn merges_from_a_queue_are_those_of_the_definition(
+            pieces in proptest::collection::btree_map("[ab ]{2,4}", -9_i8..0, 0..12),
+            text in "[ab ]{1,30}",
+        ) {
+            let pieces: Vec<(&str, f32)> = pieces.iter().map(|(p, &s)| (p.as_str(), f32::from(s))).collect();
+            let all = [&[(" ", -9.0), ("a", -9.0), ("b", -9.0)], &pieces[..]].concat();
+            let t = PieceTokenizer::parse(&file(&all)).unwrap();
+            prop_assert_eq!(t.encode(&text), slowly(&t, &text));
+        }
+
         #[test]
         fn no_bytes_make_it_panic(
             edits in proptest::collection::vec((0_usize..3000, any::<u8>()), 0..8),

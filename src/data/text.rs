@@ -170,6 +170,10 @@ impl Source for Corpus {
         self.vocab.len()
     }
 
+    fn vocab(&self) -> Option<&Vocab> {
+        Some(&self.vocab)
+    }
+
     fn sample(&self, n_seqs: usize, len: usize, rng: &mut Rng) -> Result<Array2<u32>> {
         self.draw(&self.train, n_seqs, len, rng)
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{PieceTokenizer, Source};
+use super::{Source, TokenText, Tokenize};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -56,14 +56,19 @@ impl Texts {
         Ok(Texts { name: name.into(), texts, pieces, n_train })
     }
 
-    /// Texts cut by a llama2.c tokenizer, its token for the beginning first in each.
-    pub fn encode(name: &str, texts: &[String], tokenizer: &PieceTokenizer) -> Result<Self> {
-        let pieces = (0..tokenizer.len()).map(|token| tokenizer.token_text(token as u32)).collect();
-        Texts::new(name, texts.par_iter().map(|text| tokenizer.encode(text)).collect(), pieces)
+    /// Texts cut by a tokenizer, with the tokens that it puts around each.
+    pub fn encode(name: &str, texts: &[String], tokenizer: &(impl Tokenize + TokenText)) -> Result<Self> {
+        let pieces = (0..tokenizer.d_vocab()).map(|token| tokenizer.token_text(token as u32)).collect();
+        let texts = texts.par_iter().map(|text| tokenizer.tokens(text)).collect::<Result<_>>()?;
+        Texts::new(name, texts, pieces)
     }
 
     /// The same for a file that holds a JSON list of texts.
-    pub fn read_json(name: &str, path: impl AsRef<Path>, tokenizer: &PieceTokenizer) -> Result<Self> {
+    pub fn read_json(
+        name: &str,
+        path: impl AsRef<Path>,
+        tokenizer: &(impl Tokenize + TokenText),
+    ) -> Result<Self> {
         let shown = path.as_ref().display();
         let refuse = |what: String, help: &str| Error::new(ErrorKind::File, format!("{shown} {what}"), help);
         let bytes = std::fs::read(path.as_ref())

@@ -4,7 +4,7 @@ use ndarray::Array2;
 
 use super::Lens;
 use super::compare::per_sequence;
-use crate::data::Source;
+use crate::data::TokenText;
 use crate::model::Transformer;
 use crate::num::{entropy, kl_divergence};
 use crate::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ impl Trajectory {
     /// Reads the residual streams of `tokens` through `lens`. The last token serves as the target of the one before.
     ///
     /// Fails with fewer than two tokens, or on tokens or a lens that do not fit the model.
-    pub fn new(model: &Transformer, lens: &dyn Lens, tokens: &[u32], source: &dyn Source) -> Result<Self> {
+    pub fn new(model: &Transformer, lens: &dyn Lens, tokens: &[u32], texts: &dyn TokenText) -> Result<Self> {
         let Some((_, input)) = tokens.split_last().filter(|(_, input)| !input.is_empty()) else {
             return Err(Error::new(
                 ErrorKind::Data,
@@ -72,7 +72,7 @@ impl Trajectory {
         })?;
         let readings =
             readings.remove(0).mapv_into_any(|(top, kl, entropy, log_p_target, rank_of_target)| Reading {
-                top: top.into_iter().map(|(token, p)| (source.token_text(token), p)).collect(),
+                top: top.into_iter().map(|(token, p)| (texts.token_text(token), p)).collect(),
                 kl,
                 entropy,
                 cross_entropy: -f64::from(log_p_target),
@@ -81,8 +81,8 @@ impl Trajectory {
             });
         Ok(Trajectory {
             lens: lens.name(),
-            tokens: input.iter().map(|&t| source.token_text(t)).collect(),
-            targets: tokens[1..].iter().map(|&t| source.token_text(t)).collect(),
+            tokens: input.iter().map(|&t| texts.token_text(t)).collect(),
+            targets: tokens[1..].iter().map(|&t| texts.token_text(t)).collect(),
             readings,
         })
     }

@@ -1,5 +1,7 @@
 //! One step of AdamW (Loshchilov & Hutter 2019), on all threads.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::{Params, Training};
@@ -11,7 +13,7 @@ const CHUNK: usize = 16 * 1024;
 /// Adds the gradients of all parts to the first, in order, and returns the length of the sum.
 pub(crate) fn sum_parts(parts: &mut [Params]) -> f64 {
     let Some((first, others)) = parts.split_first_mut() else { return 0.0 };
-    let others: Vec<Vec<&[f32]>> = others.iter().map(Params::slices).collect();
+    let others: Vec<Vec<Cow<[f32]>>> = others.iter().map(Params::slices).collect();
     let chunks: Vec<(usize, usize, &mut [f32])> = first
         .slices_mut()
         .into_iter()
@@ -83,8 +85,9 @@ impl AdamW {
             keep: if decays { (1.0 - lr * how.weight_decay) as f32 } else { 1.0 },
         };
         let steps: Vec<Step<f32>> = params.tensors().iter().map(|(_, t)| step(t.ndim() > 1)).collect();
+        let grads = grad.slices();
         let state = self.mean.slices_mut().into_iter().zip(self.square.slices_mut());
-        let tensors = params.slices_mut().into_iter().zip(grad.slices()).zip(state).zip(steps);
+        let tensors = params.slices_mut().into_iter().zip(&grads).zip(state).zip(steps);
         let chunks: Vec<_> = tensors
             .flat_map(|(((p, g), (m, v)), step)| {
                 let chunks = p.chunks_mut(CHUNK).zip(g.chunks(CHUNK));

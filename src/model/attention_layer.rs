@@ -1,16 +1,18 @@
 //! The attention of a block with its hooks: forward next to backward.
 
+use std::sync::PoisonError;
+
 use ndarray::{Array2, Array4, ArrayView2, Axis, Ix2, SliceInfo, SliceInfoElem, s};
 
 use super::architecture::Attention;
-use super::network::Network;
+use super::network::{Network, Past};
 use super::taps::Taps;
-use super::{BlockParams, Hook};
+use super::{BlockParams, Hook, Matrix};
 use crate::nn::{
-    Head, HeadMut, HeadWork, attention_scores, linear, linear_attention, linear_attention_backward,
-    linear_backward, linear_backward_to, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
+    Head, HeadMut, HeadWork, attention_scores, linear_attention, linear_attention_backward, linear_backward,
+    linear_backward_to, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
 };
-use crate::num::{add_matmul, matmul, matmul_into};
+use crate::num::{add_matmul, dot, largest, matmul, matmul_into, wide};
 
 /// What attention did; rows are `sequence · pos`, heads side by side.
 #[derive(Clone)]
@@ -34,9 +36,9 @@ pub(crate) fn attend(
     taps: &mut Taps,
 ) -> (AttentionTape, Array2<f32>) {
     let (c, p) = (net.config, net.block(l));
-    let mut q = linear(x, p.w_q.view(), p.b_q.view());
-    let mut k = linear(x, p.w_k.view(), p.b_k.view());
-    let mut v = linear(x, p.w_v.view(), p.b_v.view());
+    let mut q = p.w_q.apply(x, p.b_q.view());
+    let mut k = p.w_k.apply(x, p.b_k.view());
+    let mut v = p.w_v.apply(x, p.b_v.view());
     taps.forward(Hook::Q(l), &mut q);
     taps.forward(Hook::K(l), &mut k);
     taps.forward(Hook::V(l), &mut v);
@@ -45,6 +47,14 @@ pub(crate) fn attend(
         k = rotary(k.view(), c.d_head, table);
         taps.forward(Hook::RotQ(l), &mut q);
         taps.forward(Hook::RotK(l), &mut k);
+    }
+    if let Some(past) = &net.past {
+        let z = attend_after(net, l, &q, &k, &v, &mut past.lock().unwrap_or_else(PoisonError::into_inner));
+        let out = p.w_o.apply(z.view(), p.b_o.view());
+        return (
+            AttentionTape { q, k, v, pattern: Array4::zeros((0, 0, 0, 0)), unchanged_pattern: None, z },
+            out,
+        );
     }
     let n_seqs = x.nrows() / net.n_pos;
     let mut pattern = Array4::zeros((n_seqs, c.n_heads, net.n_pos, net.n_pos));
@@ -86,7 +96,7 @@ pub(crate) fn attend(
         taps.forward(Hook::Pattern(l), &mut pattern);
     }
     taps.forward(Hook::Z(l), &mut z);
-    let mut out = linear(z.view(), p.w_o.view(), p.b_o.view());
+    let mut out = p.w_o.apply(z.view(), p.b_o.view());
     if taps.wants(Hook::Result(l)) {
         let mut result = results(net, l, &z);
         taps.forward(Hook::Result(l), &mut result);
@@ -98,6 +108,58 @@ pub(crate) fn attend(
         }
     }
     (AttentionTape { q, k, v, pattern, unchanged_pattern, z }, out)
+}
+
+/// What the heads read where positions came before: causal softmax attention of `q` over the keys and values of the past and of this pass,
+/// which are added to it. Without hooks. `[pos, n_heads · d_head]`.
+fn attend_after(
+    net: &Network,
+    l: usize,
+    q: &Array2<f32>,
+    k: &Array2<f32>,
+    v: &Array2<f32>,
+    past: &mut Past,
+) -> Array2<f32> {
+    let c = net.config;
+    let (keys, values) = (&mut past.keys[l], &mut past.values[l]);
+    keys.extend(k.iter());
+    values.extend(v.iter());
+    let width = c.n_kv_heads() * c.d_head;
+    let scale = 1.0 / (c.d_head as f32).sqrt();
+    let mut z = Array2::zeros(q.dim());
+    for (i, mut z) in z.rows_mut().into_iter().enumerate() {
+        let z = z.as_slice_mut().expect("a row of a new array");
+        let n_seen = net.first + i + 1;
+        for (head, z) in z.chunks_exact_mut(c.d_head).enumerate() {
+            let column = head / (c.n_heads / c.n_kv_heads()) * c.d_head;
+            let q = q.slice(s![i, head * c.d_head..(head + 1) * c.d_head]);
+            let q = q.as_slice().expect("a part of a row");
+            wide(|| read_past(q, &keys[column..], &values[column..], width, n_seen, scale, z));
+        }
+    }
+    z
+}
+
+/// `z = Σ_t softmax_t(scale · q k_t) v_t` over the first `n_seen` rows of `keys` and `values`.
+#[inline(always)]
+fn read_past(
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    width: usize,
+    n_seen: usize,
+    scale: f32,
+    z: &mut [f32],
+) {
+    let mut weights: Vec<f32> =
+        keys.chunks(width).take(n_seen).map(|key| dot(q, &key[..q.len()]) * scale).collect();
+    let largest = largest(&weights);
+    weights.iter_mut().for_each(|w| *w = (*w - largest).exp());
+    let total: f32 = weights.iter().sum();
+    for (weight, value) in weights.iter().zip(values.chunks(width)) {
+        let weight = weight / total;
+        z.iter_mut().zip(value).for_each(|(z, &v)| *z += weight * v);
+    }
 }
 
 /// `dx` from the gradient `dout` of what was added; adds to `grad`.
@@ -165,9 +227,8 @@ pub(crate) fn attend_backward(
     taps.backward(Hook::K(l), &mut dk);
     taps.backward(Hook::V(l), &mut dv);
     let mut dx = linear_backward(dq.view(), x, p.w_q.view(), grad.w_q.view_mut(), grad.b_q.view_mut());
-    let mut also = |dy: &Array2<f32>, w: &Array2<f32>, dw, db| {
-        linear_backward_to(&mut dx, dy.view(), x, w.view(), dw, db)
-    };
+    let mut also =
+        |dy: &Array2<f32>, w: &Matrix, dw, db| linear_backward_to(&mut dx, dy.view(), x, w.view(), dw, db);
     also(&dk, &p.w_k, grad.w_k.view_mut(), grad.b_k.view_mut());
     also(&dv, &p.w_v, grad.w_v.view_mut(), grad.b_v.view_mut());
     dx
@@ -200,7 +261,7 @@ fn out_backward(
         let dresult = dresult.slice(s![.., head * c.d_model..(head + 1) * c.d_model]);
         let z = tape.z.slice(s![.., width.clone()]);
         add_matmul(grad.w_o.slice_mut(s![width.clone(), ..]), 1.0, z.t(), dresult);
-        matmul_into(dz.slice_mut(s![.., width.clone()]), dresult, p.w_o.slice(s![width, ..]).t());
+        matmul_into(dz.slice_mut(s![.., width.clone()]), dresult, p.w_o.view().slice(s![width, ..]).t());
     }
     dz
 }
@@ -291,7 +352,7 @@ fn results(net: &Network, l: usize, z: &Array2<f32>) -> Array2<f32> {
     let mut results = Array2::zeros((z.nrows(), c.n_heads * c.d_model));
     for (head, result) in results.axis_chunks_iter_mut(Axis(1), c.d_model).enumerate() {
         let width = head * c.d_head..(head + 1) * c.d_head;
-        matmul_into(result, z.slice(s![.., width.clone()]), p.w_o.slice(s![width, ..]));
+        matmul_into(result, z.slice(s![.., width.clone()]), p.w_o.view().slice(s![width, ..]));
     }
     results
 }

@@ -118,7 +118,8 @@ fn mlp_branch(
     let (ln2, tape) = tape.mlp.as_ref()?;
     let dout = taps.branch(Hook::MlpOut(l), dh);
     let dx = mlp_backward(net, l, dout.view(), ln2.out.view(), tape, grad, taps);
-    let gain = net.block(l).ln2_w.view();
+    let block = net.block(l);
+    let gain = block.ln2_w.view();
     let (dgain, dbias) = (grad.ln2_w.view_mut(), grad.ln2_b.view_mut());
     Some(norm_backward(net.config, dx, ln2, gain, (dgain, dbias), ln2_hooks(l), taps))
 }
@@ -134,7 +135,8 @@ fn attention_branch(
 ) -> Array2<f32> {
     let dout = taps.branch(Hook::AttnOut(l), dh);
     let dx = attend_backward(net, l, dout.view(), tape.ln1.out.view(), &tape.attention, grad, taps);
-    let gain = net.block(l).ln1_w.view();
+    let block = net.block(l);
+    let gain = block.ln1_w.view();
     let (dgain, dbias) = (grad.ln1_w.view_mut(), grad.ln1_b.view_mut());
     norm_backward(net.config, dx, &tape.ln1, gain, (dgain, dbias), ln1_hooks(l), taps)
 }

@@ -1,15 +1,17 @@
 //! The forward pass over a stack of sequences, keeping what the backward pass and the lenses need.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
 
 use super::Hook;
 use super::architecture::{Mlp, Positions, Residual};
 use super::attention_layer::{AttentionTape, attend};
 use super::mlp_layer::{MlpTape, mlp};
-use super::network::Network;
+use super::network::{Network, Past};
 use super::norm_layer::{NormHooks, NormTape, norm};
 use super::taps::Taps;
-use crate::nn::{embed, linear};
+use crate::nn::linear;
+use crate::num::matmul_into;
 
 /// What one block did. Rows are `sequence · pos`.
 #[derive(Clone)]
@@ -62,23 +64,99 @@ pub(crate) fn forward(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -
     Tape { embed, blocks, ln_final, logits }
 }
 
-/// The same for the logits alone: of the tape, only one block is held at a time.
-pub(crate) fn forward_logits(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
-    let embed = embed_tokens(net, tokens, taps);
+/// The logits after the last of the next `tokens` of one sequence, `[d_vocab]`, and the keys and values with theirs.
+pub(crate) fn next_logits(net: Network, tokens: &[u32]) -> (Array1<f32>, Past) {
+    let (c, p) = (net.config, net.params);
+    let mut taps = Taps::none(c);
+    let tokens = ArrayView2::from_shape((1, tokens.len()), tokens).expect("one row");
+    let embed = embed_tokens(&net, tokens, &mut taps);
     let mut stream = None;
-    for l in 0..net.config.n_layers {
-        stream = Some(block(net, l, stream.as_ref().unwrap_or(&embed), &embed, taps).resid_post);
+    for l in 0..c.n_layers {
+        stream = Some(block(&net, l, stream.as_ref().unwrap_or(&embed), &embed, &mut taps).resid_post);
     }
-    unembed(net, stream.unwrap_or(embed).view(), taps).logits
+    let stream = stream.unwrap_or(embed);
+    let last = stream.slice(s![-1.., ..]);
+    let normed = norm(c, last, p.ln_final_w.view(), p.ln_final_b.view(), LN_FINAL_HOOKS, &mut taps).out;
+    let logits = p.logits_of_few(normed.view()).remove_axis(Axis(0));
+    (logits, net.into_past())
+}
+
+/// A part of a batch on its way through the layers: its tokens, its hooks, the embedding and the stream so far.
+pub(crate) struct Passing<'a> {
+    tokens: ArrayView2<'a, u32>,
+    pub(crate) taps: Taps<'a>,
+    embed: Array2<f32>,
+    stream: Option<Array2<f32>>,
+}
+
+impl<'a> Passing<'a> {
+    pub(crate) fn new(tokens: ArrayView2<'a, u32>, taps: Taps<'a>) -> Self {
+        Passing { tokens, taps, embed: Array2::zeros((0, 0)), stream: None }
+    }
+
+    /// The stream after the layers that were passed.
+    pub(crate) fn take_stream(&mut self) -> Array2<f32> {
+        self.stream.take().unwrap_or_else(|| std::mem::take(&mut self.embed))
+    }
+}
+
+/// Takes all parts through the layers. All pass a layer before the next begins, so that its weights are expanded once; of what
+/// happens, only the stream is kept.
+pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing]) {
+    parts.par_iter_mut().for_each(|part| part.embed = embed_tokens(net, part.tokens, &mut part.taps));
+    for l in 0..net.config.n_layers {
+        // Before the threads come, who would wait for each other here.
+        drop(net.block(l));
+        parts.par_iter_mut().for_each(|part| {
+            let stream = part.stream.take();
+            let before = stream.as_ref().unwrap_or(&part.embed);
+            let after = block(net, l, before, &part.embed, &mut part.taps).resid_post;
+            part.stream = Some(after);
+        });
+    }
+}
+
+/// Tokens of the vocabulary whose unembedding is expanded at a time.
+const VOCAB_AT_A_TIME: usize = 8192;
+
+/// The logits of all parts into their rows of `logits`, which is filled with nothing else.
+pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<ArrayViewMut2<f32>>) {
+    let (p, d_vocab) = (net.params, net.config.d_vocab);
+    let mut rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)> = parts
+        .par_iter_mut()
+        .map(|part| {
+            let (gain, bias) = (p.ln_final_w.view(), p.ln_final_b.view());
+            let last = part.take_stream();
+            norm(net.config, last.view(), gain, bias, LN_FINAL_HOOKS, &mut part.taps).out
+        })
+        .zip(logits)
+        .collect();
+    let mut write = |tokens: std::ops::Range<usize>, w: ArrayView2<f32>| {
+        rows.par_iter_mut().for_each(|(x, logits)| {
+            let mut logits = logits.slice_mut(s![.., tokens.clone()]);
+            matmul_into(logits.view_mut(), x.view(), w);
+            if !p.b_u.is_empty() {
+                logits += &p.b_u.slice(s![tokens.clone()]);
+            }
+        });
+    };
+    if !p.unembedding_is_packed() {
+        return write(0..d_vocab, p.unembedding());
+    }
+    for start in (0..d_vocab).step_by(VOCAB_AT_A_TIME) {
+        let tokens = start..d_vocab.min(start + VOCAB_AT_A_TIME);
+        write(tokens.clone(), p.unembedding_of(tokens).view());
+    }
 }
 
 /// The first residual stream, `[sequence · pos, d_model]`.
 fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
     let flat: Vec<u32> = tokens.iter().copied().collect();
-    let mut h = embed(&flat, net.params.w_e.view());
+    let mut h = net.params.w_e.gather(&flat);
     taps.forward(Hook::Embed, &mut h);
     if net.config.positions == Positions::Learned {
-        let positions = net.params.w_pos.slice(s![..net.n_pos, ..]);
+        let positions = net.params.w_pos.view();
+        let positions = positions.slice(s![net.first..net.first + net.n_pos, ..]);
         if taps.wants(Hook::PosEmbed) {
             let mut all = Array2::zeros(h.dim());
             for mut sequence in all.axis_chunks_iter_mut(Axis(0), net.n_pos) {

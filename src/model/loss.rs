@@ -1,12 +1,14 @@
 //! The loss of a network and its gradients, with respect to weights and to activations.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array2, Array3, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::adamw::sum_parts;
 use super::architecture::Supervision;
 use super::backward::{backward, unembed_backward};
-use super::forward::{Tape, forward, forward_logits, unembed};
+use super::forward::{Passing, Tape, forward, pass_layers, unembed};
 use super::network::Network;
 use super::run::parts;
 use super::taps::Taps;
@@ -48,12 +50,21 @@ impl Transformer {
     pub fn loss_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<f64> {
         let batch = self.check_loss(tokens, interventions)?;
         let net = Network::new(&self.config, &self.params, batch.1);
-        let losses: Vec<f64> = parts(tokens, None)
-            .into_par_iter()
+        let parts = parts(tokens, None);
+        let mut passing: Vec<Passing> = parts
+            .iter()
             .map(|part| {
-                let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
-                let input = part.tokens.slice(s![.., ..batch.1]);
-                let logits = forward_logits(&net, input, &mut taps);
+                let taps = Taps::new(&self.config, interventions, part.first_seq, batch, BTreeMap::new());
+                Passing::new(part.tokens.slice(s![.., ..batch.1]), taps)
+            })
+            .collect();
+        pass_layers(&net, &mut passing);
+        let losses: Vec<f64> = passing
+            .par_iter_mut()
+            .zip(&parts)
+            .map(|(passing, part)| {
+                let stream = passing.take_stream();
+                let logits = unembed(&net, stream.view(), &mut passing.taps).logits;
                 next_token_loss(logits.view(), part.tokens, self.config.mask).0
             })
             .collect();
@@ -77,7 +88,7 @@ impl Transformer {
         let losses: Vec<Vec<f64>> = parts(tokens, None)
             .into_par_iter()
             .map(|part| {
-                let mut taps = Taps::none(&self.config);
+                let (net, mut taps) = (net.apart(), Taps::none(&self.config));
                 let tape = forward(&net, part.tokens.slice(s![.., ..batch.1]), &mut taps);
                 let layers = 1..=self.config.n_layers;
                 layers
@@ -166,6 +177,7 @@ impl Transformer {
         let mut grads = self.empty_cache(batch, keep);
         let net = Network::new(&self.config, &self.params, n_pos);
         parts(tokens, Some(&mut grads)).into_par_iter().for_each(|part| {
+            let net = net.apart();
             let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());
             let tape = forward(&net, part.tokens, &mut taps);
             let rows = part.first_seq..part.first_seq + part.tokens.nrows();
@@ -202,6 +214,7 @@ impl Transformer {
             .zip(&mut gradients.0)
             .map(|(part, grad)| {
                 grad.clear();
+                let net = net.apart();
                 let input = part.tokens.slice(s![.., ..batch.1]);
                 let mut taps =
                     Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());

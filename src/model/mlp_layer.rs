@@ -7,8 +7,8 @@ use super::network::Network;
 use super::taps::Taps;
 use super::{BlockParams, Hook};
 use crate::nn::{
-    gelu, gelu_backward_in, gelu_exact, gelu_exact_backward, linear, linear_backward, linear_backward_to,
-    relu, relu_backward, swiglu, swiglu_backward,
+    gelu, gelu_backward_in, gelu_exact, gelu_exact_backward, linear_backward, linear_backward_to, relu,
+    relu_backward, swiglu, swiglu_backward,
 };
 
 /// What an MLP did; rows are `sequence · pos`.
@@ -23,10 +23,10 @@ pub(crate) struct MlpTape {
 /// `x: [sequence · pos, d_model]` to what the MLP adds. Not for an architecture without MLP.
 pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) -> (MlpTape, Array2<f32>) {
     let p = net.block(l);
-    let mut hidden = linear(x, p.w_in.view(), p.b_in.view());
+    let mut hidden = p.w_in.apply(x, p.b_in.view());
     let (pre, pre_linear, mut post);
     if net.config.mlp == Mlp::SwiGlu {
-        let mut gate = linear(x, p.w_gate.view(), ndarray::ArrayView1::from(&[]));
+        let mut gate = p.w_gate.apply(x, ndarray::ArrayView1::from(&[]));
         taps.forward(Hook::MlpPre(l), &mut gate);
         taps.forward(Hook::MlpPreLinear(l), &mut hidden);
         post = swiglu(gate.view(), hidden.view());
@@ -41,7 +41,7 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
         (pre, pre_linear) = (hidden, None);
     }
     taps.forward(Hook::MlpPost(l), &mut post);
-    let out = linear(post.view(), p.w_out.view(), p.b_out.view());
+    let out = p.w_out.apply(post.view(), p.b_out.view());
     (MlpTape { pre, pre_linear, post }, out)
 }
 

@@ -1,6 +1,10 @@
 //! What every step of a pass looks at: shape, weights, and the turning of positions.
 
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::architecture::{Blocks, Positions};
+use super::matrix::EXPAND_FROM;
 use super::{BlockParams, Config, Params};
 use crate::nn::RotaryTable;
 
@@ -9,18 +13,82 @@ pub(crate) struct Network<'a> {
     pub(crate) config: &'a Config,
     pub(crate) params: &'a Params,
     pub(crate) n_pos: usize,
-    pub(crate) rotary: Option<RotaryTable<f32>>,
+    pub(crate) rotary: Option<Arc<RotaryTable<f32>>>,
+    /// How many positions came before those of this pass.
+    pub(crate) first: usize,
+    /// Their keys and values, to which those of this pass are added.
+    pub(crate) past: Option<Mutex<Past>>,
+    /// Whether blocks are read as they are stored: for a few rows, which need each weight once.
+    as_stored: bool,
+    /// The block that is at work, expanded to `f32` from how it is stored.
+    expanded: Mutex<Option<(usize, Arc<BlockParams>)>>,
+}
+
+/// The keys and values of one sequence so far: for each layer `[pos, n_kv_heads · d_head]`, row by row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Past {
+    pub(crate) keys: Vec<Vec<f32>>,
+    pub(crate) values: Vec<Vec<f32>>,
+    /// Positions so far.
+    pub(crate) n_pos: usize,
+}
+
+/// The weights of a block as a pass needs them.
+pub(crate) enum BlockRef<'a> {
+    /// They are `f32` anyway.
+    Own(&'a BlockParams),
+    Expanded(Arc<BlockParams>),
+}
+
+impl Deref for BlockRef<'_> {
+    type Target = BlockParams;
+
+    fn deref(&self) -> &BlockParams {
+        match self {
+            BlockRef::Own(block) => block,
+            BlockRef::Expanded(block) => block,
+        }
+    }
 }
 
 impl<'a> Network<'a> {
     pub(crate) fn new(config: &'a Config, params: &'a Params, n_pos: usize) -> Self {
+        Network::after(config, params, 0, n_pos)
+    }
+
+    fn after(config: &'a Config, params: &'a Params, first: usize, n_pos: usize) -> Self {
         let rotary = match &config.positions {
             Positions::Rotary(r) => {
-                Some(RotaryTable::new(n_pos, r.d_rotary.unwrap_or(config.d_head), r.theta, r.pairs))
+                let d_rotary = r.d_rotary.unwrap_or(config.d_head);
+                Some(Arc::new(RotaryTable::after(first, n_pos, d_rotary, r.theta, r.pairs)))
             }
             Positions::Learned | Positions::None => None,
         };
-        Network { config, params, n_pos, rotary }
+        let expanded = Mutex::new(None);
+        Network { config, params, n_pos, rotary, first, past: None, as_stored: false, expanded }
+    }
+
+    /// A network at work on the next `n_pos` positions of a sequence whose keys and values so far are known.
+    pub(crate) fn going_on(config: &'a Config, params: &'a Params, mut past: Past, n_pos: usize) -> Self {
+        past.keys.resize(config.n_layers, Vec::new());
+        past.values.resize(config.n_layers, Vec::new());
+        let net = Network::after(config, params, past.n_pos, n_pos);
+        Network { past: Some(Mutex::new(past)), as_stored: n_pos < EXPAND_FROM, ..net }
+    }
+
+    /// The keys and values with those of the positions that passed.
+    pub(crate) fn into_past(self) -> Past {
+        let mut past = self
+            .past
+            .map(|past| past.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .unwrap_or_default();
+        past.n_pos = self.first + self.n_pos;
+        past
+    }
+
+    /// The same for a part of a batch that goes its own way through the layers, on a thread of its own.
+    pub(crate) fn apart(&self) -> Self {
+        Network { rotary: self.rotary.clone(), past: None, expanded: Mutex::new(None), ..*self }
     }
 
     /// Where in `params.blocks` layer `l` finds its weights.
@@ -31,8 +99,24 @@ impl<'a> Network<'a> {
         }
     }
 
-    pub(crate) fn block(&self, l: usize) -> &'a BlockParams {
-        &self.params.blocks[self.block_of(l)]
+    /// The weights of layer `l`. What is stored is expanded, and kept until another layer is asked for.
+    pub(crate) fn block(&self, l: usize) -> BlockRef<'a> {
+        let at = self.block_of(l);
+        let stored = &self.params.blocks[at];
+        if self.as_stored || !stored.is_packed() {
+            return BlockRef::Own(stored);
+        }
+        let mut expanded = self.expanded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*expanded {
+            Some((block, weights)) if *block == at => BlockRef::Expanded(weights.clone()),
+            Some(_) | None => {
+                // The old one first, so that two are never there at once.
+                *expanded = None;
+                let weights = Arc::new(stored.expanded());
+                *expanded = Some((at, weights.clone()));
+                BlockRef::Expanded(weights)
+            }
+        }
     }
 
     /// Whether the embedding is added again before layer `l`.

@@ -1,9 +1,13 @@
 //! The weights. A gradient, and each of AdamW's averages, is a `Params` too.
 
-use ndarray::{Array1, Array2, ArrayView, ArrayView2, ArrayViewD, Dimension};
+use std::borrow::Cow;
+use std::ops::Range;
 
-use super::Config;
+use ndarray::{Array1, Array2, ArrayView, ArrayView2, ArrayViewD, Dimension};
+use rayon::prelude::*;
+
 use super::architecture::{Mlp, Norm, Positions};
+use super::{Config, Matrix};
 use crate::num::{Rng, normal, rng};
 
 /// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does not
@@ -15,19 +19,19 @@ pub struct BlockParams {
     /// Bias of the norm before attention, `[d_model]`.
     pub ln1_b: Array1<f32>,
     /// Queries, `[d_model, n_heads · d_head]`.
-    pub w_q: Array2<f32>,
+    pub w_q: Matrix,
     /// Bias of the queries, `[n_heads · d_head]`.
     pub b_q: Array1<f32>,
     /// Keys, `[d_model, n_kv_heads · d_head]`.
-    pub w_k: Array2<f32>,
+    pub w_k: Matrix,
     /// Bias of the keys, `[n_kv_heads · d_head]`.
     pub b_k: Array1<f32>,
     /// Values, `[d_model, n_kv_heads · d_head]`.
-    pub w_v: Array2<f32>,
+    pub w_v: Matrix,
     /// Bias of the values, `[n_kv_heads · d_head]`.
     pub b_v: Array1<f32>,
     /// Attention output, `[n_heads · d_head, d_model]`.
-    pub w_o: Array2<f32>,
+    pub w_o: Matrix,
     /// Bias of the attention output, `[d_model]`.
     pub b_o: Array1<f32>,
     /// Gain of the norm before the MLP, `[d_model]`.
@@ -35,13 +39,13 @@ pub struct BlockParams {
     /// Bias of the norm before the MLP, `[d_model]`.
     pub ln2_b: Array1<f32>,
     /// Gate of the MLP, `[d_model, d_mlp]`.
-    pub w_gate: Array2<f32>,
+    pub w_gate: Matrix,
     /// MLP in, `[d_model, d_mlp]`.
-    pub w_in: Array2<f32>,
+    pub w_in: Matrix,
     /// Bias of the MLP's hidden layer, `[d_mlp]`.
     pub b_in: Array1<f32>,
     /// MLP out, `[d_mlp, d_model]`.
-    pub w_out: Array2<f32>,
+    pub w_out: Matrix,
     /// Bias of the MLP's output, `[d_model]`.
     pub b_out: Array1<f32>,
 }
@@ -50,9 +54,9 @@ pub struct BlockParams {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
     /// Token embedding, `[d_vocab, d_model]`.
-    pub w_e: Array2<f32>,
+    pub w_e: Matrix,
     /// Position embedding, `[n_ctx, d_model]`; empty unless positions are learned.
-    pub w_pos: Array2<f32>,
+    pub w_pos: Matrix,
     /// One per layer; a single one if it is looped.
     pub blocks: Vec<BlockParams>,
     /// Gain of the final norm, `[d_model]`.
@@ -60,7 +64,7 @@ pub struct Params {
     /// Bias of the final norm, `[d_model]`.
     pub ln_final_b: Array1<f32>,
     /// Unembedding, `[d_model, d_vocab]`; empty if tied, see [`unembedding`](Params::unembedding).
-    pub w_u: Array2<f32>,
+    pub w_u: Matrix,
     /// Bias of the logits, `[d_vocab]`.
     pub b_u: Array1<f32>,
 }
@@ -88,14 +92,95 @@ macro_rules! block_fields {
     };
 }
 
+/// A tensor's place among the weights.
+pub(crate) enum Place<'a> {
+    Vector(&'a mut Array1<f32>),
+    Matrix(&'a mut Matrix),
+}
+
+impl<'a> From<&'a mut Array1<f32>> for Place<'a> {
+    fn from(vector: &'a mut Array1<f32>) -> Self {
+        Place::Vector(vector)
+    }
+}
+
+impl<'a> From<&'a mut Matrix> for Place<'a> {
+    fn from(matrix: &'a mut Matrix) -> Self {
+        Place::Matrix(matrix)
+    }
+}
+
+/// What the list of tensors asks of each.
+trait Tensor {
+    fn count(&self) -> usize;
+    fn n_bytes(&self) -> usize;
+    /// The numbers row by row.
+    fn flat(&self) -> Cow<'_, [f32]>;
+    fn flat_mut(&mut self) -> &mut [f32];
+}
+
+impl Tensor for Array1<f32> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn n_bytes(&self) -> usize {
+        4 * self.len()
+    }
+
+    fn flat(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(self.as_slice().expect("a vector of its own is contiguous"))
+    }
+
+    fn flat_mut(&mut self) -> &mut [f32] {
+        self.as_slice_mut().expect("a vector of its own is contiguous")
+    }
+}
+
+impl Tensor for Matrix {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn n_bytes(&self) -> usize {
+        self.n_bytes()
+    }
+
+    fn flat(&self) -> Cow<'_, [f32]> {
+        self.flat()
+    }
+
+    fn flat_mut(&mut self) -> &mut [f32] {
+        self.make_own().as_slice_mut().expect("a matrix of its own lies row by row")
+    }
+}
+
 impl BlockParams {
+    fn matrices(&self) -> [&Matrix; 7] {
+        [&self.w_q, &self.w_k, &self.w_v, &self.w_o, &self.w_gate, &self.w_in, &self.w_out]
+    }
+
+    /// Whether a matrix has to be expanded before a product.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.matrices().into_iter().any(Matrix::is_packed)
+    }
+
+    /// A copy whose matrices are `f32`, for one pass. Weights of its own are not copied by this: ask [`is_packed`](BlockParams::is_packed).
+    pub(crate) fn expanded(&self) -> BlockParams {
+        let block = self.clone();
+        block.matrices().into_par_iter().for_each(|matrix| {
+            matrix.view();
+        });
+        block
+    }
+
     fn zeros(c: &Config) -> Self {
         let (d, heads, kv_heads) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads() * c.d_head);
         let d_mlp = if c.mlp == Mlp::None { 0 } else { c.d_mlp };
         // With a width of zero a matrix and its gain vanish.
         let d_mlp_in = if c.mlp == Mlp::None { 0 } else { d };
         let bias = |n: usize| Array1::zeros(if c.bias { n } else { 0 });
-        let matrix = |rows, columns| Array2::zeros((rows, columns));
+        let matrix = |rows, columns| Matrix::from(Array2::zeros((rows, columns)));
         BlockParams {
             ln1_w: Array1::zeros(n_gains(c, d)),
             ln1_b: Array1::zeros(n_norm_biases(c, d)),
@@ -129,16 +214,17 @@ fn n_norm_biases(c: &Config, n: usize) -> usize {
 impl Params {
     /// All zeros: the start of a gradient.
     pub fn zeros(c: &Config) -> Self {
+        let matrix = |rows, columns| Matrix::from(Array2::zeros((rows, columns)));
         Params {
-            w_e: Array2::zeros((c.d_vocab, c.d_model)),
+            w_e: matrix(c.d_vocab, c.d_model),
             w_pos: match c.positions {
-                Positions::Learned => Array2::zeros((c.n_ctx, c.d_model)),
-                Positions::Rotary(_) | Positions::None => Array2::zeros((0, 0)),
+                Positions::Learned => matrix(c.n_ctx, c.d_model),
+                Positions::Rotary(_) | Positions::None => matrix(0, 0),
             },
             blocks: (0..c.n_distinct_blocks()).map(|_| BlockParams::zeros(c)).collect(),
             ln_final_w: Array1::zeros(n_gains(c, c.d_model)),
             ln_final_b: Array1::zeros(n_norm_biases(c, c.d_model)),
-            w_u: if c.tied { Array2::zeros((0, 0)) } else { Array2::zeros((c.d_model, c.d_vocab)) },
+            w_u: if c.tied { matrix(0, 0) } else { matrix(c.d_model, c.d_vocab) },
             b_u: Array1::zeros(if c.bias_u { c.d_vocab } else { 0 }),
         }
     }
@@ -171,7 +257,7 @@ impl Params {
 
     /// The unembedding, `[d_model, d_vocab]`: `w_u`, or the embedding transposed if the two are tied.
     pub fn unembedding(&self) -> ArrayView2<'_, f32> {
-        if self.w_u.is_empty() { self.w_e.t() } else { self.w_u.view() }
+        if self.w_u.is_empty() { self.w_e.view().reversed_axes() } else { self.w_u.view() }
     }
 
     /// Every tensor that the architecture has with its name, in a fixed order. Names are TransformerLens's.
@@ -209,56 +295,111 @@ impl Params {
         all
     }
 
-    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors).
-    pub fn slices(&self) -> Vec<&[f32]> {
-        let mut all: Vec<Option<&[f32]>> = vec![self.w_e.as_slice(), self.w_pos.as_slice()];
-        for b in &self.blocks {
-            macro_rules! each {
-                ($field:ident) => {
-                    all.push(b.$field.as_slice())
-                };
-            }
-            block_fields!(each);
-        }
-        all.extend([
-            self.ln_final_w.as_slice(),
-            self.ln_final_b.as_slice(),
-            self.w_u.as_slice(),
-            self.b_u.as_slice(),
-        ]);
-        let all = all.into_iter().map(|s| s.expect("a parameter is stored row by row"));
-        all.filter(|s| !s.is_empty()).collect()
+    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors). Those of a stored matrix are expanded for this call.
+    pub fn slices(&self) -> Vec<Cow<'_, [f32]>> {
+        self.each().into_iter().map(Tensor::flat).collect()
     }
 
-    /// The same to write to.
+    /// The same to write to; a stored matrix becomes one of its own.
     pub fn slices_mut(&mut self) -> Vec<&mut [f32]> {
-        let mut all = vec![self.w_e.as_slice_mut(), self.w_pos.as_slice_mut()];
+        let mut all = vec![self.w_e.flat_mut(), self.w_pos.flat_mut()];
         for b in &mut self.blocks {
             macro_rules! each {
                 ($field:ident) => {
-                    all.push(b.$field.as_slice_mut())
+                    all.push(b.$field.flat_mut())
                 };
             }
             block_fields!(each);
         }
         all.extend([
-            self.ln_final_w.as_slice_mut(),
-            self.ln_final_b.as_slice_mut(),
-            self.w_u.as_slice_mut(),
-            self.b_u.as_slice_mut(),
+            self.ln_final_w.flat_mut(),
+            self.ln_final_b.flat_mut(),
+            self.w_u.flat_mut(),
+            self.b_u.flat_mut(),
         ]);
-        let all = all.into_iter().map(|s| s.expect("a parameter is stored row by row"));
-        all.filter(|s| !s.is_empty()).collect()
+        all.retain(|s| !s.is_empty());
+        all
+    }
+
+    /// Where each tensor goes, in the order of [`tensors`](Params::tensors).
+    pub(crate) fn places(&mut self) -> Vec<Place<'_>> {
+        let mut all: Vec<Place> = vec![(&mut self.w_e).into(), (&mut self.w_pos).into()];
+        for b in &mut self.blocks {
+            macro_rules! each {
+                ($field:ident) => {
+                    all.push((&mut b.$field).into())
+                };
+            }
+            block_fields!(each);
+        }
+        all.push((&mut self.ln_final_w).into());
+        all.push((&mut self.ln_final_b).into());
+        all.push((&mut self.w_u).into());
+        all.push((&mut self.b_u).into());
+        all.retain(|place| match place {
+            Place::Vector(vector) => !vector.is_empty(),
+            Place::Matrix(matrix) => !matrix.is_empty(),
+        });
+        all
+    }
+
+    /// Every tensor that the architecture has, in the order of [`tensors`](Params::tensors).
+    fn each(&self) -> Vec<&dyn Tensor> {
+        let mut all: Vec<&dyn Tensor> = vec![&self.w_e, &self.w_pos];
+        for b in &self.blocks {
+            macro_rules! each {
+                ($field:ident) => {
+                    all.push(&b.$field)
+                };
+            }
+            block_fields!(each);
+        }
+        all.extend([&self.ln_final_w as &dyn Tensor, &self.ln_final_b, &self.w_u, &self.b_u]);
+        all.retain(|tensor| tensor.count() > 0);
+        all
+    }
+
+    /// Calls `see` with the numbers of one tensor after the other, in the order of [`tensors`](Params::tensors): of what is stored, one
+    /// matrix at a time is expanded.
+    pub(crate) fn for_each(&self, mut see: impl FnMut(&[f32])) {
+        self.each().into_iter().for_each(|tensor| see(&tensor.flat()));
     }
 
     /// Number of parameters.
     pub fn count(&self) -> usize {
-        self.slices().iter().map(|s| s.len()).sum()
+        self.each().into_iter().map(Tensor::count).sum()
+    }
+
+    /// Bytes that they take as they are kept, in memory or in a mapped file.
+    pub fn n_bytes(&self) -> usize {
+        self.each().into_iter().map(Tensor::n_bytes).sum()
+    }
+
+    /// The logits of a few normalised rows, `[rows, d_vocab]`, without expanding the unembedding.
+    pub(crate) fn logits_of_few(&self, x: ArrayView2<f32>) -> Array2<f32> {
+        if self.w_u.is_empty() {
+            let mut logits = self.w_e.apply_transposed(x);
+            if !self.b_u.is_empty() {
+                logits += &self.b_u;
+            }
+            return logits;
+        }
+        self.w_u.apply(x, self.b_u.view())
+    }
+
+    /// Whether the unembedding has to be expanded before a product.
+    pub(crate) fn unembedding_is_packed(&self) -> bool {
+        if self.w_u.is_empty() { self.w_e.is_packed() } else { self.w_u.is_packed() }
+    }
+
+    /// Columns of the [`unembedding`](Params::unembedding) for a part of the vocabulary, `[d_model, part]`, without expanding the rest.
+    pub(crate) fn unembedding_of(&self, part: Range<usize>) -> Array2<f32> {
+        if self.w_u.is_empty() { self.w_e.columns(part, true) } else { self.w_u.columns(part, false) }
     }
 
     /// Takes over the numbers of `other`, which has the same shapes.
     pub(crate) fn copy_from(&mut self, other: &Params) {
-        self.slices_mut().into_iter().zip(other.slices()).for_each(|(a, b)| a.copy_from_slice(b));
+        self.slices_mut().into_iter().zip(other.slices()).for_each(|(a, b)| a.copy_from_slice(&b));
     }
 
     /// Sets every number to zero.
@@ -267,7 +408,7 @@ impl Params {
     }
 }
 
-fn fill(w: &mut Array2<f32>, std: f64, rng: &mut Rng) {
+fn fill(w: &mut Matrix, std: f64, rng: &mut Rng) {
     w.mapv_inplace(|_| (normal(rng) * std) as f32);
 }
 

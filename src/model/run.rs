@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayViewMutD, Axis};
-use rayon::prelude::*;
 
-use super::forward::forward_logits;
+use super::forward::{Passing, logits_into, pass_layers};
 use super::network::Network;
 use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Transformer};
@@ -106,17 +105,20 @@ impl Transformer {
         let (n_seqs, n_pos) = tokens.dim();
         interventions.iter().try_for_each(|i| i.check(&self.config, n_seqs, n_pos))?;
         let net = Network::new(&self.config, &self.params, n_pos);
-        let logits: Vec<Array2<f32>> = parts(tokens, kept)
-            .into_par_iter()
+        let parts = parts(tokens, kept);
+        let rows_of_part = parts[0].tokens.len();
+        let mut passing: Vec<Passing> = parts
+            .into_iter()
             .map(|part| {
                 let batch = (n_seqs, n_pos);
-                let mut taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
-                forward_logits(&net, part.tokens, &mut taps)
+                let taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
+                Passing::new(part.tokens, taps)
             })
             .collect();
-        let views: Vec<_> = logits.iter().map(|p| p.view()).collect();
-        let rows = ndarray::concatenate(Axis(0), &views).expect("parts have the same width");
-        Ok(rows.into_shape_with_order((n_seqs, n_pos, self.config.d_vocab)).expect("one row per token"))
+        pass_layers(&net, &mut passing);
+        let mut logits = Array2::zeros((n_seqs * n_pos, self.config.d_vocab));
+        logits_into(&net, &mut passing, logits.axis_chunks_iter_mut(Axis(0), rows_of_part).collect());
+        Ok(logits.into_shape_with_order((n_seqs, n_pos, self.config.d_vocab)).expect("one row per token"))
     }
 
     /// Zeros for what `keep` asks for of a batch of this shape.

@@ -61,6 +61,7 @@ impl Transformer {
         let batch = self.check_loss(tokens, &[])?;
         let net = Network::new(&self.config, &self.params, batch.1);
         let each = parts(tokens, None).into_par_iter().map(|part| {
+            let net = net.apart();
             let (mut taps, mut unread) = (Taps::none(&self.config), Params::zeros(&self.config));
             let tape = forward(&net, part.tokens.slice(s![.., ..batch.1]), &mut taps);
             let (_, dlogits) = next_token_loss(tape.logits.view(), part.tokens, self.config.mask);

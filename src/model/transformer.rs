@@ -59,9 +59,7 @@ impl Transformer {
         if words != usual {
             words.bytes().for_each(|byte| eat(u64::from(byte)));
         }
-        for slice in self.params.slices() {
-            slice.iter().for_each(|x| eat(u64::from(x.to_bits())));
-        }
+        self.params.for_each(|numbers| numbers.iter().for_each(|x| eat(u64::from(x.to_bits()))));
         hash
     }
 

@@ -27,7 +27,13 @@ pub struct RotaryTable<F> {
 impl<F: Real> RotaryTable<F> {
     /// The table of positions `0 .. n_pos`. `d_rotary` is even.
     pub fn new(n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
-        let angle = |(t, i): (usize, usize)| t as f64 * theta.powf(-2.0 * i as f64 / d_rotary as f64);
+        Self::after(0, n_pos, d_rotary, theta, pairs)
+    }
+
+    /// The table of `n_pos` positions after the first `past`.
+    pub fn after(past: usize, n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
+        let angle =
+            |(t, i): (usize, usize)| (past + t) as f64 * theta.powf(-2.0 * i as f64 / d_rotary as f64);
         let shape = (n_pos, d_rotary / 2);
         RotaryTable {
             pairs,

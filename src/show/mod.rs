@@ -35,6 +35,7 @@ mod of_battery;
 mod of_circuits;
 mod of_dual;
 mod of_heads;
+mod of_language;
 mod of_lens;
 mod of_model;
 mod of_predictive;

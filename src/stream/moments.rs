@@ -110,7 +110,7 @@ impl Streaming {
         let n_ctx = self.checked(model, tokenizer)?;
         let mut tokens = Vec::new();
         for document in texts.documents() {
-            let document = tokenizer.tokens(&document?);
+            let document = tokenizer.tokens(&document?)?;
             let whole = document.chunks_exact(n_ctx).take(n - tokens.len() / n_ctx);
             tokens.extend(whole.flatten());
             if tokens.len() == n * n_ctx {

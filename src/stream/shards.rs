@@ -77,7 +77,7 @@ impl<'a> Sequences<'a> {
             let document = self.documents.next().ok_or_else(changed)??;
             self.at += 1;
             if self.at > first {
-                let tokens = self.tokenizer.tokens(&document);
+                let tokens = self.tokenizer.tokens(&document)?;
                 let pieces = tokens.chunks(self.n_ctx).filter(|piece| piece.len() >= self.shortest);
                 sequences.extend(pieces.map(<[u32]>::to_vec));
             }

@@ -152,7 +152,7 @@ fn share(peers: &dyn Peers, model: &Transformer, tokens: &Array2<u32>) -> Result
     let join = |mut left: Sum, right: Sum| {
         left.loss += right.loss;
         let pairs = left.grad.slices_mut().into_iter().zip(right.grad.slices());
-        pairs.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+        pairs.for_each(|(a, b)| a.iter_mut().zip(b.iter()).for_each(|(a, b)| *a += b));
         Ok(left)
     };
     let pack = |sum: &Sum| Ok([sum.loss.to_le_bytes().as_slice(), &numbers(&sum.grad)].concat());
@@ -166,7 +166,9 @@ fn share(peers: &dyn Peers, model: &Transformer, tokens: &Array2<u32>) -> Result
 }
 
 fn numbers(params: &Params) -> Vec<u8> {
-    params.slices().into_iter().flatten().flat_map(|x| x.to_le_bytes()).collect()
+    let mut bytes = Vec::with_capacity(4 * params.count());
+    params.for_each(|numbers| bytes.extend(numbers.iter().flat_map(|x| x.to_le_bytes())));
+    bytes
 }
 
 fn take_over(params: &mut Params, bytes: &[u8]) -> Result<()> {

@@ -31,7 +31,7 @@ mod candle {
             let model = read(&std::fs::read(golden(&format!("pickles/{name}.bin"))).unwrap()).unwrap();
             assert_eq!(model.config, stored.config);
             for (ours, whole) in model.params.slices().into_iter().zip(stored.params.slices()) {
-                assert!(ours.iter().zip(whole).all(|(&a, &b)| a == round(b)), "{name}");
+                assert!(ours.iter().zip(whole.iter()).all(|(&a, &b)| a == round(b)), "{name}");
             }
         }
     }

@@ -291,7 +291,7 @@ fn names_tensors_and_slices_are_in_one_order() {
     let params = Params::init(&config);
     let tensors = params.tensors();
     for ((name, tensor), slice) in tensors.iter().zip(params.slices()) {
-        assert_eq!(tensor.as_slice().unwrap(), slice, "{name}");
+        assert_eq!(tensor.as_slice().unwrap(), slice.as_ref(), "{name}");
     }
     let names: Vec<&str> = tensors.iter().map(|(n, _)| n.as_str()).collect();
     assert!(

@@ -15,11 +15,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),
     ("device", &["session", "data", "nn", "model", "lens"]),
+    ("language", &["session", "data", "model", "circuits", "lens"]),
     ("stream", &["session", "num", "data", "model", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
     ("battery", &["session", "num", "data", "model", "vision", "lens", "dual"]),
-    ("show", &["session", "num", "data", "model", "circuits", "lens", "battery", "dual"]),
-    ("prelude", &["battery", "data", "circuits", "dual", "lens", "model", "num", "show", "stream", "vision"]),
+    ("show", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "dual"]),
+    (
+        "prelude",
+        &[
+            "battery", "data", "circuits", "dual", "language", "lens", "model", "num", "show", "stream",
+            "vision",
+        ],
+    ),
 ];
 
 fn root() -> PathBuf {

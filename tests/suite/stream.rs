@@ -112,7 +112,7 @@ fn streamed_moments_are_those_of_the_sequences_at_once() {
         Streaming { shard_bytes: 100, ..Default::default() }.moments(&model, &vocab, &texts).unwrap();
     let mut slow = LayerMoments::new(&model);
     for document in texts.documents() {
-        for piece in vocab.tokens(&document.unwrap()).chunks(12).filter(|piece| piece.len() > 1) {
+        for piece in vocab.tokens(&document.unwrap()).unwrap().chunks(12).filter(|piece| piece.len() > 1) {
             let row = ndarray::Array2::from_shape_vec((1, piece.len()), piece.to_vec()).unwrap();
             slow.push(&model, &row).unwrap();
         }
@@ -256,7 +256,7 @@ fn streamed_readings_are_the_means_of_trajectories() {
     let names = Markov::new(27, 0.5).unwrap();
     let (mut trajectories, mut with_next) = (Vec::new(), 0);
     for document in texts.documents() {
-        for piece in vocab.tokens(&document.unwrap()).chunks(12).filter(|piece| piece.len() > 1) {
+        for piece in vocab.tokens(&document.unwrap()).unwrap().chunks(12).filter(|piece| piece.len() > 1) {
             // A trajectory leaves out the last token, which has no next: it gets one, whose cross-entropy is not counted.
             let tokens = [piece, &[0]].concat();
             with_next += piece.len() - 1;
@@ -343,7 +343,7 @@ fn training_gives_the_same_weights_bit_for_bit_on_any_number_of_processes() {
     let start = model(11);
     let (mut moved, mut off) = (0.0_f64, 0.0_f64);
     for ((a, b), c) in whole.params.slices().iter().zip(alone.params.slices()).zip(start.params.slices()) {
-        for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for ((a, b), c) in a.iter().zip(b.iter()).zip(c.iter()) {
             moved += f64::from(a - c).powi(2);
             off += f64::from(a - b).powi(2);
         }

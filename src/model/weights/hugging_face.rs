@@ -22,35 +22,39 @@ impl Transformer {
     /// refused by name.
     pub fn from_hugging_face(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let (config, family) = read_config(&folder.join("config.json"))?;
-        let mut tensors = open_tensors(folder)?;
-        let shown = folder.display().to_string();
-        let body = match family {
-            Family::Gpt2 => "transformer.",
-            Family::Llama => "model.",
-            Family::NeoX => "gpt_neox.",
-        };
-        // A model saved without its head has no prefix.
-        let prefix = if tensors.left().any(|name| name.starts_with(body)) { body } else { "" };
-        let n = tensors.n_numbers();
-        let params = build(&config, n, &shown, |name, shape| {
-            let (stored, how) = place(family, prefix, name);
-            Ok(how.ours(tensors.take(&stored, &how.stored_shape(shape))?, shape, config.d_head))
-        })?;
-        let head = place(family, prefix, "unembed.W_U").0;
-        if config.tied && tensors.has(&head) {
-            let stored = tensors.take(&head, &[config.d_vocab, config.d_model])?;
-            if params.w_e.as_slice() != Some(&stored) {
-                return Err(refuse(
-                    &shown,
-                    format!("says that its unembedding is tied, but `{head}` is not the embedding"),
-                    "set tie_word_embeddings to false in config.json if the two differ on purpose",
-                ));
-            }
-        }
-        tensors.finish(is_a_buffer)?;
-        Ok(Transformer { config, params })
+        let path = folder.join("config.json");
+        transformer(&folder.display().to_string(), read_json(&path)?, open_tensors(folder)?)
     }
+}
+
+/// The network that these settings and tensors make; `shown` is what they were read from, for errors.
+pub(super) fn transformer(shown: &str, config: Value, mut tensors: Tensors) -> Result<Transformer> {
+    let (config, family) = read_config(Settings { shown: shown.into(), json: config })?;
+    let body = match family {
+        Family::Gpt2 => "transformer.",
+        Family::Llama => "model.",
+        Family::NeoX => "gpt_neox.",
+    };
+    // A model saved without its head has no prefix.
+    let prefix = if tensors.left().any(|name| name.starts_with(body)) { body } else { "" };
+    let n = tensors.n_numbers();
+    let params = build(&config, n, shown, |name, shape| {
+        let (stored, how) = place(family, prefix, name);
+        how.load(&mut tensors, &stored, shape, config.d_head)
+    })?;
+    let head = place(family, prefix, "unembed.W_U").0;
+    if config.tied && tensors.has(&head) {
+        let stored = tensors.take(&head, &[config.d_vocab, config.d_model])?;
+        if params.w_e.flat() != stored {
+            return Err(refuse(
+                shown,
+                format!("says that its unembedding is tied, but `{head}` is not the embedding"),
+                "set tie_word_embeddings to false in config.json if the two differ on purpose",
+            ));
+        }
+    }
+    tensors.finish(is_a_buffer)?;
+    Ok(Transformer { config, params })
 }
 
 /// What older versions stored although it carries nothing: masks, and frequencies that the configuration tells.
@@ -209,8 +213,7 @@ impl Settings {
     }
 }
 
-fn read_config(path: &Path) -> Result<(Config, Family)> {
-    let s = Settings { shown: path.display().to_string(), json: read_json(path)? };
+fn read_config(s: Settings) -> Result<(Config, Family)> {
     match s.json["model_type"].as_str() {
         Some("gpt2") => Ok((gpt2(&s)?, Family::Gpt2)),
         Some("llama") => Ok((llama(&s)?, Family::Llama)),

@@ -1,5 +1,9 @@
 //! Where each family of Hugging Face checkpoints keeps a tensor of ours.
 
+use super::Loaded;
+use super::tensors::Tensors;
+use crate::Result;
+
 /// The families that are read, by their `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
@@ -122,6 +126,33 @@ impl How {
             (How::ThirdOfColumns(_) | How::ThirdOfHeads(_), [n]) => vec![3 * n],
             _ => shape.to_vec(),
         }
+    }
+
+    /// Our tensor of `shape`, stored under `name`: a matrix stays as it is stored, a vector becomes ours.
+    pub(super) fn load(
+        self,
+        tensors: &mut Tensors,
+        name: &str,
+        shape: &[usize],
+        d_head: usize,
+    ) -> Result<Loaded> {
+        let stored = self.stored_shape(shape);
+        let &[_, columns] = shape else {
+            return Ok(Loaded::Numbers(self.ours(tensors.take(name, &stored)?, shape, d_head)));
+        };
+        let transposed = match self {
+            How::AsIs | How::ThirdOfColumns(_) => false,
+            How::Transposed | How::ThirdOfHeads(_) => true,
+        };
+        let matrix = tensors.take_matrix(name, &stored, transposed)?;
+        Ok(Loaded::Stored(match self {
+            How::AsIs | How::Transposed => matrix,
+            How::ThirdOfColumns(third) => matrix.with_columns(third * columns..(third + 1) * columns),
+            How::ThirdOfHeads(third) => {
+                let row = |j: usize| j / d_head * 3 * d_head + third * d_head + j % d_head;
+                matrix.with_rows((0..columns).map(|j| row(j) as u32).collect())
+            }
+        }))
     }
 
     /// Our numbers of `shape`, from the stored ones.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::tensors::{check_finite, refuse};
-use super::{build, read_file};
+use super::{Loaded, build, read_file};
 use crate::Result;
 use crate::model::architecture::{Mlp, Norm, Positions, Rotary};
 use crate::model::{Config, Transformer};
@@ -73,12 +73,12 @@ fn parse(shown: &str, bytes: &[u8]) -> Result<Transformer> {
         let stored: Vec<f32> =
             words[HEADER + start..][..len].iter().map(|&w| f32::from_le_bytes(w)).collect();
         check_finite(shown, name, &stored)?;
-        Ok(match (transposed, shape) {
+        Ok(Loaded::Numbers(match (transposed, shape) {
             (true, [rows, columns]) => {
                 (0..len).map(|at| stored[at % columns * rows + at / columns]).collect()
             }
             _ => stored,
-        })
+        }))
     })?;
     Ok(Transformer { config, params })
 }

@@ -5,6 +5,7 @@
 //! | our own `.safetensors` | [`Transformer::load`](super::Transformer::load) | TransformerLens's, `[in, out]` |
 //! | a Hugging Face folder: GPT-2, Llama, GPT-NeoX (Pythia) | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
 //! | PyTorch's `pytorch_model.bin` in such a folder | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
+//! | GGUF, quantised or not | [`Transformer::from_gguf`](super::Transformer::from_gguf) | llama.cpp's |
 //! | llama2.c's `.bin` | [`Transformer::from_llama2c`](super::Transformer::from_llama2c) | by position, `[out, in]` |
 //!
 //! A reader checks every size against the file before it allocates, so that memory is bounded by the file; then the name,
@@ -13,6 +14,7 @@
 
 mod candle;
 mod count;
+mod gguf;
 mod hub;
 mod hugging_face;
 mod layout;
@@ -26,16 +28,28 @@ pub use own::Provenance;
 pub(crate) use own::{read_document, write_document};
 pub(crate) use tensors::Tensors;
 
-use super::{Config, Params};
-use crate::Result;
 use std::path::Path;
+
+use ndarray::{Array1, Array2};
+
+use super::params::Place;
+use super::{Config, Matrix, Params};
+use crate::Result;
+
+/// A tensor as a reader gives it.
+enum Loaded {
+    /// Our numbers, row by row.
+    Numbers(Vec<f32>),
+    /// A matrix as its file stores it.
+    Stored(Matrix),
+}
 
 /// The weights of this shape, each tensor asked for by name and shape. `n_stored` is how many numbers there are to read.
 fn build(
     config: &Config,
     n_stored: usize,
     shown: &str,
-    mut tensor: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    mut tensor: impl FnMut(&str, &[usize]) -> Result<Loaded>,
 ) -> Result<Params> {
     config.check()?;
     let n = count::n_params(config);
@@ -49,8 +63,18 @@ fn build(
     let mut params = Params::zeros(config);
     let wanted: Vec<(String, Vec<usize>)> =
         params.tensors().into_iter().map(|(name, t)| (name, t.shape().to_vec())).collect();
-    for ((name, shape), place) in wanted.iter().zip(params.slices_mut()) {
-        place.copy_from_slice(&tensor(name, shape)?);
+    for ((name, shape), place) in wanted.iter().zip(params.places()) {
+        match (tensor(name, shape)?, place) {
+            (Loaded::Numbers(numbers), Place::Vector(vector)) => *vector = Array1::from_vec(numbers),
+            (Loaded::Numbers(numbers), Place::Matrix(matrix)) => {
+                *matrix = Array2::from_shape_vec(matrix.dim(), numbers).expect("as many as asked for").into();
+            }
+            (Loaded::Stored(stored), Place::Matrix(matrix)) => {
+                assert_eq!(stored.dim(), matrix.dim(), "`{name}` is placed with its shape");
+                *matrix = stored;
+            }
+            (Loaded::Stored(stored), Place::Vector(vector)) => *vector = stored.flat().into_owned().into(),
+        }
     }
     Ok(params)
 }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::tensors::{Tensors, refuse};
-use super::{build, read_file};
+use super::{Loaded, build, read_file};
+use crate::data::{Source, Vocab};
 use crate::model::{Config, Params, Training, TrainingLog, Transformer};
-use crate::{Result, data::Source, record};
+use crate::{Result, record};
 
 /// Where weights come from.
 ///
@@ -32,12 +33,21 @@ pub struct Provenance {
     pub steps: usize,
     /// Version of this crate that wrote the file.
     pub version: String,
+    /// The characters that are the tokens, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab: Option<Vocab>,
 }
 
 impl Default for Provenance {
     /// No data and no steps: initial weights.
     fn default() -> Self {
-        Provenance { data: String::new(), seed: 0, steps: 0, version: env!("CARGO_PKG_VERSION").into() }
+        Provenance {
+            data: String::new(),
+            seed: 0,
+            steps: 0,
+            version: env!("CARGO_PKG_VERSION").into(),
+            vocab: None,
+        }
     }
 }
 
@@ -45,7 +55,13 @@ impl Provenance {
     /// What a training run says about its weights.
     pub fn trained(source: &dyn Source, how: &Training, log: &TrainingLog) -> Self {
         let (seed, steps) = (how.seed, log.losses.len());
-        Provenance { data: source.describe(), seed, steps, ..Default::default() }
+        Provenance {
+            data: source.describe(),
+            seed,
+            steps,
+            vocab: source.vocab().cloned(),
+            ..Default::default()
+        }
     }
 
     /// What the file at `path`, written by [`Transformer::save`], says about its weights.
@@ -97,7 +113,9 @@ impl Document {
     /// The tensors whose names begin with `prefix`, as weights of the file's configuration.
     pub(crate) fn params(&mut self, prefix: &str) -> Result<Params> {
         let (config, n) = (&self.config, self.tensors.n_numbers());
-        build(config, n, &self.shown, |name, shape| self.tensors.take(&format!("{prefix}{name}"), shape))
+        build(config, n, &self.shown, |name, shape| {
+            self.tensors.take(&format!("{prefix}{name}"), shape).map(Loaded::Numbers)
+        })
     }
 }
 

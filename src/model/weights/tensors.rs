@@ -3,43 +3,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use std::sync::Arc;
 
-use super::read_file;
+use safetensors::tensor::{Metadata, SafeTensors};
+
+use crate::model::Matrix;
+use crate::model::numbers::{FileBytes, Kind, Numbers};
 use crate::{Error, ErrorKind, Result};
 
 /// One tensor: where its bytes lie.
-struct Entry {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
+pub(super) struct Stored {
+    pub(super) file: Arc<FileBytes>,
+    /// How its numbers are stored; the file's own word where weights are not stored so.
+    pub(super) kind: Result<Kind, String>,
+    pub(super) shape: Vec<usize>,
     /// From the start of the file.
-    bytes: std::ops::Range<usize>,
+    pub(super) bytes: std::ops::Range<usize>,
+    /// In which order its rows are to be read, if not as they come.
+    pub(super) rows: Option<Vec<u32>>,
 }
 
 /// The tensors of one or more files.
 pub(crate) struct Tensors {
     /// The file or folder, for errors.
     shown: String,
-    files: Vec<Vec<u8>>,
-    all: BTreeMap<String, Entry>,
+    all: BTreeMap<String, Stored>,
     taken: BTreeSet<String>,
 }
 
 impl Tensors {
     /// The tensors of these files together, and what the first one says about itself.
     pub(crate) fn open(shown: &Path, paths: &[PathBuf]) -> Result<(Self, BTreeMap<String, String>)> {
-        let mut tensors = Tensors {
-            shown: shown.display().to_string(),
-            files: Vec::new(),
-            all: BTreeMap::new(),
-            taken: BTreeSet::new(),
-        };
+        let mut tensors =
+            Tensors { shown: shown.display().to_string(), all: BTreeMap::new(), taken: BTreeSet::new() };
         let mut about = BTreeMap::new();
-        for path in paths {
-            let metadata = tensors.push(&path.display().to_string(), read_file(path)?)?;
-            if tensors.files.len() == 1 {
+        for (i, path) in paths.iter().enumerate() {
+            let metadata = tensors.push(&path.display().to_string(), map_file(path)?)?;
+            if i == 0 {
                 about = metadata;
             }
         }
@@ -49,13 +49,14 @@ impl Tensors {
     /// The tensors of one file that is in memory.
     pub(crate) fn parse(shown: &str, bytes: Vec<u8>) -> Result<(Self, BTreeMap<String, String>)> {
         let (all, taken) = (BTreeMap::new(), BTreeSet::new());
-        let mut tensors = Tensors { shown: shown.into(), files: Vec::new(), all, taken };
-        let about = tensors.push(shown, bytes)?;
+        let mut tensors = Tensors { shown: shown.into(), all, taken };
+        let about = tensors.push(shown, FileBytes::Read(bytes))?;
         Ok((tensors, about))
     }
 
-    fn push(&mut self, shown: &str, bytes: Vec<u8>) -> Result<BTreeMap<String, String>> {
-        let file = self.files.len();
+    fn push(&mut self, shown: &str, file: FileBytes) -> Result<BTreeMap<String, String>> {
+        let file = Arc::new(file);
+        let bytes = file.all();
         let not_one = |e: &dyn std::fmt::Display| {
             refuse(
                 shown,
@@ -64,7 +65,7 @@ impl Tensors {
             )
         };
         let (header, metadata): (usize, Metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| not_one(&e))?;
+            SafeTensors::read_metadata(bytes).map_err(|e| not_one(&e))?;
         // The header is preceded by its length.
         let start = header + 8;
         if metadata.data_len().checked_add(start) != Some(bytes.len()) {
@@ -72,45 +73,44 @@ impl Tensors {
         }
         for (name, info) in metadata.tensors() {
             let (from, to) = info.data_offsets;
-            let entry =
-                Entry { file, dtype: info.dtype, shape: info.shape.clone(), bytes: start + from..start + to };
-            if self.all.insert(name.clone(), entry).is_some() {
-                return Err(refuse(
-                    shown,
-                    format!("holds `{name}` again"),
-                    "each tensor belongs in one file",
-                ));
-            }
+            let kind = Kind::of_safetensors(info.dtype).ok_or_else(|| format!("{:?}", info.dtype));
+            let bytes = start + from..start + to;
+            let shape = info.shape.clone();
+            self.add_stored(name.clone(), Stored { file: file.clone(), kind, shape, bytes, rows: None })?;
         }
         let about = metadata.metadata().clone().unwrap_or_default();
-        self.files.push(bytes);
         Ok(about.into_iter().collect())
     }
 
     /// No tensors yet.
     pub(super) fn none(shown: &Path) -> Self {
-        let (files, all, taken) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Tensors { shown: shown.display().to_string(), files, all, taken }
+        let (all, taken) = (BTreeMap::new(), BTreeSet::new());
+        Tensors { shown: shown.display().to_string(), all, taken }
     }
 
     /// One more tensor, from somewhere else than a safetensors file.
     pub(super) fn add(&mut self, name: String, shape: Vec<usize>, numbers: &[f32]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let entry = Entry { file: self.files.len(), dtype: Dtype::F32, shape, bytes: 0..bytes.len() };
-        if self.all.insert(name.clone(), entry).is_some() {
-            return Err(refuse(
-                &self.shown,
-                format!("holds `{name}` again"),
-                "each tensor belongs in one file",
-            ));
+        let all = 0..bytes.len();
+        let file = Arc::new(FileBytes::Read(bytes));
+        self.add_stored(name, Stored { file, kind: Ok(Kind::F32), shape, bytes: all, rows: None })
+    }
+
+    /// One more tensor, as a file stores it.
+    pub(super) fn add_stored(&mut self, name: String, stored: Stored) -> Result<()> {
+        match self.all.insert(name.clone(), stored) {
+            None => Ok(()),
+            Some(_) => {
+                let why = format!("holds `{name}` again");
+                Err(refuse(&self.shown, why, "each tensor belongs in one file"))
+            }
         }
-        self.files.push(bytes);
-        Ok(())
     }
 
     /// How many numbers there are, counted by their bytes, so that it is bounded by the files.
     pub(crate) fn n_numbers(&self) -> usize {
-        self.all.values().map(|e| e.bytes.len() * 8 / e.dtype.bitsize().max(1)).sum()
+        let numbers = |e: &Stored| e.kind.as_ref().map_or(e.bytes.len(), |kind| kind.numbers(e.bytes.len()));
+        self.all.values().map(numbers).sum()
     }
 
     /// The names that have not been taken yet.
@@ -120,15 +120,33 @@ impl Tensors {
 
     /// Every tensor's name and bytes, in the order of names.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.all.iter().map(|(name, e)| (name.as_str(), &self.files[e.file][e.bytes.clone()]))
+        self.all.iter().map(|(name, e)| (name.as_str(), &e.file.all()[e.bytes.clone()]))
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.all.contains_key(name)
     }
 
-    /// The numbers of `name`, row by row; it must have this shape, a floating type, and finite numbers.
+    /// The numbers of `name` as `f32`, row by row; it must have this shape, a type of weights, and finite numbers.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (numbers, rows) = self.numbers(name, shape)?;
+        Ok(match rows {
+            None => numbers.all(),
+            Some(rows) => Matrix::stored(numbers, false).with_rows(rows).flat().into_owned(),
+        })
+    }
+
+    /// The matrix `name` as it is stored, `[rows, columns]`, under the same conditions; `transposed` says that it holds `[out, in]`.
+    pub(crate) fn take_matrix(&mut self, name: &str, shape: &[usize], transposed: bool) -> Result<Matrix> {
+        let (numbers, rows) = self.numbers(name, shape)?;
+        let matrix = Matrix::stored(numbers, transposed);
+        Ok(match rows {
+            None => matrix,
+            Some(rows) => matrix.with_rows(rows),
+        })
+    }
+
+    fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<(Numbers, Option<Vec<u32>>)> {
         let Some(entry) = self.all.get(name) else {
             let near = nearest(name, self.left());
             let help = match near {
@@ -146,22 +164,31 @@ impl Tensors {
                 "does the configuration belong to these weights?",
             ));
         }
-        let bytes = &self.files[entry.file][entry.bytes.clone()];
-        let numbers: Vec<f32> = match entry.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-            other => {
-                return Err(refuse(
-                    &self.shown,
-                    format!("stores `{name}` as {other:?}"),
-                    "weights are F32, F16 or BF16; convert the file to one of them",
-                ));
-            }
+        let kind = entry.kind.as_ref().map_err(|other| {
+            refuse(
+                &self.shown,
+                format!("stores `{name}` as {other}"),
+                "weights are F32, F16 or BF16, or quantised as GGUF does it; convert the file to one of them",
+            )
+        })?;
+        let rows = match shape {
+            [] => (1, 1),
+            [columns] => (1, *columns),
+            [rows @ .., columns] => (rows.iter().product(), *columns),
         };
-        check_finite(&self.shown, name, &numbers)?;
+        let numbers = Numbers::new(entry.file.clone(), entry.bytes.clone(), *kind, rows);
+        let numbers = numbers.ok_or_else(|| {
+            refuse(
+                &self.shown,
+                format!("stores `{name}`, {shape:?}, in {} bytes of {}", entry.bytes.len(), kind.name()),
+                "was it cut off on the way? fetch it anew",
+            )
+        })?;
+        if let Some((at, value)) = numbers.not_finite() {
+            return Err(not_finite(&self.shown, name, at, value));
+        }
         self.taken.insert(name.into());
-        Ok(numbers)
+        Ok((numbers, entry.rows.clone()))
     }
 
     /// Refuses what nobody asked for, unless `may_stay` says that it carries nothing.
@@ -181,12 +208,27 @@ impl Tensors {
 pub(super) fn check_finite(shown: &str, name: &str, numbers: &[f32]) -> Result<()> {
     match numbers.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
-        Some(at) => Err(refuse(
-            shown,
-            format!("holds {} in `{name}`, number {at}", numbers[at]),
-            "weights are finite: the file is damaged, or its training broke down",
-        )),
+        Some(at) => Err(not_finite(shown, name, at, numbers[at])),
     }
+}
+
+fn not_finite(shown: &str, name: &str, at: usize, value: f32) -> Error {
+    refuse(
+        shown,
+        format!("holds {value} in `{name}`, number {at}"),
+        "weights are finite: the file is damaged, or its training broke down",
+    )
+}
+
+/// The bytes of a file, mapped, or a sentence.
+fn map_file(path: &Path) -> Result<FileBytes> {
+    FileBytes::open(path).map_err(|e| {
+        refuse(
+            &path.display().to_string(),
+            format!("cannot be read: {e}"),
+            "check the path and its permissions",
+        )
+    })
 }
 
 /// An error about a file.

@@ -1,0 +1,40 @@
+//! How a language model and its text look in a notebook.
+
+use super::Card;
+use crate::language::{Continuation, LanguageModel};
+use crate::session::{display, escape_html};
+
+impl LanguageModel {
+    /// The model card: what it is, and how its weights are kept.
+    pub fn card(&self) -> Card {
+        let mut card = self.model.card();
+        card.title = self.name.clone();
+        card.rows.push(("tokenizer".into(), format!("{:?}", self.tokenizer)));
+        let token = |token: u32| format!("{:?} ({token})", self.tokenizer.token_text(token));
+        if let Some(bos) = self.conventions.bos {
+            card.rows.push(("begins a text".into(), token(bos)));
+        }
+        if !self.conventions.eos.is_empty() {
+            let eos: Vec<String> = self.conventions.eos.iter().map(|&eos| token(eos)).collect();
+            card.rows.push(("ends a text".into(), eos.join(", ")));
+        }
+        card
+    }
+
+    /// Shows the model card.
+    pub fn evcxr_display(&self) {
+        self.card().evcxr_display();
+    }
+}
+
+impl Continuation {
+    /// Shows the text, what the model added in bold.
+    pub fn evcxr_display(&self) {
+        let html = format!(
+            "<div style=\"white-space:pre-wrap\">{}<b>{}</b></div>",
+            escape_html(&self.prompt),
+            escape_html(&self.text)
+        );
+        display(&vec![("text/html".into(), html), ("text/plain".into(), self.to_string())]);
+    }
+}
