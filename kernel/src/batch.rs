@@ -38,9 +38,22 @@ pub(crate) enum ModelCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Write on from a prompt
+    /// Fetch a model of the Hugging Face hub into its cache
     #[command(after_help = "Example:
-  onelens model generate stories260K.bin --tokenizer tok512.bin --prompt \"Once upon a time\" -n 60 --temperature 0.8")]
+  onelens model download HuggingFaceTB/SmolLM2-135M
+
+The cache is the one of Hugging Face's own programs (HF_HUB_CACHE, or hub in HF_HOME); what is there is not fetched again. Every other
+command takes the name of a model that is there.")]
+    Download {
+        /// As it stands in the model's address: owner/name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Continue a text
+    #[command(after_help = "Examples:
+  onelens model generate SmolLM2-135M.gguf --prompt \"The capital of France is\"
+  onelens model generate stories260K.bin --prompt \"Once upon a time\" -n 60 --temperature 0.8")]
     Generate {
         #[command(flatten)]
         model: Model,
@@ -53,7 +66,7 @@ pub(crate) enum ModelCommand {
         #[arg(short, default_value_t = 50)]
         n: usize,
         /// Draw tokens at this temperature [default: take the most probable]
-        #[arg(long)]
+        #[arg(long, value_parser = finite)]
         temperature: Option<f64>,
         /// Seed of the draws
         #[arg(long, default_value_t = 0)]
@@ -66,8 +79,8 @@ pub(crate) enum ModelCommand {
   onelens model train --text stories/ --out stories.safetensors --steps 2000
   mpirun -n 4 onelens model train --text stories/ --out stories.safetensors --batch 256 --layers 8 --width 256
 
-Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens: give the same --text
-as --tokenizer to other commands. Processes started by mpirun share each batch, four sequences at a time (the library for
+Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens, and the file keeps them.
+Processes started by mpirun share each batch, four sequences at a time (the library for
 cells is built with MPI once); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
     Train {
         /// A text file or a folder of them
@@ -95,7 +108,7 @@ cells is built with MPI once); the file has the same bytes for any number of the
         #[arg(long, default_value_t = 32)]
         batch: usize,
         /// Peak learning rate
-        #[arg(long, default_value_t = 3e-3)]
+        #[arg(long, default_value_t = 3e-3, value_parser = finite)]
         lr: f64,
         /// Seed of the weights and batches
         #[arg(long, default_value_t = 0)]
@@ -124,8 +137,8 @@ cells is built with MPI once); the file has the same bytes for any number of the
 pub(crate) enum LensCommand {
     /// Gather from texts the moments that every lens is fitted from
     #[command(after_help = "Examples:
-  onelens lens fit --model stories260K.bin --tokenizer tok512.bin --text stories/ --out stories.moments
-  mpirun -n 4 onelens lens fit --model pythia-70m --tokenizer tokenizer --text pile/ --out pile.moments --keep shards
+  onelens lens fit --model stories260K.bin --text stories/ --out stories.moments
+  mpirun -n 4 onelens lens fit --model pythia-70m --text pile/ --out pile.moments --keep shards
 
 Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on behind
 them after an interruption. Processes started by mpirun share the shards (the library for cells is built with MPI once); the
@@ -148,8 +161,8 @@ result has the same bytes for any number of them. Own, shared and all other lens
     },
     /// Refine the lenses of moments on texts, to the least KL
     #[command(after_help = "Example:
-  onelens lens refine --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text stories/ --keep shards --out stories.lens
-  onelens lens eval --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --lens stories.lens
+  onelens lens refine --model stories260K.bin --moments stories.moments --text stories/ --keep shards --out stories.lens
+  onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens stories.lens
 
 Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an interruption
 the same command goes on behind the last sweep or pass.")]
@@ -179,7 +192,7 @@ the same command goes on behind the last sweep or pass.")]
     },
     /// What one lens reads at every residual stream of other texts
     #[command(after_help = "Example:
-  onelens lens eval --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --lens shared")]
+  onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens shared")]
     Eval {
         #[command(flatten)]
         texts: TextArgs,
@@ -193,7 +206,7 @@ the same command goes on behind the last sweep or pass.")]
     },
     /// Several lenses side by side
     #[command(after_help = "Example:
-  onelens lens compare --model stories260K.bin --tokenizer tok512.bin --moments stories.moments --text held_out.txt --html lenses.html")]
+  onelens lens compare --model stories260K.bin --moments stories.moments --text held_out.txt --html lenses.html")]
     Compare {
         #[command(flatten)]
         texts: TextArgs,
@@ -213,22 +226,31 @@ the same command goes on behind the last sweep or pass.")]
 /// A model on disk.
 #[derive(Args)]
 pub(crate) struct Model {
-    /// A file that onelens wrote (.safetensors), one of llama2.c (.bin), or a Hugging Face folder
+    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or the name of a
+    /// downloaded model
     model: PathBuf,
 }
 
 /// A tokenizer on disk.
 #[derive(Args)]
 pub(crate) struct TokenizerFile {
-    /// A tokenizer of llama2.c (.bin), or the text or folder whose characters are the model's tokens
+    /// A tokenizer.json or its folder, a GGUF file, a tokenizer.bin of llama2.c, or for a model that onelens trained the text or folder
+    /// whose characters are its tokens [default: the one that is with the model]
     #[arg(long, value_name = "PATH")]
-    tokenizer: PathBuf,
+    tokenizer: Option<PathBuf>,
+}
+
+/// A number, and a finite one.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if number.is_finite() { Ok(number) } else { Err(format!("{text} is not a finite number")) }
 }
 
 /// Texts for a model.
 #[derive(Args)]
 pub(crate) struct TextArgs {
-    /// A file that onelens wrote (.safetensors), one of llama2.c (.bin), or a Hugging Face folder
+    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or the name of a
+    /// downloaded model
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     #[command(flatten)]
@@ -255,7 +277,7 @@ pub(crate) struct Fitted {
     #[arg(long, value_name = "FILE")]
     moments: PathBuf,
     /// Strength of the ridge, relative to the mean variance of a feature [default: the library's]
-    #[arg(long, value_name = "LAMBDA")]
+    #[arg(long, value_name = "LAMBDA", value_parser = finite)]
     lambda: Option<f64>,
     /// How many sequences
     #[arg(long, default_value_t = 64)]
@@ -340,6 +362,9 @@ pub(crate) fn model(command: ModelCommand) -> Request {
     match command {
         ModelCommand::Info { model, output } => {
             Request { json: output.json, work: Work::Info { model: model.model } }
+        }
+        ModelCommand::Download { name, output } => {
+            Request { json: output.json, work: Work::Download { name } }
         }
         ModelCommand::Generate { model, tokenizer, prompt, n, temperature, seed, output } => {
             let (model, tokenizer) = (model.model, tokenizer.tokenizer);

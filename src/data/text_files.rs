@@ -1,5 +1,6 @@
 //! Texts larger than memory: read document by document.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ impl TextFiles {
     /// A document of plain text is cut at the first line end after so many bytes, and at this many without one.
     pub const LONGEST: usize = 1 << 20;
 
-    /// The texts in these files, and in all files below these folders, in the order of their paths. Hidden files are left out.
+    /// The texts in these files, and in all files below these folders, in the order of their paths, each once. Hidden files are left out.
     ///
     /// Fails if a path does not exist, or if there is no file.
     ///
@@ -41,11 +42,11 @@ impl TextFiles {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn open<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
-        let (mut files, mut asked) = (Vec::new(), Vec::new());
+        let (mut files, mut asked, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         for path in paths {
             let path = path.as_ref();
             asked.push(path.display().to_string());
-            collect(path, &mut files)?;
+            collect(path, &mut files, &mut seen)?;
         }
         if files.is_empty() {
             return Err(Error::new(
@@ -124,8 +125,16 @@ impl Iterator for Documents {
 
 /// What ends a document in a file that holds several.
 const SEPARATOR: &str = "<|endoftext|>";
+/// An array of JSON larger than this is no list to be read whole.
+const LARGEST_ARRAY: u64 = 1 << 28;
 /// A line of JSON longer than this is no document but a mistake.
 const LONGEST_LINE: u64 = 1 << 28;
+
+/// What a file of JSON holds, and how many bytes more it could have had.
+fn array(reader: impl Read) -> (serde_json::Result<Value>, u64) {
+    let mut most = reader.take(LARGEST_ARRAY);
+    (serde_json::from_reader(&mut most), most.limit())
+}
 
 impl Open {
     fn new(path: PathBuf) -> Result<Self> {
@@ -142,10 +151,21 @@ impl Open {
         };
         let kind = match Path::new(name).extension().and_then(|e| e.to_str()) {
             Some("jsonl" | "ndjson") => Kind::Lines(reader),
-            Some("json") => match serde_json::from_reader(reader) {
-                Ok(Value::Array(elements)) => Kind::Array(elements.into_iter()),
-                Ok(_) => return Err(broken(&path, "is JSON, but no array of texts")),
-                Err(e) => return Err(broken(&path, format!("is no JSON: {e}"))),
+            Some("json") => match array(reader) {
+                (Ok(Value::Array(elements)), _) => Kind::Array(elements.into_iter()),
+                (Ok(_), _) => return Err(broken(&path, "is JSON, but no array of texts")),
+                (Err(e), 0) if e.is_eof() => {
+                    return Err(Error::new(
+                        ErrorKind::File,
+                        format!(
+                            "{} is an array of more than {} bytes, which is read whole",
+                            path.display(),
+                            LARGEST_ARRAY
+                        ),
+                        "write one text per line, as .jsonl, which is read line by line",
+                    ));
+                }
+                (Err(e), _) => return Err(broken(&path, format!("is no JSON: {e}"))),
             },
             _ => Kind::Plain(reader),
         };
@@ -222,7 +242,11 @@ fn text_of(value: Value) -> Option<String> {
     }
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Adds the files at and below `path`, each once: a link may lead back to a folder above it.
+fn collect(path: &Path, files: &mut Vec<PathBuf>, seen: &mut BTreeSet<PathBuf>) -> Result<()> {
+    if !seen.insert(path.canonicalize().map_err(|e| cannot(path, &e))?) {
+        return Ok(());
+    }
     let about = std::fs::metadata(path).map_err(|e| cannot(path, &e))?;
     if about.is_file() {
         files.push(path.to_path_buf());
@@ -237,7 +261,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         // What vanished, or points nowhere, is not there to be read.
         if !hidden && path.exists() {
-            collect(&path, files)?;
+            collect(&path, files, seen)?;
         }
     }
     Ok(())

@@ -75,14 +75,24 @@ impl LanguageModel {
 
     /// The same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the `tokenizer.bin` of llama2.c.
     pub fn open_with(path: impl AsRef<Path>, tokenizer: impl AsRef<Path>) -> Result<Self> {
+        LanguageModel::open_as(path, Tokenizer::open(tokenizer)?)
+    }
+
+    /// The same with a tokenizer that is there already.
+    ///
+    /// Fails, besides as [`new`](LanguageModel::new) does, if the file says that its tokens are the characters of another text.
+    pub fn open_as(path: impl AsRef<Path>, tokenizer: Tokenizer) -> Result<Self> {
         let path = path.as_ref();
-        LanguageModel::build(path, read_model(path)?, Tokenizer::open(tokenizer)?)
+        LanguageModel::build(path, read_model(path)?, tokenizer)
     }
 
     /// A model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local cache if it is there, else
     /// fetched, with a progress bar, because it was named. The cache is where Hugging Face's own programs keep it (`HF_HUB_CACHE`, or `hub` in
-    /// `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched.
+    /// `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched. A path is opened, as [`open`](LanguageModel::open) does.
     pub fn from_pretrained(name: &str) -> Result<Self> {
+        if Path::new(name).exists() {
+            return LanguageModel::open(name);
+        }
         let mut opened = LanguageModel::open(download(name)?)?;
         opened.name = name.into();
         Ok(opened)
@@ -108,6 +118,16 @@ impl LanguageModel {
     }
 
     fn build(path: &Path, model: Transformer, tokenizer: Tokenizer) -> Result<Self> {
+        let own = !path.is_dir()
+            && Provenance::of_file(path)
+                .is_ok_and(|p| p.vocab.is_some_and(|v| Some(&v) != tokenizer.vocab()));
+        if own {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{tokenizer:?} is not the vocabulary that {} was trained with", path.display()),
+                "leave the tokenizer out: the file keeps its own",
+            ));
+        }
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let conventions = Conventions::of(path, &tokenizer)?;
         Ok(LanguageModel { conventions, ..LanguageModel::new(&name, model, tokenizer)? })

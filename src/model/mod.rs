@@ -59,5 +59,5 @@ pub use training_run::TrainingRun;
 pub use transformer::Transformer;
 pub use weights::Provenance;
 pub(crate) use weights::Tensors;
-pub use weights::download;
+pub use weights::{download, downloaded};
 pub use weights::{from_candle, to_candle};

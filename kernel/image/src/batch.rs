@@ -2,16 +2,17 @@
 
 use crate::request::{Network, Request, Tokens, Work};
 use ndarray::ArrayView1;
-use onelens::data::{Corpus, PieceTokenizer, Source, TextFiles, Tokenize, Vocab};
+use onelens::data::{Corpus, Source, TextFiles, Tokenizer};
+use onelens::language::{LanguageModel, read_model};
 use onelens::lens::{LayerMoments, Lens, LogitLens, Refine, Ridge, TunedLens, compare};
-use onelens::model::{Config, Provenance, Training, TrainingRun, Transformer};
+use onelens::model::{Config, Provenance, Training, TrainingRun, Transformer, download, downloaded};
 use onelens::session::{self, Bundle, Sink};
 use onelens::stream::{Alone, Peers, Streaming, train_among};
 use onelens::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::ffi::{CStr, c_char, c_int};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Exit codes, as the program's help tells them.
 const FAILED: c_int = 1;
@@ -104,15 +105,15 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
     let (text, value) = match &request.work {
         Work::Fit { model, texts, output, shard_bytes, keep } => {
             check_folder(output)?;
-            let (model, path) = (read_model(model)?, output);
-            let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
+            let (model, path) = (open(model, &texts.tokenizer)?, output);
+            let documents = TextFiles::open(&texts.texts)?;
             let how = Streaming {
                 n_ctx: texts.n_ctx,
                 shard_bytes: *shard_bytes,
                 folder: keep.clone(),
                 ..Default::default()
             };
-            let Some(moments) = how.moments_among(peers, &model, &*tokenizer, &documents)? else {
+            let Some(moments) = how.moments_among(peers, &model, &model.tokenizer, &documents)? else {
                 return Ok(None);
             };
             moments.save(path)?;
@@ -166,20 +167,34 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             (text, value)
         }
         _ if peers.rank() > 0 => return Ok(None),
-        Work::Info { model } => info(model)?,
+        Work::Info { model } => info(&find(model)?)?,
+        Work::Download { name } => {
+            let folder = download(name)?;
+            (format!("{name} is in {}", folder.display()), json!({ "name": name, "folder": folder }))
+        }
         Work::Battery { settings, base, out } => crate::battery::run(settings, base, out)?,
         Work::Generate { model, tokenizer, prompt, n, temperature, seed } => {
-            let (model, tokenizer) = (read_model(model)?, read_tokenizer(tokenizer)?);
-            let tokens = tokenizer.tokens(prompt);
-            let more = match temperature {
-                Some(temperature) => model.generate_sampled(&tokens, *n, *temperature, *seed)?,
-                None => model.generate_greedy(&tokens, *n)?,
+            let model = open(model, tokenizer)?;
+            let live = !request.json;
+            let mut say = |text: &str| {
+                let mut out = std::io::stdout();
+                // Who reads may have enough; that is told at the end.
+                let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             };
-            let whole = tokenizer.text(&[tokens, more.clone()].concat());
-            (whole, json!({ "prompt": prompt, "text": tokenizer.text(&more), "tokens": more }))
+            if live {
+                say(prompt);
+            }
+            let sampled = temperature.map(|temperature| (temperature, *seed));
+            let told = model.continue_with(prompt, *n, sampled, &mut |text| {
+                if live {
+                    say(text);
+                }
+            })?;
+            // The text is out already; what is printed now ends its line.
+            (String::new(), json!({ "prompt": prompt, "text": told.text, "tokens": told.tokens }))
         }
         Work::Convert { model: from, output } => {
-            let model = read_model(from)?;
+            let model = read_model(&find(from)?)?;
             let provenance = Provenance::of_file(from).unwrap_or_else(|_| Provenance {
                 data: format!("read from {}", from.display()),
                 ..Default::default()
@@ -195,8 +210,8 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
         }
         Work::Refine { model, texts, moments, output, keep, sweeps, passes, lambda } => {
             check_folder(output)?;
-            let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
-            let (tokenizer, documents) = (read_tokenizer(&texts.tokenizer)?, TextFiles::open(&texts.texts)?);
+            let (model, moments) = (open(model, &texts.tokenizer)?, LayerMoments::load(moments)?);
+            let documents = TextFiles::open(&texts.texts)?;
             let how = Streaming { n_ctx: texts.n_ctx, folder: Some(keep.clone()), ..Default::default() };
             let usual = Refine::default();
             let refine = Refine {
@@ -205,7 +220,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 lambda: lambda.unwrap_or(usual.lambda),
             };
             let own = Ridge::default().own(&moments)?;
-            let tuned = how.refine(&refine, &model, &*tokenizer, &documents, &own, &moments)?;
+            let tuned = how.refine(&refine, &model, &model.tokenizer, &documents, &own, &moments)?;
             tuned.save(output)?;
             let (before, after) =
                 (tuned.training_kl.row(0), tuned.training_kl.row(tuned.training_kl.nrows() - 1));
@@ -227,7 +242,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             (text, value)
         }
         Work::Compare { model, moments, texts, lenses, lambda, sequences, html } => {
-            let (model, moments) = (read_model(model)?, LayerMoments::load(moments)?);
+            let (model, moments) = (open(model, &texts.tokenizer)?, LayerMoments::load(moments)?);
             let tokens = read_tokens(&model, texts, *sequences)?;
             let mut ridge = Ridge::default();
             ridge.lambda = lambda.unwrap_or(ridge.lambda);
@@ -314,30 +329,35 @@ fn info(path: &Path) -> Result<(String, Value)> {
     Ok((text.trim_end().into(), value))
 }
 
-/// A model by what its path is.
-pub(crate) fn read_model(path: &Path) -> Result<Transformer> {
-    match path.extension().and_then(|e| e.to_str()) {
-        _ if path.is_dir() => Transformer::from_hugging_face(path),
-        Some("bin") => Transformer::from_llama2c(path),
-        _ => Transformer::load(path),
+/// Where a model is that is named by its path, or by the name under which it was downloaded.
+pub(crate) fn find(model: &Path) -> Result<PathBuf> {
+    if model.exists() {
+        return Ok(model.to_path_buf());
     }
+    Ok(model.to_str().and_then(downloaded).unwrap_or_else(|| model.to_path_buf()))
 }
 
-/// A tokenizer by what its path is.
-fn read_tokenizer(path: &Path) -> Result<Box<dyn Tokenize>> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("bin") => Ok(Box::new(PieceTokenizer::open(path)?)),
-        _ => {
-            let vocab: Vocab = Corpus::open(path)?.vocab().clone();
-            Ok(Box::new(vocab))
+/// A model with its own tokenizer, or the one that was named.
+pub(crate) fn open(model: &Path, tokenizer: &Option<PathBuf>) -> Result<LanguageModel> {
+    let path = find(model)?;
+    let Some(named) = tokenizer else { return LanguageModel::open(path) };
+    match LanguageModel::open_with(&path, named) {
+        // The characters of a text are the tokens of a model that was trained on it; that there are as many is checked.
+        Err(e)
+            if path.is_file()
+                && (e.what().ends_with("is no tokenizer") || e.what().ends_with("no tokenizer.json")) =>
+        {
+            let vocab = Corpus::open(named)?.vocab().clone();
+            LanguageModel::open_as(&path, Tokenizer::characters(vocab))
         }
+        opened => opened,
     }
 }
 
 /// The first sequences of full length.
-pub(crate) fn read_tokens(model: &Transformer, texts: &Tokens, n: usize) -> Result<ndarray::Array2<u32>> {
+pub(crate) fn read_tokens(model: &LanguageModel, texts: &Tokens, n: usize) -> Result<ndarray::Array2<u32>> {
     let how = Streaming { n_ctx: texts.n_ctx, ..Default::default() };
-    how.sequences(model, &*read_tokenizer(&texts.tokenizer)?, &TextFiles::open(&texts.texts)?, n)
+    how.sequences(model, &model.tokenizer, &TextFiles::open(&texts.texts)?, n)
 }
 
 /// A lens by its name on the command line.

@@ -9,7 +9,7 @@ use onelens::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::batch::{read_model, read_tokens};
+use crate::batch::{open, read_tokens};
 use crate::request::Tokens;
 
 /// What the file may hold.
@@ -37,7 +37,8 @@ enum Known {
 #[serde(deny_unknown_fields)]
 struct Checkpoint {
     model: PathBuf,
-    tokenizer: PathBuf,
+    #[serde(default)]
+    tokenizer: Option<PathBuf>,
     texts: Vec<PathBuf>,
     #[serde(default = "some_sequences")]
     sequences: usize,
@@ -73,12 +74,12 @@ pub(crate) fn run(settings: &Value, base: &Path, out: &Path) -> Result<(String, 
                 ));
             }
             let Checkpoint { model: path, tokenizer, texts, sequences, context } = checkpoint;
-            let model = read_model(&at(&path))?;
-            let texts = Tokens {
-                texts: texts.iter().map(|path| at(path)).collect(),
-                tokenizer: at(&tokenizer),
-                n_ctx: context,
-            };
+            let tokenizer = tokenizer.as_deref().map(at);
+            // A name of the hub is no path beside the file.
+            let place = if at(&path).exists() { at(&path) } else { path.clone() };
+            let model = open(&place, &tokenizer)?;
+            let texts =
+                Tokens { texts: texts.iter().map(|path| at(path)).collect(), tokenizer, n_ctx: context };
             let tokens = read_tokens(&model, &texts, sequences)?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             Report::of_transformer(&name, &model, &tokens)?

@@ -17,10 +17,12 @@ pub struct Request {
 pub enum Work {
     /// What a model is.
     Info { model: PathBuf },
-    /// Write on from a prompt.
+    /// Fetch a model of the Hugging Face hub.
+    Download { name: String },
+    /// Continue a text.
     Generate {
         model: PathBuf,
-        tokenizer: PathBuf,
+        tokenizer: Option<PathBuf>,
         prompt: String,
         n: usize,
         temperature: Option<f64>,
@@ -69,7 +71,8 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tokens {
     pub texts: Vec<PathBuf>,
-    pub tokenizer: PathBuf,
+    /// Where it is not with the model.
+    pub tokenizer: Option<PathBuf>,
     /// Tokens of a sequence; 0 for the model's context.
     pub n_ctx: usize,
 }

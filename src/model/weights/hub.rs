@@ -9,11 +9,14 @@ use super::hugging_face::{SHARDS, shard_names};
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result};
 
-/// Downloads a model of the Hugging Face hub, showing progress, and returns the folder where it lies: `config.json`, the
-/// safetensors weights, and `tokenizer.json` where there is one.
+/// A model of the Hugging Face hub, by its name (`owner/name`): the folder where it lies, with `config.json`, the weights, and
+/// `tokenizer.json` with what goes with it where there is one. What is in the hub's cache is taken from there, without a question to the
+/// network; the rest is fetched, showing progress.
 ///
-/// Files lie in the cache that Hugging Face's own programs use (`HF_HOME`), and what lies there is not fetched again. A token for
+/// The cache is the one of Hugging Face's own programs: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`. A token for
 /// models that need one is read from there too.
+///
+/// Fails if it is no name, with `HF_HUB_OFFLINE=1` if the model is not in the cache, and where a file cannot be fetched.
 ///
 /// ```no_run
 /// use onelens::model::{Transformer, download};
@@ -21,20 +24,67 @@ use crate::{Error, ErrorKind, Result};
 /// # Ok::<(), onelens::Error>(())
 /// ```
 pub fn download(model: &str) -> Result<PathBuf> {
-    fetch(ApiBuilder::from_env(), &Cache::from_env(), model)
+    let offline = std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()));
+    fetch(ApiBuilder::from_env().with_cache_dir(cache().path().clone()), &cache(), model, offline)
 }
 
-fn fetch(from: ApiBuilder, cache: &Cache, model: &str) -> Result<PathBuf> {
+/// The folder of a model that is in the hub's cache, whole. Uses no network.
+pub fn downloaded(model: &str) -> Option<PathBuf> {
+    is_name(model).then(|| in_cache(&cache(), model))?
+}
+
+fn cache() -> Cache {
+    match std::env::var_os("HF_HUB_CACHE").filter(|folder| !folder.is_empty()) {
+        Some(folder) => Cache::new(PathBuf::from(folder)),
+        None => Cache::from_env(),
+    }
+}
+
+/// Names go into addresses and paths.
+fn is_name(model: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let parts: Vec<&str> = model.split('/').collect();
+    parts.len() <= 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.') && p.chars().all(letter))
+}
+
+/// In which forms a model has its weights, the better ones first: one file, or an index and its shards.
+const WEIGHTS: [(&str, &str); 2] =
+    [("model.safetensors", SHARDS), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
+
+/// What goes with a model, where it is there.
+const EXTRAS: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+
+fn in_cache(cache: &Cache, model: &str) -> Option<PathBuf> {
+    let cached = cache.model(model.to_string());
+    let folder = cached.get("config.json")?.parent()?.to_path_buf();
+    let whole = WEIGHTS.iter().any(|(single, index)| {
+        let shards = || shard_names(&cached.get(index)?).ok();
+        cached.get(single).is_some()
+            || shards().is_some_and(|names| names.iter().all(|name| cached.get(name).is_some()))
+    });
+    whole.then_some(folder)
+}
+
+fn fetch(from: ApiBuilder, cache: &Cache, model: &str, offline: bool) -> Result<PathBuf> {
     let failed = |what: String| {
         let help = "check the name, as it stands in the model's address (`owner/name`), and the connection; for a model with \
                     conditions, log in with `hf auth login`";
         Error::new(ErrorKind::File, what, help)
     };
-    // Names go into addresses and paths.
-    let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let parts: Vec<&str> = model.split('/').collect();
-    if parts.len() > 2 || parts.iter().any(|p| p.is_empty() || p.starts_with('.') || !p.chars().all(letter)) {
+    if !is_name(model) {
         return Err(failed(format!("{model:?} is no name of a model")));
+    }
+    if let Some(folder) = in_cache(cache, model) {
+        return Ok(folder);
+    }
+    if offline {
+        return Err(Error::new(
+            ErrorKind::File,
+            format!("{model} is not in {}, and HF_HUB_OFFLINE forbids to fetch it", cache.path().display()),
+            "unset HF_HUB_OFFLINE once, or open a folder or file that is there",
+        ));
     }
     let api = from.with_progress(false).build().map_err(|e| failed(format!("no connection: {e}")))?;
     let repo = api.model(model.to_string());
@@ -48,17 +98,33 @@ fn fetch(from: ApiBuilder, cache: &Cache, model: &str) -> Result<PathBuf> {
     };
     let config = get("config.json")?;
     let folder = config.parent().unwrap_or(Path::new(".")).to_path_buf();
-    // A model has its weights in one file or in shards; which of the two is only known by asking.
-    if let Err(no_single_file) = get("model.safetensors") {
-        if get(SHARDS).is_err() {
-            return Err(no_single_file);
+    // Which form the weights have is only known by asking.
+    let mut missing = None;
+    let mut found = false;
+    for (single, index) in WEIGHTS {
+        match get(single) {
+            Ok(_) => found = true,
+            Err(e) => {
+                if let Ok(index) = get(index) {
+                    for name in shard_names(&index)? {
+                        get(&name)?;
+                    }
+                    found = true;
+                }
+                missing.get_or_insert(e);
+            }
         }
-        for name in shard_names(&folder.join(SHARDS))? {
-            get(&name)?;
+        if found {
+            break;
         }
     }
-    // Not every model has one.
-    let _ = get("tokenizer.json");
+    if let Some(e) = missing.filter(|_| !found) {
+        return Err(e);
+    }
+    // Not every model has all of them.
+    for name in EXTRAS {
+        let _ = get(name);
+    }
     Ok(folder)
 }
 
@@ -152,21 +218,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().to_path_buf());
         let from = || ApiBuilder::from_cache(cache.clone()).with_endpoint(address.clone()).with_retries(0);
-        let fetched = fetch(from(), &cache, "someone/small").unwrap();
+        let fetched = fetch(from(), &cache, "someone/small", false).unwrap();
         let read = crate::model::Transformer::from_hugging_face(&fetched).unwrap();
         assert!(read == crate::model::Transformer::from_hugging_face(&golden).unwrap());
+        // Once it is there, nobody is asked, and nothing else is needed.
         let before = requests.load(Ordering::SeqCst);
-        assert_eq!(fetch(from(), &cache, "someone/small").unwrap(), fetched);
-        // Asked again is only for the tokenizer that is not there.
-        assert!(requests.load(Ordering::SeqCst) <= before + 1);
+        assert_eq!(fetch(from(), &cache, "someone/small", false).unwrap(), fetched);
+        assert_eq!(fetch(from(), &cache, "someone/small", true).unwrap(), fetched);
+        assert_eq!(requests.load(Ordering::SeqCst), before);
+        let e = fetch(from(), &cache, "someone/other", true).unwrap_err();
+        assert!(e.what().contains("HF_HUB_OFFLINE") && e.help().contains("unset"), "{e}");
 
-        let e = fetch(from(), &cache, "someone/other").unwrap_err();
+        let e = fetch(from(), &cache, "someone/other", false).unwrap_err();
         assert!(
             e.what().contains("`config.json` of someone/other") && e.help().contains("owner/name"),
             "{e}"
         );
         for name in ["", "..", "a/b/c", "a/../b", "a b", "https://x/y"] {
-            assert!(fetch(from(), &cache, name).unwrap_err().what().contains("is no name"), "{name}");
+            assert!(fetch(from(), &cache, name, false).unwrap_err().what().contains("is no name"), "{name}");
         }
     }
 }

@@ -23,7 +23,7 @@ mod own;
 mod tensors;
 
 pub use candle::{from_candle, to_candle};
-pub use hub::download;
+pub use hub::{download, downloaded};
 pub use own::Provenance;
 pub(crate) use own::{read_document, write_document};
 pub(crate) use tensors::Tensors;
