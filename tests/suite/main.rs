@@ -19,6 +19,7 @@ mod model;
 mod moments;
 mod predictive;
 mod readers;
+mod real_model;
 mod refinement_resumed;
 mod relatives;
 mod ridge_path;

@@ -176,7 +176,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
         Work::Generate { model, tokenizer, prompt, n, temperature, seed } => {
             let model = open(model, tokenizer)?;
             let live = !request.json;
-            let mut say = |text: &str| {
+            let say = |text: &str| {
                 let mut out = std::io::stdout();
                 // Who reads may have enough; that is told at the end.
                 let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

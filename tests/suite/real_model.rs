@@ -1,7 +1,5 @@
 //! A real language model, SmolLM2-135M-Instruct from a GGUF file, against what transformers says of the same file.
 
-mod common;
-
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -12,7 +10,7 @@ use serde_json::Value;
 
 /// The folder with the model, and what transformers 5.24 said (`golden.py` beside it).
 fn folder() -> Option<PathBuf> {
-    common::data("smollm2")
+    crate::common::data("smollm2")
 }
 
 fn golden() -> Option<Value> {
