@@ -112,6 +112,8 @@ fn patch(
             "corrupt the input where it changes the answer",
         ));
     }
+    // One run for each square.
+    let model = &*model.expanded();
     let mut values = Array2::zeros((n_layers, n_columns));
     let mut progress = Progress::new("patching", n_layers * n_columns);
     for (l, mut row) in values.outer_iter_mut().enumerate() {

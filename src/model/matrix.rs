@@ -208,7 +208,7 @@ impl Matrix {
     pub(crate) fn is_packed(&self) -> bool {
         match &self.0 {
             Repr::Own(_) => false,
-            Repr::Stored(stored) => stored.direct().is_none(),
+            Repr::Stored(stored) => stored.direct().is_none() && stored.expanded.get().is_none(),
         }
     }
 

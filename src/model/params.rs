@@ -397,6 +397,22 @@ impl Params {
         if self.w_u.is_empty() { self.w_e.columns(part, true) } else { self.w_u.columns(part, false) }
     }
 
+    /// A copy whose matrices are expanded once, for many passes: as much memory as `f32` takes. Weights of its own are copied by this.
+    pub(crate) fn expanded(&self) -> Params {
+        let all = self.clone();
+        let embeddings = [&all.w_e, &all.w_pos, &all.w_u];
+        let matrices = all.blocks.iter().flat_map(BlockParams::matrices).chain(embeddings);
+        matrices.collect::<Vec<_>>().into_par_iter().for_each(|matrix| {
+            matrix.view();
+        });
+        all
+    }
+
+    /// Whether a block has to be expanded whenever it runs.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.blocks.iter().any(BlockParams::is_packed)
+    }
+
     /// Takes over the numbers of `other`, which has the same shapes.
     pub(crate) fn copy_from(&mut self, other: &Params) {
         self.slices_mut().into_iter().zip(other.slices()).for_each(|(a, b)| a.copy_from_slice(&b));

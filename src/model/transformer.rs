@@ -1,5 +1,7 @@
 //! A transformer: its shape and its weights, and what can be asked of them.
 
+use std::borrow::Cow;
+
 use ndarray::{Array2, ArrayView2};
 
 use super::architecture::Mlp;
@@ -40,6 +42,14 @@ impl Transformer {
     pub fn unembed(&self, h: ArrayView2<f32>) -> Array2<f32> {
         let net = Network::new(&self.config, &self.params, 1);
         log_softmax_rows(unembed(&net, h, &mut Taps::none(&self.config)).logits.view())
+    }
+
+    /// The same network for many passes of few tokens: what is stored in fewer bits is expanded once, and takes as much memory as `f32`.
+    pub(crate) fn expanded(&self) -> Cow<'_, Transformer> {
+        match self.params.is_packed() {
+            true => Cow::Owned(Transformer { config: self.config.clone(), params: self.params.expanded() }),
+            false => Cow::Borrowed(self),
+        }
     }
 
     /// A number that two models share only if shape and weights are the same, bit for bit (FNV-1a).
