@@ -59,7 +59,10 @@ fn a_cached_forward_holds_the_cache_and_one_block_and_training_nothing_that_grow
         let ((_, cache), most, _) = measured(|| twelve.run_with_cache_of(&tokens, &[], &keep).unwrap());
         let kept: usize = cache.hooks().iter().map(|h| 4 * cache.get(*h).unwrap().len()).sum();
         // And the lists of what each of eight parts keeps of 24 hooks.
-        assert!(most < kept + of_two + 120_000, "{most} bytes for a cache of {kept}, {of_two} for a pass without");
+        assert!(
+            most < kept + of_two + 120_000,
+            "{most} bytes for a cache of {kept}, {of_two} for a pass without"
+        );
 
         let step = || two.loss_and_grad(&tokens).unwrap();
         let _warm = step();
