@@ -83,6 +83,12 @@ impl Stored {
         out
     }
 
+    /// Whether so few rows read the weights where they lie: a single row always, up to [`EXPAND_FROM`] where they would have to be expanded.
+    fn is_read_by(&self, n_rows: usize) -> bool {
+        let most = if self.direct().is_some() { 2 } else { EXPAND_FROM };
+        n_rows < most && self.expanded.get().is_none()
+    }
+
     fn in_our_order(&self, decoded: Array2<f32>) -> Array2<f32> {
         if self.transposed { decoded.reversed_axes() } else { decoded }
     }
@@ -273,7 +279,7 @@ impl Matrix {
     /// `y = x W + b`: `x: [rows, in]`; returns `[rows, out]`. An empty `b` is no bias. A few rows read a stored matrix as it is.
     pub(crate) fn apply(&self, x: ArrayView2<f32>, b: ArrayView1<f32>) -> Array2<f32> {
         match &self.0 {
-            Repr::Stored(stored) if x.nrows() < EXPAND_FROM && stored.expanded.get().is_none() => {
+            Repr::Stored(stored) if stored.is_read_by(x.nrows()) => {
                 let mut y = stored.product(x, false);
                 if !b.is_empty() {
                     y += &b;
@@ -289,9 +295,7 @@ impl Matrix {
     /// `y = x Wᵀ`: a tied embedding as the unembedding.
     pub(crate) fn apply_transposed(&self, x: ArrayView2<f32>) -> Array2<f32> {
         match &self.0 {
-            Repr::Stored(stored) if x.nrows() < EXPAND_FROM && stored.expanded.get().is_none() => {
-                stored.product(x, true)
-            }
+            Repr::Stored(stored) if stored.is_read_by(x.nrows()) => stored.product(x, true),
             Repr::Own(_) | Repr::Stored(_) => matmul(x, self.view().reversed_axes()),
         }
     }
