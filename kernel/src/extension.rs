@@ -201,7 +201,7 @@ fn build_in(
     let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|e| cannot("write", &path, &e));
     fs::create_dir_all(package.join("src")).map_err(|e| cannot("create", &package, &e))?;
     write(package.join("src/lib.rs"), "")?;
-    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted, profile(image)?))?;
+    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted, how_built(image)?))?;
     if let Some(lock) = image.lock_file() {
         let to = package.join("Cargo.lock");
         fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
@@ -284,15 +284,29 @@ fn build_in(
 }
 
 /// How the crates of the image were compiled: what is compiled otherwise is another crate to Rust.
-fn profile(image: &Image) -> Result<Option<toml::Value>, String> {
-    let path = image.source().join("Cargo.toml");
-    let text = fs::read_to_string(&path).map_err(|e| cannot("read", &path, &e))?;
-    let manifest: toml::Table = text.parse().map_err(|e| format!("{} is damaged: {e}", path.display()))?;
-    Ok(manifest.get("profile").and_then(|profiles| profiles.get("release")).cloned())
+#[derive(Default)]
+struct HowBuilt {
+    /// `profile.release` of the workspace.
+    profile: Option<toml::Value>,
+    /// `build-dependencies` of the image: they give features to what procedural macros consist of, and with other features those,
+    /// and all crates that use them, are others.
+    build_dependencies: Option<toml::Value>,
+}
+
+fn how_built(image: &Image) -> Result<HowBuilt, String> {
+    let manifest = |path: &str| -> Result<toml::Table, String> {
+        let path = image.source().join(path);
+        let text = fs::read_to_string(&path).map_err(|e| cannot("read", &path, &e))?;
+        text.parse().map_err(|e| format!("{} is damaged: {e}", path.display()))
+    };
+    Ok(HowBuilt {
+        profile: manifest("Cargo.toml")?.get("profile").and_then(|profiles| profiles.get("release")).cloned(),
+        build_dependencies: manifest("kernel/image/Cargo.toml")?.remove("build-dependencies"),
+    })
 }
 
 /// The manifest of a package with the crates asked for, and with all of the image's as they are there.
-fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, profile: Option<toml::Value>) -> String {
+fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, how_built: HowBuilt) -> String {
     let mut dependencies = toml::Table::new();
     for (i, unit) in held.iter().filter(|unit| unit.from_registry).enumerate() {
         let mut table = toml::Table::new();
@@ -312,7 +326,10 @@ fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, profile: Opti
     table.insert("package".into(), package.into());
     table.insert("workspace".into(), toml::Table::new().into());
     table.insert("dependencies".into(), dependencies.into());
-    if let Some(profile) = profile {
+    if let Some(build_dependencies) = how_built.build_dependencies {
+        table.insert("build-dependencies".into(), build_dependencies);
+    }
+    if let Some(profile) = how_built.profile {
         table.insert("profile".into(), toml::Table::from_iter([("release".to_string(), profile)]).into());
     }
     table.to_string()
