@@ -290,7 +290,7 @@ struct HowBuilt {
     profile: Option<toml::Value>,
     /// `build-dependencies` of the image: they give features to what procedural macros consist of, and with other features those,
     /// and all crates that use them, are others.
-    build_dependencies: Option<toml::Value>,
+    build_dependencies: toml::Table,
 }
 
 fn how_built(image: &Image) -> Result<HowBuilt, String> {
@@ -301,7 +301,10 @@ fn how_built(image: &Image) -> Result<HowBuilt, String> {
     };
     Ok(HowBuilt {
         profile: manifest("Cargo.toml")?.get("profile").and_then(|profiles| profiles.get("release")).cloned(),
-        build_dependencies: manifest("kernel/image/Cargo.toml")?.remove("build-dependencies"),
+        build_dependencies: match manifest("kernel/image/Cargo.toml")?.remove("build-dependencies") {
+            Some(toml::Value::Table(table)) => table,
+            Some(_) | None => toml::Table::new(),
+        },
     })
 }
 
@@ -326,9 +329,16 @@ fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, how_built: Ho
     table.insert("package".into(), package.into());
     table.insert("workspace".into(), toml::Table::new().into());
     table.insert("dependencies".into(), dependencies.into());
-    if let Some(build_dependencies) = how_built.build_dependencies {
-        table.insert("build-dependencies".into(), build_dependencies);
-    }
+    // Under names by which they are known for the image's, not for crates that were asked for.
+    let renamed = how_built.build_dependencies.into_iter().map(|(name, value)| {
+        let mut table = match value {
+            toml::Value::Table(table) => table,
+            version => toml::Table::from_iter([("version".to_string(), version)]),
+        };
+        table.entry("package").or_insert(name.clone().into());
+        (format!("held-by-the-image-{name}"), toml::Value::Table(table))
+    });
+    table.insert("build-dependencies".into(), renamed.collect::<toml::Table>().into());
     if let Some(profile) = how_built.profile {
         table.insert("profile".into(), toml::Table::from_iter([("release".to_string(), profile)]).into());
     }
