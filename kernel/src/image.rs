@@ -327,7 +327,7 @@ const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
 const PROJECT: &str = "rust-project.json";
 /// Raised when the files of an image change, so that one without them is built anew.
-const LAYOUT: &str = "6";
+const LAYOUT: &str = "7";
 /// How often the source may change under a build before that is an error.
 const MOST_BUILDS: usize = 3;
 
@@ -471,7 +471,9 @@ fn build(
     }
     on_progress("building the library for cells (once per version of Rust and of onelens)");
     let messages = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
-    let versions = linked_crates(toolchain, source)?;
+    let versions = linked_crates(toolchain, source, &[])?;
+    // The library's own dependencies: image, library, and what it names.
+    let named = linked_crates(toolchain, source, &["--depth", "2"])?;
     let manifest = source.join("Cargo.toml");
     let project =
         project::describe(&toolchain.cargo, &manifest, "onelens-image", &toolchain.sysroot, &messages)?;
@@ -485,10 +487,11 @@ fn build(
     let is_linked = |unit: &Unit| versions.contains(&(unit.name.clone(), unit.version.clone()));
     let held: Vec<Unit> =
         units(&parsed).into_iter().filter(|u| is_linked(u) && !u.proc_macro && !u.for_build).collect();
-    let assembled = assemble(&artifacts(&messages), &versions, &held, &project, &unfinished).and_then(|()| {
-        let _ = fs::remove_dir_all(folder);
-        fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
-    });
+    let assembled = assemble(&artifacts(&messages), &versions, &named, &held, &project, &unfinished)
+        .and_then(|()| {
+            let _ = fs::remove_dir_all(folder);
+            fs::rename(&unfinished, folder).map_err(|e| cannot("rename", &unfinished, &e))
+        });
     if assembled.is_err() {
         remove_unfinished(&images);
     }
@@ -574,10 +577,15 @@ fn artifacts(messages: &str) -> Vec<PathBuf> {
 }
 
 /// Names and versions of the crates inside the image: no build scripts, no procedural macros.
-fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, String)>, String> {
+fn linked_crates(
+    toolchain: &Toolchain,
+    source: &Path,
+    which: &[&str],
+) -> Result<Vec<(String, String)>, String> {
     let output = environment::cargo(&toolchain.cargo)
         .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{lib} {p}"])
+        .args(which)
         .args(features())
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
@@ -598,6 +606,7 @@ fn linked_crates(toolchain: &Toolchain, source: &Path) -> Result<Vec<(String, St
 fn assemble(
     artifacts: &[PathBuf],
     versions: &[(String, String)],
+    named: &[(String, String)],
     held: &[Unit],
     project: &str,
     folder: &Path,
@@ -610,10 +619,20 @@ fn assemble(
         let to = if file == LIBRARY { folder.join(&file) } else { deps.join(&file) };
         fs::copy(artifact, &to).map_err(|e| cannot("copy", artifact, &e))?;
         let name = file.strip_prefix("lib").and_then(|f| f.rsplit_once('-')).map_or("", |(name, _)| name);
-        // A crate that is there in two versions cannot be named.
+        if !file.ends_with(".rmeta") {
+            continue;
+        }
+        // Of a crate that is there in two versions a cell can name the one that the library names, whose types it hands out.
         let same: Vec<_> = versions.iter().filter(|(lib, _)| lib == name).collect();
-        if let ([(name, version)], true) = (&same[..], file.ends_with(".rmeta")) {
-            manifest.push_str(&format!("{name} {version} {file}\n"));
+        let its_own: Vec<_> = named.iter().filter(|(lib, _)| lib == name).collect();
+        let is_it =
+            |version: &str| held.iter().any(|unit| unit.file_name() == file && unit.version == version);
+        match (&same[..], &its_own[..]) {
+            ([(name, version)], _) => manifest.push_str(&format!("{name} {version} {file}\n")),
+            ([_, _, ..], [(name, version)]) if is_it(version) => {
+                manifest.push_str(&format!("{name} {version} {file}\n"));
+            }
+            _ => {}
         }
     }
     let path = folder.join(PROJECT);
