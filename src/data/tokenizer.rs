@@ -60,11 +60,13 @@ impl Tokenizer {
                 )),
             };
         }
-        // The crate expects JSON to be whole, and panics in places where it is not.
+        // The crate expects JSON to be whole, and panics in places where it is not. Its `from_bytes` is generic: what it needs of
+        // serde would be compiled here once more, a tenth of this library.
         let json: serde_json::Result<serde_json::Value> = serde_json::from_slice(&bytes);
-        let read = match json {
-            Ok(_) => guarded(|| tokenizers::Tokenizer::from_bytes(bytes)),
-            Err(e) => Err(e.to_string()),
+        let read = match (json, String::from_utf8(bytes)) {
+            (Ok(_), Ok(text)) => guarded(|| text.parse::<tokenizers::Tokenizer>()),
+            (Err(e), _) => Err(e.to_string()),
+            (_, Err(e)) => Err(e.to_string()),
         };
         match read {
             Ok(inner) => Ok(Tokenizer::json(inner)),
