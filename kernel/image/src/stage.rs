@@ -85,6 +85,11 @@ fn panicked(payload: Box<dyn Any + Send>) {
     std::mem::forget(payload);
 }
 
+/// Tells the kernel that the cell cannot go on, outside of any stage.
+pub(crate) fn end_with_error(message: &str) {
+    failed("error", message, None);
+}
+
 fn failed(kind: &str, message: &str, place: Option<Place>) {
     channel::flush();
     channel::result_ends();

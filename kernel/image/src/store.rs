@@ -1,12 +1,15 @@
 //! Variables between cells: a value behind its name and the name of its type.
 
-use std::any::{Any, type_name};
+use crate::{channel, stage};
+use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 struct Slot {
     value: Box<dyn Any>,
     ty: &'static str,
+    /// Of the value's type; the one of `value` itself is the same, but is asked of the cell's code.
+    id: TypeId,
 }
 
 struct Store(RefCell<BTreeMap<String, Slot>>);
@@ -18,49 +21,63 @@ unsafe impl Sync for Store {}
 
 static STORE: Store = Store(RefCell::new(BTreeMap::new()));
 
-/// Takes the variable `name` out. The engine generated this call from the type that [`put`] saw, so another
-/// type here means that the kernel is wrong; the process ends and its sleeping copy goes on.
+/// Takes the variable `name` out. The engine generated this call from the name of the type that [`put`] saw.
 ///
-/// A type of the user's is compiled anew in every cell, so its `TypeId` says nothing here: it stays the same when
-/// the definition changes and changes when another type is redefined. What counts is the engine's promise.
+/// A type of crates must be the very same type: identity is what the compiler says, and two versions of a crate have
+/// types of one name. A type of the user's is compiled anew in every cell, so its `TypeId` says nothing here: it stays
+/// the same when what a field's type stands for changes, and changes when another type is redefined. What counts there
+/// is the engine's promise.
 #[allow(unsafe_code)]
 pub fn take<T: 'static>(name: &str) -> T {
-    let value = take_any(name, type_name::<T>(), size_of::<T>(), align_of::<T>());
-    // SAFETY: `put` boxed a value whose type has this very name. Types of crates are then the same type. For a
-    // type of the user's, the engine drops a variable when the text of the definition, or of anything that the
-    // definition names, changes; the same text in a crate of the same name with the same compiler and layout
-    // options has the same layout.
+    let value = take_any(name, type_name::<T>(), TypeId::of::<T>(), size_of::<T>(), align_of::<T>());
+    // SAFETY: `put` boxed a value whose type has this very name, size and alignment. A type of crates alone has this
+    // `TypeId`, too, so it is the same. For a type of the user's, the engine drops a variable when the text of the
+    // definition changes, or what a word in it may stand for; the same text whose names lead to the same things, in a
+    // crate of the same name with the same compiler and layout options, has the same layout. Names of crates lead to
+    // the same crates for as long as the process lives.
     *unsafe { Box::from_raw(Box::into_raw(value).cast::<T>()) }
 }
 
 /// Keeps `value` as the variable `name`, in place of one that had that name.
 pub fn put<T: 'static>(name: &str, value: T) {
-    put_any(name, Box::new(value), type_name::<T>());
+    put_any(name, Box::new(value), type_name::<T>(), TypeId::of::<T>());
 }
 
 #[inline(never)]
-fn take_any(name: &str, wanted: &'static str, size: usize, align: usize) -> Box<dyn Any> {
-    let slot = STORE.0.borrow_mut().remove(name);
+fn take_any(name: &str, wanted: &'static str, id: TypeId, size: usize, align: usize) -> Box<dyn Any> {
+    let mut store = STORE.0.borrow_mut();
     let fits = |slot: &Slot| {
-        slot.ty == wanted && size_of_val(&*slot.value) == size && align_of_val(&*slot.value) == align
+        slot.ty == wanted
+            && size_of_val(&*slot.value) == size
+            && align_of_val(&*slot.value) == align
+            && (slot.id == id || wanted.contains("notebook::"))
     };
-    match slot {
+    match store.remove(name) {
         Some(slot) if fits(&slot) => slot.value,
         _ => mismatch(name, wanted),
     }
 }
 
 #[inline(never)]
-fn put_any(name: &str, value: Box<dyn Any>, ty: &'static str) {
-    let old = STORE.0.borrow_mut().insert(name.to_string(), Slot { value, ty });
+fn put_any(name: &str, value: Box<dyn Any>, ty: &'static str, id: TypeId) {
+    let old = STORE.0.borrow_mut().insert(name.to_string(), Slot { value, ty, id });
     discard(old);
 }
 
 #[cold]
 #[inline(never)]
 fn mismatch(name: &str, wanted: &str) -> ! {
-    eprintln!("onelens: the variable `{name}` is not a `{wanted}`");
-    std::process::abort()
+    let text = format!(
+        "`{name}` cannot be used in a later cell: its type is another `{wanted}` than the one that is found under this name, as of another version of the crate\nhelp: keep what you need of it in a variable of another type, in the cell that makes it"
+    );
+    stage::end_with_error(&text);
+    // The sleeping copy goes on, with all variables.
+    channel::send(&["lost"]);
+    #[allow(unsafe_code)]
+    // SAFETY: ends this process without running anything of the user's.
+    unsafe {
+        libc::_exit(0)
+    }
 }
 
 /// Drops the variable `name`, by the code of the cell that put it.

@@ -65,6 +65,10 @@ impl Draft {
         displays_itself: &mut bool,
     ) -> Result<Settled, CellError> {
         let number = self.text.cell;
+        // Each variable is learnt of at most twice in each stage, each item retired once, the display changed once.
+        let (variables, stages) = (self.taken.len() + self.binds(), self.cell.stages.len());
+        let mut rounds = 2 * variables * stages.max(1) + self.scope.items.iter().count() + 2;
+        let displayed_itself = *displays_itself;
         loop {
             let generated = self.generate(*displays_itself, compiler);
             let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
@@ -87,19 +91,29 @@ impl Draft {
                 let what = diagnostics::borrowed_sentence(&name);
                 return Err(diagnostics::refusal(&what, diagnostics::borrowed_help(), &at));
             }
-            let another_way = learn_moves(&errors, &generated, &self.cell, &mut self.fates)
-                || learn_display(&errors, &generated, displays_itself)
-                || retire(&errors, &generated, &mut self.scope.items, number, &mut self.retired);
+            rounds = rounds.saturating_sub(1);
+            let another_way = rounds > 0
+                && (learn_moves(&errors, &generated, &self.cell, &mut self.fates)
+                    || (*displays_itself == displayed_itself
+                        && learn_display(&errors, &generated, displays_itself))
+                    || retire(&errors, &generated, &mut self.scope.items, number, &mut self.retired));
             if another_way {
                 continue;
             }
             // What is wrong with the crate apart may be right in the crate with everything.
             if self.linked.take().is_some() {
                 self.fates = Fates::default();
+                *displays_itself = displayed_itself;
             } else {
+                *displays_itself = displayed_itself;
                 return Err(diagnostics::compile_error(&errors, &generated, number, &self.hints));
             }
         }
+    }
+
+    /// How many variables the cell defines.
+    fn binds(&self) -> usize {
+        self.cell.stages.iter().map(|stage| stage.binds.len()).sum()
     }
 
     /// The variables from before the cell that it moves, with what moves them.
@@ -148,8 +162,12 @@ fn first_line(statement: &str) -> String {
 fn learn_display(errors: &[Value], generated: &Generated, displays_itself: &mut bool) -> bool {
     let Some(shown) = &generated.shown else { return false };
     let ambiguous = |error: &Value| {
+        // In the code that shows the value, not in the value's own.
         error["code"]["code"] == "E0034"
-            && spans(error).any(|span| shown.contains(&diagnostics::byte(span, "byte_start")))
+            && spans(error).any(|span| {
+                shown.contains(&diagnostics::byte(span, "byte_start"))
+                    && diagnostics::origin(span, &generated.source).is_none()
+            })
     };
     let another_way = match *displays_itself {
         false => errors.iter().any(ambiguous),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! uses and items
-//! extern "C" fn onelens_cell() {
+//! extern "C" fn __onelens_cell1() {
 //!     let mut x = rt::take::<f64>("x");                    // variables that occur in the cell
 //!     let stage = rt::stage("a", || { <statements> let a = ..; Ok((a,)) });
 //!     let Some((a,)) = stage else { rt::put("x", x); return; };
@@ -146,7 +146,11 @@ impl Generator<'_> {
         if self.runtime == Runtime::Tokio && self.cell.stages.iter().any(|s| mentions::awaits(&s.tokens)) {
             out.source.push(BLOCK_ON_TOKIO);
         }
-        out.source.push("#[unsafe(no_mangle)]\nextern \"C\" fn onelens_cell() {\n");
+        // A function of its own for each cell, so that types defined inside have `TypeId`s of their own.
+        let number = self.cell.number;
+        out.source.push(&format!(
+            "#[unsafe(export_name = \"onelens_cell\")]\nextern \"C\" fn __onelens_cell{number}() {{\n"
+        ));
         let mut live = Vec::new();
         for (binding, taken) in self.taken.iter().enumerate() {
             let pattern = pattern(&taken.name, taken.mutable);

@@ -3,12 +3,15 @@
 //! A cell that defines items is a crate in which all items are compiled again; the others link one that has them
 //! (`library`). A value of a user's type therefore passes between crates that each have their own definition of the
 //! type, which is sound only while the definitions are the same. [`Items::changes`] finds the names for which they
-//! would not be.
+//! would not be, as far as they cannot be shown to be; see [`reach`](super::reach).
 
 use super::mentions;
 use super::publish::{self, Edits};
+use super::reach::{Names, Reach, alike, canonical};
 use super::source::{Quote, Source, Text};
 use super::statics::{self, Homes, Stored};
+use super::types;
+use super::uses::Uses;
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::BTreeSet;
@@ -41,16 +44,34 @@ pub(super) struct Item {
     pub(super) names: Vec<String>,
     /// For an impl, the names in the type that it is for.
     of: BTreeSet<String>,
-    /// Whether another definition can mean another layout of some type.
+    /// Whether the impls of the old definition go with it.
     shapes_types: bool,
     parts: Vec<Part>,
-    /// The tokens without comments: what "the same definition" compares.
+    /// The tokens without comments.
     tokens: String,
-    mentions: BTreeSet<String>,
+    meaning: Meaning,
     /// What makes it public; `None` if that is not known.
     public: Option<Edits>,
     /// For a static whose state lives on.
     stored: Option<Stored>,
+}
+
+/// What other definitions make of an item.
+#[derive(Clone, Debug)]
+struct Meaning {
+    /// What "the same definition" compares; `None` for an impl of functions only, by which no type is another.
+    shape: Option<String>,
+    reach: Reach,
+    /// The names that mean something else when this is another definition.
+    exports: BTreeSet<String>,
+    /// Whether there may be names among them that are not known.
+    exports_unknown: bool,
+    /// Whether it defines what a `TypeId` can be of.
+    defines_types: bool,
+    /// Whether those are known to `TypeId` by the place of the item among all others.
+    by_place: bool,
+    /// Whether it only adds to what there is: an impl of a trait.
+    adds: bool,
 }
 
 impl Item {
@@ -140,8 +161,6 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         (_, Some(name)) => format!("{space} {name}"),
         (_, None) => tokens.clone(),
     };
-    let mut mentioned = BTreeSet::new();
-    mentions::collect(item.to_token_stream(), &mut mentioned);
     let title = match (kind, names.first()) {
         (Kind::Impl, _) => key.clone(),
         (_, Some(name)) => name.clone(),
@@ -157,25 +176,164 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         _ => None,
     };
     let public = publish::edits(item);
-    vec![Item {
-        kind,
-        title,
-        key,
-        names,
-        of,
-        shapes_types,
-        parts,
-        tokens,
-        mentions: mentioned,
-        public,
-        stored,
-    }]
+    let meaning = meaning(item, &names);
+    vec![Item { kind, title, key, names, of, shapes_types, parts, tokens, meaning, public, stored }]
+}
+
+/// The same item without what can be another without any other item noticing: documentation, the bodies of functions
+/// that define nothing inside.
+fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
+    let whole = || strip(item.to_token_stream());
+    let mut exports: BTreeSet<String> = names.iter().map(|name| canonical(name)).collect();
+    let mut exports_unknown = false;
+    let (mut defines_types, mut by_place) = (true, false);
+    let (shape, reach) = match item {
+        syn::Item::Struct(i) => (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.iter()))),
+        syn::Item::Union(i) => {
+            (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.named.iter())))
+        }
+        syn::Item::Enum(i) => {
+            exports.extend(i.variants.iter().map(|variant| canonical(&variant.ident.to_string())));
+            let mut tokens = parts_of_fields(&i.attrs, &i.generics, std::iter::empty());
+            for variant in &i.variants {
+                tokens.extend(parts_of_fields(&variant.attrs, &syn::Generics::default(), variant.fields.iter()));
+                tokens.extend(variant.discriminant.iter().map(|(_, value)| value.to_token_stream()));
+            }
+            (Some(whole()), Reach::of(tokens))
+        }
+        syn::Item::Fn(i) => {
+            defines_types = hides_definitions(i.block.to_token_stream());
+            let all = i.sig.constness.is_some() || defines_types;
+            let mut outside = i.clone();
+            outside.block.stmts.clear();
+            let tokens = if all { whole() } else { strip(outside.to_token_stream()) };
+            (Some(tokens.clone()), Reach::of(tokens))
+        }
+        syn::Item::Const(i) => {
+            defines_types = hides_definitions(i.expr.to_token_stream());
+            by_place = names.is_empty() && defines_types;
+            if names.is_empty() {
+                exports = Reach::of(whole()).words().clone();
+            }
+            (Some(whole()), Reach::of(whole()))
+        }
+        syn::Item::Static(i) => {
+            defines_types = hides_definitions(i.expr.to_token_stream());
+            (Some(whole()), Reach::of(whole()))
+        }
+        syn::Item::Impl(i) => {
+            for parameter in i.generics.params.iter() {
+                if let syn::GenericParam::Type(syn::TypeParam { ident, .. })
+                | syn::GenericParam::Const(syn::ConstParam { ident, .. }) = parameter
+                {
+                    exports.remove(&canonical(&ident.to_string()));
+                }
+            }
+            let only_functions = i.items.iter().all(|member| matches!(member, syn::ImplItem::Fn(_)));
+            defines_types = hides_definitions(i.items.iter().map(ToTokens::to_token_stream).collect());
+            by_place = defines_types;
+            let counts = !only_functions || defines_types;
+            (counts.then(whole), Reach::of(whole()))
+        }
+        syn::Item::Mod(i) => {
+            for inner in i.content.iter().flat_map(|(_, items)| items) {
+                exports_unknown |= exported(inner, &mut exports);
+            }
+            (Some(whole()), Reach::of_module(whole()))
+        }
+        syn::Item::ForeignMod(i) => {
+            for inner in &i.items {
+                match inner {
+                    syn::ForeignItem::Fn(f) => exports.insert(canonical(&f.sig.ident.to_string())),
+                    syn::ForeignItem::Static(s) => exports.insert(canonical(&s.ident.to_string())),
+                    syn::ForeignItem::Type(t) => exports.insert(canonical(&t.ident.to_string())),
+                    other => {
+                        exports.extend(Reach::of(other.to_token_stream()).words().iter().cloned());
+                        true
+                    }
+                };
+            }
+            (Some(whole()), Reach::of(whole()))
+        }
+        syn::Item::Type(_) | syn::Item::Trait(_) | syn::Item::TraitAlias(_) | syn::Item::ExternCrate(_) => {
+            (Some(whole()), Reach::of(whole()))
+        }
+        // What a macro defines is made of the words here and there.
+        _ => {
+            let reach = Reach::of(whole());
+            by_place = names.is_empty();
+            if names.is_empty() {
+                exports.extend(reach.words().iter().cloned());
+            }
+            (Some(whole()), reach)
+        }
+    };
+    let shape = shape.map(|tokens| tokens.to_string());
+    let adds = matches!(item, syn::Item::Impl(_));
+    Meaning { shape, reach, exports, exports_unknown, defines_types, by_place, adds }
+}
+
+/// The tokens in which a type's names are looked up; those of its fields are not among them.
+fn parts_of_fields<'f>(
+    attributes: &[syn::Attribute],
+    generics: &syn::Generics,
+    fields: impl Iterator<Item = &'f syn::Field>,
+) -> TokenStream {
+    let mut tokens = TokenStream::new();
+    let mut add = |attributes: &[syn::Attribute]| {
+        attributes.iter().for_each(|attribute| attribute.to_tokens(&mut tokens));
+    };
+    add(attributes);
+    let mut rest = TokenStream::new();
+    generics.params.to_tokens(&mut rest);
+    generics.where_clause.to_tokens(&mut rest);
+    for field in fields {
+        add(&field.attrs);
+        field.ty.to_tokens(&mut rest);
+        // Two types must not become one word.
+        rest.extend([TokenTree::Punct(proc_macro2::Punct::new(';', proc_macro2::Spacing::Alone))]);
+    }
+    tokens.extend(rest);
+    strip(tokens)
+}
+
+/// Whether code may define types or impls inside, or a future, whose states are a type.
+fn hides_definitions(code: TokenStream) -> bool {
+    let reach = Reach::of(code);
+    let words = ["struct", "enum", "union", "trait", "impl", "mod", "macro_rules", "async", "gen"];
+    words.iter().any(|word| reach.words().contains(*word)) || reach.is_opaque(|_| false, |_| false)
+}
+
+/// Adds the names that an item within a module may give to the outside; true if some may be unknown.
+fn exported(item: &syn::Item, names: &mut BTreeSet<String>) -> bool {
+    match item {
+        syn::Item::Use(i) => {
+            let reach = Reach::of(i.tree.to_token_stream());
+            names.extend(reach.words().iter().cloned());
+            let is_glob = i.tree.to_token_stream().to_string().contains('*');
+            is_glob && !matches!(i.vis, syn::Visibility::Inherited)
+        }
+        syn::Item::Impl(_) => {
+            let (_, _, subjects, _) = classify(item);
+            names.extend(subjects.iter().map(|name| canonical(name)));
+            false
+        }
+        syn::Item::Macro(_) | syn::Item::ForeignMod(_) | syn::Item::Verbatim(_) => {
+            let reach = Reach::of(item.to_token_stream());
+            names.extend(reach.words().iter().cloned());
+            reach.is_opaque(|_| true, |_| false)
+        }
+        _ => {
+            let (_, _, own, _) = classify(item);
+            let meaning = meaning(item, &own);
+            names.extend(meaning.exports);
+            meaning.exports_unknown || meaning.reach.is_opaque(|_| true, |_| false)
+        }
+    }
 }
 
 /// One static of a `thread_local!`.
 fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn::Type)) -> Item {
-    let mut mentioned = BTreeSet::new();
-    mentions::collect(ty.to_token_stream(), &mut mentioned);
     Item {
         kind: Kind::Other,
         title: name.to_string(),
@@ -184,12 +342,20 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
         of: BTreeSet::new(),
         shapes_types: false,
         tokens: definition.as_str().to_string(),
+        meaning: Meaning {
+            shape: Some(definition.as_str().to_string()),
+            reach: Reach::of(ty.to_token_stream()),
+            exports: [canonical(&name.to_string())].into(),
+            exports_unknown: false,
+            defines_types: false,
+            by_place: false,
+            adds: false,
+        },
         parts: vec![
             Part::Generated("::std::thread_local! { "),
             Part::Quote(definition),
             Part::Generated(" }"),
         ],
-        mentions: mentioned,
         // Only its home defines it.
         public: Some(vec![]),
         stored: Some(stored),
@@ -206,7 +372,10 @@ fn classify(item: &syn::Item) -> (Kind, &'static str, Vec<String>, bool) {
         syn::Item::Trait(i) => (Kind::Other, "type", one(&i.ident), true),
         syn::Item::TraitAlias(i) => (Kind::Other, "type", one(&i.ident), true),
         syn::Item::Mod(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::ExternCrate(i) => (Kind::Other, "type", one(&i.ident), true),
+        syn::Item::ExternCrate(i) => {
+            let name = i.rename.as_ref().map_or(&i.ident, |(_, name)| name);
+            (Kind::Other, "type", one(name), true)
+        }
         syn::Item::Fn(i) => (Kind::Other, "value", one(&i.sig.ident), i.sig.constness.is_some()),
         syn::Item::Const(i) if i.ident == "_" => (Kind::Other, "value", vec![], false),
         syn::Item::Const(i) => (Kind::Other, "value", one(&i.ident), true),
@@ -234,9 +403,24 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         other => normal(other.to_token_stream()),
     };
     let header_tokens = header_tokens(block);
-    let mut mentioned = BTreeSet::new();
-    mentions::collect(member.to_token_stream(), &mut mentioned);
-    mentions::collect(block.self_ty.to_token_stream(), &mut mentioned);
+    let tokens = format!("{header_tokens} {{ {} }}", normal(member.to_token_stream()));
+    let defines_types = hides_definitions(member.to_token_stream());
+    let counts = match member {
+        syn::ImplItem::Fn(i) => i.sig.constness.is_some() || defines_types,
+        _ => true,
+    };
+    let mut reached = strip(member.to_token_stream());
+    block.self_ty.to_tokens(&mut reached);
+    block.generics.to_tokens(&mut reached);
+    let meaning = Meaning {
+        shape: counts.then(|| tokens.clone()),
+        reach: Reach::of(reached),
+        exports: [canonical(&name)].into(),
+        exports_unknown: false,
+        defines_types,
+        by_place: defines_types,
+        adds: false,
+    };
     let quote = |range| Part::Quote(Quote { text: text.clone(), range });
     Item {
         kind: Kind::Impl,
@@ -251,8 +435,8 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
             quote(member.span().byte_range()),
             Part::Generated("\n}"),
         ],
-        tokens: format!("{header_tokens} {{ {} }}", normal(member.to_token_stream())),
-        mentions: mentioned,
+        tokens,
+        meaning,
         public: publish::member_edits(member),
         stored: None,
     }
@@ -282,31 +466,34 @@ fn subjects(block: &syn::ItemImpl) -> Vec<String> {
 
 /// Tokens as text, without documentation: another comment is not another definition.
 fn normal(tokens: TokenStream) -> String {
-    fn strip(tokens: TokenStream) -> TokenStream {
-        let mut kept: Vec<TokenTree> = Vec::new();
-        for token in tokens {
-            if let TokenTree::Group(group) = &token {
-                let is_doc =
-                    matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(i)) if i == "doc");
-                let after_hash = matches!(kept.last(), Some(TokenTree::Punct(p)) if p.as_char() == '#');
-                if is_doc && after_hash && group.delimiter() == proc_macro2::Delimiter::Bracket {
-                    kept.pop();
-                    continue;
-                }
-                kept.push(proc_macro2::Group::new(group.delimiter(), strip(group.stream())).into());
-            } else {
-                kept.push(token);
-            }
-        }
-        kept.into_iter().collect()
-    }
     strip(tokens).to_string()
+}
+
+/// Tokens without documentation.
+fn strip(tokens: TokenStream) -> TokenStream {
+    let mut kept: Vec<TokenTree> = Vec::new();
+    for token in tokens {
+        if let TokenTree::Group(group) = &token {
+            let is_doc = matches!(group.stream().into_iter().next(), Some(TokenTree::Ident(i)) if i == "doc");
+            let after_hash = matches!(kept.last(), Some(TokenTree::Punct(p)) if p.as_char() == '#');
+            if is_doc && after_hash && group.delimiter() == proc_macro2::Delimiter::Bracket {
+                kept.pop();
+                continue;
+            }
+            kept.push(proc_macro2::Group::new(group.delimiter(), strip(group.stream())).into());
+        } else {
+            kept.push(token);
+        }
+    }
+    kept.into_iter().collect()
 }
 
 /// The items in force, oldest first.
 #[derive(Clone, Default)]
 pub(super) struct Items {
     items: Vec<Item>,
+    /// Those that are no longer in force but have had the `TypeId`s of today.
+    former: Vec<Item>,
     /// Differs wherever the items do.
     revision: usize,
 }
@@ -340,18 +527,24 @@ impl Items {
         self.items.iter().filter_map(|item| item.homeless(homes)).collect()
     }
 
-    /// Statics that are made of something in `changed` begin anew.
-    pub(super) fn renew_statics(&mut self, changed: &BTreeSet<String>) {
-        let of = |item: &&mut Item| item.mentions.iter().any(|name| changed.contains(name));
-        for stored in self.items.iter_mut().filter(of).filter_map(|item| item.stored.as_mut()) {
-            stored.renew();
+    /// Statics that are made of something that has changed begin anew.
+    pub(super) fn renew_statics(&mut self, changes: &Changes) {
+        for item in self.items.iter_mut().filter(|item| changes.reach(item)) {
+            if let Some(stored) = &mut item.stored {
+                stored.renew();
+            }
         }
     }
 
+    /// After this, `TypeId`s are others.
+    pub(super) fn forget_former(&mut self) {
+        self.former.clear();
+    }
+
     fn retain(&mut self, keep: impl Fn(&Item) -> bool) {
-        let before = self.items.len();
-        self.items.retain(keep);
-        if self.items.len() != before {
+        let gone: Vec<Item> = self.items.extract_if(.., |item| !keep(item)).collect();
+        if !gone.is_empty() {
+            self.former.extend(gone);
             self.touch();
         }
     }
@@ -378,7 +571,9 @@ impl Items {
             !orphaned && new.iter().all(|item| item.key != old.key)
         });
         if !new.is_empty() {
+            self.former.retain(|old| new.iter().all(|item| item.key != old.key));
             self.items.extend(new);
+            self.items.iter_mut().for_each(|item| item.meaning.reach.read_files_again());
             self.touch();
         }
     }
@@ -415,28 +610,182 @@ impl Items {
         self.retain(|item| !titles.contains(&item.title));
     }
 
-    /// The names that stand for something else once `new` items and `new_names` (by `use`) are there, and the
-    /// names of everything defined in terms of those. A value whose type mentions one must not live on.
-    pub(super) fn changes(&self, new: &[Item], new_names: &BTreeSet<String>) -> BTreeSet<String> {
-        let mut changed = new_names.clone();
-        for item in new.iter().filter(|item| item.shapes_types) {
-            let same = self.items.iter().any(|old| old.key == item.key && old.tokens == item.tokens);
-            let known = self.items.iter().any(|old| old.key == item.key);
-            // An impl that is new gives no existing type another layout.
-            if !same && (known || item.kind != Kind::Impl) {
-                changed.extend(item.names.iter().cloned());
+    /// Names that a glob could bring in for the items that are there: neither an item nor a declaration stands for
+    /// them.
+    pub(super) fn open_names(&self, uses: &Uses) -> BTreeSet<String> {
+        let words = self.items.iter().flat_map(|item| item.meaning.reach.words());
+        let mut open: BTreeSet<String> = words.cloned().collect();
+        for item in self.items.iter().filter(|item| item.kind != Kind::Impl) {
+            item.names.iter().for_each(|name| {
+                open.remove(&canonical(name));
+            });
+        }
+        for name in uses.iter().filter_map(|one| one.name.as_ref()) {
+            open.remove(&canonical(name));
+        }
+        open.retain(|name| syn::parse_str::<syn::Ident>(name).is_ok());
+        open
+    }
+
+    /// What no longer means what it meant once `new` items are there, the items in `gone` (by title) are not, and
+    /// `new_names` stand for something else by declarations.
+    pub(super) fn changes(
+        &self,
+        uses: &Uses,
+        new: &[Item],
+        gone: &BTreeSet<String>,
+        new_names: &BTreeSet<String>,
+    ) -> Changes {
+        let is_rebound = |name: &str| uses.iter().any(|one| one.name.as_deref() == Some(name));
+        let all: Vec<&Item> = self.items.iter().chain(&self.former).chain(new).collect();
+        let own_macros = clean_macros(&all, &is_rebound);
+        let is_opaque =
+            |item: &Item| item.meaning.reach.is_opaque(|name| own_macros.contains(name), is_rebound);
+        let there: Vec<&Item> = self.items.iter().chain(&self.former).collect();
+
+        let mut changes = Changes::default();
+        changes.names.all.extend(new_names.iter().map(|name| canonical(name)));
+        for item in self.items.iter().filter(|item| gone.contains(&item.title)) {
+            changes.include(item, is_opaque(item), &all);
+        }
+        for item in self.items.iter().filter(|item| item.meaning.reach.has_stale_file()) {
+            changes.include(item, is_opaque(item), &all);
+        }
+        for item in new {
+            let olds: Vec<&&Item> = there.iter().filter(|old| old.key == item.key).collect();
+            if olds.is_empty() {
+                changes.include_new(item, is_opaque(item), &all, uses);
+            }
+            for old in olds.iter().filter(|old| old.meaning.shape != item.meaning.shape) {
+                changes.include(old, is_opaque(old), &all);
+                changes.include(item, is_opaque(item), &all);
             }
         }
+        // Some types are told from others by the place of an item among all.
+        let by_place = |item: &&&Item| item.meaning.by_place && item.meaning.defines_types;
+        changes.reshaped |= !(new.is_empty() && gone.is_empty()) && there.iter().any(|item| by_place(&item));
+
+        let mut open: Vec<&Item> = there.iter().copied().filter(|item| item.meaning.shape.is_some()).collect();
         loop {
-            let before = changed.len();
-            for item in self.items.iter().filter(|item| item.shapes_types && item.kind != Kind::Impl) {
-                if item.mentions.iter().any(|name| changed.contains(name)) {
-                    changed.extend(item.names.iter().cloned());
+            let before = open.len();
+            open.retain(|item| {
+                let reached = changes.all || item.meaning.reach.feels(&changes.names, is_opaque(item));
+                if reached {
+                    changes.include(item, is_opaque(item), &all);
+                }
+                !reached
+            });
+            let named = changes.names.all.len();
+            for one in uses.iter() {
+                if let Some(name) = &one.name
+                    && changes.names.all.contains(&canonical(one.first_segment()))
+                {
+                    changes.names.all.insert(canonical(name));
                 }
             }
-            if changed.len() == before {
-                return changed;
+            if open.len() == before && changes.names.all.len() == named {
+                return changes;
             }
+        }
+    }
+}
+
+/// The macros of the session in which no macro of another crate has a say.
+fn clean_macros(items: &[&Item], is_rebound: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+    let macros: Vec<&&Item> = items.iter().filter(|item| item.kind == Kind::Macro).collect();
+    let mut clean: BTreeSet<String> = macros.iter().flat_map(|item| item.names.iter().cloned()).collect();
+    loop {
+        let dirty: BTreeSet<String> = macros
+            .iter()
+            .filter(|item| item.meaning.reach.is_opaque(|name| clean.contains(name), is_rebound))
+            .flat_map(|item| item.names.iter().cloned())
+            .collect();
+        let before = clean.len();
+        clean.retain(|name| !dirty.contains(name));
+        if clean.len() == before {
+            return clean;
+        }
+    }
+}
+
+/// What no longer means what it meant.
+#[derive(Default, Debug)]
+pub(super) struct Changes {
+    names: Names,
+    /// Whatever the user has defined may be another.
+    all: bool,
+    /// A definition there was is another now.
+    pub(super) reshaped: bool,
+}
+
+impl Changes {
+    /// The name for which a type may not mean what it meant, if there is one.
+    pub(super) fn culprit(&self, ty: &str) -> Option<String> {
+        let own = types::own_names(ty);
+        let changed = own.iter().find(|name| self.names.all.contains(&canonical(name)));
+        changed.or_else(|| own.last().filter(|_| self.all)).cloned()
+    }
+
+    fn reach(&self, item: &Item) -> bool {
+        self.all || item.meaning.reach.feels(&self.names, false)
+    }
+
+    /// An item there was, or is in its place, that means something else.
+    fn include(&mut self, item: &Item, opaque: bool, all: &[&Item]) {
+        let meaning = &item.meaning;
+        if meaning.shape.is_none() {
+            return;
+        }
+        self.reshaped |= meaning.defines_types;
+        self.names.all.extend(meaning.exports.iter().cloned());
+        let is_call = item.names.is_empty() && item.kind == Kind::Other;
+        if is_call {
+            // What it defines may be named by the macros it calls.
+            let called = |other: &&&Item| {
+                other.kind == Kind::Macro
+                    && other.names.iter().any(|name| meaning.reach.macros().contains(name))
+            };
+            for called in all.iter().filter(called) {
+                self.names.all.extend(called.meaning.reach.words().iter().cloned());
+            }
+        }
+        let defines_macros = item.kind == Kind::Macro
+            || is_call
+            || meaning.reach.words().contains("macro_rules")
+            || item.key.starts_with("type ") && item.tokens.contains("extern crate");
+        if defines_macros {
+            self.names.everywhere.extend(meaning.exports.iter().cloned());
+        }
+        let defines_unknown = meaning.exports_unknown || (opaque && item.kind != Kind::Macro);
+        self.all |= defines_unknown;
+    }
+
+    /// An item of which nothing there was has the name. It can only come between others and what they meant before.
+    fn include_new(&mut self, item: &Item, opaque: bool, all: &[&Item], uses: &Uses) {
+        let meaning = &item.meaning;
+        if meaning.shape.is_none() || meaning.adds {
+            return;
+        }
+        let all_before = self.all;
+        let reshaped_before = self.reshaped;
+        self.include(item, opaque, all);
+        (self.all, self.reshaped) = (all_before | meaning.exports_unknown, reshaped_before);
+        if !opaque || item.kind == Kind::Macro {
+            return;
+        }
+        // Macros of other crates define names like those here. What has a definition keeps it.
+        let is_item = |name: &str| {
+            let is_named = |item: &&Item| item.kind != Kind::Impl && item.names.iter().any(|n| n == name);
+            all.iter().any(is_named) || uses.iter().any(|one| one.name.as_deref() == Some(name))
+        };
+        let made_of: Vec<&String> = match item.names.is_empty() {
+            true => meaning.reach.words().iter().collect(),
+            false => item.names.iter().collect(),
+        };
+        let could_be = |word: &String| !is_item(word) && made_of.iter().any(|name| alike(word, name));
+        for other in all.iter().filter(|other| !std::ptr::eq(**other, item)) {
+            let words = other.meaning.reach.words().iter().filter(|word| could_be(word));
+            self.names.all.extend(words.cloned().collect::<Vec<_>>());
         }
     }
 }

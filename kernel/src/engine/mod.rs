@@ -7,6 +7,7 @@
 //! | `commands`, `dependencies`, `shell` | lines that begin with `:` or `!` |
 //! | `completeness`, `open` | whether a cell is whole |
 //! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
+//! | `reach` | what the meaning of an item depends on |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
 //! | `publish`, `library` | the items as a crate that cells link instead of compiling them again |
 //! | `statics` | statics that keep their state |
@@ -39,6 +40,7 @@ mod open;
 mod parse;
 mod process;
 mod publish;
+mod reach;
 mod run;
 mod scene;
 mod session;

@@ -8,7 +8,7 @@ use super::draft::{Draft, Linked};
 use super::generate::Taken;
 use super::input::Ask;
 use super::interrupt::Control;
-use super::items::{Items, Kind};
+use super::items::{Changes, Items, Kind};
 use super::library::Libraries;
 use super::parse::{self, Cell};
 use super::process::Process;
@@ -16,7 +16,7 @@ use super::source::{Source, Text};
 use super::statics::Homes;
 use super::streams::Blocks;
 use super::types::{self, Paths};
-use super::uses::Uses;
+use super::uses::{Use, Uses};
 use super::{CellError, Output};
 use crate::extension::Trouble;
 use crate::image::Image;
@@ -236,37 +236,44 @@ impl Session {
     /// Compiles a cell and puts its declarations and items in force; `None` if nothing is left to run.
     fn prepare(
         &mut self,
-        cell: Cell,
-        text: Text,
+        mut cell: Cell,
+        mut text: Text,
         on_output: &mut dyn FnMut(Output),
     ) -> Result<Option<Ready>, CellError> {
-        let (scope, changed, reshaped) = self.scope_with(&cell);
-        let dropped: BTreeSet<String> = self
-            .variables
-            .iter()
-            .filter(|(_, v)| types::own_names(&v.ty).iter().any(|name| changed.contains(name)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let taken = self.taken(&cell, &dropped)?;
-        let linked = self.linked(&cell, &scope);
-        let hints = self.hints(&dropped);
-        let mut draft = Draft::new(cell, text, scope, taken, hints, linked, self.homes.clone());
+        self.paths.finish();
+        let brought = self.brought_by_globs(&cell);
         let generation = self.compiler.generation;
-        self.compiler.generation += usize::from(reshaped);
-        let settled = match draft.settle(&self.compiler, &mut self.displays_itself) {
-            Ok(settled) => settled,
-            Err(error) => {
-                self.compiler.generation = generation;
-                return Err(error);
+        // Items that do not compile beside what the cell defines; each round finds further ones.
+        let mut retired: BTreeMap<String, String> = BTreeMap::new();
+        let (draft, settled, dropped) = loop {
+            let (scope, changes) = self.scope_with(&cell, &retired, &brought);
+            let dropped = self.touched(&changes);
+            let taken = self.taken(&cell, &dropped)?;
+            let linked = self.linked(&cell, &scope);
+            let hints = self.hints(&dropped);
+            let mut draft = Draft::new(cell, text, scope, taken, hints, linked, self.homes.clone());
+            self.compiler.generation = generation + usize::from(changes.reshaped);
+            if changes.reshaped {
+                draft.scope.items.forget_former();
             }
+            let settled = draft.settle(&self.compiler, &mut self.displays_itself).inspect_err(|_| {
+                self.compiler.generation = generation;
+            })?;
+            retired.append(&mut draft.retired);
+            let (_, after) = self.scope_with(&draft.cell, &retired, &brought);
+            if after.reshaped == changes.reshaped && self.touched(&after) == dropped {
+                break (draft, settled, dropped);
+            }
+            let _ = std::fs::remove_file(settled.library);
+            (cell, text) = (draft.cell, draft.text);
         };
         for warning in settled.warnings {
             on_output(Output::Stderr(warning));
         }
         let moved = draft.moved();
         self.scope = draft.scope;
-        self.drop_variables(&dropped, &changed, on_output);
-        for (title, why) in &draft.retired {
+        self.drop_variables(&dropped, on_output);
+        for (title, why) in &retired {
             on_output(Output::Stderr(format!(
                 "`{title}` of an earlier cell was removed, because it no longer compiles: {why}\n"
             )));
@@ -295,15 +302,18 @@ impl Session {
         Some(Linked { path: library.path.clone(), uses: library.uses.clone() })
     }
 
-    /// The scope with the cell's declarations and items, the names whose meaning changes, and whether that
-    /// changes a definition there was before.
-    fn scope_with(&self, cell: &Cell) -> (Scope, BTreeSet<String>, bool) {
+    /// The scope with the cell's declarations and items and without the `retired` ones, and what that changes.
+    fn scope_with(
+        &self,
+        cell: &Cell,
+        retired: &BTreeMap<String, String>,
+        brought: &BTreeSet<String>,
+    ) -> (Scope, Changes) {
         let mut scope = self.scope.clone();
-        let used: BTreeSet<String> =
+        let mut renamed: BTreeSet<String> =
             cell.uses.iter().filter_map(|one| self.scope.uses.rebinds(one)).collect();
-        let changed = self.scope.items.changes(&cell.items, &used);
-        let reshaped =
-            self.scope.items.iter().any(|item| item.names.iter().any(|name| changed.contains(name)));
+        renamed.extend(brought.iter().cloned());
+        let gone: BTreeSet<String> = retired.keys().cloned().collect();
         for name in cell.uses.iter().filter_map(|one| one.name.as_ref()) {
             scope.items.remove(name);
         }
@@ -311,20 +321,55 @@ impl Session {
             scope.uses.remove(name);
         }
         scope.uses.add(cell.uses.clone());
-        scope.items.renew_statics(&changed);
+        // With both what was declared and what is: a name leads through either.
+        let mut uses = self.scope.uses.clone();
+        uses.add_beside(&scope.uses);
+        let changes = self.scope.items.changes(&uses, &cell.items, &gone, &renamed);
+        scope.items.remove_titled(&gone);
+        scope.items.renew_statics(&changes);
         scope.items.add(cell.items.clone());
-        (scope, changed, reshaped)
+        (scope, changes)
+    }
+
+    /// The names that a cell's new globs bring in, among those that earlier items look up. The compiler says it.
+    fn brought_by_globs(&self, cell: &Cell) -> BTreeSet<String> {
+        let is_new = |one: &&Use| self.scope.uses.iter().all(|old| old.whole() != one.whole());
+        let globs: Vec<&str> = cell.uses.iter().filter(is_new).filter_map(Use::glob).collect();
+        let open = self.scope.items.open_names(&self.scope.uses);
+        if globs.is_empty() || open.is_empty() {
+            return BTreeSet::new();
+        }
+        let (scope, _) = self.scope_with(cell, &BTreeMap::new(), &BTreeSet::new());
+        let mut source =
+            super::generate::library(&scope.uses, &scope.items, &self.homes, self.compiler.links());
+        source.push("\n");
+        let first_line = source.code.lines().count() + 1;
+        let mut lines = Vec::new();
+        for glob in globs {
+            for name in &open {
+                source.push(&format!("use {glob}{name} as __OnelensProbe{};\n", lines.len()));
+                lines.push(name);
+            }
+        }
+        let wrong = self.compiler.prober().lines_with_errors(&source.code).unwrap_or_default();
+        let there = lines.iter().enumerate().filter(|(i, _)| !wrong.contains(&(first_line + i)));
+        there.map(|(_, name)| (*name).clone()).collect()
+    }
+
+    /// The variables that a change reaches, each with the name for which its type may not mean what it meant.
+    fn touched(&self, changes: &Changes) -> BTreeMap<String, String> {
+        let culprit = |(name, v): (&String, &Variable)| Some((name.clone(), changes.culprit(&v.ty)?));
+        self.variables.iter().filter_map(culprit).collect()
     }
 
     /// The variables that occur in the cell, with types that code can name.
-    fn taken(&mut self, cell: &Cell, dropped: &BTreeSet<String>) -> Result<Vec<Taken>, CellError> {
+    fn taken(&self, cell: &Cell, dropped: &BTreeMap<String, String>) -> Result<Vec<Taken>, CellError> {
         let wanted: Vec<(String, Variable)> = self
             .variables
             .iter()
-            .filter(|(name, _)| cell.mentions.contains(*name) && !dropped.contains(*name))
+            .filter(|(name, _)| cell.mentions.contains(*name) && !dropped.contains_key(*name))
             .map(|(name, variable)| (name.clone(), variable.clone()))
             .collect();
-        self.paths.finish();
         let mut taken = Vec::new();
         for (name, variable) in wanted {
             let ty = self.paths.nameable(&variable.ty).map_err(|path| {
@@ -338,18 +383,11 @@ impl Session {
         Ok(taken)
     }
 
-    fn drop_variables(
-        &mut self,
-        dropped: &BTreeSet<String>,
-        changed: &BTreeSet<String>,
-        on_output: &mut dyn FnMut(Output),
-    ) {
-        for name in dropped {
+    fn drop_variables(&mut self, dropped: &BTreeMap<String, String>, on_output: &mut dyn FnMut(Output)) {
+        for (name, culprit) in dropped {
             let Some(variable) = self.variables.remove(name) else { continue };
             self.process.send(&["forget", name]);
             let ty = types::for_display(&variable.ty);
-            let culprit = types::own_names(&variable.ty).into_iter().find(|own| changed.contains(own));
-            let culprit = culprit.unwrap_or_default();
             on_output(Output::Stderr(format!(
                 "the variable `{name}` ({ty}) was dropped: this cell changes what `{culprit}` means\n"
             )));
@@ -360,7 +398,7 @@ impl Session {
     }
 
     /// What to say when a name is not found or cannot be changed.
-    fn hints(&self, dropped: &BTreeSet<String>) -> BTreeMap<String, String> {
+    fn hints(&self, dropped: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut hints = self.gone.clone();
         for (name, _) in self.variables.iter().filter(|(_, variable)| !variable.mutable) {
             hints.insert(
@@ -368,7 +406,7 @@ impl Session {
                 format!("`{name}` was defined without `mut`; begin with `let mut {name} = {name};`"),
             );
         }
-        for name in dropped {
+        for name in dropped.keys() {
             hints.insert(
                 name.clone(),
                 format!("this cell changes the type of `{name}`, which is dropped by that; make it again"),

@@ -26,6 +26,19 @@ impl Use {
     pub(super) fn whole(&self) -> &str {
         &self.whole
     }
+
+    /// The path before the `*`.
+    pub(super) fn glob(&self) -> Option<&str> {
+        self.whole.strip_suffix('*')
+    }
+
+    /// Where its path begins: after `crate` and `self`, which lead nowhere else.
+    pub(super) fn first_segment(&self) -> &str {
+        let path = self.whole.strip_prefix("use ").unwrap_or(&self.whole);
+        let is_name = |segment: &&str| !matches!(*segment, "" | "crate" | "self");
+        let segment = path.split("::").find(is_name).unwrap_or_default();
+        segment.split_whitespace().next().unwrap_or_default()
+    }
 }
 
 /// The single names of a declaration.
@@ -105,6 +118,15 @@ impl Uses {
         for one in new {
             if seen.insert(one.whole.clone(), ()).is_none() {
                 self.0.push(one);
+            }
+        }
+    }
+
+    /// Adds further declarations, also where others have the names.
+    pub(super) fn add_beside(&mut self, others: &Uses) {
+        for other in others.iter() {
+            if self.0.iter().all(|one| one.whole != other.whole) {
+                self.0.push(other.clone());
             }
         }
     }
