@@ -2,7 +2,7 @@
 
 pub use crate::future::{block_on, once_per_process, until_interrupted};
 pub use crate::stage::{Failure, stage};
-pub use crate::store::{put, take};
+pub use crate::store::{put, take, take_exact};
 
 use crate::channel;
 use std::fmt::Debug;

@@ -24,6 +24,7 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
     let streams = Streams::keep();
     stop_politely_on_interrupt();
     let wake = block_wake_signal();
+    let mut spare = Spare::open();
     let Ok(mut thread) = CellThread::start() else {
         channel::send(&["fatal", "the worker cannot start a thread"]);
         return;
@@ -32,7 +33,7 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
     while let Ok(command) = frame::read(&mut commands) {
         streams.restore();
         match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["run", path, visible] => match run(&thread, path, visible == "global", &wake) {
+            ["run", path, visible] => match run(&thread, path, visible == "global", &wake, &mut spare) {
                 Ran::Here => report_end(),
                 Ran::Woken => {
                     // The old thread and pool stayed in the process that died.
@@ -47,6 +48,11 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
                 }
             },
             ["forget", name] => store::forget(name),
+            ["leave"] => {
+                store::forget_all();
+                channel::flush();
+                channel::send(&["left"]);
+            }
             _ => {}
         }
     }
@@ -96,6 +102,21 @@ impl Streams {
     }
 }
 
+/// Descriptors that are kept for loading a cell.
+struct Spare {
+    _files: [File; Spare::N],
+}
+
+impl Spare {
+    /// The cell, and the libraries that it links.
+    const N: usize = 4;
+
+    fn open() -> Option<Self> {
+        let files: Result<Vec<File>, _> = (0..Self::N).map(|_| File::open("/dev/null")).collect();
+        Some(Spare { _files: files.ok()?.try_into().ok()? })
+    }
+}
+
 enum Ran {
     /// In this process, to its end.
     Here,
@@ -104,7 +125,13 @@ enum Ran {
 }
 
 #[allow(unsafe_code)]
-fn run(thread: &CellThread, path: &str, global: bool, wake: &libc::sigset_t) -> Ran {
+fn run(
+    thread: &CellThread,
+    path: &str,
+    global: bool,
+    wake: &libc::sigset_t,
+    spare: &mut Option<Spare>,
+) -> Ran {
     // SAFETY: the only other threads wait for work, and the copy uses none of them.
     let copy = unsafe { libc::fork() };
     if copy == 0 {
@@ -114,7 +141,11 @@ fn run(thread: &CellThread, path: &str, global: bool, wake: &libc::sigset_t) -> 
     // Without a copy the cell runs all the same; the kernel then says what a crash cost.
     channel::send(&["forked", &copy.max(0).to_string()]);
     prefer_as_victim(true);
-    match load(path, global) {
+    // A variable may hold every descriptor there is; a cell that closes them must still be loaded.
+    drop(spare.take());
+    let loaded = load(path, global);
+    *spare = Spare::open();
+    match loaded {
         Ok(cell) => thread.run(cell),
         Err(error) => channel::send(&["failed", "load", &error, "0", "", "0", "0"]),
     }

@@ -27,14 +27,25 @@ static STORE: Store = Store(RefCell::new(BTreeMap::new()));
 /// types of one name. A type of the user's is compiled anew in every cell, so its `TypeId` says nothing here: it stays
 /// the same when what a field's type stands for changes, and changes when another type is redefined. What counts there
 /// is the engine's promise.
-#[allow(unsafe_code)]
 pub fn take<T: 'static>(name: &str) -> T {
-    let value = take_any(name, type_name::<T>(), TypeId::of::<T>(), size_of::<T>(), align_of::<T>());
+    take_as(name, type_name::<T>().contains("notebook::"))
+}
+
+/// Takes the variable `name` out, for a type that mixes the user's types with those of a crate of which there are
+/// several: here only the very same type will do.
+pub fn take_exact<T: 'static>(name: &str) -> T {
+    take_as(name, false)
+}
+
+#[allow(unsafe_code)]
+fn take_as<T: 'static>(name: &str, promised: bool) -> T {
+    let id = TypeId::of::<T>();
+    let value = take_any(name, type_name::<T>(), id, size_of::<T>(), align_of::<T>(), promised);
     // SAFETY: `put` boxed a value whose type has this very name, size and alignment. A type of crates alone has this
     // `TypeId`, too, so it is the same. For a type of the user's, the engine drops a variable when the text of the
     // definition changes, or what a word in it may stand for; the same text whose names lead to the same things, in a
-    // crate of the same name with the same compiler and layout options, has the same layout. Names of crates lead to
-    // the same crates for as long as the process lives.
+    // crate of the same name with the same compiler and layout options, has the same layout. Where
+    // a name could lead to another version of a crate, the engine calls `take_exact`.
     *unsafe { Box::from_raw(Box::into_raw(value).cast::<T>()) }
 }
 
@@ -44,13 +55,20 @@ pub fn put<T: 'static>(name: &str, value: T) {
 }
 
 #[inline(never)]
-fn take_any(name: &str, wanted: &'static str, id: TypeId, size: usize, align: usize) -> Box<dyn Any> {
+fn take_any(
+    name: &str,
+    wanted: &'static str,
+    id: TypeId,
+    size: usize,
+    align: usize,
+    promised: bool,
+) -> Box<dyn Any> {
     let mut store = STORE.0.borrow_mut();
     let fits = |slot: &Slot| {
         slot.ty == wanted
             && size_of_val(&*slot.value) == size
             && align_of_val(&*slot.value) == align
-            && (slot.id == id || wanted.contains("notebook::"))
+            && (slot.id == id || promised)
     };
     match store.remove(name) {
         Some(slot) if fits(&slot) => slot.value,
@@ -84,6 +102,12 @@ fn mismatch(name: &str, wanted: &str) -> ! {
 pub fn forget(name: &str) {
     let old = STORE.0.borrow_mut().remove(name);
     discard(old);
+}
+
+/// Drops all variables.
+pub fn forget_all() {
+    let all = std::mem::take(&mut *STORE.0.borrow_mut());
+    all.into_values().rev().for_each(|slot| discard(Some(slot)));
 }
 
 /// A `Drop` of the user's may panic; that must not end the process.

@@ -7,7 +7,7 @@ use super::types::CRATE;
 use crate::extension::Extension;
 use crate::image::Image;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,6 +19,10 @@ pub(super) struct Compiler {
     arguments: Vec<String>,
     /// Links cells; without it rustc does by its own means.
     linker: Option<PathBuf>,
+    /// The crates that `:dep` brought: as code names them, and what their libraries are called.
+    crates: Vec<(String, String)>,
+    /// Where the metadata of all crates is.
+    dependency_folders: Vec<PathBuf>,
     /// Where the libraries are that cells link besides the image.
     library_folders: Vec<String>,
     control: Arc<Control>,
@@ -82,6 +86,8 @@ impl Compiler {
             image: image.clone(),
             folder,
             arguments,
+            crates: Vec::new(),
+            dependency_folders: vec![image.deps()],
             library_folders: Vec::new(),
             control,
             links: String::new(),
@@ -101,10 +107,28 @@ impl Compiler {
         self.links.push_str(&format!("extern crate {};\n", extension.name));
         self.arguments.push(format!("--extern={}={}", extension.name, library.display()));
         for (name, file) in &extension.crates {
+            let library = file.strip_prefix("lib").and_then(|file| file.rsplit_once('-'));
+            self.crates
+                .push((name.clone(), library.map_or_else(|| name.clone(), |(library, _)| library.into())));
             self.arguments.push(format!("--extern={name}={}", extension.deps().join(file).display()));
         }
         self.arguments.push(format!("-Ldependency={}", extension.deps().display()));
+        self.dependency_folders.push(extension.deps());
         self.library_folders.push(extension.folder().display().to_string());
+    }
+
+    /// The names of libraries of which there are several, as of two versions of a crate.
+    pub(super) fn ambiguous_crates(&self) -> BTreeSet<String> {
+        let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let folders = self.dependency_folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+        for file in folders.flatten().flatten() {
+            let file = file.file_name().to_string_lossy().into_owned();
+            let stem = file.split('.').next().and_then(|stem| stem.strip_prefix("lib"));
+            if let Some((name, hash)) = stem.and_then(|stem| stem.rsplit_once('-')) {
+                seen.entry(name.into()).or_default().insert(hash.into());
+            }
+        }
+        seen.into_iter().filter(|(_, hashes)| hashes.len() > 1).map(|(name, _)| name).collect()
     }
 
     /// The declarations by which a crate links the libraries of [`Compiler::extend`].
@@ -179,7 +203,7 @@ impl Compiler {
     /// What another thread needs to try out paths.
     pub(super) fn prober(&self) -> Prober {
         let (rustc, folder) = (self.image.rustc().to_path_buf(), self.folder.clone());
-        Prober { rustc, folder, arguments: self.arguments.clone() }
+        Prober { rustc, folder, arguments: self.arguments.clone(), crates: self.crates.clone() }
     }
 
     fn rustc(&self, name: &str, kind: &str, linker: Option<&Path>) -> Command {
@@ -233,9 +257,15 @@ pub(super) struct Prober {
     rustc: PathBuf,
     folder: PathBuf,
     arguments: Vec<String>,
+    crates: Vec<(String, String)>,
 }
 
 impl Prober {
+    /// The crates that `:dep` brought: as code names them, and what their libraries are called.
+    pub(super) fn crates(&self) -> &[(String, String)] {
+        &self.crates
+    }
+
     /// The lines of `source` with errors; `None` if rustc did not run.
     pub(super) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
         std::fs::write(self.folder.join("probe.rs"), source).ok()?;

@@ -30,6 +30,8 @@ pub(super) struct Taken {
     pub(super) mutable: bool,
     /// As Rust code can write it.
     pub(super) ty: String,
+    /// Whether a type of the same name may come from another version of a crate.
+    pub(super) exact: bool,
 }
 
 /// Which of the variables of one name: the n-th that the cell has, counting the taken one.
@@ -155,8 +157,10 @@ impl Generator<'_> {
         for (binding, taken) in self.taken.iter().enumerate() {
             let pattern = pattern(&taken.name, taken.mutable);
             out.source.push(&format!(
-                "let {pattern} = ::onelens_image::rt::take::<{}>({:?});\n",
-                taken.ty, taken.name
+                "let {pattern} = ::onelens_image::rt::{}::<{}>({:?});\n",
+                if taken.exact { "take_exact" } else { "take" },
+                taken.ty,
+                taken.name
             ));
             let (name, mutable) = (taken.name.clone(), taken.mutable);
             live.push(Live { name, mutable, binding });

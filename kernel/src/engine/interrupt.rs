@@ -68,6 +68,7 @@ impl Interrupter {
         let cell = control.cell.load(Ordering::SeqCst);
         control.interrupted.store(true, Ordering::SeqCst);
         if let Some(compiler) = *control.compiler.lock().unwrap_or_else(PoisonError::into_inner) {
+            signal_group(compiler as i32);
             signal(compiler as i32, libc::SIGKILL);
             return;
         }
@@ -84,6 +85,16 @@ impl Interrupter {
                 signal(control.worker(), libc::SIGKILL);
             }
         });
+    }
+}
+
+/// Kills all processes of the group that `pid` leads, if it leads one.
+#[allow(unsafe_code)]
+pub(super) fn signal_group(pid: i32) {
+    if pid > 1 {
+        // SAFETY: a signal touches no memory of this process. A group of this number is of nobody else, as the process
+        // has not been waited for; if there is none, nothing happens.
+        unsafe { libc::kill(-pid, libc::SIGKILL) };
     }
 }
 

@@ -188,7 +188,9 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
     let mut exports_unknown = false;
     let (mut defines_types, mut by_place) = (true, false);
     let (shape, reach) = match item {
-        syn::Item::Struct(i) => (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.iter()))),
+        syn::Item::Struct(i) => {
+            (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.iter())))
+        }
         syn::Item::Union(i) => {
             (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.named.iter())))
         }
@@ -196,7 +198,11 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
             exports.extend(i.variants.iter().map(|variant| canonical(&variant.ident.to_string())));
             let mut tokens = parts_of_fields(&i.attrs, &i.generics, std::iter::empty());
             for variant in &i.variants {
-                tokens.extend(parts_of_fields(&variant.attrs, &syn::Generics::default(), variant.fields.iter()));
+                tokens.extend(parts_of_fields(
+                    &variant.attrs,
+                    &syn::Generics::default(),
+                    variant.fields.iter(),
+                ));
                 tokens.extend(variant.discriminant.iter().map(|(_, value)| value.to_token_stream()));
             }
             (Some(whole()), Reach::of(tokens))
@@ -665,7 +671,8 @@ impl Items {
         let by_place = |item: &&&Item| item.meaning.by_place && item.meaning.defines_types;
         changes.reshaped |= !(new.is_empty() && gone.is_empty()) && there.iter().any(|item| by_place(&item));
 
-        let mut open: Vec<&Item> = there.iter().copied().filter(|item| item.meaning.shape.is_some()).collect();
+        let mut open: Vec<&Item> =
+            there.iter().copied().filter(|item| item.meaning.shape.is_some()).collect();
         loop {
             let before = open.len();
             open.retain(|item| {

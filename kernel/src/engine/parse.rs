@@ -63,13 +63,8 @@ pub(super) fn parse(text: &Text) -> Result<Cell, CellError> {
 }
 
 fn take_apart(statements: Vec<syn::Stmt>, text: &Text) -> Result<Cell, CellError> {
-    let mut cell = Cell {
-        number: text.cell,
-        uses: vec![],
-        items: vec![],
-        stages: vec![],
-        mentions: BTreeSet::new(),
-    };
+    let mut cell =
+        Cell { number: text.cell, uses: vec![], items: vec![], stages: vec![], mentions: BTreeSet::new() };
     let lets = statements.iter().filter(|s| matches!(s, syn::Stmt::Local(_))).count();
     let lets_per_stage = lets.div_ceil(MOST_STAGES).max(1);
     let last = statements.len().wrapping_sub(1);

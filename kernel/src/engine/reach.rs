@@ -126,9 +126,7 @@ impl Reach {
     /// Within a macro's arguments every word may be a name.
     fn collect(&mut self, tokens: TokenStream, in_macro: bool) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        let is_punct = |i: Option<usize>, c: char| {
-            matches!(i.and_then(|i| tokens.get(i)), Some(TokenTree::Punct(p)) if p.as_char() == c)
-        };
+        let is_punct = |i: Option<usize>, c: char| matches!(i.and_then(|i| tokens.get(i)), Some(TokenTree::Punct(p)) if p.as_char() == c);
         // Names of functions, parameters and fields where they are defined are not looked up.
         let is_definition = |i: usize| {
             let after_fn =

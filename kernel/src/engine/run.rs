@@ -9,12 +9,17 @@ use super::process::{Event, Printed};
 use super::session::{Ready, Session};
 use super::{Bundle, CellError, Output};
 
+/// How long the values of a session may take to go.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What is known about a cell under way.
 #[derive(Default)]
 struct Course {
     error: Option<CellError>,
     /// The sleeping copy.
     copy: i32,
+    /// It is gone, too.
+    copy_ended: bool,
     woken: bool,
     not_loaded: bool,
     /// The process is about to die of a full stack.
@@ -26,6 +31,45 @@ struct Course {
 }
 
 impl Session {
+    /// Has the worker drop its variables before it goes, whose `Drop` may have something to do: write the end of a file,
+    /// stop a program. One that does not come to its end is not waited for.
+    pub(super) fn leave(&mut self, on_output: &mut dyn FnMut(Output)) {
+        if self.variables.is_empty() {
+            return;
+        }
+        self.process.send(&["leave"]);
+        let worker = self.control.worker();
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let patience = std::thread::spawn(move || {
+            if is_done.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                signal(worker, libc::SIGKILL);
+            }
+        });
+        loop {
+            let blocks = &mut self.blocks;
+            let event = self.process.next(0, &mut |text| match text {
+                Printed::Stdout(text) => blocks.push(&text, on_output),
+                Printed::Stderr(text) => on_output(Output::Stderr(text)),
+            });
+            match event {
+                Event::Frame(parts) if parts[0] == "left" => break,
+                // A value may show something when it goes.
+                Event::Frame(parts) => {
+                    let stands_in_order = ["result", "display", "update", "clear", "showing", "shown"];
+                    if stands_in_order.contains(&parts[0].as_str()) {
+                        self.process.acknowledge();
+                    }
+                }
+                Event::Ended { pid, .. } if pid == worker => break,
+                Event::Ended { .. } | Event::Reads => {}
+                Event::Gone => break,
+            }
+        }
+        drop(done);
+        let _ = patience.join();
+        self.blocks.finish(on_output);
+    }
+
     /// Waits for the worker's first word.
     pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
         let mut printed = String::new();
@@ -63,6 +107,14 @@ impl Session {
                 Event::Frame(parts) => self.frame(&parts, ready, &mut course, on_output),
                 Event::Ended { pid, how } if pid == self.control.worker() => {
                     self.worker_ended(&how, &mut course)
+                }
+                Event::Ended { pid, how } if course.copy > 0 && pid == course.copy => {
+                    course.copy_ended = true;
+                    // Once it was woken, the cell's end is to come from it.
+                    if course.woken {
+                        self.start_over(&how, &mut course);
+                    }
+                    course.woken
                 }
                 Event::Ended { .. } => false,
                 Event::Reads => {
@@ -144,7 +196,7 @@ impl Session {
 
     fn worker_ended(&mut self, how: &str, course: &mut Course) -> bool {
         self.process.forget_partial_frame();
-        if course.copy == 0 || course.woken {
+        if course.copy == 0 || course.copy_ended || course.woken {
             self.start_over(how, course);
             return true;
         }

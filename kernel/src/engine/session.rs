@@ -80,7 +80,7 @@ impl Session {
         let process = Process::start(image, program, &folder)?;
         let mut session = Session {
             compiler: Compiler::new(image, folder.clone(), Arc::clone(&control)),
-            paths: Paths::load(image.deps().join("paths")),
+            paths: Paths::load(image),
             dependencies: Dependencies::default(),
             image: image.clone(),
             program: program.to_path_buf(),
@@ -166,7 +166,7 @@ impl Session {
             self.gone.insert(name.clone(), hint);
         }
         self.paths.finish();
-        self.paths = Paths::load(self.image.deps().join("paths"));
+        self.paths = Paths::load(&self.image);
         let opt_level = std::mem::take(&mut self.compiler.opt_level);
         self.compiler = Compiler::new(&self.image, self.folder.clone(), Arc::clone(&self.control));
         self.compiler.opt_level = opt_level;
@@ -187,6 +187,8 @@ impl Session {
                     on_output(Output::Stderr(format!("warning: {warning}\n")));
                 }
                 self.compiler.extend(&extension);
+                self.paths.finish();
+                self.paths.try_again(self.compiler.ambiguous_crates());
                 Ok(())
             }
             Err(Trouble::Interrupted) => {
@@ -217,6 +219,7 @@ impl Session {
             Command::Clear => {
                 self.scope = Scope::default();
                 self.gone.clear();
+                self.leave(on_output);
                 self.restart().map_err(error)
             }
             Command::Version => {
@@ -248,7 +251,7 @@ impl Session {
         let (draft, settled, dropped) = loop {
             let (scope, changes) = self.scope_with(&cell, &retired, &brought);
             let dropped = self.touched(&changes);
-            let taken = self.taken(&cell, &dropped)?;
+            let taken = self.taken(&cell, &dropped);
             let linked = self.linked(&cell, &scope);
             let hints = self.hints(&dropped);
             let mut draft = Draft::new(cell, text, scope, taken, hints, linked, self.homes.clone());
@@ -358,29 +361,29 @@ impl Session {
 
     /// The variables that a change reaches, each with the name for which its type may not mean what it meant.
     fn touched(&self, changes: &Changes) -> BTreeMap<String, String> {
-        let culprit = |(name, v): (&String, &Variable)| Some((name.clone(), changes.culprit(&v.ty)?));
+        // Where only a `TypeId` tells two types of one name apart, another one leaves nothing to go by.
+        let by_id = |v: &Variable| self.paths.ambiguous_in(&v.ty).filter(|_| changes.reshaped);
+        let culprit = |(name, v): (&String, &Variable)| {
+            Some((name.clone(), changes.culprit(&v.ty).or_else(|| by_id(v))?))
+        };
         self.variables.iter().filter_map(culprit).collect()
     }
 
-    /// The variables that occur in the cell, with types that code can name.
-    fn taken(&self, cell: &Cell, dropped: &BTreeMap<String, String>) -> Result<Vec<Taken>, CellError> {
+    /// The variables that occur in the cell, with types that code can name. The others stay where they are: a name that
+    /// occurs need not be the variable's.
+    fn taken(&self, cell: &Cell, dropped: &BTreeMap<String, String>) -> Vec<Taken> {
         let wanted: Vec<(String, Variable)> = self
             .variables
             .iter()
             .filter(|(name, _)| cell.mentions.contains(*name) && !dropped.contains_key(*name))
             .map(|(name, variable)| (name.clone(), variable.clone()))
             .collect();
-        let mut taken = Vec::new();
-        for (name, variable) in wanted {
-            let ty = self.paths.nameable(&variable.ty).map_err(|path| {
-                diagnostics::plain("CompileError", &format!(
-                    "`{name}` cannot be used in a later cell: its type, {}, is private ({path})\nhelp: keep what you need of it in a variable of another type, in the cell that makes it",
-                    types::for_display(&variable.ty)
-                ))
-            })?;
-            taken.push(Taken { name, mutable: variable.mutable, ty });
-        }
-        Ok(taken)
+        let named = |(name, variable): (String, Variable)| {
+            let ty = self.paths.nameable(&variable.ty).ok()?;
+            let exact = self.paths.ambiguous_in(&variable.ty).is_some();
+            Some(Taken { name, mutable: variable.mutable, ty, exact })
+        };
+        wanted.into_iter().filter_map(named).collect()
     }
 
     fn drop_variables(&mut self, dropped: &BTreeMap<String, String>, on_output: &mut dyn FnMut(Output)) {
@@ -405,6 +408,14 @@ impl Session {
                 name.clone(),
                 format!("`{name}` was defined without `mut`; begin with `let mut {name} = {name};`"),
             );
+        }
+        for (name, variable) in &self.variables {
+            if let Err(path) = self.paths.nameable(&variable.ty) {
+                hints.insert(name.clone(), format!(
+                    "`{name}` cannot be used in a later cell: its type, {}, is private ({path}); keep what you need of it in a variable of another type, in the cell that makes it",
+                    types::for_display(&variable.ty)
+                ));
+            }
         }
         for name in dropped.keys() {
             hints.insert(
@@ -444,5 +455,6 @@ impl Drop for Session {
     /// A probe under way still writes to the session's folder, which goes with the process.
     fn drop(&mut self) {
         self.paths.finish();
+        self.leave(&mut |_| {});
     }
 }

@@ -1,13 +1,19 @@
 //! `!command`: a line for the shell.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::interrupt::Control;
 use super::{CellError, Output, diagnostics};
 
-/// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs.
+/// How long output is waited for after the shell has ended, because what it started may hold the pipes for good.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs. An interrupt ends the shell and
+/// everything it has started.
 pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
     let error = |text: String| diagnostics::plain("ShellError", &text);
     let mut child = Command::new("sh")
@@ -15,6 +21,7 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(|e| {
             error(format!("the shell does not start: {e}\nhelp: `!` needs a program called `sh`"))
@@ -39,8 +46,15 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
     forward(child.stdout.take().map(|p| Box::new(p) as _), Output::Stdout);
     forward(child.stderr.take().map(|p| Box::new(p) as _), Output::Stderr);
     drop(sender);
-    for output in lines {
-        on_output(output);
+    loop {
+        // Looked at first: what it has printed by then arrives in time.
+        let ended = is_over(child.id());
+        match lines.recv_timeout(LAST_WORDS) {
+            Ok(output) => on_output(output),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) if ended => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
     }
     let status = child.wait();
     control.compiling(None);
@@ -51,5 +65,16 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(error(format!("`{line}` ended with {status}"))),
         Err(e) => Err(error(format!("`{line}` cannot be waited for: {e}"))),
+    }
+}
+
+/// Whether a child has ended. It is not waited for, so its number stays its own, for an interrupt.
+#[allow(unsafe_code)]
+fn is_over(pid: u32) -> bool {
+    // SAFETY: a zeroed `siginfo_t` is valid, and is what the call writes to.
+    unsafe {
+        let mut about: libc::siginfo_t = std::mem::zeroed();
+        let asked = libc::waitid(libc::P_PID, pid, &mut about, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        asked != 0 || about.si_pid() != 0
     }
 }

@@ -1,10 +1,13 @@
 //! From the name that `std::any::type_name` gives a type to one that Rust code can write.
 //!
-//! `type_name` goes through private modules (`ndarray::data_repr::OwnedRepr`). A path's type is nearly always
-//! re-exported by one of the modules on the way, so these are tried in one compilation of `use` lines, and the
-//! answers are kept on disk with the image.
+//! `type_name` goes through private modules (`ndarray::data_repr::OwnedRepr`), and into crates that another one
+//! re-exports (`num_bigint::bigint::BigInt`, which is `num::BigInt`). A path's type is nearly always re-exported by some
+//! of the modules on the way, or at the top of a crate that was asked for, so these are tried in one compilation of
+//! `use` lines. Answers about the image's own crates are kept on disk with it. Whether the type that is found is the
+//! very one is checked where a value is taken.
 
 use super::compile::{Compiler, Prober};
+use crate::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -18,17 +21,24 @@ pub(super) struct Paths {
     /// What was looked for, with or without success.
     tried: BTreeSet<String>,
     file: PathBuf,
+    /// The crates for which answers hold in every session.
+    lasting: BTreeSet<String>,
+    /// Names of crates that several crates have, as of two versions.
+    ambiguous: BTreeSet<String>,
     /// A probe under way, while the user reads what the last cell put out.
     pending: Option<JoinHandle<BTreeMap<String, String>>>,
 }
 
 impl Paths {
     /// What earlier sessions found out about this image.
-    pub(super) fn load(file: PathBuf) -> Self {
+    pub(super) fn load(image: &Image) -> Self {
+        let file = image.deps().join("paths");
+        let lasting = image.crates().iter().map(|one| one.name.clone());
+        let lasting = lasting.chain(["std", "core", "alloc"].map(String::from)).collect();
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let known = text.lines().filter_map(|line| line.split_once(' '));
         let known = known.map(|(from, to)| (from.to_string(), to.to_string())).collect();
-        Paths { known, tried: BTreeSet::new(), file, pending: None }
+        Paths { known, tried: BTreeSet::new(), file, lasting, ambiguous: BTreeSet::new(), pending: None }
     }
 
     /// Begins to find public paths for everything in `types` that is new.
@@ -50,10 +60,31 @@ impl Paths {
         }
     }
 
+    /// There are further crates, in which may be found what was not; `ambiguous` names stand for several by now.
+    pub(super) fn try_again(&mut self, ambiguous: BTreeSet<String>) {
+        self.tried.clear();
+        self.ambiguous = ambiguous;
+    }
+
+    /// The name in a type that mixes the user's types with those of a crate of which there are several.
+    pub(super) fn ambiguous_in(&self, ty: &str) -> Option<String> {
+        let (mut own, mut found) = (false, None);
+        for_each_path(ty, &mut |path| match path.split("::").next().unwrap_or_default() {
+            CRATE => own = true,
+            name => found = self.ambiguous.get(name).cloned().or(found.take()),
+        });
+        found.filter(|_| own)
+    }
+
     /// Waits for what [`learn_later`](Self::learn_later) began.
     pub(super) fn finish(&mut self) {
         let Some(Ok(found)) = self.pending.take().map(JoinHandle::join) else { return };
-        let lines: String = found.iter().map(|(from, to)| format!("{from} {to}\n")).collect();
+        // In another session `:dep` may give the same names to other crates.
+        let crate_of = |path: &str| path.split("::").next().unwrap_or_default().to_string();
+        let lasts = |(from, to): &(&String, &String)| {
+            self.lasting.contains(&crate_of(from)) && self.lasting.contains(&crate_of(to))
+        };
+        let lines: String = found.iter().filter(lasts).map(|(from, to)| format!("{from} {to}\n")).collect();
         self.known.extend(found);
         // A lost line costs a later session one probe.
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.file);
@@ -82,8 +113,10 @@ impl Paths {
 
 /// Tries all candidates at once: a `use` line that compiles is an answer.
 fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, String> {
-    let candidates: Vec<(&String, String)> =
-        unknown.iter().flat_map(|path| candidates(path).into_iter().map(move |c| (path, c))).collect();
+    let candidates: Vec<(&String, String)> = unknown
+        .iter()
+        .flat_map(|path| candidates(path, prober.crates()).into_iter().map(move |c| (path, c)))
+        .collect();
     let head = "#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n";
     let mut probe = head.to_string();
     for (i, (_, candidate)) in candidates.iter().enumerate() {
@@ -100,14 +133,42 @@ fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, String>
     found
 }
 
-/// The path itself and its shortenings: `a::b::c::T`, `a::b::T`, `a::T`.
-fn candidates(path: &str) -> Vec<String> {
+/// Most modules of a path that are tried with and without each other.
+const MOST_MODULES: usize = 5;
+
+/// The path itself, then without some of its modules, the longest first; then the same in each of `crates` (name, and
+/// name of its library), if that is what the path's own is called there, or what re-exports it.
+fn candidates(path: &str, crates: &[(String, String)]) -> Vec<String> {
     let segments: Vec<&str> = path.split("::").collect();
-    let (last, modules) = match segments.split_last() {
-        Some((last, modules)) => (*last, modules),
-        None => return vec![],
-    };
-    (1..=modules.len()).rev().map(|n| format!("{}::{last}", modules[..n].join("::"))).collect()
+    let [own, modules @ .., last] = &segments[..] else { return vec![] };
+    let modules = &modules[..modules.len().min(MOST_MODULES)];
+    let mut shortened: Vec<Vec<&str>> = (0..1_usize << modules.len())
+        .map(|kept| (0..modules.len()).filter(|i| kept >> i & 1 == 1).map(|i| modules[i]).collect())
+        .collect();
+    // Of the same length those first that begin alike.
+    shortened.sort_by_key(|kept| {
+        let alike = kept.iter().zip(modules).take_while(|(a, b)| a == b).count();
+        (std::cmp::Reverse(kept.len()), std::cmp::Reverse(alike))
+    });
+    let mut all = Vec::new();
+    let (same, others): (Vec<_>, Vec<_>) = crates.iter().partition(|(_, library)| library == own);
+    let is_given = same.iter().any(|(name, _)| name == own);
+    let own_name = [own.to_string()].into_iter().filter(|_| !is_given);
+    for root in own_name.chain(same.iter().map(|(name, _)| name.clone())) {
+        all.extend(shortened.iter().map(|kept| joined(&root, kept, last)));
+    }
+    let is_std = ["std", "core", "alloc"].contains(own);
+    for (name, _) in others.iter().filter(|_| !is_std) {
+        all.push(joined(name, &[], last));
+        all.push(joined(name, &["prelude"], last));
+        all.extend(shortened.iter().filter(|kept| !kept.is_empty()).map(|kept| joined(name, kept, last)));
+    }
+    all
+}
+
+fn joined(root: &str, modules: &[&str], last: &str) -> String {
+    let modules: String = modules.iter().map(|module| format!("{module}::")).collect();
+    format!("{root}::{modules}{last}")
 }
 
 fn for_each_path(ty: &str, f: &mut dyn FnMut(&str)) {
@@ -229,7 +290,22 @@ mod tests {
     }
 
     #[test]
+    fn a_crate_is_looked_for_under_the_name_that_it_was_given_and_in_those_that_hold_it() {
+        let crates = [("mine", "a"), ("holder", "holder")].map(|(a, b)| (a.to_string(), b.to_string()));
+        let found = candidates("a::b::T", &crates);
+        assert_eq!(
+            found,
+            ["a::b::T", "a::T", "mine::b::T", "mine::T", "holder::T", "holder::prelude::T", "holder::b::T"]
+        );
+    }
+
+    #[test]
     fn candidates_come_longest_first() {
-        assert_eq!(candidates("a::b::T"), ["a::b::T", "a::T"]);
+        assert_eq!(candidates("a::b::T", &[]), ["a::b::T", "a::T"]);
+        assert_eq!(
+            candidates("a::b::c::T", &[]),
+            ["a::b::c::T", "a::b::T", "a::c::T", "a::T"],
+            "a module may be left out anywhere"
+        );
     }
 }

@@ -158,6 +158,78 @@ fn procedural_macros_build_scripts_and_renamed_crates_work() {
 }
 
 #[test]
+fn two_versions_of_a_crate_side_by_side_are_never_taken_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (version, fields) in [("1", "pub a: u32, pub b: u32"), ("2", "pub b: u32, pub a: u32")] {
+        let place = root.join(version);
+        fs::create_dir_all(place.join("src")).unwrap();
+        let manifest = format!(
+            "[package]\nname = \"swapped\"\nversion = \"{version}.0.0\"\nedition = \"2024\"\n[workspace]\n"
+        );
+        fs::write(place.join("Cargo.toml"), manifest).unwrap();
+        fs::write(place.join("src/lib.rs"), format!("#[repr(C)] pub struct S {{ {fields} }}\n")).unwrap();
+    }
+    let mut engine = session();
+    let deps = format!(
+        ":dep swapped = {{ path = {:?} }}\n:dep newer = {{ package = \"swapped\", path = {:?} }}",
+        root.join("1"),
+        root.join("2")
+    );
+    run(&mut engine, &deps).unwrap();
+    let make = "struct P(u8);\nlet s1 = swapped::S { a: 1, b: 2 }; let s2 = newer::S { a: 1, b: 2 };\n\
+                let p1 = (P(1), swapped::S { a: 1, b: 2 }); let p2 = (P(1), newer::S { a: 1, b: 2 });\n\
+                let o1 = [Some(swapped::S { a: 1, b: 2 })]; let o2 = [Some(newer::S { a: 1, b: 2 })];";
+    run(&mut engine, make).unwrap();
+    let reads = ["s1.a", "s2.a", "p1.1.a", "p2.1.a", "o1[0].as_ref().unwrap().a", "o2[0].as_ref().unwrap().a"];
+    let mut read = 0;
+    for code in reads {
+        match run(&mut engine, code) {
+            Ok((value, _)) => {
+                assert_eq!(value, "1", "{code}");
+                read += 1;
+            }
+            Err(e) => assert!(e.evalue.contains("another version") && e.evalue.contains("help:"), "{}", e.evalue),
+        }
+    }
+    // One of the two versions is found.
+    assert_eq!(read, 3);
+    // Another definition of the user's own, after which `TypeId`s are others.
+    let (_, said) = run(&mut engine, "struct Q(u8);\nlet q = Q(1);").and_then(|_| run(&mut engine, "struct Q(u16);")).unwrap();
+    assert!(said.contains("`p1`") && said.contains("`p2`") && said.contains("swapped"), "{said}");
+    assert_eq!(value(&mut engine, "s1.a"), "1");
+}
+
+#[test]
+fn a_type_is_kept_that_another_crate_re_exports_or_that_has_no_name_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    package(
+        root,
+        "inner",
+        "",
+        &[(
+            "src/lib.rs",
+            "mod deep { pub struct Big(pub u8); }\nmod hidden { pub struct Secret(pub u8); }\npub use deep::Big;\n\
+             pub mod far { pub mod away { pub(crate) mod a { pub struct T(pub u8); } } pub use away::a::T; }\n\
+             pub fn secret() -> impl Sized { hidden::Secret(1) }\n",
+        )],
+    );
+    let manifest = format!("[dependencies]\ninner = {{ path = {:?} }}\n", root.join("inner"));
+    package(root, "outer", &manifest, &[("src/lib.rs", "pub use inner::*;\n")]);
+    let mut engine = session();
+    run(&mut engine, &format!(":dep renamed = {{ package = \"outer\", path = {:?} }}", root.join("outer"))).unwrap();
+    run(&mut engine, "let b = renamed::Big(3); let t = vec![renamed::far::T(4)]; let x = renamed::secret();").unwrap();
+    assert_eq!(value(&mut engine, "b.0"), "3");
+    assert_eq!(value(&mut engine, "t[0].0"), "4");
+    // A name that cannot be written spoils only what needs it.
+    assert_eq!(value(&mut engine, "[1, 2].iter().map(|x| x + 1).sum::<i32>()"), "5");
+    fails(&mut engine, "let y = x;", &["x"]);
+    let e = run(&mut engine, "let y = x;").unwrap_err();
+    assert!(e.traceback.join("\n").contains("private"), "{}", e.traceback.join("\n"));
+}
+
+#[test]
 fn what_the_kernel_holds_is_not_built() {
     let mut engine = session();
     for held in [

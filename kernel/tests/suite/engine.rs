@@ -819,3 +819,73 @@ fn errors_say_what_to_do_in_a_notebook() {
     let error = n.fails("use no_such_crate::Thing;", "E0432", "unresolved");
     assert!(plain(&error.traceback).contains("1 | use no_such_crate::Thing;"), "{}", plain(&error.traceback));
 }
+
+#[test]
+fn a_cell_whose_process_and_copy_are_killed_ends_and_the_session_goes_on() {
+    let mut n = Notebook::new();
+    n.ok("let x = 1;");
+    let kill = "let me = std::process::id();
+        let kill = format!(\"kill -9 $(cat /proc/{me}/task/*/children | tr ' ' '\\n' | grep -v $$) {me}\");
+        std::process::Command::new(\"sh\").args([\"-c\", &kill]).status()?;
+        loop {}";
+    n.fails(kill, "WorkerDied", "run the cells again that define variables");
+    n.ok("let x = 2;");
+    assert_eq!(n.value("x"), "2");
+}
+
+#[test]
+fn values_are_dropped_when_the_session_ends_or_is_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gone");
+    let define = format!(
+        "struct Loud(u8);\nimpl Drop for Loud {{ fn drop(&mut self) {{ println!(\"drop {{}}\", self.0); std::fs::write({file:?}, \"\").unwrap(); }} }}\nlet loud = Loud(1);"
+    );
+    let mut n = Notebook::new();
+    n.ok(&define);
+    assert_eq!(n.ok(":clear").stdout(), "drop 1\n");
+    std::fs::remove_file(&file).unwrap();
+    n.ok(&define);
+    drop(n);
+    assert!(file.exists());
+    // One that never ends is not waited for.
+    let mut n = Notebook::new();
+    n.ok("struct Stuck;\nimpl Drop for Stuck { fn drop(&mut self) { loop { std::thread::park() } } }\nlet stuck = Stuck;");
+    n.ok(":clear");
+    assert_eq!(n.value("1"), "1");
+}
+
+#[test]
+fn an_interrupt_ends_what_a_shell_command_has_started() {
+    let mut n = Notebook::new();
+    let interrupter = n.engine.interrupter();
+    let mut on_output = |output| {
+        if matches!(output, Output::Stdout(_)) {
+            interrupter.interrupt();
+        }
+    };
+    let error = n.engine.execute("!echo go; sleep 7654; echo", &mut on_output).unwrap_err();
+    assert_eq!(error.ename, "KeyboardInterrupt");
+    let sleeps = || {
+        let lines = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let state = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            (line == "sleep\07654\0" && !state.contains(") Z ")).then_some(line)
+        });
+        lines.count()
+    };
+    let since = Instant::now();
+    while sleeps() > 0 {
+        assert!(since.elapsed() < Duration::from_secs(20), "the command goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // What goes on in the background on purpose is not waited for.
+    n.ok("!sleep 5 & echo started");
+}
+
+#[test]
+fn a_variable_that_holds_every_file_handle_can_be_dropped() {
+    let mut n = Notebook::new();
+    n.ok("let mut held = Vec::new();\nwhile let Ok(file) = std::fs::File::open(\"/dev/null\") { held.push(file); }");
+    n.ok("drop(held);");
+    assert_eq!(n.value("std::fs::read(\"/dev/null\")?.len()"), "0");
+}

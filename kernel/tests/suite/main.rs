@@ -8,6 +8,7 @@ mod dependencies;
 mod engine;
 mod environment;
 mod fuzz;
+mod identity;
 mod measure;
 mod processes;
 mod protocol;
