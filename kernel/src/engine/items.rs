@@ -158,7 +158,7 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
             syn::Item::Impl(block) => format!("impl {}", header_tokens(block)),
             _ => tokens.clone(),
         },
-        (_, Some(name)) => format!("{space} {name}"),
+        (_, Some(name)) => format!("{space} {}", name.trim_start_matches("r#")),
         (_, None) => tokens.clone(),
     };
     let title = match (kind, names.first()) {
@@ -343,7 +343,7 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
     Item {
         kind: Kind::Other,
         title: name.to_string(),
-        key: format!("value {name}"),
+        key: format!("value {}", name.to_string().trim_start_matches("r#")),
         names: vec![name.to_string()],
         of: BTreeSet::new(),
         shapes_types: false,

@@ -181,7 +181,8 @@ fn two_versions_of_a_crate_side_by_side_are_never_taken_for_each_other() {
                 let p1 = (P(1), swapped::S { a: 1, b: 2 }); let p2 = (P(1), newer::S { a: 1, b: 2 });\n\
                 let o1 = [Some(swapped::S { a: 1, b: 2 })]; let o2 = [Some(newer::S { a: 1, b: 2 })];";
     run(&mut engine, make).unwrap();
-    let reads = ["s1.a", "s2.a", "p1.1.a", "p2.1.a", "o1[0].as_ref().unwrap().a", "o2[0].as_ref().unwrap().a"];
+    let reads =
+        ["s1.a", "s2.a", "p1.1.a", "p2.1.a", "o1[0].as_ref().unwrap().a", "o2[0].as_ref().unwrap().a"];
     let mut read = 0;
     for code in reads {
         match run(&mut engine, code) {
@@ -189,13 +190,17 @@ fn two_versions_of_a_crate_side_by_side_are_never_taken_for_each_other() {
                 assert_eq!(value, "1", "{code}");
                 read += 1;
             }
-            Err(e) => assert!(e.evalue.contains("another version") && e.evalue.contains("help:"), "{}", e.evalue),
+            Err(e) => {
+                assert!(e.evalue.contains("another version") && e.evalue.contains("help:"), "{}", e.evalue)
+            }
         }
     }
     // One of the two versions is found.
     assert_eq!(read, 3);
     // Another definition of the user's own, after which `TypeId`s are others.
-    let (_, said) = run(&mut engine, "struct Q(u8);\nlet q = Q(1);").and_then(|_| run(&mut engine, "struct Q(u16);")).unwrap();
+    let (_, said) = run(&mut engine, "struct Q(u8);\nlet q = Q(1);")
+        .and_then(|_| run(&mut engine, "struct Q(u16);"))
+        .unwrap();
     assert!(said.contains("`p1`") && said.contains("`p2`") && said.contains("swapped"), "{said}");
     assert_eq!(value(&mut engine, "s1.a"), "1");
 }
@@ -218,8 +223,10 @@ fn a_type_is_kept_that_another_crate_re_exports_or_that_has_no_name_at_all() {
     let manifest = format!("[dependencies]\ninner = {{ path = {:?} }}\n", root.join("inner"));
     package(root, "outer", &manifest, &[("src/lib.rs", "pub use inner::*;\n")]);
     let mut engine = session();
-    run(&mut engine, &format!(":dep renamed = {{ package = \"outer\", path = {:?} }}", root.join("outer"))).unwrap();
-    run(&mut engine, "let b = renamed::Big(3); let t = vec![renamed::far::T(4)]; let x = renamed::secret();").unwrap();
+    run(&mut engine, &format!(":dep renamed = {{ package = \"outer\", path = {:?} }}", root.join("outer")))
+        .unwrap();
+    run(&mut engine, "let b = renamed::Big(3); let t = vec![renamed::far::T(4)]; let x = renamed::secret();")
+        .unwrap();
     assert_eq!(value(&mut engine, "b.0"), "3");
     assert_eq!(value(&mut engine, "t[0].0"), "4");
     // A name that cannot be written spoils only what needs it.
