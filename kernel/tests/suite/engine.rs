@@ -869,7 +869,7 @@ fn an_interrupt_ends_what_a_shell_command_has_started() {
         let lines = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
             let state = std::fs::read_to_string(entry.path().join("stat")).ok()?;
             let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-            (line == "sleep\07654\0" && !state.contains(") Z ")).then_some(line)
+            (line == "sleep\x007654\0" && !state.contains(") Z ")).then_some(line)
         });
         lines.count()
     };
