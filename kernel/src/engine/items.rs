@@ -72,6 +72,8 @@ struct Meaning {
     by_place: bool,
     /// Whether it only adds to what there is: an impl of a trait.
     adds: bool,
+    /// Whether what is inside is reached by its name only: a module without impls and macros.
+    encloses: bool,
 }
 
 impl Item {
@@ -186,7 +188,7 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
     let whole = || strip(item.to_token_stream());
     let mut exports: BTreeSet<String> = names.iter().map(|name| canonical(name)).collect();
     let mut exports_unknown = false;
-    let (mut defines_types, mut by_place) = (true, false);
+    let (mut defines_types, mut by_place, mut encloses) = (true, false, false);
     let (shape, reach) = match item {
         syn::Item::Struct(i) => {
             (Some(whole()), Reach::of(parts_of_fields(&i.attrs, &i.generics, i.fields.iter())))
@@ -242,10 +244,22 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
             (counts.then(whole), Reach::of(whole()))
         }
         syn::Item::Mod(i) => {
-            for inner in i.content.iter().flat_map(|(_, items)| items) {
-                exports_unknown |= exported(inner, &mut exports);
+            let items = i.content.as_ref().map_or(&[][..], |(_, items)| items);
+            let modules: BTreeSet<String> = items
+                .iter()
+                .filter_map(|inner| match inner {
+                    syn::Item::Mod(inner) => Some(inner.ident.to_string()),
+                    _ => None,
+                })
+                .collect();
+            for inner in items {
+                let unknown = exported(inner, &mut exports);
+                exports_unknown |= unknown && !is_glob_of(inner, &modules);
             }
-            (Some(whole()), Reach::of_module(whole()))
+            let reach = Reach::of_module(whole());
+            let is_word = |word: &str| reach.words().contains(word);
+            encloses = reach.macros().is_empty() && !is_word("impl") && !is_word("macro_rules");
+            (Some(whole()), reach)
         }
         syn::Item::ForeignMod(i) => {
             for inner in &i.items {
@@ -276,7 +290,7 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
     };
     let shape = shape.map(|tokens| tokens.to_string());
     let adds = matches!(item, syn::Item::Impl(_));
-    Meaning { shape, reach, exports, exports_unknown, defines_types, by_place, adds }
+    Meaning { shape, reach, exports, exports_unknown, defines_types, by_place, adds, encloses }
 }
 
 /// The tokens in which a type's names are looked up; those of its fields are not among them.
@@ -338,6 +352,21 @@ fn exported(item: &syn::Item, names: &mut BTreeSet<String>) -> bool {
     }
 }
 
+/// Whether it hands on everything of a module beside it, whose names are known.
+fn is_glob_of(item: &syn::Item, modules: &BTreeSet<String>) -> bool {
+    let syn::Item::Use(item) = item else { return false };
+    let mut path = Vec::new();
+    let mut tree = &item.tree;
+    while let syn::UseTree::Path(further) = tree {
+        path.push(further.ident.to_string());
+        tree = &further.tree;
+    }
+    if path.first().is_some_and(|first| first == "self") {
+        path.remove(0);
+    }
+    matches!(tree, syn::UseTree::Glob(_)) && matches!(&path[..], [one] if modules.contains(one))
+}
+
 /// One static of a `thread_local!`.
 fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn::Type)) -> Item {
     Item {
@@ -356,6 +385,7 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
             defines_types: false,
             by_place: false,
             adds: false,
+            encloses: false,
         },
         parts: vec![
             Part::Generated("::std::thread_local! { "),
@@ -426,6 +456,7 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         defines_types,
         by_place: defines_types,
         adds: false,
+        encloses: false,
     };
     let quote = |range| Part::Quote(Quote { text: text.clone(), range });
     Item {
@@ -683,14 +714,20 @@ impl Items {
                 !reached
             });
             let named = changes.names.all.len();
+            let all_before = changes.all;
             for one in uses.iter() {
-                if let Some(name) = &one.name
-                    && changes.names.all.contains(&canonical(one.first_segment()))
-                {
-                    changes.names.all.insert(canonical(name));
+                let first = canonical(one.first_segment());
+                if !changes.names.all.contains(&first) {
+                    continue;
+                }
+                // What comes through a glob is known only of the session's own modules.
+                let is_own = |item: &&&Item| item.names.iter().any(|name| canonical(name) == first);
+                match &one.name {
+                    Some(name) => drop(changes.names.all.insert(canonical(name))),
+                    None => changes.all |= !all.iter().any(|item| is_own(&item)),
                 }
             }
-            if open.len() == before && changes.names.all.len() == named {
+            if open.len() == before && changes.names.all.len() == named && changes.all == all_before {
                 return changes;
             }
         }
@@ -771,6 +808,11 @@ impl Changes {
     fn include_new(&mut self, item: &Item, opaque: bool, all: &[&Item], uses: &Uses) {
         let meaning = &item.meaning;
         if meaning.shape.is_none() || meaning.adds {
+            return;
+        }
+        // A new glob of it is looked at with all others.
+        if meaning.encloses {
+            self.names.all.extend(item.names.iter().map(|name| canonical(name)));
             return;
         }
         let all_before = self.all;
