@@ -2,8 +2,10 @@
 //!
 //! Cargo builds the crates in the folder in which it built the image, told to use every crate of the image in just that
 //! version, with just those features: so what both need is the same crate, with the same types, and is not built
-//! again. One call of rustc then links what is new into a library that leaves everything else to the image. The
-//! result lies in the cache under a name for all it depends on, and is found there by the next notebook, offline.
+//! again. Where that cannot be, as for a crate that wants a newer version of one of them, only those stay the same
+//! whose types the library shows. One call of rustc then links what is new into a library that leaves everything else
+//! to the image. The result lies in the cache under a name for all it depends on, and is found there by the next
+//! notebook, offline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -23,7 +25,7 @@ pub struct Extension {
     /// The name of its crate.
     pub name: String,
     folder: PathBuf,
-    /// Crates a cell can name, with their files in [`Extension::deps`].
+    /// Crates a cell can name, with their files in [`Extension::deps`], of this extension or of one below.
     pub crates: Vec<(String, String)>,
     /// What was noticed when it was built.
     pub warnings: Vec<String>,
@@ -117,6 +119,9 @@ impl Extension {
     }
 }
 
+/// The crates of the image whose types the library takes and gives, or that its types implement traits of.
+pub(crate) const SHOWN: [&str; 6] = ["ndarray", "onelens", "plotters", "rayon", "serde", "serde_json"];
+
 const MANIFEST: &str = "crates";
 
 fn library_file(name: &str) -> String {
@@ -133,11 +138,68 @@ fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value
     for (name, value) in wanted {
         hash.add(name.as_bytes());
         hash.add(value.to_string().as_bytes());
-        if let Some(path) = value.get("path").and_then(toml::Value::as_str) {
-            hash_folder(Path::new(path), &mut hash)?;
+        if let Some(stamp) = stamp(value)? {
+            hash.add(&stamp.to_le_bytes());
         }
     }
     Ok(hash.value())
+}
+
+/// A number for what is in the folder of a crate that lies in one.
+pub(crate) fn stamp(value: &toml::Value) -> Result<Option<u64>, String> {
+    let Some(path) = value.get("path").and_then(toml::Value::as_str) else { return Ok(None) };
+    let mut hash = Fnv::new();
+    hash_package(Path::new(path), &mut BTreeSet::new(), &mut hash)?;
+    Ok(Some(hash.value()))
+}
+
+/// A crate that lies in a folder, and those in other folders that it is built from.
+fn hash_package(folder: &Path, seen: &mut BTreeSet<PathBuf>, hash: &mut Fnv) -> Result<(), String> {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    if !seen.insert(whole.clone()) {
+        return Ok(());
+    }
+    hash_folder(folder, hash)?;
+    let mut paths = paths_in(&whole);
+    // A workspace around it may name folders for all its members, and how they are built.
+    if let Some(root) = whole.ancestors().skip(1).find(|root| is_workspace(root)) {
+        hash.add(&fs::read(root.join("Cargo.toml")).unwrap_or_default());
+        let inherits = fs::read_to_string(whole.join("Cargo.toml")).unwrap_or_default().contains("workspace");
+        paths.extend(paths_in(root).into_iter().filter(|_| inherits));
+    }
+    for path in paths.into_iter().filter(|path| path.is_dir()) {
+        hash_package(&path, seen, hash)?;
+    }
+    Ok(())
+}
+
+fn is_workspace(folder: &Path) -> bool {
+    let text = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+    text.lines().any(|line| line.trim_start().starts_with("[workspace"))
+}
+
+/// The folders that a manifest names by `path`, as those of its dependencies.
+fn paths_in(folder: &Path) -> Vec<PathBuf> {
+    fn collect(value: &toml::Value, folder: &Path, paths: &mut Vec<PathBuf>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    match (key.as_str(), value) {
+                        ("path", toml::Value::String(path)) => paths.push(folder.join(path)),
+                        _ => collect(value, folder, paths),
+                    }
+                }
+            }
+            toml::Value::Array(values) => values.iter().for_each(|value| collect(value, folder, paths)),
+            _ => {}
+        }
+    }
+    let text = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+    let mut paths = Vec::new();
+    if let Ok(table) = text.parse::<toml::Table>() {
+        collect(&toml::Value::Table(table), folder, &mut paths);
+    }
+    paths
 }
 
 /// The files of a crate that lies in a folder, by name, size and time.
@@ -201,16 +263,28 @@ fn build_in(
     let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|e| cannot("write", &path, &e));
     fs::create_dir_all(package.join("src")).map_err(|e| cannot("create", &package, &e))?;
     write(package.join("src/lib.rs"), "")?;
-    write(package.join("Cargo.toml"), &manifest(&image.units()?, wanted, how_built(image)?))?;
-    if let Some(lock) = image.lock_file() {
-        let to = package.join("Cargo.lock");
-        fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
+    let held = image.units()?;
+    let pinned: [&dyn Fn(&Unit) -> bool; 3] =
+        [&|_| true, &|unit| SHOWN.contains(&unit.name.as_str()), &|_| false];
+    let mut messages = Err(Trouble::Failed("no way to choose versions".into()));
+    for pin in pinned {
+        let pins: Vec<&Unit> = held.iter().filter(|unit| pin(unit) && !is_wanted(unit, wanted)).collect();
+        write(package.join("Cargo.toml"), &manifest(&pins, wanted, how_built(image)?))?;
+        if let Some(lock) = image.lock_file() {
+            let to = package.join("Cargo.lock");
+            fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
+        }
+        // What is on this machine is enough, mostly; the network is asked only if it is not.
+        messages = match cargo(image, &package, true, watcher) {
+            Err(Trouble::Failed(_)) => cargo(image, &package, false, watcher),
+            other => other,
+        };
+        let versions = |text: &str| text.contains("failed to select a version");
+        if !matches!(&messages, Err(Trouble::Failed(text)) if versions(text)) {
+            break;
+        }
     }
-    // What is on this machine is enough, mostly; the network is asked only if it is not.
-    let messages = match cargo(image, &package, true, watcher) {
-        Err(Trouble::Failed(_)) => cargo(image, &package, false, watcher)?,
-        other => other?,
-    };
+    let messages = messages?;
     let direct = direct(image, &package)?;
     let package_of =
         |name: &str, value: &toml::Value| match value.get("package").and_then(toml::Value::as_str) {
@@ -235,7 +309,7 @@ fn build_in(
         let to = deps.join(unit.file_name());
         fs::copy(&unit.file, &to).map_err(|e| cannot("copy", &unit.file, &e))?;
     }
-    for twice in built_twice(&built, &image.units()?) {
+    for twice in built_twice(&built, &held, wanted) {
         text.push_str(&format!("warning {twice}\n"));
     }
     let mut source = String::from("#![allow(warnings)]\npub extern crate onelens_image;\n");
@@ -259,11 +333,14 @@ fn build_in(
             format!("`:dep {code_name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell")
         })?;
         text.push_str(&format!("crate {code_name} {}\n", unit.file_name()));
-        if !unit.proc_macro {
+        // A crate of an extension below comes with that.
+        if !unit.proc_macro && !known.contains(&unit.file_name()) {
             source.push_str(&format!("pub extern crate {code_name};\n"));
             command.arg(format!("--extern={code_name}={}", unit.link_file().display()));
         }
     }
+    // First where nobody builds: the library's own crate may be another in the folder of builds by now.
+    command.arg(format!("-Ldependency={}", image.deps().display()));
     command.arg(format!("-Ldependency={}", image.build_folder().join("release/deps").display()));
     for path in messages.iter().filter(|m| m["reason"] == "build-script-executed") {
         for path in path["linked_paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -308,8 +385,21 @@ fn how_built(image: &Image) -> Result<HowBuilt, String> {
     })
 }
 
-/// The manifest of a package with the crates asked for, and with all of the image's as they are there.
-fn manifest(held: &[Unit], wanted: &BTreeMap<String, toml::Value>, how_built: HowBuilt) -> String {
+/// Whether a crate of the image would be there in the same version as one that was asked for: the two are one to cargo,
+/// and cannot have two names.
+fn is_wanted(unit: &Unit, wanted: &BTreeMap<String, toml::Value>) -> bool {
+    wanted.iter().any(|(name, value)| {
+        let get = |key: &str| value.get(key).and_then(toml::Value::as_str);
+        let version = value.as_str().or_else(|| get("version")).unwrap_or("*");
+        let fits = semver::VersionReq::parse(version).is_ok_and(|wanted| {
+            semver::Version::parse(&unit.version).is_ok_and(|version| wanted.matches(&version))
+        });
+        get("package").unwrap_or(name) == unit.package && fits
+    })
+}
+
+/// The manifest of a package with the crates asked for, and with those `held` as they are in the image.
+fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: HowBuilt) -> String {
     let mut dependencies = toml::Table::new();
     for (i, unit) in held.iter().filter(|unit| unit.from_registry).enumerate() {
         let mut table = toml::Table::new();
@@ -375,7 +465,7 @@ fn explain(said: &str) -> String {
     } else if has("failed to select a version") && has("feature") {
         "name only features that the crate has; `cargo info NAME` lists them"
     } else if has("failed to select a version") {
-        "ask for a version that exists, such as \"*\" for the newest; a crate that the kernel holds already comes in one version only"
+        "ask for a version that exists, such as \"*\" for the newest"
     } else if has("Could not resolve host")
         || has("failed to download")
         || has("failed to get")
@@ -464,10 +554,13 @@ fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, S
     Ok(known)
 }
 
-/// Crates of the image that had to be built once more: in another version, or with further features.
-fn built_twice(built: &[Unit], held: &[Unit]) -> Vec<String> {
+/// What to say about crates that had to be built once more, in another version or with further features, although types
+/// of the library's are theirs. What was asked for by name is no surprise, nor is what only crates among themselves use.
+fn built_twice(built: &[Unit], held: &[Unit], wanted: &BTreeMap<String, toml::Value>) -> Vec<String> {
     let mut found = Vec::new();
-    for unit in built.iter().filter(|unit| !unit.proc_macro && !unit.for_build) {
+    let is_asked = |unit: &Unit| wanted.keys().any(|name| name.replace('-', "_") == unit.name);
+    let is_shown = |unit: &&Unit| SHOWN.contains(&unit.name.as_str()) && !is_asked(unit);
+    for unit in built.iter().filter(|unit| !unit.proc_macro && !unit.for_build).filter(is_shown) {
         let mut same = held.iter().filter(|one| one.name == unit.name).peekable();
         let Some(one) = same.peek().copied() else { continue };
         if same.all(|one| one.file_name() != unit.file_name()) {

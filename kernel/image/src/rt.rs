@@ -2,7 +2,7 @@
 
 pub use crate::future::{block_on, once_per_process, until_interrupted};
 pub use crate::stage::{Failure, stage};
-pub use crate::store::{put, take, take_exact};
+pub use crate::store::{fits, put, take, take_exact};
 
 use crate::channel;
 use std::fmt::Debug;
@@ -29,6 +29,12 @@ pub fn lost() {
 
 pub(crate) fn take_lost() -> bool {
     LOST.swap(false, Ordering::Relaxed)
+}
+
+/// A variable is not of the type that the cell takes it for, so nothing of the cell has run.
+#[inline(never)]
+pub fn unfit(name: &str) {
+    channel::send(&["unfit", name]);
 }
 
 /// The cell's last value is computed and shows itself next.

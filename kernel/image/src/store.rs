@@ -49,6 +49,16 @@ fn take_as<T: 'static>(name: &str, promised: bool) -> T {
     *unsafe { Box::from_raw(Box::into_raw(value).cast::<T>()) }
 }
 
+/// Whether the variable `name` is of this very type.
+pub fn fits<T: 'static>(name: &str) -> bool {
+    is_of(name, TypeId::of::<T>())
+}
+
+#[inline(never)]
+fn is_of(name: &str, id: TypeId) -> bool {
+    STORE.0.borrow().get(name).is_some_and(|slot| slot.id == id)
+}
+
 /// Keeps `value` as the variable `name`, in place of one that had that name.
 pub fn put<T: 'static>(name: &str, value: T) {
     put_any(name, Box::new(value), type_name::<T>(), TypeId::of::<T>());

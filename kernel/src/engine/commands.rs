@@ -10,6 +10,13 @@ pub(super) enum Command {
     Help,
     Opt(String),
     Dep(String),
+    Type(String),
+    Explain(String),
+    LastErrorJson,
+    Toolchain(String),
+    ShowDeps,
+    Timing,
+    Env(String),
     Clear,
     Version,
     Shell(String),
@@ -59,6 +66,13 @@ fn parse(line: &str) -> Command {
         ":help" => Command::Help,
         ":opt" => Command::Opt(rest),
         ":dep" => Command::Dep(rest),
+        ":type" | ":t" => Command::Type(rest),
+        ":explain" => Command::Explain(rest),
+        ":last_error_json" => Command::LastErrorJson,
+        ":toolchain" => Command::Toolchain(rest),
+        ":show_deps" => Command::ShowDeps,
+        ":timing" => Command::Timing,
+        ":env" => Command::Env(rest),
         ":clear" => Command::Clear,
         ":version" => Command::Version,
         _ if SETTINGS.contains(&name) => Command::Setting(name.to_string()),
@@ -67,10 +81,11 @@ fn parse(line: &str) -> Command {
 }
 
 /// How stock evcxr builds and shows; notebooks that came from there may set it and run on.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 12] = [
     ":allow_static_linking",
     ":cache",
     ":codegen_backend",
+    ":efmt",
     ":fmt",
     ":linker",
     ":load_config",
@@ -78,10 +93,49 @@ const SETTINGS: [&str; 13] = [
     ":preserve_vars_on_panic",
     ":sccache",
     ":time_passes",
-    ":timing",
-    ":toolchain",
     ":types",
 ];
+
+/// What to say about `:type` of what is no variable.
+pub(super) fn no_variable<'n>(name: &str, there: impl Iterator<Item = &'n String>) -> String {
+    let there: Vec<&str> = there.map(String::as_str).collect();
+    let there = if there.is_empty() { "there are none yet".into() } else { there.join(", ") };
+    format!("`:type {name}`: there is no variable of that name\nhelp: the variables: {there}")
+}
+
+/// What rustc has to say about one of its errors.
+pub(super) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result<String, String> {
+    let Some(code) = code else {
+        return Err(
+            "no cell has failed yet with an error that has a code\nhelp: `:explain E0382` explains that one"
+                .into(),
+        );
+    };
+    let asked = std::process::Command::new(rustc).args(["--explain", code]).output();
+    let text =
+        asked.map_err(|e| format!("{} does not start: {e}\nhelp: restart the kernel", rustc.display()))?;
+    if !text.status.success() {
+        return Err(format!(
+            "rustc knows no error `{code}`\nhelp: a code is an E and four digits, as in `:explain E0382`"
+        ));
+    }
+    Ok(String::from_utf8_lossy(&text.stdout).trim().to_string())
+}
+
+pub(super) fn other_toolchain(asked: &str) -> String {
+    format!(
+        "`:toolchain {asked}`: a session stays with the compiler that its library was built with\nhelp: set RUSTUP_TOOLCHAIN={asked} for the kernel, as in its kernel.json, and restart it"
+    )
+}
+
+/// `NAME=value`.
+pub(super) fn setting_of_environment(setting: &str) -> Result<(String, String), String> {
+    let parts = setting.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+    match parts {
+        Some((name, value)) if !name.is_empty() && !setting.contains('\0') => Ok((name.into(), value.into())),
+        _ => Err(format!("`:env {setting}` sets nothing\nhelp: write `:env NAME=value`")),
+    }
+}
 
 /// What to say about a command that there is not.
 pub(super) fn unknown(name: &str) -> String {
@@ -98,6 +152,13 @@ pub(super) const HELP: &str = "\
 :vars              the variables and their types
 :opt 0 .. 3        how much the following cells are optimised; 0 compiles fastest
 :dep name = \"1.2\"  makes a crate available, as a line in Cargo.toml would; onelens, ndarray, plotters, rayon, serde are there already
+:type name         the type of a variable; also `:t name`
+:explain           what rustc has to say about the last error, or about another: `:explain E0382`
+:last_error_json   the last errors as rustc gave them
+:show_deps         the crates asked for
+:env NAME=value    sets a variable of the environment, for cells and for their compiler
+:timing            turns on, and off again, that each cell says how long it took
+:toolchain         the compiler
 :clear             forgets all variables, items and declarations
 :version           of the kernel and of Rust
 !command           is run by the shell, in the notebook's folder

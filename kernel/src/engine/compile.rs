@@ -5,8 +5,9 @@ use super::interrupt::Control;
 use super::linker;
 use super::types::CRATE;
 use crate::extension::Extension;
-use crate::image::Image;
+use crate::image::{Crate, Image};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,10 @@ pub(super) struct Compiler {
     /// Where the libraries are that cells link besides the image.
     library_folders: Vec<String>,
     control: Arc<Control>,
+    /// What rustc said about the last cell that did not compile.
+    last_errors: RefCell<Vec<Value>>,
+    /// Variables of the environment that `:env` has set.
+    pub(super) environment: BTreeMap<String, String>,
     links: String,
     /// `-C opt-level`.
     pub(super) opt_level: String,
@@ -47,6 +52,11 @@ pub(super) fn cell_file(number: usize) -> String {
 fn behind_others(child: &Child) {
     // SAFETY: the call touches no memory; the child has not been waited for, so the number is its own.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, child.id(), 10) };
+}
+
+/// The crates of which there is one; of two with one name, a cell could name neither.
+fn nameable(crates: &[Crate]) -> impl Iterator<Item = &Crate> {
+    crates.iter().filter(|one| crates.iter().filter(|other| other.name == one.name).count() == 1)
 }
 
 /// Arguments after which a linked library looks for others in `folder`. A compiler's driver wants them worded otherwise
@@ -73,11 +83,13 @@ impl Compiler {
             "--json=diagnostic-short",
             "-Cdebuginfo=0",
             "-Cprefer-dynamic",
+            // At every level of optimisation: a wrong number is worse than a slow one.
+            "-Coverflow-checks=on",
         ]
         .map(str::to_string)
         .into();
         arguments.push(format!("--extern=onelens_image={}", image.library().display()));
-        for one in image.crates() {
+        for one in nameable(image.crates()) {
             arguments.push(format!("--extern={}={}", one.name, image.deps().join(&one.file).display()));
         }
         arguments.push(format!("-Ldependency={}", image.deps().display()));
@@ -90,6 +102,8 @@ impl Compiler {
             dependency_folders: vec![image.deps()],
             library_folders: Vec::new(),
             control,
+            last_errors: RefCell::default(),
+            environment: BTreeMap::new(),
             links: String::new(),
             opt_level: "0".into(),
             generation: 0,
@@ -106,14 +120,19 @@ impl Compiler {
         let library = extension.library();
         self.links.push_str(&format!("extern crate {};\n", extension.name));
         self.arguments.push(format!("--extern={}={}", extension.name, library.display()));
-        for (name, file) in &extension.crates {
-            let library = file.strip_prefix("lib").and_then(|file| file.rsplit_once('-'));
-            self.crates
-                .push((name.clone(), library.map_or_else(|| name.clone(), |(library, _)| library.into())));
-            self.arguments.push(format!("--extern={name}={}", extension.deps().join(file).display()));
-        }
         self.arguments.push(format!("-Ldependency={}", extension.deps().display()));
         self.dependency_folders.push(extension.deps());
+        for (name, file) in &extension.crates {
+            let library = file.strip_prefix("lib").and_then(|file| file.rsplit_once('-'));
+            self.crates.retain(|(known, _)| known != name);
+            self.crates
+                .push((name.clone(), library.map_or_else(|| name.clone(), |(library, _)| library.into())));
+            let folder = self.dependency_folders.iter().rev().find(|folder| folder.join(file).exists());
+            let path = folder.unwrap_or(&extension.deps()).join(file);
+            // In the place of the image's crate of that name, if it has one.
+            self.arguments.retain(|argument| !argument.starts_with(&format!("--extern={name}=")));
+            self.arguments.push(format!("--extern={name}={}", path.display()));
+        }
         self.library_folders.push(extension.folder().display().to_string());
     }
 
@@ -129,6 +148,17 @@ impl Compiler {
             }
         }
         seen.into_iter().filter(|(_, hashes)| hashes.len() > 1).map(|(name, _)| name).collect()
+    }
+
+    /// Takes note of what rustc said about a cell that does not compile.
+    pub(super) fn failed(&self, errors: &[Value]) {
+        *self.last_errors.borrow_mut() = errors.to_vec();
+    }
+
+    /// What rustc said about the last cell that did not compile: one JSON object a line.
+    pub(super) fn last_errors(&self) -> String {
+        let lines: Vec<String> = self.last_errors.borrow().iter().map(Value::to_string).collect();
+        lines.join("\n")
     }
 
     /// The declarations by which a crate links the libraries of [`Compiler::extend`].
@@ -218,6 +248,7 @@ impl Compiler {
             .arg(format!("--crate-type={kind}"))
             .arg(format!("-Copt-level={}", self.opt_level))
             .arg(format!("-Cmetadata=generation-{}", self.generation))
+            .envs(&self.environment)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,6 +1,7 @@
 //! Whether Enter should run what is typed, or give it another line.
 
 use super::open::{Open, Scan, scan};
+use super::parse;
 use syn::parse::Parser;
 
 /// Whether code is a whole cell.
@@ -48,7 +49,7 @@ fn judge(code: &str, open: &[Open]) -> Completeness {
     // A comment at the end must not swallow what closes.
     let whole = format!("{}\n{closed}", code.trim_end());
     let end = code.trim_end().len();
-    match syn::Block::parse_within.parse_str(&whole) {
+    match parse::whole.parse_str(&whole) {
         Ok(_) if open.is_empty() => Completeness::Complete,
         Ok(_) => Completeness::Incomplete { indent: inside(code, open) },
         Err(error) if !missing_at(&error, end) => Completeness::Invalid,

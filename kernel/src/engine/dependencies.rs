@@ -1,10 +1,10 @@
-//! `:dep`: crates that a notebook asks for, beyond those of the image.
+//! `:dep`: crates that a notebook asks for, beyond those of the image or in other versions than that has.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::interrupt::Control;
-use crate::extension::{Extension, Trouble, Watcher};
+use crate::extension::{self, Extension, SHOWN, Trouble, Watcher};
 use crate::image::{Image, Unit};
 
 /// The crates of a session.
@@ -12,49 +12,109 @@ use crate::image::{Image, Unit};
 pub(super) struct Dependencies {
     /// What was asked for and is there, by the name in front of the `=`.
     there: BTreeMap<String, toml::Value>,
+    /// Of those that lie in folders, what tells an edited one.
+    stamps: BTreeMap<String, u64>,
     extensions: Vec<Extension>,
+}
+
+/// What became of `:dep` lines.
+pub(super) enum Added {
+    /// Everything is there already.
+    Nothing,
+    /// Further crates, beside those there were.
+    Beside(Extension),
+    /// All crates of the session anew, because these had been edited: values of the old ones can no longer be used.
+    Anew(Extension, Vec<String>),
 }
 
 impl Dependencies {
     /// Makes the crates of some `:dep` lines available, building them if need be; lines about that go to `say`.
     ///
-    /// Returns the new extension, if the crates were not there already.
+    /// `is_in_use` tells whether what the session defines may name a crate.
     pub(super) fn add(
         &mut self,
         asked: &[String],
         image: &Image,
         control: &Control,
+        is_in_use: &dyn Fn(&str) -> bool,
         say: &mut dyn FnMut(&str),
-    ) -> Result<Option<Extension>, Trouble> {
+    ) -> Result<Added, Trouble> {
         let held = image.units()?;
         let mut wanted = BTreeMap::new();
+        let mut edited = Vec::new();
         for line in asked {
             let (name, value) = parse(line)?;
-            if is_held(line, &name, &value, &held)? {
-                continue;
-            }
             match self.there.get(&name) {
-                Some(there) if *there == value => continue,
+                Some(there) if *there == value => {
+                    if self.stamps.get(&name).copied() != extension::stamp(&value)? {
+                        edited.push(name);
+                    }
+                    continue;
+                }
                 Some(there) => {
                     return Err(Trouble::Failed(format!(
                         "`:dep {line}`: this session has `{name} = {there}` already, and a crate cannot be replaced while values of it may live\nhelp: restart the kernel, and give one `:dep` for {name}"
                     )));
                 }
-                None => wanted.insert(name, value),
+                None => {}
+            }
+            let code_name = name.replace('-', "_");
+            let Some(unit) = held.iter().find(|unit| unit.name == code_name) else {
+                wanted.insert(name, value);
+                continue;
             };
+            if is_held(line, &name, &value, unit)? {
+                continue;
+            }
+            if is_in_use(&code_name) {
+                return Err(Trouble::Failed(format!(
+                    "`:dep {line}`: earlier cells may use the {} {} that the kernel holds, and would mean another crate then\nhelp: restart the kernel, and give the `:dep` line first",
+                    unit.package, unit.version
+                )));
+            }
+            if SHOWN.contains(&code_name.as_str()) {
+                say(&format!(
+                    "`{code_name}` is the one asked for in this notebook's cells; onelens itself takes and gives values of {} {}, which is `onelens_image::{code_name}`",
+                    unit.package, unit.version
+                ));
+            }
+            wanted.insert(name, value);
         }
-        if wanted.is_empty() {
-            return Ok(None);
+        if wanted.is_empty() && edited.is_empty() {
+            return Ok(Added::Nothing);
         }
         let mut watcher = Watcher {
             say,
             working: &|process| control.compiling(process),
             interrupted: &|| control.is_interrupted(),
         };
-        let extension = Extension::ensure(image, &self.extensions, &wanted, &mut watcher)?;
-        self.there.extend(wanted);
-        self.extensions.push(extension.clone());
-        Ok(Some(extension))
+        let mut stamps = BTreeMap::new();
+        for (name, value) in wanted.iter().chain(self.there.iter().filter(|(name, _)| edited.contains(name)))
+        {
+            stamps.extend(extension::stamp(value)?.map(|stamp| (name.clone(), stamp)));
+        }
+        if edited.is_empty() {
+            let extension = Extension::ensure(image, &self.extensions, &wanted, &mut watcher)?;
+            self.there.extend(wanted);
+            self.stamps.extend(stamps);
+            self.extensions.push(extension.clone());
+            return Ok(Added::Beside(extension));
+        }
+        let all: BTreeMap<String, toml::Value> = self.there.clone().into_iter().chain(wanted).collect();
+        let extension = Extension::ensure(image, &[], &all, &mut watcher)?;
+        self.there = all;
+        self.stamps.extend(stamps);
+        self.extensions = vec![extension.clone()];
+        Ok(Added::Anew(extension, edited))
+    }
+}
+
+impl Dependencies {
+    /// The crates asked for, as lines.
+    pub(super) fn lines(&self) -> String {
+        let lines: Vec<String> =
+            self.there.iter().map(|(name, value)| format!(":dep {name} = {value}")).collect();
+        if lines.is_empty() { "no crates were asked for by `:dep`".into() } else { lines.join("\n") }
     }
 }
 
@@ -72,7 +132,7 @@ fn parse(line: &str) -> Result<(String, toml::Value), String> {
         return Err(wrong("one crate belongs on a line"));
     };
     if !(value.is_str() || value.is_table()) {
-        return Err(wrong("behind the `=` belongs a version in quotes, or a table in braces"));
+        return Err(wrong("after the `=` belongs a version in quotes, or a table in braces"));
     }
     if let Some(path) = value.as_table_mut().and_then(|table| table.get_mut("path")) {
         let given = path.as_str().ok_or_else(|| wrong("a path is a text in quotes"))?;
@@ -87,52 +147,41 @@ fn parse(line: &str) -> Result<(String, toml::Value), String> {
     Ok((name, value))
 }
 
-/// Whether the image has the crate, as it is asked for.
-fn is_held(line: &str, name: &str, value: &toml::Value, held: &[Unit]) -> Result<bool, String> {
-    let code_name = name.replace('-', "_");
-    let Some(unit) = held.iter().find(|unit| unit.name == code_name) else { return Ok(false) };
-    let package = value.get("package").and_then(toml::Value::as_str).unwrap_or(name);
-    let version = value.as_str().or_else(|| value.get("version").and_then(toml::Value::as_str));
-    if package != unit.package || version.is_some_and(|v| !compatible(v, &unit.version)) {
-        return Err(format!(
-            "`:dep {line}`: the kernel holds {} {} under that name\nhelp: remove the line, or give the other one another name: `:dep my_{code_name} = {{ package = \"{package}\", version = .. }}`",
-            unit.package, unit.version
-        ));
+/// Whether the image has the crate as it is asked for; if not, the crate asked for stands beside it.
+fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<bool, String> {
+    let get = |key: &str| value.get(key).and_then(toml::Value::as_str);
+    let version = value.as_str().or_else(|| get("version"));
+    let elsewhere = ["path", "git", "registry"].iter().any(|key| value.get(key).is_some());
+    if get("package").unwrap_or(name) != unit.package
+        || version.is_some_and(|v| !compatible(v, &unit.version))
+        || (elsewhere && unit.from_registry)
+    {
+        return Ok(false);
     }
     let features = value.get("features").and_then(toml::Value::as_array).into_iter().flatten();
     let missing: Vec<&str> = features
         .filter_map(toml::Value::as_str)
         .filter(|feature| !unit.features.iter().any(|has| has == feature))
         .collect();
-    if !missing.is_empty() && unit.from_registry {
+    // With another serde, what a cell derives would be of no use to the library and to `serde_json`.
+    if !missing.is_empty() && unit.package.starts_with("serde") {
         return Err(format!(
-            "`:dep {line}`: the kernel holds {} {} without the feature {}\nhelp: its features there are: {}; a second copy with yours can stand beside it: `:dep my_{code_name} = {{ package = \"{package}\", .. }}`",
+            "`:dep {line}`: the kernel holds {} {} without the feature {}\nhelp: its features there are: {}; a second copy with yours can stand beside it: `:dep my_{} = {{ package = \"{}\", .. }}`",
             unit.package,
             unit.version,
             missing.join(", "),
             if unit.features.is_empty() { "none".into() } else { unit.features.join(", ") },
+            unit.name,
+            unit.package,
         ));
     }
-    Ok(true)
+    Ok(missing.is_empty() || !unit.from_registry)
 }
 
-/// As cargo does: the first number that is not 0 must agree.
+/// As cargo does.
 fn compatible(wanted: &str, held: &str) -> bool {
-    let wanted: Vec<&str> =
-        wanted.trim_start_matches(['^', '=', '~', '>', '<', ' ', 'v']).split('.').collect();
-    let held: Vec<&str> = held.split('.').collect();
-    for (want, have) in wanted.iter().zip(&held) {
-        if *want == "*" {
-            return true;
-        }
-        if want != have {
-            return false;
-        }
-        if *want != "0" {
-            return true;
-        }
-    }
-    true
+    let (wanted, held) = (semver::VersionReq::parse(wanted), semver::Version::parse(held));
+    matches!((wanted, held), (Ok(wanted), Ok(held)) if wanted.matches(&held))
 }
 
 #[cfg(test)]
@@ -141,8 +190,9 @@ mod tests {
 
     #[test]
     fn versions_agree_as_cargo_has_it() {
-        assert!(compatible("0.17", "0.17.2") && compatible("1", "1.0.229") && compatible("*", "3.1"));
-        assert!(!compatible("0.15.1", "0.17.2") && !compatible("2", "1.0"));
+        assert!(compatible("0.17", "0.17.2") && compatible("1", "1.0.229") && compatible("*", "3.1.0"));
+        assert!(compatible(">=0.8, <0.11", "0.10.4") && !compatible("0.15.1", "0.17.2"));
+        assert!(!compatible("2", "1.0.0") && !compatible("nonsense", "1.0.0"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::source::{Quote, Source, Text};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 const RED: &str = "\x1b[1;31m";
 const BLUE: &str = "\x1b[1;34m";
@@ -31,18 +32,45 @@ pub(super) fn syntax(error: &syn::Error, text: &Text) -> CellError {
     let range = error.span().byte_range();
     let len = text.code.len();
     // At the end of the input the parser points nowhere.
-    let range = if range.start == range.end || range.end > len {
+    let unread = unread_at(error, text);
+    let range = if let Some((range, _)) = &unread {
+        range.clone()
+    } else if range.start == range.end || range.end > len {
         let end = text.code.trim_end().len();
         end.min(len)..end.min(len)
     } else {
         range
     };
-    let (message, help) = explain_syntax(&error.to_string());
+    let (message, help) = unread.map_or_else(|| explain_syntax(&error.to_string()), |(_, words)| words);
     let at = Quote { text: text.clone(), range };
     let (line, column) = at.position(at.range.start);
     let mut reported = report("SyntaxError", &message, &help, &at, "");
     reported.evalue = format!("{message} (line {line}, column {column})");
     reported
+}
+
+/// Where the text is none of Rust's words, and what to say about that.
+fn unread_at(error: &syn::Error, text: &Text) -> Option<(Range<usize>, (String, Vec<String>))> {
+    let start = error.span().byte_range().start;
+    let character = text.code.get(start..)?.chars().next()?;
+    if !error.to_string().contains("token stream") && !error.to_string().contains("lex error") {
+        return None;
+    }
+    let plain = match character {
+        '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{ab}' | '\u{bb}' => '"',
+        '\u{2018}' | '\u{2019}' | '\u{201a}' => '\'',
+        _ => {
+            let words = if character.is_ascii() {
+                "something begins here that Rust cannot read to its end".to_string()
+            } else {
+                format!("the character {character} is none that Rust code has here")
+            };
+            return Some((start..start + character.len_utf8(), (words, vec![])));
+        }
+    };
+    let what = format!("{character} is a quotation mark of printed text, not of Rust");
+    let help = format!("write {plain} instead; word processors and web pages change it");
+    Some((start..start + character.len_utf8(), (what, vec![help])))
 }
 
 fn explain_syntax(message: &str) -> (String, Vec<String>) {
@@ -81,6 +109,13 @@ pub(super) fn borrowed_sentence(name: &str) -> String {
 
 pub(super) fn borrowed_help() -> &'static str {
     "keep a value of its own (`.clone()`, `.to_owned()`, `.to_vec()`), or put the lines that need the borrow within `{ .. }`"
+}
+
+/// What to say about a variable whose type no later cell can write.
+pub(super) fn private_hint(name: &str, ty: &str) -> String {
+    format!(
+        "`{name}` cannot be used in a later cell: its type, {ty}, is private; annotate it if you know a public name for the type (`let {name}: .. = ..;`), or keep what you need of it in a variable of another type, in the cell that makes it"
+    )
 }
 
 /// The report on a cell that does not compile. `hints` maps names to what is known about them.

@@ -67,7 +67,8 @@ impl Draft {
         let number = self.text.cell;
         // Each variable is learnt of at most twice in each stage, each item retired once, the display changed once.
         let (variables, stages) = (self.taken.len() + self.binds(), self.cell.stages.len());
-        let mut rounds = 2 * variables * stages.max(1) + self.scope.items.iter().count() + 2;
+        let mut rounds =
+            2 * variables * stages.max(1) + self.scope.items.iter().count() + 2 * self.taken.len() + 2;
         let displayed_itself = *displays_itself;
         loop {
             let generated = self.generate(*displays_itself, compiler);
@@ -93,7 +94,8 @@ impl Draft {
             }
             rounds = rounds.saturating_sub(1);
             let another_way = rounds > 0
-                && (learn_moves(&errors, &generated, &self.cell, &mut self.fates)
+                && (learn_types(&errors, &generated, &mut self.taken, &mut self.hints)
+                    || learn_moves(&errors, &generated, &self.cell, &mut self.fates)
                     || (*displays_itself == displayed_itself
                         && learn_display(&errors, &generated, displays_itself))
                     || retire(&errors, &generated, &mut self.scope.items, number, &mut self.retired));
@@ -106,6 +108,7 @@ impl Draft {
                 *displays_itself = displayed_itself;
             } else {
                 *displays_itself = displayed_itself;
+                compiler.failed(&errors);
                 return Err(diagnostics::compile_error(&errors, &generated, number, &self.hints));
             }
         }
@@ -133,6 +136,7 @@ impl Draft {
 
     fn generate(&self, displays_itself: bool, compiler: &Compiler) -> Generated {
         let generator = Generator {
+            attributes: &self.scope.attributes,
             links: compiler.links(),
             uses: &self.scope.uses,
             items: &self.scope.items,
@@ -156,6 +160,38 @@ fn first_line(statement: &str) -> String {
         return line.to_string();
     }
     format!("{} ..", line.chars().take(MOST).collect::<String>().trim_end())
+}
+
+/// A type that cannot be written as it was is written as the user did. If there is no such way, the variable stays
+/// where it is, as a name that occurs need not be the variable's.
+fn learn_types(
+    errors: &[Value],
+    generated: &Generated,
+    taken: &mut Vec<Taken>,
+    hints: &mut BTreeMap<String, String>,
+) -> bool {
+    let wrong: BTreeSet<&String> = errors
+        .iter()
+        .flat_map(spans)
+        .filter(|span| span["is_primary"] == true && diagnostics::is_cells(span))
+        .filter_map(|span| {
+            let at = diagnostics::byte(span, "byte_start");
+            generated.takes.iter().find(|(range, _)| range.contains(&at)).map(|(_, name)| name)
+        })
+        .collect();
+    taken.retain_mut(|taken| {
+        if !wrong.contains(&taken.name) {
+            return true;
+        }
+        let Some(annotation) = taken.annotation.take() else {
+            let ty = std::mem::take(&mut taken.ty);
+            hints.insert(taken.name.clone(), diagnostics::private_hint(&taken.name, &ty));
+            return false;
+        };
+        (taken.ty, taken.asks) = (annotation, false);
+        true
+    });
+    !wrong.is_empty()
 }
 
 /// A `use` of the session may bring its own `evcxr_display` for everything that has `Debug`.

@@ -16,7 +16,8 @@
 
 use super::items::{Items, Kind};
 use super::mentions;
-use super::parse::{Cell, Stage};
+use super::parse::{Attribute, Cell, Stage};
+use super::session::Scope;
 use super::source::{Quote, Source};
 use super::statics::Homes;
 use super::types::CRATE;
@@ -32,6 +33,10 @@ pub(super) struct Taken {
     pub(super) ty: String,
     /// Whether a type of the same name may come from another version of a crate.
     pub(super) exact: bool,
+    /// Whether `ty` may be another type, so that it has to be asked first.
+    pub(super) asks: bool,
+    /// The user's annotation, if `ty` turns out to be private.
+    pub(super) annotation: Option<String>,
 }
 
 /// Which of the variables of one name: the n-th that the cell has, counting the taken one.
@@ -60,22 +65,35 @@ pub(super) struct Site {
 pub(super) struct Generated {
     pub(super) source: Source,
     pub(super) sites: Vec<Site>,
+    /// The code that takes each variable from before the cell.
+    pub(super) takes: Vec<(Range<usize>, String)>,
     /// The code that shows the last expression, where a missing `Debug` is reported.
     pub(super) shown: Option<Range<usize>>,
     /// The last expression.
     pub(super) tail: Option<Quote>,
 }
 
-/// What every generated crate starts with. Unused results are the one warning a notebook should see.
-const HEAD: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\nextern crate alloc;\nextern crate onelens_image;\n";
+/// What every generated crate starts with, around the attributes of the session. Unused results are the one warning a
+/// notebook should see.
+const LINTS: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\n";
+const CRATES: &str = "extern crate alloc;\nextern crate onelens_image;\n";
 
 /// The crate of the items in force, for cells to link that define none.
-pub(super) fn library(uses: &Uses, items: &Items, homes: &Homes, links: &str) -> Source {
+pub(super) fn library(scope: &Scope, homes: &Homes, links: &str) -> Source {
     let mut source = Source::default();
-    source.push("#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n");
+    source.push("#![allow(warnings)]\n");
+    write_attributes(&scope.attributes, &mut source);
+    source.push(CRATES);
     source.push(links);
-    write_items(uses, items, homes, "pub ", &mut source);
+    write_items(&scope.uses, &scope.items, homes, "pub ", &mut source);
     source
+}
+
+fn write_attributes(attributes: &[Attribute], source: &mut Source) {
+    for one in attributes {
+        source.quote(&one.quote);
+        source.push("\n");
+    }
 }
 
 /// `visibility` is that of the declarations.
@@ -105,6 +123,8 @@ struct Live {
 }
 
 pub(super) struct Generator<'a> {
+    /// The attributes of the session's crates.
+    pub(super) attributes: &'a [Attribute],
     /// Declarations of the libraries that hold what `:dep` brought.
     pub(super) links: &'a str,
     pub(super) uses: &'a Uses,
@@ -141,8 +161,11 @@ fn __onelens_block_on<R>(future: impl ::core::future::Future<Output = ::core::re
 
 impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
-        let mut out = Generated { source: Source::default(), sites: vec![], shown: None, tail: None };
-        out.source.push(HEAD);
+        let mut out =
+            Generated { source: Source::default(), sites: vec![], takes: vec![], shown: None, tail: None };
+        out.source.push(LINTS);
+        write_attributes(self.attributes, &mut out.source);
+        out.source.push(CRATES);
         out.source.push(self.links);
         self.write_items(&mut out.source);
         if self.runtime == Runtime::Tokio && self.cell.stages.iter().any(|s| mentions::awaits(&s.tokens)) {
@@ -153,15 +176,25 @@ impl Generator<'_> {
         out.source.push(&format!(
             "#[unsafe(export_name = \"onelens_cell\")]\nextern \"C\" fn __onelens_cell{number}() {{\n"
         ));
+        for taken in self.taken.iter().filter(|taken| taken.asks) {
+            let (ty, name) = (&taken.ty, &taken.name);
+            let start = out.source.code.len();
+            out.source.push(&format!(
+                "if !::onelens_image::rt::fits::<{ty}>({name:?}) {{ ::onelens_image::rt::unfit({name:?}); return; }}\n"
+            ));
+            out.takes.push((start..out.source.code.len(), name.clone()));
+        }
         let mut live = Vec::new();
         for (binding, taken) in self.taken.iter().enumerate() {
             let pattern = pattern(&taken.name, taken.mutable);
+            let start = out.source.code.len();
             out.source.push(&format!(
                 "let {pattern} = ::onelens_image::rt::{}::<{}>({:?});\n",
                 if taken.exact { "take_exact" } else { "take" },
                 taken.ty,
                 taken.name
             ));
+            out.takes.push((start..out.source.code.len(), taken.name.clone()));
             let (name, mutable) = (taken.name.clone(), taken.mutable);
             live.push(Live { name, mutable, binding });
         }

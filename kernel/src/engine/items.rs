@@ -647,6 +647,18 @@ impl Items {
         self.retain(|item| !titles.contains(&item.title));
     }
 
+    /// Whether any of them, or a declaration, may lead to the crate of this name.
+    pub(super) fn may_name(&self, uses: &Uses, name: &str) -> bool {
+        let never = |_: &str| false;
+        let own = clean_macros(&self.items.iter().collect::<Vec<_>>(), &never);
+        let names = |item: &Item| {
+            let reach = &item.meaning.reach;
+            let opaque = reach.is_opaque(|word| own.contains(word), never);
+            opaque || reach.words().contains(name) || item.tokens.contains(name)
+        };
+        self.items.iter().any(names) || uses.iter().any(|one| one.first_segment() == name)
+    }
+
     /// Names that a glob could bring in for the items that are there: neither an item nor a declaration stands for
     /// them.
     pub(super) fn open_names(&self, uses: &Uses) -> BTreeSet<String> {

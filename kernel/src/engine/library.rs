@@ -69,7 +69,7 @@ impl Libraries {
         }
         self.next += 1;
         let file = format!("items{}.rs", self.next);
-        let source = generate::library(&scope.uses, &scope.items, homes, compiler.links());
+        let source = generate::library(scope, homes, compiler.links());
         if let Some((child, path)) = compiler.spawn_library(&file, &source.code) {
             self.building = Some((Library { path, uses, made_of, file, source }, child));
         }

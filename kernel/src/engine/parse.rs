@@ -16,12 +16,26 @@ use syn::visit::Visit;
 pub(super) struct Cell {
     /// Which of the session's cells it is.
     pub(super) number: usize,
+    /// `#![..]` at the top.
+    pub(super) attributes: Vec<Attribute>,
     pub(super) uses: Vec<Use>,
     pub(super) items: Vec<Item>,
     pub(super) stages: Vec<Stage>,
     /// Every identifier in the statements: the variables that the cell may need.
     pub(super) mentions: BTreeSet<String>,
 }
+
+/// An attribute of the whole crate, such as `#![allow(unused_must_use)]`.
+#[derive(Clone, Debug)]
+pub(super) struct Attribute {
+    pub(super) quote: Quote,
+    /// Another with this key takes its place.
+    pub(super) key: String,
+}
+
+/// Attributes that leave everything else in a cell what it is.
+const ATTRIBUTES: [&str; 9] =
+    ["allow", "deny", "doc", "expect", "feature", "forbid", "recursion_limit", "type_length_limit", "warn"];
 
 /// Statements up to and including one that binds variables, or up to the end.
 #[derive(Default)]
@@ -43,6 +57,8 @@ pub(super) struct Statement {
 pub(super) struct Bind {
     pub(super) name: String,
     pub(super) mutable: bool,
+    /// The type that it is annotated with, if a later cell can write that, too.
+    pub(super) annotation: Option<String>,
 }
 
 /// With more stages than this, several `let`s share one: each costs a closure to compile.
@@ -52,9 +68,8 @@ const MOST_STAGES: usize = 8;
 const ITEM_MACROS: [&str; 3] = ["thread_local", "lazy_static", "bitflags"];
 
 pub(super) fn parse(text: &Text) -> Result<Cell, CellError> {
-    let parsed = syn::Block::parse_within.parse_str(&text.code);
-    let cell = match parsed {
-        Ok(statements) => take_apart(statements, text),
+    let cell = match whole.parse_str(&text.code) {
+        Ok((attributes, statements)) => take_apart(attributes, statements, text),
         Err(error) => Err(diagnostics::syntax(&error, text)),
     };
     // The positions of every parsed cell would stay in memory.
@@ -62,9 +77,38 @@ pub(super) fn parse(text: &Text) -> Result<Cell, CellError> {
     cell
 }
 
-fn take_apart(statements: Vec<syn::Stmt>, text: &Text) -> Result<Cell, CellError> {
-    let mut cell =
-        Cell { number: text.cell, uses: vec![], items: vec![], stages: vec![], mentions: BTreeSet::new() };
+/// The attributes and statements of a cell.
+pub(super) fn whole(input: syn::parse::ParseStream) -> syn::Result<(Vec<syn::Attribute>, Vec<syn::Stmt>)> {
+    Ok((syn::Attribute::parse_inner(input)?, syn::Block::parse_within(input)?))
+}
+
+fn attribute(attribute: &syn::Attribute, text: &Text) -> Result<Attribute, CellError> {
+    let quote = Quote { text: text.clone(), range: attribute.span().byte_range() };
+    if !ATTRIBUTES.iter().any(|known| attribute.path().is_ident(known)) {
+        let what = format!("`{}` cannot be an attribute of a notebook", quote.as_str());
+        let help = format!("a cell may begin with one of: {}", ATTRIBUTES.join(", "));
+        return Err(diagnostics::refusal(&what, &help, &quote));
+    }
+    let key = match &attribute.meta {
+        syn::Meta::NameValue(meta) => meta.path.to_token_stream().to_string(),
+        meta => meta.to_token_stream().to_string(),
+    };
+    Ok(Attribute { quote, key })
+}
+
+fn take_apart(
+    attributes: Vec<syn::Attribute>,
+    statements: Vec<syn::Stmt>,
+    text: &Text,
+) -> Result<Cell, CellError> {
+    let mut cell = Cell {
+        number: text.cell,
+        attributes: attributes.iter().map(|one| attribute(one, text)).collect::<Result<_, _>>()?,
+        uses: vec![],
+        items: vec![],
+        stages: vec![],
+        mentions: BTreeSet::new(),
+    };
     let lets = statements.iter().filter(|s| matches!(s, syn::Stmt::Local(_))).count();
     let lets_per_stage = lets.div_ceil(MOST_STAGES).max(1);
     let last = statements.len().wrapping_sub(1);
@@ -75,6 +119,9 @@ fn take_apart(statements: Vec<syn::Stmt>, text: &Text) -> Result<Cell, CellError
         refuse_return(&statement, &quote)?;
         match statement {
             syn::Stmt::Item(syn::Item::Use(item)) => cell.uses.extend(flatten(&item, text)),
+            // There already, in every cell.
+            syn::Stmt::Item(syn::Item::ExternCrate(item))
+                if item.ident == "alloc" && item.rename.is_none() => {}
             syn::Stmt::Item(item) => cell.items.extend(items_of(&item, text)),
             syn::Stmt::Macro(call) if is_item_macro(&call) => {
                 let item = syn::ItemMacro {
@@ -137,7 +184,7 @@ fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {
             let name = pattern.ident.to_string();
             // `None` and constants look like bindings.
             if !name.starts_with(char::is_uppercase) {
-                self.0.push(Bind { name, mutable: pattern.mutability.is_some() });
+                self.0.push(Bind { name, mutable: pattern.mutability.is_some(), annotation: None });
             }
             syn::visit::visit_pat_ident(self, pattern);
         }
@@ -145,7 +192,28 @@ fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {
     }
     let mut binds = Binds(Vec::new());
     binds.visit_pat(pattern);
+    if let (syn::Pat::Type(typed), [bind]) = (pattern, &mut binds.0[..])
+        && matches!(*typed.pat, syn::Pat::Ident(_))
+    {
+        bind.annotation = whole_type(&typed.ty);
+    }
     binds.0
+}
+
+/// A type that says everything about itself.
+fn whole_type(ty: &syn::Type) -> Option<String> {
+    struct Open(bool);
+    impl Visit<'_> for Open {
+        fn visit_type_infer(&mut self, _: &syn::TypeInfer) {
+            self.0 = true;
+        }
+        fn visit_type_impl_trait(&mut self, _: &syn::TypeImplTrait) {
+            self.0 = true;
+        }
+    }
+    let mut open = Open(false);
+    open.visit_type(ty);
+    (!open.0).then(|| ty.to_token_stream().to_string())
 }
 
 /// A cell is not a function that one could return from.

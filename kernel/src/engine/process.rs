@@ -10,9 +10,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// How often a quiet cell is looked at, in milliseconds: whether it waits for input.
 const LOOK_EVERY: libc::c_int = 50;
+
+/// Printed text is handed over at most this often, so that a loop that prints does not become thousands of messages.
+const PACE: Duration = Duration::from_millis(20);
+/// More than this is handed over at once: a full pipe would hold up whoever prints.
+const MOST_HELD: usize = 16 << 10;
 
 /// What happened next.
 pub(super) enum Event {
@@ -47,6 +53,8 @@ pub(super) struct Process {
     notice_bytes: Vec<u8>,
     stdout_text: Utf8,
     stderr_text: Utf8,
+    /// When printed text was handed over last.
+    handed_over: Instant,
 }
 
 impl Process {
@@ -96,6 +104,7 @@ impl Process {
             notice_bytes: vec![],
             stdout_text: Utf8::default(),
             stderr_text: Utf8::default(),
+            handed_over: Instant::now(),
         })
     }
 
@@ -134,9 +143,20 @@ impl Process {
                 }
                 continue;
             };
+            let printed_only = !ready.channel && !ready.notices;
+            if printed_only
+                && self.handed_over.elapsed() < PACE
+                && available(&self.stdout) + available(&self.stderr) < MOST_HELD
+            {
+                self.nap();
+                continue;
+            }
             // A dead worker's last frames come before the notice of its death.
             if ready.channel && append(&mut self.channel, &mut self.frames) {
                 continue;
+            }
+            if ready.stdout || ready.stderr {
+                self.handed_over = Instant::now();
             }
             let read = if ready.stdout { self.read_stdout(usize::MAX, on_text) } else { 0 };
             let read = read + if ready.stderr { self.read_stderr(usize::MAX, on_text) } else { 0 };
@@ -145,6 +165,15 @@ impl Process {
                 return Event::Gone;
             }
         }
+    }
+
+    /// Waits for a millisecond, or until there is something else to read than what is printed.
+    #[allow(unsafe_code)]
+    fn nap(&self) {
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [watch(self.channel.as_raw_fd()), watch(self.notices.as_raw_fd())];
+        // SAFETY: two valid entries.
+        unsafe { libc::poll(fds.as_mut_ptr(), 2, 1) };
     }
 
     /// Waits for something to read, for at most `limit` milliseconds if that is not -1.

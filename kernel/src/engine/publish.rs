@@ -53,7 +53,7 @@ impl Publisher {
             syn::Item::Static(i) => self.visibility(&i.vis, &i.static_token),
             syn::Item::Fn(i) => self.visibility(&i.vis, &i.sig),
             syn::Item::ExternCrate(i) => self.visibility(&i.vis, &i.extern_token),
-            // What a module re-exports within the crate only may be private outside of it; Rust refuses to publish that.
+            // What a module re-exports within the crate only may be private outside, and Rust refuses to publish that.
             syn::Item::Use(i) if matches!(i.vis, syn::Visibility::Restricted(_)) => self.possible = false,
             syn::Item::Use(i) => self.visibility(&i.vis, &i.use_token),
             syn::Item::Trait(i) => match (&i.unsafety, &i.auto_token) {

@@ -28,11 +28,21 @@ struct Course {
     lost: bool,
     /// The cell read where nobody can be asked, and was ended for it.
     refused: bool,
+    /// A variable that is not of the type that the cell was compiled for.
+    unfit: Option<String>,
+}
+
+/// How running a cell went.
+pub(super) enum Ran {
+    /// It ran, be it with an error.
+    Ended(Result<(), CellError>),
+    /// It did not, as this variable is not of the type that it was taken for.
+    Unfit(String),
 }
 
 impl Session {
-    /// Has the worker drop its variables before it goes, whose `Drop` may have something to do: write the end of a file,
-    /// stop a program. One that does not come to its end is not waited for.
+    /// Has the worker drop its variables before it goes, whose `Drop` may have something to do: write the end of a
+    /// file, stop a program. One that does not come to its end is not waited for.
     pub(super) fn leave(&mut self, on_output: &mut dyn FnMut(Output)) {
         if self.variables.is_empty() {
             return;
@@ -92,7 +102,7 @@ impl Session {
         ))
     }
 
-    pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+    pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Ran {
         let visible = if ready.homes.is_empty() { "" } else { "global" };
         self.process.send(&["run", &ready.library.to_string_lossy(), visible]);
         let mut course = Course::default();
@@ -145,7 +155,11 @@ impl Session {
         if course.error.is_none() && self.control.is_interrupted() {
             course.error = Some(interrupted(false));
         }
-        course.error.map_or(Ok(()), Err)
+        match (course.error, course.unfit) {
+            (None, Some(name)) => Ran::Unfit(name),
+            (Some(error), _) => Ran::Ended(Err(error)),
+            (None, None) => Ran::Ended(Ok(())),
+        }
     }
 
     /// Whether the cell is over.
@@ -184,6 +198,7 @@ impl Session {
             }
             "unnameable" => course.error = Some(unnameable(parts, ready)),
             "lost" => course.lost = true,
+            "unfit" => course.unfit = parts.get(1).cloned(),
             "fatal" => course.error = Some(diagnostics::plain("WorkerDied", &parts[1])),
             "done" => {
                 self.set_variables(&parts[1..], ready, course.error.is_some());

@@ -20,7 +20,7 @@ impl Session {
             None => format!("::{path}"),
         };
         let guess = || types::map_paths(ty, &mut |path| of_definition(path));
-        self.paths.nameable(ty).ok().or_else(|| (!ty.contains("{{")).then(guess))
+        self.paths.nameable(ty, 0).ok().or_else(|| (!ty.contains("{{")).then(guess))
     }
 
     pub(super) fn scene(&self) -> Scene {

@@ -2,7 +2,7 @@
 
 use super::commands::{self, Command};
 use super::compile::Compiler;
-use super::dependencies::Dependencies;
+use super::dependencies::{Added, Dependencies};
 use super::diagnostics;
 use super::draft::{Draft, Linked};
 use super::generate::Taken;
@@ -10,15 +10,16 @@ use super::input::Ask;
 use super::interrupt::Control;
 use super::items::{Changes, Items, Kind};
 use super::library::Libraries;
-use super::parse::{self, Cell};
+use super::parse::{self, Attribute, Bind, Cell};
 use super::process::Process;
+use super::run::Ran;
 use super::source::{Source, Text};
 use super::statics::Homes;
 use super::streams::Blocks;
 use super::types::{self, Paths};
 use super::uses::{Use, Uses};
 use super::{CellError, Output};
-use crate::extension::Trouble;
+use crate::extension::{Extension, Trouble};
 use crate::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,11 +31,16 @@ pub(super) struct Variable {
     /// As `std::any::type_name` gives it.
     pub(super) ty: String,
     pub(super) mutable: bool,
+    /// The type that the user gave it.
+    pub(super) annotation: Option<String>,
+    /// Of the ways to write its type the one that has not been found wrong.
+    pub(super) way: usize,
 }
 
 /// Declarations and items of the session.
 #[derive(Clone, Default)]
 pub(super) struct Scope {
+    pub(super) attributes: Vec<Attribute>,
     pub(super) uses: Uses,
     pub(super) items: Items,
 }
@@ -59,6 +65,10 @@ pub(super) struct Session {
     /// What became of variables that are no more.
     gone: BTreeMap<String, String>,
     displays_itself: bool,
+    /// The code of rustc's for the last error.
+    last_code: Option<String>,
+    /// Whether to say how long each cell took.
+    timing: bool,
 }
 
 /// A cell that compiled.
@@ -66,8 +76,8 @@ pub(super) struct Ready {
     pub(super) library: PathBuf,
     pub(super) text: Text,
     pub(super) source: Source,
-    /// Variables the cell defines, and whether as `mut`.
-    pub(super) binds: BTreeMap<String, bool>,
+    /// Variables the cell defines.
+    pub(super) binds: BTreeMap<String, Bind>,
     /// Variables from before it that it moves, with what moves them.
     pub(super) moved: BTreeMap<String, String>,
     /// Statics that live in this cell once it is loaded.
@@ -96,6 +106,8 @@ impl Session {
             number: 0,
             gone: BTreeMap::new(),
             displays_itself: false,
+            last_code: None,
+            timing: false,
         };
         session.wait_until_ready()?;
         Ok(session)
@@ -118,6 +130,20 @@ impl Session {
     }
 
     pub(super) fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        let begin = std::time::Instant::now();
+        let result = self.execute_all(code, on_output);
+        if let Err(error) = &result
+            && is_code(&error.ename)
+        {
+            self.last_code = Some(error.ename.clone());
+        }
+        if self.timing {
+            on_output(Output::Stderr(format!("onelens: {:.0} ms\n", begin.elapsed().as_secs_f64() * 1e3)));
+        }
+        result
+    }
+
+    fn execute_all(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
         if self.image.compiler_was_replaced() {
             self.renew(on_output)?;
         }
@@ -131,19 +157,46 @@ impl Session {
         for command in commands {
             self.command(command, on_output)?;
         }
+        self.cell(&code, on_output)
+    }
+
+    /// Runs the code of a cell.
+    fn cell(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
         if code.trim().is_empty() {
             return Ok(());
         }
-        self.number += 1;
-        let text = Text { cell: self.number, code: code.into() };
-        let cell = parse::parse(&text)?;
-        let Some(ready) = self.prepare(cell, text, on_output)? else { return Ok(()) };
-        let result = self.run(&ready, on_output);
-        self.libraries.renew(&self.scope, &self.homes, &self.compiler);
+        loop {
+            self.number += 1;
+            let text = Text { cell: self.number, code: code.into() };
+            let cell = parse::parse(&text)?;
+            let main_waits = cell.items.iter().any(|item| item.names == ["main"] && item.word() == "fn")
+                && !cell.mentions.contains("main");
+            let prepared = self.prepare(cell, text, on_output)?;
+            if main_waits {
+                on_output(Output::Stderr(
+                    "onelens: `main` is defined, and waits to be called: `main()`; what stands outside of functions runs by itself\n".into(),
+                ));
+            }
+            let Some(ready) = prepared else { return Ok(()) };
+            let ran = self.run(&ready, on_output);
+            self.libraries.renew(&self.scope, &self.homes, &self.compiler);
+            self.learn_paths();
+            // It stays mapped in the worker for as long as values may need it.
+            let _ = std::fs::remove_file(&ready.library);
+            match ran {
+                Ran::Ended(result) => return result,
+                // Nothing of the cell has run. Each way is tried once.
+                Ran::Unfit(name) => {
+                    if let Some(variable) = self.variables.get_mut(&name) {
+                        variable.way += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn_paths(&mut self) {
         self.paths.learn_later(self.variables.values().map(|variable| variable.ty.as_str()), &self.compiler);
-        // It stays mapped in the worker for as long as values may need it.
-        let _ = std::fs::remove_file(&ready.library);
-        result
     }
 
     /// Goes on with the library for the compiler that has taken the place of the one there was. If that is another
@@ -165,11 +218,7 @@ impl Session {
             let hint = format!("`{name}` was dropped when the Rust compiler was replaced; make it again");
             self.gone.insert(name.clone(), hint);
         }
-        self.paths.finish();
-        self.paths = Paths::load(&self.image);
-        let opt_level = std::mem::take(&mut self.compiler.opt_level);
-        self.compiler = Compiler::new(&self.image, self.folder.clone(), Arc::clone(&self.control));
-        self.compiler.opt_level = opt_level;
+        self.begin_anew();
         self.dependencies = Dependencies::default();
         self.restart().map_err(error)
     }
@@ -180,16 +229,28 @@ impl Session {
             return Ok(());
         }
         let say = &mut |line: &str| on_output(Output::Stderr(format!("onelens: {line}\n")));
-        match self.dependencies.add(asked, &self.image, &self.control, say) {
-            Ok(None) => Ok(()),
-            Ok(Some(extension)) => {
-                for warning in &extension.warnings {
-                    on_output(Output::Stderr(format!("warning: {warning}\n")));
-                }
-                self.compiler.extend(&extension);
-                self.paths.finish();
-                self.paths.try_again(self.compiler.ambiguous_crates());
+        let scope = &self.scope;
+        let is_in_use = |name: &str| scope.items.may_name(&scope.uses, name);
+        match self.dependencies.add(asked, &self.image, &self.control, &is_in_use, say) {
+            Ok(Added::Nothing) => Ok(()),
+            Ok(Added::Beside(extension)) => {
+                self.extend(&extension, on_output);
                 Ok(())
+            }
+            Ok(Added::Anew(extension, edited)) => {
+                let names: Vec<String> = edited.iter().map(|name| format!("`{name}`")).collect();
+                let names = names.join(", ");
+                on_output(Output::Stderr(format!(
+                    "onelens: {names} had been edited and was built again; the variables are gone, as values of the old code may be among them\n"
+                )));
+                for name in self.variables.keys() {
+                    let hint = format!("`{name}` was dropped when {names} was built again; make it again");
+                    self.gone.insert(name.clone(), hint);
+                }
+                self.leave(on_output);
+                self.begin_anew();
+                self.extend(&extension, on_output);
+                self.restart().map_err(|text| diagnostics::plain("DependencyError", &text))
             }
             Err(Trouble::Interrupted) => {
                 let text = "interrupted while crates were built; what is finished is not built again";
@@ -197,6 +258,30 @@ impl Session {
             }
             Err(Trouble::Failed(text)) => Err(diagnostics::plain("DependencyError", &text)),
         }
+    }
+
+    /// Lets cells name the crates of an extension.
+    fn extend(&mut self, extension: &Extension, on_output: &mut dyn FnMut(Output)) {
+        for warning in &extension.warnings {
+            on_output(Output::Stderr(format!("warning: {warning}\n")));
+        }
+        self.compiler.extend(extension);
+        self.paths.finish();
+        self.paths.try_again(self.compiler.ambiguous_crates());
+        // What was found out about the values of before may have been about another version.
+        self.variables.values_mut().for_each(|variable| variable.way = 0);
+        self.learn_paths();
+    }
+
+    /// A compiler without further crates, and nothing known about their types.
+    fn begin_anew(&mut self) {
+        self.paths.finish();
+        self.paths = Paths::load(&self.image);
+        let opt_level = std::mem::take(&mut self.compiler.opt_level);
+        let generation = self.compiler.generation + 1;
+        self.compiler = Compiler::new(&self.image, self.folder.clone(), Arc::clone(&self.control));
+        self.compiler.opt_level = opt_level;
+        self.compiler.generation = generation;
     }
 
     fn command(&mut self, command: Command, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
@@ -216,6 +301,43 @@ impl Session {
                 Ok(())
             }
             Command::Dep(_) => Ok(()),
+            Command::Type(name) => match self.variables.get(&name) {
+                Some(variable) => {
+                    say(types::for_display(&variable.ty));
+                    Ok(())
+                }
+                None => Err(error(commands::no_variable(&name, self.variables.keys()))),
+            },
+            Command::Explain(code) => {
+                let code = if code.is_empty() { self.last_code.clone() } else { Some(code) };
+                let text = commands::explanation(code.as_deref(), self.image.rustc()).map_err(error)?;
+                say(text);
+                Ok(())
+            }
+            Command::LastErrorJson => {
+                say(self.compiler.last_errors());
+                Ok(())
+            }
+            Command::Toolchain(asked) => {
+                if !asked.is_empty() {
+                    return Err(error(commands::other_toolchain(&asked)));
+                }
+                say(format!("{} ({})", self.image.compiler_version(), self.image.rustc().display()));
+                Ok(())
+            }
+            Command::ShowDeps => {
+                say(self.dependencies.lines());
+                Ok(())
+            }
+            Command::Timing => {
+                self.timing = !self.timing;
+                Ok(())
+            }
+            Command::Env(setting) => {
+                let (name, value) = commands::setting_of_environment(&setting).map_err(error)?;
+                self.compiler.environment.insert(name.clone(), value.clone());
+                self.cell(&format!("unsafe {{ ::std::env::set_var({name:?}, {value:?}) }}"), on_output)
+            }
             Command::Clear => {
                 self.scope = Scope::default();
                 self.gone.clear();
@@ -291,7 +413,7 @@ impl Session {
             return Ok(None);
         }
         let binds = draft.cell.stages.iter().flat_map(|stage| &stage.binds);
-        let binds = binds.map(|bind| (bind.name.clone(), bind.mutable)).collect();
+        let binds = binds.map(|bind| (bind.name.clone(), bind.clone())).collect();
         let (library, source) = (settled.library, settled.source);
         Ok(Some(Ready { library, text: draft.text, source, binds, moved, homes }))
     }
@@ -323,6 +445,10 @@ impl Session {
         for name in cell.items.iter().filter(|item| item.kind == Kind::Other).flat_map(|i| &i.names) {
             scope.uses.remove(name);
         }
+        for one in &cell.attributes {
+            scope.attributes.retain(|old| old.key != one.key);
+            scope.attributes.push(one.clone());
+        }
         scope.uses.add(cell.uses.clone());
         // With both what was declared and what is: a name leads through either.
         let mut uses = self.scope.uses.clone();
@@ -343,8 +469,7 @@ impl Session {
             return BTreeSet::new();
         }
         let (scope, _) = self.scope_with(cell, &BTreeMap::new(), &BTreeSet::new());
-        let mut source =
-            super::generate::library(&scope.uses, &scope.items, &self.homes, self.compiler.links());
+        let mut source = super::generate::library(&scope, &self.homes, self.compiler.links());
         source.push("\n");
         let first_line = source.code.lines().count() + 1;
         let mut lines = Vec::new();
@@ -379,9 +504,14 @@ impl Session {
             .map(|(name, variable)| (name.clone(), variable.clone()))
             .collect();
         let named = |(name, variable): (String, Variable)| {
-            let ty = self.paths.nameable(&variable.ty).ok()?;
             let exact = self.paths.ambiguous_in(&variable.ty).is_some();
-            Some(Taken { name, mutable: variable.mutable, ty, exact })
+            let Variable { mutable, way, .. } = variable;
+            let asks = way + 1 < self.paths.ways(&variable.ty);
+            let annotation = variable.annotation;
+            if let Ok(ty) = self.paths.nameable(&variable.ty, way) {
+                return Some(Taken { name, mutable, ty, exact, asks, annotation });
+            }
+            Some(Taken { name, mutable, ty: annotation?, exact, asks: false, annotation: None })
         };
         wanted.into_iter().filter_map(named).collect()
     }
@@ -410,11 +540,9 @@ impl Session {
             );
         }
         for (name, variable) in &self.variables {
-            if let Err(path) = self.paths.nameable(&variable.ty) {
-                hints.insert(name.clone(), format!(
-                    "`{name}` cannot be used in a later cell: its type, {}, is private ({path}); keep what you need of it in a variable of another type, in the cell that makes it",
-                    types::for_display(&variable.ty)
-                ));
+            if let Err(path) = self.paths.nameable(&variable.ty, variable.way) {
+                let ty = format!("{} ({path})", types::for_display(&variable.ty));
+                hints.insert(name.clone(), diagnostics::private_hint(name, &ty));
             }
         }
         for name in dropped.keys() {
@@ -431,15 +559,22 @@ impl Session {
         let old = std::mem::take(&mut self.variables);
         for pair in pairs.chunks_exact(2) {
             let (name, ty) = (&pair[0], &pair[1]);
-            let before = old.get(name).is_some_and(|variable| variable.mutable);
+            let old = old.get(name);
+            let before = old.is_some_and(|variable| variable.mutable);
+            let bind = ready.binds.get(name);
             // After a failure one does not know which of two variables of that name it is.
-            let mutable = match ready.binds.get(name) {
-                Some(mutable) if failed => *mutable || before,
-                Some(mutable) => *mutable,
+            let mutable = match bind {
+                Some(bind) if failed => bind.mutable || before,
+                Some(bind) => bind.mutable,
                 None => before,
             };
+            let (annotation, way) = match (bind, old) {
+                (Some(bind), _) => (bind.annotation.clone(), 0),
+                (None, Some(old)) => (old.annotation.clone(), old.way),
+                (None, None) => (None, 0),
+            };
             self.gone.remove(name);
-            self.variables.insert(name.clone(), Variable { ty: ty.clone(), mutable });
+            self.variables.insert(name.clone(), Variable { ty: ty.clone(), mutable, annotation, way });
         }
         for name in old.keys().filter(|name| !self.variables.contains_key(*name)) {
             let mover = ready.moved.get(name).map_or(String::new(), |code| format!(", by `{code}`"));
@@ -449,6 +584,12 @@ impl Session {
             self.gone.insert(name.clone(), hint);
         }
     }
+}
+
+/// Whether an error's class is a code of rustc's.
+fn is_code(ename: &str) -> bool {
+    let digits = ename.strip_prefix('E').filter(|digits| digits.len() == 4);
+    digits.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl Drop for Session {

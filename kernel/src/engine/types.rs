@@ -1,12 +1,13 @@
 //! From the name that `std::any::type_name` gives a type to one that Rust code can write.
 //!
 //! `type_name` goes through private modules (`ndarray::data_repr::OwnedRepr`), and into crates that another one
-//! re-exports (`num_bigint::bigint::BigInt`, which is `num::BigInt`). A path's type is nearly always re-exported by some
-//! of the modules on the way, or at the top of a crate that was asked for, so these are tried in one compilation of
-//! `use` lines. Answers about the image's own crates are kept on disk with it. Whether the type that is found is the
-//! very one is checked where a value is taken.
+//! re-exports (`num_bigint::bigint::BigInt`, which is `num::BigInt`). A path's type is nearly always re-exported by
+//! some of the modules on the way, or at the top of a crate that was asked for, so these are tried in one compilation
+//! of `use` lines. Answers about the image's own crates are kept on disk with it. Whether the type that is found is the
+//! very one is checked where a value is taken, and where there are two versions of a crate, one after the other is.
 
 use super::compile::{Compiler, Prober};
+use crate::extension::SHOWN;
 use crate::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ pub(super) const CRATE: &str = "notebook";
 
 /// What is known about the public paths of types.
 pub(super) struct Paths {
-    known: BTreeMap<String, String>,
+    /// The first is the answer, if the type's crate is there once; else each is of another version, perhaps.
+    known: BTreeMap<String, Vec<String>>,
     /// What was looked for, with or without success.
     tried: BTreeSet<String>,
     file: PathBuf,
@@ -26,7 +28,7 @@ pub(super) struct Paths {
     /// Names of crates that several crates have, as of two versions.
     ambiguous: BTreeSet<String>,
     /// A probe under way, while the user reads what the last cell put out.
-    pending: Option<JoinHandle<BTreeMap<String, String>>>,
+    pending: Option<JoinHandle<BTreeMap<String, Vec<String>>>>,
 }
 
 impl Paths {
@@ -37,7 +39,7 @@ impl Paths {
         let lasting = lasting.chain(["std", "core", "alloc"].map(String::from)).collect();
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let known = text.lines().filter_map(|line| line.split_once(' '));
-        let known = known.map(|(from, to)| (from.to_string(), to.to_string())).collect();
+        let known = known.map(|(from, to)| (from.to_string(), vec![to.to_string()])).collect();
         Paths { known, tried: BTreeSet::new(), file, lasting, ambiguous: BTreeSet::new(), pending: None }
     }
 
@@ -63,13 +65,25 @@ impl Paths {
     /// There are further crates, in which may be found what was not; `ambiguous` names stand for several by now.
     pub(super) fn try_again(&mut self, ambiguous: BTreeSet<String>) {
         self.tried.clear();
+        self.known.retain(|path, _| !ambiguous.contains(crate_of(path)));
         self.ambiguous = ambiguous;
+    }
+
+    /// In how many ways a type can be written that may be several types: one for each version of a crate.
+    pub(super) fn ways(&self, ty: &str) -> usize {
+        let mut ways = 1;
+        for_each_path(ty, &mut |path| {
+            if self.ambiguous.contains(crate_of(path)) {
+                ways = ways.max(self.known.get(path).map_or(1, Vec::len));
+            }
+        });
+        ways
     }
 
     /// The name in a type that mixes the user's types with those of a crate of which there are several.
     pub(super) fn ambiguous_in(&self, ty: &str) -> Option<String> {
         let (mut own, mut found) = (false, None);
-        for_each_path(ty, &mut |path| match path.split("::").next().unwrap_or_default() {
+        for_each_path(ty, &mut |path| match crate_of(path) {
             CRATE => own = true,
             name => found = self.ambiguous.get(name).cloned().or(found.take()),
         });
@@ -80,26 +94,29 @@ impl Paths {
     pub(super) fn finish(&mut self) {
         let Some(Ok(found)) = self.pending.take().map(JoinHandle::join) else { return };
         // In another session `:dep` may give the same names to other crates.
-        let crate_of = |path: &str| path.split("::").next().unwrap_or_default().to_string();
-        let lasts = |(from, to): &(&String, &String)| {
-            self.lasting.contains(&crate_of(from)) && self.lasting.contains(&crate_of(to))
-        };
-        let lines: String = found.iter().filter(lasts).map(|(from, to)| format!("{from} {to}\n")).collect();
+        let lasts =
+            |path: &str| self.lasting.contains(crate_of(path)) && !self.ambiguous.contains(crate_of(path));
+        let lines = found.iter().filter_map(|(from, to)| {
+            let to = to.first().filter(|to| lasts(from) && lasts(to))?;
+            Some(format!("{from} {to}\n"))
+        });
+        let lines: String = lines.collect();
         self.known.extend(found);
         // A lost line costs a later session one probe.
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&self.file);
         let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, lines.as_bytes()));
     }
 
-    /// The type as code, or the path in it that has no public name.
-    pub(super) fn nameable(&self, ty: &str) -> Result<String, String> {
+    /// The type as code, or the path in it that has no public name. `way` counts from 0 to [`ways`](Self::ways).
+    pub(super) fn nameable(&self, ty: &str, way: usize) -> Result<String, String> {
         let mut unknown = None;
         let text = map_paths(ty, &mut |path| {
             if let Some(own) = path.strip_prefix("notebook::") {
                 return format!("crate::{own}");
             }
             // From the root, because the user may have a module that is called like a crate.
-            self.known.get(path).map(|known| format!("::{known}")).unwrap_or_else(|| {
+            let known = self.known.get(path).and_then(|known| known.get(way).or(known.last()));
+            known.map(|known| format!("::{known}")).unwrap_or_else(|| {
                 unknown = Some(path.to_string());
                 path.to_string()
             })
@@ -111,8 +128,14 @@ impl Paths {
     }
 }
 
-/// Tries all candidates at once: a `use` line that compiles is an answer.
-fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, String> {
+/// The name of a path's crate.
+fn crate_of(path: &str) -> &str {
+    path.split("::").next().unwrap_or_default()
+}
+
+/// Tries all candidates at once: a `use` line that compiles is an answer. The first is taken of each crate that they
+/// begin with.
+fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, Vec<String>> {
     let candidates: Vec<(&String, String)> = unknown
         .iter()
         .flat_map(|path| candidates(path, prober.crates()).into_iter().map(move |c| (path, c)))
@@ -122,12 +145,15 @@ fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, String>
     for (i, (_, candidate)) in candidates.iter().enumerate() {
         probe.push_str(&format!("use {candidate} as _P{i};\n"));
     }
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(bad_lines) = prober.lines_with_errors(&probe) else { return found };
     let first_line = head.lines().count() + 1;
     for (i, (path, candidate)) in candidates.iter().enumerate() {
         if !bad_lines.contains(&(first_line + i)) {
-            found.entry((*path).clone()).or_insert_with(|| candidate.clone());
+            let known = found.entry((*path).clone()).or_default();
+            if known.iter().all(|other| crate_of(other) != crate_of(candidate)) {
+                known.push(candidate.clone());
+            }
         }
     }
     found
@@ -155,6 +181,11 @@ fn candidates(path: &str, crates: &[(String, String)]) -> Vec<String> {
     let is_given = same.iter().any(|(name, _)| name == own);
     let own_name = [own.to_string()].into_iter().filter(|_| !is_given);
     for root in own_name.chain(same.iter().map(|(name, _)| name.clone())) {
+        all.extend(shortened.iter().map(|kept| joined(&root, kept, last)));
+    }
+    // The image hands on those of its own that a crate of the user's may have the name of.
+    if is_given && SHOWN.contains(own) {
+        let root = format!("onelens_image::{own}");
         all.extend(shortened.iter().map(|kept| joined(&root, kept, last)));
     }
     let is_std = ["std", "core", "alloc"].contains(own);

@@ -64,6 +64,11 @@ impl Connection {
         let connection: Connection = serde_json::from_str(&text)
             .map_err(|e| Failure::new(format!("{} is not a connection file: {e}", path.display()), help))?;
         connection.address()?;
+        if connection.key.is_empty() {
+            eprintln!(
+                "onelens: the connection file has no key, so messages are not signed and whoever reaches the ports runs programs as you: remove the empty `Session.key` from your Jupyter configuration"
+            );
+        }
         let mode = fs::metadata(path).map_or(0, |m| m.permissions().mode());
         if mode & 0o077 != 0 {
             // As peers do: some systems of shared folders know no permissions.

@@ -562,15 +562,36 @@ fn commands_help_and_dependencies() {
     n.ok(":dep onelens = { path = \"..\" }\n:dep ndarray = \"0.17\"\n:opt 0\nlet x = 1.5;");
     assert_eq!(n.value(":vars"), "x: f64");
     assert!(n.value(":help").contains(":vars"));
-    n.fails(":dep ndarray = \"0.15\"", "DependencyError", "0.17");
+    n.fails(":dep serde = { version = \"1\", features = [\"rc\"] }", "DependencyError", "rc");
     n.fails(":nonsense", "CommandError", "`:nonsense` is not a command");
     n.fails(":ops 2", "CommandError", "did you mean `:opt`?");
     // A notebook that came from stock evcxr may begin with its settings.
-    assert!(n.ok(":sccache 1\n:timing\nlet z = 1;").stderr().contains("`:timing` sets nothing"));
+    assert!(n.ok(":sccache 1\n:fmt {:#?}\nlet z = 1;").stderr().contains("`:fmt` sets nothing"));
     n.ok(":opt 2\nlet y = x * 2.0;");
     n.fails(":opt 9", "CommandError", "`:opt 9`");
     let error = n.fails(":opt 0\n\nmissing", "E0425", "missing");
     assert!(plain(&error.traceback).contains("cell:3:1"));
+    let json = n.value(":last_error_json");
+    assert!(json.lines().any(|line| line.starts_with('{') && line.contains("E0425")), "{json}");
+    assert!(n.value(":explain").contains("An unresolved name was used"));
+    assert!(n.value(":toolchain").starts_with("rustc 1."));
+}
+
+#[test]
+fn a_loop_that_prints_is_few_messages_and_a_slow_one_is_heard_at_once() {
+    let mut n = Notebook::new();
+    let ran = n.ok("for i in 0..30_000 { println!(\"{i}\"); }");
+    let lines: String = (0..30_000).map(|i| format!("{i}\n")).collect();
+    assert_eq!(ran.stdout(), lines);
+    assert!(ran.outputs.len() < 1_000, "{} messages", ran.outputs.len());
+    let mut seen = Vec::new();
+    let slow =
+        "for i in 0..3 { println!(\"{i}\"); std::thread::sleep(std::time::Duration::from_millis(400)); }";
+    let begin = Instant::now();
+    n.engine.execute(slow, &mut |output| seen.push((output, begin.elapsed()))).unwrap();
+    let texts: Vec<Output> = seen.iter().map(|(output, _)| output.clone()).collect();
+    assert_eq!(texts, ["0\n", "1\n", "2\n"].map(|text| Output::Stdout(text.into())));
+    assert!(seen[2].1 - seen[0].1 > Duration::from_millis(500), "{seen:?}");
 }
 
 #[test]
