@@ -285,7 +285,7 @@ fn build_in(
         }
     }
     let messages = messages?;
-    let direct = direct(image, &package)?;
+    let Resolved { direct, reached } = resolved(image, &package)?;
     let package_of =
         |name: &str, value: &toml::Value| match value.get("package").and_then(toml::Value::as_str) {
             Some(package) => package.to_string(),
@@ -309,7 +309,7 @@ fn build_in(
         let to = deps.join(unit.file_name());
         fs::copy(&unit.file, &to).map_err(|e| cannot("copy", &unit.file, &e))?;
     }
-    for twice in built_twice(&built, &held, wanted) {
+    for twice in built_twice(&built, &held, wanted, &reached) {
         text.push_str(&format!("warning {twice}\n"));
     }
     let mut source = String::from("#![allow(warnings)]\npub extern crate onelens_image;\n");
@@ -518,10 +518,16 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
     Ok((status.success(), output.join().unwrap_or_default(), said))
 }
 
-/// The crates asked for, as code names them, with cargo's names for their packages.
-///
+/// What cargo chose, in its names for packages.
+struct Resolved {
+    /// The crates asked for, as code names them.
+    direct: Vec<(String, String)>,
+    /// Those, and all that they are made of.
+    reached: BTreeSet<String>,
+}
+
 /// Of this platform only: what others need was not downloaded.
-fn direct(image: &Image, package: &Path) -> Result<Vec<(String, String)>, String> {
+fn resolved(image: &Image, package: &Path) -> Result<Resolved, String> {
     let output = environment::cargo(image.cargo())
         .args(["metadata", "--format-version=1", "--offline", "--filter-platform=host-tuple"])
         .arg("--manifest-path")
@@ -535,13 +541,23 @@ fn direct(image: &Image, package: &Path) -> Result<Vec<(String, String)>, String
             "cargo does not describe what it built: {e}\n{said}\nhelp: try again; if it stays so, report this"
         )
     })?;
-    let nodes = metadata["resolve"]["nodes"].as_array();
-    let root = nodes.into_iter().flatten().find(|node| node["id"] == metadata["resolve"]["root"]);
-    let dependencies = root.and_then(|root| root["deps"].as_array()).into_iter().flatten();
-    Ok(dependencies
-        .filter_map(|dep| Some((dep["name"].as_str()?.to_string(), dep["pkg"].as_str()?.to_string())))
-        .filter(|(name, _)| !name.starts_with("held_by_the_image"))
-        .collect())
+    let nodes: Vec<&Value> = metadata["resolve"]["nodes"].as_array().into_iter().flatten().collect();
+    let dependencies = |id: &str| -> Vec<(String, String)> {
+        let node = nodes.iter().find(|node| node["id"] == id);
+        let deps = node.and_then(|node| node["deps"].as_array()).into_iter().flatten();
+        deps.filter_map(|dep| Some((dep["name"].as_str()?.to_string(), dep["pkg"].as_str()?.to_string())))
+            .collect()
+    };
+    let mut direct = dependencies(metadata["resolve"]["root"].as_str().unwrap_or_default());
+    direct.retain(|(name, _)| !name.starts_with("held_by_the_image"));
+    let mut reached: BTreeSet<String> = BTreeSet::new();
+    let mut open: Vec<String> = direct.iter().map(|(_, id)| id.clone()).collect();
+    while let Some(id) = open.pop() {
+        if reached.insert(id.clone()) {
+            open.extend(dependencies(&id).into_iter().map(|(_, id)| id));
+        }
+    }
+    Ok(Resolved { direct, reached })
 }
 
 /// Files of crates that the image or an extension below has.
@@ -556,10 +572,17 @@ fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, S
 
 /// What to say about crates that had to be built once more, in another version or with further features, although types
 /// of the library's are theirs. What was asked for by name is no surprise, nor is what only crates among themselves use.
-fn built_twice(built: &[Unit], held: &[Unit], wanted: &BTreeMap<String, toml::Value>) -> Vec<String> {
+fn built_twice(
+    built: &[Unit],
+    held: &[Unit],
+    wanted: &BTreeMap<String, toml::Value>,
+    reached: &BTreeSet<String>,
+) -> Vec<String> {
     let mut found = Vec::new();
     let is_asked = |unit: &Unit| wanted.keys().any(|name| name.replace('-', "_") == unit.name);
-    let is_shown = |unit: &&Unit| SHOWN.contains(&unit.name.as_str()) && !is_asked(unit);
+    let is_shown = |unit: &&Unit| {
+        SHOWN.contains(&unit.name.as_str()) && !is_asked(unit) && reached.contains(&unit.package_id)
+    };
     for unit in built.iter().filter(|unit| !unit.proc_macro && !unit.for_build).filter(is_shown) {
         let mut same = held.iter().filter(|one| one.name == unit.name).peekable();
         let Some(one) = same.peek().copied() else { continue };
