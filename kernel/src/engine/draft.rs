@@ -292,11 +292,16 @@ fn retire(
 ) -> bool {
     let mut titles = BTreeMap::new();
     for error in errors.iter().filter(|error| spans(error).next().is_some()) {
-        let primary = spans(error).find(|span| span["is_primary"] == true);
-        let Some(quote) = primary.and_then(|span| diagnostics::origin(span, &generated.source)) else {
-            return false;
+        let quotes = |primary: bool| {
+            let spans = spans(error).filter(move |span| (span["is_primary"] == true) == primary);
+            spans.filter_map(|span| diagnostics::origin(span, &generated.source))
         };
-        let Some(title) = (quote.text.cell != cell).then(|| items.title_at(&quote)).flatten() else {
+        let earlier = |quote: &Quote| (quote.text.cell != cell).then(|| items.title_at(quote)).flatten();
+        let Some(title) = quotes(true).next().and_then(|quote| earlier(&quote)).or_else(|| {
+            // What is there twice, once by an earlier cell, is the new one's.
+            let twice = matches!(error["code"]["code"].as_str(), Some("E0119" | "E0592"));
+            quotes(false).find_map(|quote| earlier(&quote)).filter(|_| twice)
+        }) else {
             return false;
         };
         // A lifetime that a definition may leave out.

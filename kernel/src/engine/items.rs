@@ -14,7 +14,7 @@ use super::types;
 use super::uses::Uses;
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use syn::spanned::Spanned;
 
@@ -42,10 +42,6 @@ pub(super) struct Item {
     key: String,
     /// The names it defines, or for an impl those it is about.
     pub(super) names: Vec<String>,
-    /// For an impl, the names in the type that it is for.
-    of: BTreeSet<String>,
-    /// Whether the impls of the old definition go with it.
-    shapes_types: bool,
     parts: Vec<Part>,
     /// The tokens without comments.
     tokens: String,
@@ -77,6 +73,11 @@ struct Meaning {
 }
 
 impl Item {
+    /// Items with the same key replace each other.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// The word of Rust for what it is.
     pub(super) fn word(&self) -> &'static str {
         let words =
@@ -153,7 +154,7 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
     {
         return locals.into_iter().map(thread_local).collect();
     }
-    let (kind, space, names, shapes_types) = classify(item);
+    let (kind, space, names) = classify(item);
     let tokens = normal(item.to_token_stream());
     let key = match (kind, names.first()) {
         (Kind::Impl, _) => match item {
@@ -169,17 +170,13 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
         _ => "an item".into(),
     };
     let parts = vec![Part::Quote(Quote { text: text.clone(), range: item.span().byte_range() })];
-    let of = match item {
-        syn::Item::Impl(block) => self_names(block),
-        _ => BTreeSet::new(),
-    };
     let stored = match item {
         syn::Item::Static(i) => Stored::of(i, text),
         _ => None,
     };
     let public = publish::edits(item);
     let meaning = meaning(item, &names);
-    vec![Item { kind, title, key, names, of, shapes_types, parts, tokens, meaning, public, stored }]
+    vec![Item { kind, title, key, names, parts, tokens, meaning, public, stored }]
 }
 
 /// The same item without what can be another without any other item noticing: documentation, the bodies of functions
@@ -334,7 +331,7 @@ fn exported(item: &syn::Item, names: &mut BTreeSet<String>) -> bool {
             is_glob && !matches!(i.vis, syn::Visibility::Inherited)
         }
         syn::Item::Impl(_) => {
-            let (_, _, subjects, _) = classify(item);
+            let (_, _, subjects) = classify(item);
             names.extend(subjects.iter().map(|name| canonical(name)));
             false
         }
@@ -344,7 +341,7 @@ fn exported(item: &syn::Item, names: &mut BTreeSet<String>) -> bool {
             reach.is_opaque(|_| true, |_| false)
         }
         _ => {
-            let (_, _, own, _) = classify(item);
+            let (_, _, own) = classify(item);
             let meaning = meaning(item, &own);
             names.extend(meaning.exports);
             meaning.exports_unknown || meaning.reach.is_opaque(|_| true, |_| false)
@@ -374,8 +371,6 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
         title: name.to_string(),
         key: format!("value {}", name.to_string().trim_start_matches("r#")),
         names: vec![name.to_string()],
-        of: BTreeSet::new(),
-        shapes_types: false,
         tokens: definition.as_str().to_string(),
         meaning: Meaning {
             shape: Some(definition.as_str().to_string()),
@@ -398,34 +393,30 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
     }
 }
 
-fn classify(item: &syn::Item) -> (Kind, &'static str, Vec<String>, bool) {
+fn classify(item: &syn::Item) -> (Kind, &'static str, Vec<String>) {
     let one = |ident: &syn::Ident| vec![ident.to_string()];
     match item {
-        syn::Item::Struct(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::Enum(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::Union(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::Type(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::Trait(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::TraitAlias(i) => (Kind::Other, "type", one(&i.ident), true),
-        syn::Item::Mod(i) => (Kind::Other, "type", one(&i.ident), true),
+        syn::Item::Struct(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::Enum(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::Union(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::Type(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::Trait(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::TraitAlias(i) => (Kind::Other, "type", one(&i.ident)),
+        syn::Item::Mod(i) => (Kind::Other, "type", one(&i.ident)),
         syn::Item::ExternCrate(i) => {
             let name = i.rename.as_ref().map_or(&i.ident, |(_, name)| name);
-            (Kind::Other, "type", one(name), true)
+            (Kind::Other, "type", one(name))
         }
-        syn::Item::Fn(i) => (Kind::Other, "value", one(&i.sig.ident), i.sig.constness.is_some()),
-        syn::Item::Const(i) if i.ident == "_" => (Kind::Other, "value", vec![], false),
-        syn::Item::Const(i) => (Kind::Other, "value", one(&i.ident), true),
-        syn::Item::Static(i) => (Kind::Other, "value", one(&i.ident), false),
+        syn::Item::Fn(i) => (Kind::Other, "value", one(&i.sig.ident)),
+        syn::Item::Const(i) if i.ident == "_" => (Kind::Other, "value", vec![]),
+        syn::Item::Const(i) => (Kind::Other, "value", one(&i.ident)),
+        syn::Item::Static(i) => (Kind::Other, "value", one(&i.ident)),
         syn::Item::Macro(i) => match &i.ident {
-            Some(ident) => (Kind::Macro, "macro", one(ident), true),
-            None => (Kind::Other, "macro call", vec![], true),
+            Some(ident) => (Kind::Macro, "macro", one(ident)),
+            None => (Kind::Other, "macro call", vec![]),
         },
-        syn::Item::Impl(i) => {
-            let shapes =
-                i.items.iter().any(|m| matches!(m, syn::ImplItem::Type(_) | syn::ImplItem::Const(_)));
-            (Kind::Impl, "impl", subjects(i), shapes)
-        }
-        _ => (Kind::Other, "item", vec![], true),
+        syn::Item::Impl(i) => (Kind::Impl, "impl", subjects(i)),
+        _ => (Kind::Other, "item", vec![]),
     }
 }
 
@@ -464,8 +455,6 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         title: format!("{}::{name}", normal(block.self_ty.to_token_stream())),
         key: format!("impl {header_tokens} {{ {name} }}"),
         names: subjects(block),
-        of: self_names(block),
-        shapes_types: matches!(member, syn::ImplItem::Const(_) | syn::ImplItem::Type(_)),
         parts: vec![
             quote(header),
             Part::Generated("{\n"),
@@ -591,22 +580,9 @@ impl Items {
         self.revision = NEXT.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a cell's items. One with the key of an old item replaces it; the impls of a type that is really
-    /// replaced go with it.
+    /// Adds a cell's items. One with the key of an old item replaces it.
     pub(super) fn add(&mut self, new: Vec<Item>) {
-        let mut replaced = BTreeSet::new();
-        for item in &new {
-            let old = self.items.iter().find(|old| old.key == item.key);
-            if item.kind == Kind::Other
-                && old.is_some_and(|old| old.tokens != item.tokens && old.shapes_types)
-            {
-                replaced.extend(item.names.iter().cloned());
-            }
-        }
-        self.retain(|old| {
-            let orphaned = old.of.iter().any(|name| replaced.contains(name));
-            !orphaned && new.iter().all(|item| item.key != old.key)
-        });
+        self.retain(|old| new.iter().all(|item| item.key != old.key));
         if !new.is_empty() {
             self.former.retain(|old| new.iter().all(|item| item.key != old.key));
             self.items.extend(new);
@@ -640,6 +616,19 @@ impl Items {
         item.stored = None;
         self.touch();
         true
+    }
+
+    /// The items with these titles. Statics are not among them: one that comes back would be another.
+    pub(super) fn titled(&self, titles: &BTreeMap<String, String>) -> Vec<Item> {
+        let with = |item: &&Item| titles.contains_key(&item.title) && item.stored.is_none();
+        self.items.iter().filter(with).cloned().collect()
+    }
+
+    /// Whether an item that is not here would take nobody's name.
+    pub(super) fn has_room_for(&self, other: &Item, uses: &Uses) -> bool {
+        let declared = |name: &String| uses.iter().any(|one| one.name.as_ref() == Some(name));
+        self.items.iter().all(|item| item.key != other.key)
+            && (other.kind == Kind::Impl || !other.names.iter().any(declared))
     }
 
     /// Removes the items with these titles.

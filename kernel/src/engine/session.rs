@@ -8,7 +8,7 @@ use super::draft::{Draft, Linked};
 use super::generate::Taken;
 use super::input::Ask;
 use super::interrupt::Control;
-use super::items::{Changes, Items, Kind};
+use super::items::{Changes, Item, Items, Kind};
 use super::library::Libraries;
 use super::parse::{self, Attribute, Bind, Cell};
 use super::process::Process;
@@ -40,6 +40,8 @@ pub(super) struct Variable {
 /// Declarations and items of the session.
 #[derive(Clone, Default)]
 pub(super) struct Scope {
+    /// Items that a later definition broke; they come back when they compile again.
+    shelved: Vec<Item>,
     pub(super) attributes: Vec<Attribute>,
     pub(super) uses: Uses,
     pub(super) items: Items,
@@ -381,9 +383,21 @@ impl Session {
             if changes.reshaped {
                 draft.scope.items.forget_former();
             }
-            let settled = draft.settle(&self.compiler, &mut self.displays_itself).inspect_err(|_| {
-                self.compiler.generation = generation;
-            })?;
+            let settled = match draft.settle(&self.compiler, &mut self.displays_itself) {
+                Ok(settled) => settled,
+                Err(error) => {
+                    self.compiler.generation = generation;
+                    // What is wrong may be with items that do not come back yet.
+                    let back: Vec<String> =
+                        self.coming_back(&draft.cell, &retired).map(|i| i.title.clone()).collect();
+                    if back.is_empty() {
+                        return Err(error);
+                    }
+                    retired.extend(back.into_iter().map(|title| (title, String::new())));
+                    (cell, text) = (draft.cell, draft.text);
+                    continue;
+                }
+            };
             retired.append(&mut draft.retired);
             let (_, after) = self.scope_with(&draft.cell, &retired, &brought);
             if after.reshaped == changes.reshaped && self.touched(&after) == dropped {
@@ -396,13 +410,23 @@ impl Session {
             on_output(Output::Stderr(warning));
         }
         let moved = draft.moved();
-        self.scope = draft.scope;
+        let back: Vec<String> =
+            self.coming_back(&draft.cell, &retired).map(|item| item.title.clone()).collect();
+        let before = std::mem::replace(&mut self.scope, draft.scope);
         self.drop_variables(&dropped, on_output);
-        for (title, why) in &retired {
+        let was_shelved = |title: &String| before.shelved.iter().any(|item| item.title == *title);
+        for (title, why) in retired.iter().filter(|(title, _)| !was_shelved(title)) {
             on_output(Output::Stderr(format!(
                 "`{title}` of an earlier cell was removed, because it no longer compiles: {why}\n"
             )));
         }
+        for title in back {
+            on_output(Output::Stderr(format!("`{title}` of an earlier cell compiles again, and is back\n")));
+        }
+        let shelf = before.shelved.into_iter().chain(before.items.titled(&retired));
+        let scope = &self.scope;
+        let shelved = shelf.filter(|item| scope.items.has_room_for(item, &scope.uses)).collect();
+        self.scope.shelved = shelved;
         let homes = match settled.has_items {
             true => self.scope.items.homeless(&self.homes),
             false => Homes::new(),
@@ -453,11 +477,29 @@ impl Session {
         // With both what was declared and what is: a name leads through either.
         let mut uses = self.scope.uses.clone();
         uses.add_beside(&scope.uses);
-        let changes = self.scope.items.changes(&uses, &cell.items, &gone, &renamed);
+        let mut new: Vec<Item> = self.coming_back(cell, retired).cloned().collect();
+        new.extend(cell.items.iter().cloned());
+        let changes = self.scope.items.changes(&uses, &new, &gone, &renamed);
         scope.items.remove_titled(&gone);
         scope.items.renew_statics(&changes);
-        scope.items.add(cell.items.clone());
+        scope.items.add(new);
         (scope, changes)
+    }
+
+    /// The items that no longer compiled, and may beside what the cell defines.
+    fn coming_back<'s>(
+        &'s self,
+        cell: &'s Cell,
+        retired: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'s Item> {
+        let uses = |name: &String| cell.uses.iter().any(|one| one.name.as_ref() == Some(name));
+        self.scope.shelved.iter().filter(move |item| {
+            !cell.items.is_empty()
+                && !retired.contains_key(&item.title)
+                && self.scope.items.has_room_for(item, &self.scope.uses)
+                && cell.items.iter().all(|new| new.key() != item.key())
+                && !item.names.iter().any(uses)
+        })
     }
 
     /// The names that a cell's new globs bring in, among those that earlier items look up. The compiler says it.
