@@ -25,7 +25,8 @@ impl Failure {
 
 impl<E: Display> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure(Cause::Error(error.to_string()))
+        // Errors that know what caused them say that in this form.
+        Failure(Cause::Error(format!("{error:#}")))
     }
 }
 

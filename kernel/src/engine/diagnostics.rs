@@ -6,10 +6,10 @@ use super::source::{Quote, Source, Text};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 
 const RED: &str = "\x1b[1;31m";
-const BLUE: &str = "\x1b[1;34m";
+// Dark blue cannot be read on a dark ground.
+const BLUE: &str = "\x1b[1;94m";
 const BOLD: &str = "\x1b[1m";
 const CYAN: &str = "\x1b[1;36m";
 const YELLOW: &str = "\x1b[1;33m";
@@ -31,17 +31,17 @@ pub(super) fn refusal(what: &str, help: &str, at: &Quote) -> CellError {
 pub(super) fn syntax(error: &syn::Error, text: &Text) -> CellError {
     let range = error.span().byte_range();
     let len = text.code.len();
-    // At the end of the input the parser points nowhere.
     let unread = unread_at(error, text);
-    let range = if let Some((range, _)) = &unread {
-        range.clone()
+    let range = if let Some(character) = unread {
+        range.start..range.start + character.len_utf8()
     } else if range.start == range.end || range.end > len {
+        // At the end of the input the parser points nowhere.
         let end = text.code.trim_end().len();
         end.min(len)..end.min(len)
     } else {
         range
     };
-    let (message, help) = unread.map_or_else(|| explain_syntax(&error.to_string()), |(_, words)| words);
+    let (message, help) = unread.map_or_else(|| explain_syntax(&error.to_string()), explain_unread);
     let at = Quote { text: text.clone(), range };
     let (line, column) = at.position(at.range.start);
     let mut reported = report("SyntaxError", &message, &help, &at, "");
@@ -49,28 +49,24 @@ pub(super) fn syntax(error: &syn::Error, text: &Text) -> CellError {
     reported
 }
 
-/// Where the text is none of Rust's words, and what to say about that.
-fn unread_at(error: &syn::Error, text: &Text) -> Option<(Range<usize>, (String, Vec<String>))> {
-    let start = error.span().byte_range().start;
-    let character = text.code.get(start..)?.chars().next()?;
-    if !error.to_string().contains("token stream") && !error.to_string().contains("lex error") {
-        return None;
-    }
+/// The character with which something begins that is none of Rust's words.
+fn unread_at(error: &syn::Error, text: &Text) -> Option<char> {
+    let said = error.to_string();
+    let unread = said.contains("token stream") || said.contains("lex error");
+    text.code.get(error.span().byte_range().start..)?.chars().next().filter(|_| unread)
+}
+
+fn explain_unread(character: char) -> (String, Vec<String>) {
     let plain = match character {
         '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{ab}' | '\u{bb}' => '"',
         '\u{2018}' | '\u{2019}' | '\u{201a}' => '\'',
-        _ => {
-            let words = if character.is_ascii() {
-                "something begins here that Rust cannot read to its end".to_string()
-            } else {
-                format!("the character {character} is none that Rust code has here")
-            };
-            return Some((start..start + character.len_utf8(), (words, vec![])));
+        _ if character.is_ascii() => {
+            return ("something begins here that Rust cannot read to its end".into(), vec![]);
         }
+        _ => return (format!("the character {character} is none that Rust code has here"), vec![]),
     };
     let what = format!("{character} is a quotation mark of printed text, not of Rust");
-    let help = format!("write {plain} instead; word processors and web pages change it");
-    Some((start..start + character.len_utf8(), (what, vec![help])))
+    (what, vec![format!("write {plain} instead; word processors and web pages change it")])
 }
 
 fn explain_syntax(message: &str) -> (String, Vec<String>) {
