@@ -571,7 +571,8 @@ fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, S
 }
 
 /// What to say about crates that had to be built once more, in another version or with further features, although types
-/// of the library's are theirs. What was asked for by name is no surprise, nor is what only crates among themselves use.
+/// of the library's are theirs. What was asked for by name is no surprise, and what only crates of the image use is
+/// nobody's concern.
 fn built_twice(
     built: &[Unit],
     held: &[Unit],

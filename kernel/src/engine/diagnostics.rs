@@ -60,6 +60,9 @@ fn explain_unread(character: char) -> (String, Vec<String>) {
     let plain = match character {
         '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{ab}' | '\u{bb}' => '"',
         '\u{2018}' | '\u{2019}' | '\u{201a}' => '\'',
+        '(' | '[' | '{' => return ("this bracket is never closed".into(), vec![]),
+        ')' | ']' | '}' => return ("this bracket closes none that is open".into(), vec![]),
+        '"' => return ("this text never ends".into(), vec!["a text ends with a quotation mark".into()]),
         _ if character.is_ascii() => {
             return ("something begins here that Rust cannot read to its end".into(), vec![]);
         }
@@ -184,6 +187,11 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
         _ => message,
     };
     let mut helps = Vec::new();
+    // Where nothing says which type is wanted, rustc tries the one that no value has.
+    if code == "E0277" && message.contains("`!: ") {
+        helps.push("say which type is wanted, as in `let x: f64 = ..`".to_string());
+        return ("type annotations needed".into(), helps);
+    }
     if let Some(name) = between(&message, "`", "`")
         && matches!(code, "E0425" | "E0384" | "E0596" | "E0594")
         && let Some(hint) = hints.get(name)

@@ -294,12 +294,12 @@ fn retire(
     for error in errors.iter().filter(|error| spans(error).next().is_some()) {
         let quotes = |primary: bool| {
             let spans = spans(error).filter(move |span| (span["is_primary"] == true) == primary);
-            spans.filter_map(|span| diagnostics::origin(span, &generated.source))
+            spans.filter_map(|span| diagnostics::origin(called(span), &generated.source))
         };
         let earlier = |quote: &Quote| (quote.text.cell != cell).then(|| items.title_at(quote)).flatten();
         let Some(title) = quotes(true).next().and_then(|quote| earlier(&quote)).or_else(|| {
             // What is there twice, once by an earlier cell, is the new one's.
-            let twice = matches!(error["code"]["code"].as_str(), Some("E0119" | "E0592"));
+            let twice = matches!(error["code"]["code"].as_str(), Some("E0119" | "E0428" | "E0592"));
             quotes(false).find_map(|quote| earlier(&quote)).filter(|_| twice)
         }) else {
             return false;
@@ -315,6 +315,15 @@ fn retire(
     let any = !titles.is_empty();
     retired.extend(titles);
     any
+}
+
+/// Where the macro was called that a span is in, if it is in one.
+fn called(span: &Value) -> &Value {
+    let mut span = span;
+    while span["expansion"]["span"].is_object() {
+        span = &span["expansion"]["span"];
+    }
+    span
 }
 
 fn bound_at(cell: &Cell, name: &str) -> Option<Quote> {

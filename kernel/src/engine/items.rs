@@ -5,13 +5,13 @@
 //! type, which is sound only while the definitions are the same. [`Items::changes`] finds the names for which they
 //! would not be, as far as they cannot be shown to be; see [`reach`](super::reach).
 
-use super::mentions;
 use super::publish::{self, Edits};
 use super::reach::{Names, Reach, alike, canonical};
 use super::source::{Quote, Source, Text};
 use super::statics::{self, Homes, Stored};
 use super::types;
 use super::uses::Uses;
+use super::{macros, mentions};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,8 @@ pub(super) struct Item {
     /// The tokens without comments.
     tokens: String,
     meaning: Meaning,
+    /// Whether it is a macro whose calls define items.
+    defines_items: bool,
     /// What makes it public; `None` if that is not known.
     public: Option<Edits>,
     /// For a static whose state lives on.
@@ -167,7 +169,7 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
     let title = match (kind, names.first()) {
         (Kind::Impl, _) => key.clone(),
         (_, Some(name)) => name.clone(),
-        _ => "an item".into(),
+        _ => text.code[item.span().byte_range()].to_string(),
     };
     let parts = vec![Part::Quote(Quote { text: text.clone(), range: item.span().byte_range() })];
     let stored = match item {
@@ -176,7 +178,11 @@ pub(super) fn items_of(item: &syn::Item, text: &Text) -> Vec<Item> {
     };
     let public = publish::edits(item);
     let meaning = meaning(item, &names);
-    vec![Item { kind, title, key, names, parts, tokens, meaning, public, stored }]
+    let defines_items = match item {
+        syn::Item::Macro(i) if i.ident.is_some() => macros::defines_items(&i.mac.tokens),
+        _ => false,
+    };
+    vec![Item { kind, title, key, names, parts, tokens, meaning, defines_items, public, stored }]
 }
 
 /// The same item without what can be another without any other item noticing: documentation, the bodies of functions
@@ -279,8 +285,13 @@ fn meaning(item: &syn::Item, names: &[String]) -> Meaning {
         _ => {
             let reach = Reach::of(whole());
             by_place = names.is_empty();
-            if names.is_empty() {
-                exports.extend(reach.words().iter().cloned());
+            match item {
+                // A call defines nothing that has the macro's own name, unless that is among what it is given.
+                syn::Item::Macro(call) if names.is_empty() => {
+                    exports.extend(Reach::of(call.mac.tokens.clone()).words().iter().cloned());
+                }
+                _ if names.is_empty() => exports.extend(reach.words().iter().cloned()),
+                _ => {}
             }
             (Some(whole()), reach)
         }
@@ -389,6 +400,7 @@ fn thread_local((name, definition, stored, ty): (syn::Ident, Quote, Stored, syn:
         ],
         // Only its home defines it.
         public: Some(vec![]),
+        defines_items: false,
         stored: Some(stored),
     }
 }
@@ -464,6 +476,7 @@ fn inherent(block: &syn::ItemImpl, member: &syn::ImplItem, text: &Text) -> Item 
         tokens,
         meaning,
         public: publish::member_edits(member),
+        defines_items: false,
         stored: None,
     }
 }
@@ -648,6 +661,12 @@ impl Items {
         self.items.iter().any(names) || uses.iter().any(|one| one.first_segment() == name)
     }
 
+    /// The macros whose calls define items.
+    pub(super) fn item_macros(&self) -> BTreeSet<String> {
+        let defining = self.items.iter().filter(|item| item.defines_items);
+        defining.flat_map(|item| item.names.iter().cloned()).collect()
+    }
+
     /// Names that a glob could bring in for the items that are there: neither an item nor a declaration stands for
     /// them.
     pub(super) fn open_names(&self, uses: &Uses) -> BTreeSet<String> {
@@ -791,7 +810,12 @@ impl Changes {
                     && other.names.iter().any(|name| meaning.reach.macros().contains(name))
             };
             for called in all.iter().filter(called) {
-                self.names.all.extend(called.meaning.reach.words().iter().cloned());
+                // Its own name it can define only by a definition of a macro inside.
+                let defines_macro = called.tokens.matches("macro_rules").count() > 1;
+                let own =
+                    |word: &&String| !defines_macro && called.names.iter().any(|n| canonical(n) == **word);
+                let words = called.meaning.reach.words().iter().filter(|word| !own(word));
+                self.names.all.extend(words.cloned());
             }
         }
         let defines_macros = item.kind == Kind::Macro

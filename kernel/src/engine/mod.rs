@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `commands`, `dependencies`, `shell` | lines that begin with `:` or `!` |
 //! | `completeness`, `open` | whether a cell is whole |
-//! | `parse`, `uses`, `items`, `mentions` | a cell taken apart |
+//! | `parse`, `uses`, `items`, `macros`, `mentions` | a cell taken apart |
 //! | `reach` | what the meaning of an item depends on |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
 //! | `publish`, `library` | the items as a crate that cells link instead of compiling them again |
@@ -35,6 +35,7 @@ mod interrupt;
 mod items;
 mod library;
 mod linker;
+mod macros;
 mod mentions;
 mod open;
 mod parse;

@@ -1,10 +1,10 @@
 //! A cell taken apart: declarations, items, and statements grouped into stages.
 
 use super::items::{Item, items_of};
-use super::mentions;
 use super::source::{Quote, Text};
 use super::uses::{Use, flatten};
 use super::{CellError, diagnostics};
+use super::{macros, mentions};
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use std::collections::BTreeSet;
@@ -67,9 +67,10 @@ const MOST_STAGES: usize = 8;
 /// Item macros that only make sense outside of functions, or whose items a later cell wants.
 const ITEM_MACROS: [&str; 3] = ["thread_local", "lazy_static", "bitflags"];
 
-pub(super) fn parse(text: &Text) -> Result<Cell, CellError> {
+/// `item_macros` are those of the session whose calls define items.
+pub(super) fn parse(text: &Text, item_macros: &BTreeSet<String>) -> Result<Cell, CellError> {
     let cell = match whole.parse_str(&text.code) {
-        Ok((attributes, statements)) => take_apart(attributes, statements, text),
+        Ok((attributes, statements)) => take_apart(attributes, statements, text, item_macros),
         Err(error) => Err(diagnostics::syntax(&error, text)),
     };
     // The positions of every parsed cell would stay in memory.
@@ -100,7 +101,17 @@ fn take_apart(
     attributes: Vec<syn::Attribute>,
     statements: Vec<syn::Stmt>,
     text: &Text,
+    item_macros: &BTreeSet<String>,
 ) -> Result<Cell, CellError> {
+    let mut item_macros = item_macros.clone();
+    for statement in &statements {
+        if let syn::Stmt::Item(syn::Item::Macro(item)) = statement
+            && let Some(name) = &item.ident
+        {
+            item_macros.remove(&name.to_string());
+            item_macros.extend(macros::defines_items(&item.mac.tokens).then(|| name.to_string()));
+        }
+    }
     let mut cell = Cell {
         number: text.cell,
         attributes: attributes.iter().map(|one| attribute(one, text)).collect::<Result<_, _>>()?,
@@ -123,7 +134,7 @@ fn take_apart(
             syn::Stmt::Item(syn::Item::ExternCrate(item))
                 if item.ident == "alloc" && item.rename.is_none() => {}
             syn::Stmt::Item(item) => cell.items.extend(items_of(&item, text)),
-            syn::Stmt::Macro(call) if is_item_macro(&call) => {
+            syn::Stmt::Macro(call) if is_item_macro(&call, &item_macros) => {
                 let item = syn::ItemMacro {
                     attrs: call.attrs,
                     ident: None,
@@ -173,8 +184,9 @@ fn take_apart(
     Ok(cell)
 }
 
-fn is_item_macro(call: &syn::StmtMacro) -> bool {
-    call.mac.path.segments.last().is_some_and(|name| ITEM_MACROS.iter().any(|known| name.ident == known))
+fn is_item_macro(call: &syn::StmtMacro, own: &BTreeSet<String>) -> bool {
+    let is_known = |name: &str| ITEM_MACROS.contains(&name) || own.contains(name);
+    call.mac.path.segments.last().is_some_and(|segment| is_known(&segment.ident.to_string()))
 }
 
 fn binds_of(pattern: &syn::Pat) -> Vec<Bind> {

@@ -170,7 +170,7 @@ impl Session {
         loop {
             self.number += 1;
             let text = Text { cell: self.number, code: code.into() };
-            let cell = parse::parse(&text)?;
+            let cell = parse::parse(&text, &self.scope.items.item_macros())?;
             let main_waits = cell.items.iter().any(|item| item.names == ["main"] && item.word() == "fn")
                 && !cell.mentions.contains("main");
             let prepared = self.prepare(cell, text, on_output)?;
