@@ -1,8 +1,22 @@
 //! See how a transformer arrives at its prediction, layer by layer, in a Rust notebook.
 //!
+//! ```text
+//! What SmolLM2 would say next, if it stopped after this block
+//! next token   ·city    ·of    ·Paris    ,    ·the      ·capital    ·of    ·France
+//! block 29     ·        ·of*   ·Paris*   ,*   ·France   ·capital*   ·of*   ·France*
+//! block 28     ·same    ·of*   ·Paris*   ,*   ·a        ·capital*   ·of*   ·central
+//! block 27     ·same    ·of*   ·Paris*   ,*   ·a        ·most       ·of*   ·France*
+//! block 26     ·same    ·of*   ,         ,*   ·a        ·most       ·of*   ·the
+//! token        ·the     ·city  ·of       ·Paris   ,     ·the     ·capital  ·of
+//! ```
+//!
 //! The layers of a language model seem to sharpen one prediction step by step. Is that iterative inference, or would any
 //! network look so? If it is, *one and the same lens* has to read every layer. This crate trains or loads a
 //! transformer, fits lenses in closed form, and shows the answer with its controls.
+//!
+//! It is for whoever wants to know what happens between the layers of a transformer, and for those who write Rust and want a notebook for
+//! it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a notebook, and `onelens lab` opens JupyterLab.
+//! It needs Linux or macOS, computes on the processor in `f32`, and reads decoders like GPT-2, Llama and GPT-NeoX.
 //!
 //! # The map
 //!

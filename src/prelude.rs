@@ -26,7 +26,7 @@ pub use crate::model::{
     Positions, Provenance, Residual, Rotary, Supervision, Training, TrainingLog, TrainingRun, Transformer,
 };
 pub use crate::num::{Rng, rng};
-pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Table};
+pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Simplex, Table};
 pub use crate::stream::{ActivationFiles, Readings, Streaming};
 pub use crate::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
 pub use crate::{Error, ErrorKind, Result};

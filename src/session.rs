@@ -229,6 +229,11 @@ impl Live {
     }
 }
 
+/// `1 step`, `3 steps`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Text made safe to stand in HTML, in element content and in double-quoted attributes.
 ///
 /// ```

@@ -9,6 +9,7 @@ later run finds the dependencies built.
 """
 
 import argparse
+import base64
 import json
 import os
 import re
@@ -53,8 +54,16 @@ def run(kernel: Path, notebook: Path, values: list[str]) -> int:
         started = time.monotonic()
         client.execute()
     seconds = time.monotonic() - started
-    html = [output.data["text/html"] for cell in book.cells if cell.cell_type == "code"
+    rich = [output.data for cell in book.cells if cell.cell_type == "code"
             for output in cell.outputs if "text/html" in output.get("data", {})]
+    html = [data["text/html"] for data in rich]
+    # A figure is a picture and a text, too.
+    for data in rich:
+        if 'class="onelens"' in data["text/html"]:
+            picture = base64.b64decode(data.get("image/png", ""), validate=False)
+            if not picture.startswith(b"\x89PNG") or "text/plain" not in data:
+                print(f"{notebook.name}: a figure arrives without a picture: {sorted(data)}", file=sys.stderr)
+                return 1
     drawings = sum("<svg" in h for h in html)
     tables = sum("<table" in h for h in html)
     # What the notebook shows in our kernel, it must show here.

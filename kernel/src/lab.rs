@@ -66,6 +66,8 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     search.extend(env::var_os("JUPYTER_PATH").iter().flat_map(env::split_paths));
     let search = env::join_paths(search).unwrap_or_else(|_| OsString::new());
 
+    trust(&lab, &folder);
+
     screen.line(&format!("starting {} in {} (stop it with Ctrl-C, twice)", lab.display(), folder.display()));
     let mut command = Command::new(&lab);
     command.env("JUPYTER_PATH", search).arg(&folder);
@@ -77,6 +79,21 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     }
     let e = command.args(&options.jupyter).exec();
     Err(Failure::new(format!("cannot start {}: {e}", lab.display()), "try it by hand: jupyter lab"))
+}
+
+/// Has Jupyter trust the notebooks that came with the sources of this program, as it trusts what the user has run: who built the
+/// program has run more of them than their outputs. Of all others Jupyter shows outputs without styles and scripts until they are run.
+fn trust(lab: &Path, folder: &Path) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../notebooks").canonicalize();
+    let Ok(folder) = folder.canonicalize() else { return };
+    if !shipped.is_ok_and(|shipped| shipped == folder) {
+        return;
+    }
+    let notebooks = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let notebooks: Vec<PathBuf> =
+        notebooks.filter(|path| path.extension().is_some_and(|ending| ending == "ipynb")).collect();
+    // Where it fails, the notebooks open all the same, with a picture in place of each figure.
+    let _ = Command::new(lab.with_file_name("jupyter-trust")).args(&notebooks).output();
 }
 
 /// JupyterLab on the search path, else in the private environment, if that is as it should be now.

@@ -139,7 +139,8 @@ impl LinearAttentionTraining {
             }
         }
         fit.net = self.network(&layers);
-        progress.finish(&format!("{} steps, loss {:.4}", fit.losses.len(), fit.recent_loss()));
+        let steps = session::count(fit.losses.len(), "step");
+        progress.finish(&format!("{steps}, loss {:.4}", fit.recent_loss()));
         Ok(fit)
     }
 

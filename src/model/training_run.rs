@@ -115,7 +115,7 @@ impl TrainingRun {
     pub fn train_to(&mut self, source: &dyn Source, step: usize) -> Result<()> {
         let mut progress = self.begin(source)?;
         self.go(source, step, &mut progress, None)?;
-        let note = format!("{} steps{}", self.step(), self.log.how_it_ended());
+        let note = format!("{}{}", session::count(self.step(), "step"), self.log.how_it_ended());
         progress.finish(&note);
         Ok(())
     }
@@ -134,8 +134,8 @@ impl TrainingRun {
             return Err(self.back_to_last_good(what));
         }
         progress.finish(&format!(
-            "{} steps{}, held-out loss {:.3} nats per token",
-            self.step(),
+            "{}{}, held-out loss {:.3} nats per token",
+            session::count(self.step(), "step"),
             self.log.how_it_ended(),
             self.log.held_out_loss
         ));

@@ -13,6 +13,9 @@ use crate::session::escape_html;
 /// `plotters` draws at whole units; ten units to the pixel keep curves smooth.
 const UNITS: f64 = 10.0;
 
+/// The margin around a drawing that stands alone; in HTML the page gives it one.
+pub(super) const MARGIN: f64 = 12.0;
+
 /// Where a text stands relative to its point; vertically it is always centred.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
@@ -23,21 +26,71 @@ pub(super) enum Anchor {
     UpEnd,
 }
 
-/// A finished drawing: elements in units of a tenth of a pixel.
+/// Drawings side by side that would be wider than this go on below, as they do on a page.
+const MAX_ROW: f64 = 1300.0;
+/// Between drawings that are put together.
+const GAP: f64 = 28.0;
+
+/// What a drawing is made of, in pixels: what a picture is painted from.
+#[derive(Clone)]
+pub(super) enum Shape {
+    Area { outline: Vec<(f64, f64)>, colour: Rgb, alpha: f64 },
+    Rect { at: (f64, f64), size: (f64, f64), colour: Rgb },
+    Disc { centre: (f64, f64), radius: f64, colour: Rgb },
+    Stroke { points: Vec<(f64, f64)>, width: f64, colour: Rgb },
+    Words { at: (f64, f64), words: String, size: f64, anchor: Anchor, bold: bool, colour: Rgb },
+}
+
+impl Shape {
+    /// The same shape further right and down.
+    fn moved(mut self, dx: f64, dy: f64) -> Shape {
+        let shift = |p: &mut (f64, f64)| *p = (p.0 + dx, p.1 + dy);
+        match &mut self {
+            Shape::Area { outline, .. } => outline.iter_mut().for_each(shift),
+            Shape::Stroke { points, .. } => points.iter_mut().for_each(shift),
+            Shape::Rect { at, .. } | Shape::Words { at, .. } => shift(at),
+            Shape::Disc { centre, .. } => shift(centre),
+        }
+        self
+    }
+
+    /// The same shape in the colours of a dark page.
+    fn dark(mut self) -> Shape {
+        match &mut self {
+            Shape::Area { colour, .. }
+            | Shape::Rect { colour, .. }
+            | Shape::Disc { colour, .. }
+            | Shape::Stroke { colour, .. }
+            | Shape::Words { colour, .. } => *colour = theme::dark(*colour),
+        }
+        self
+    }
+}
+
+/// A finished drawing: as SVG elements in units of a tenth of a pixel, and as the shapes that a picture is painted from.
 #[derive(Clone)]
 pub(super) struct Drawing {
-    width: f64,
-    height: f64,
+    pub(super) width: f64,
+    pub(super) height: f64,
     elements: String,
+    pub(super) shapes: Vec<Shape>,
+    /// Behind everything.
+    pub(super) ground: Rgb,
+    /// Right end and top of the last row of drawings in it.
+    row: (f64, f64),
 }
 
 impl Drawing {
     /// Draws on a canvas of `width` by `height` pixels.
     pub(super) fn new(width: f64, height: f64, draw: impl FnOnce(&mut Canvas)) -> Drawing {
         let mut svg = String::new();
-        draw(&mut Canvas {
+        let mut canvas = Canvas {
             backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)),
-        });
+            shapes: Vec::new(),
+        };
+        draw(&mut canvas);
+        let shapes = std::mem::take(&mut canvas.shapes);
+        drop(canvas);
         // `plotters` writes one opening tag first and one closing tag last; all between are the elements.
         let start = svg.find('>').map_or(0, |i| i + 1);
         let end = svg.rfind("</svg>").unwrap_or(svg.len());
@@ -47,7 +100,17 @@ impl Drawing {
             .replace(" \"/>", "\"/>")
             .replace(">\n", ">")
             .replace("\n<", "<");
-        Drawing { width, height, elements }
+        Drawing { width, height, elements, shapes, ground: PAPER, row: (width, 0.0) }
+    }
+
+    /// The drawing in the colours of a dark page, whatever page it is seen on.
+    pub(super) fn dark(&self) -> Drawing {
+        Drawing {
+            elements: theme::darkened(&self.elements),
+            shapes: self.shapes.iter().cloned().map(Shape::dark).collect(),
+            ground: theme::dark(PAPER),
+            ..*self
+        }
     }
 
     /// The drawing inside HTML, where the page's style sheet colours it.
@@ -65,7 +128,6 @@ impl Drawing {
 
     /// The drawing as a file that stands alone, with a margin that HTML has from its page.
     pub(super) fn standalone(&self, title: &str) -> String {
-        const MARGIN: f64 = 12.0;
         let (width, height) = (self.width + 2.0 * MARGIN, self.height + 2.0 * MARGIN);
         let [x, y, w, h] = [-MARGIN, -MARGIN, width, height].map(units);
         format!(
@@ -74,15 +136,19 @@ impl Drawing {
              <rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" fill=\"{}\"/>{}</svg>\n",
             escape_html(title),
             *theme::SVG_STYLE,
-            theme::hex(PAPER),
+            theme::hex(self.ground),
             self.elements,
         )
     }
 
-    /// Both drawings in one, `other` to the right or below.
+    /// Both drawings in one, `other` to the right, where there is room, or below.
     pub(super) fn with(&self, other: &Drawing, beside: bool) -> Drawing {
-        const GAP: f64 = 28.0;
-        let (x, y) = if beside { (self.width + GAP, 0.0) } else { (0.0, self.height + GAP) };
+        let shapes = |x: f64, y: f64| {
+            self.shapes.iter().cloned().chain(other.shapes.iter().map(|s| s.clone().moved(x, y))).collect()
+        };
+        let fits = self.row.0 + GAP + other.width <= MAX_ROW;
+        let (x, y) = if beside && fits { (self.row.0 + GAP, self.row.1) } else { (0.0, self.height + GAP) };
+        let width = self.width.max(x + other.width);
         let elements = format!(
             "{}<g transform=\"translate({} {})\">{}</g>",
             self.elements,
@@ -91,9 +157,12 @@ impl Drawing {
             other.elements
         );
         Drawing {
-            width: self.width.max(x + other.width),
+            width,
             height: self.height.max(y + other.height),
             elements,
+            shapes: shapes(x, y),
+            ground: self.ground,
+            row: if beside { (x + other.width, y) } else { (width, 0.0) },
         }
     }
 }
@@ -101,6 +170,7 @@ impl Drawing {
 /// What a figure draws on while it is being drawn; all lengths in pixels.
 pub(super) struct Canvas<'a> {
     backend: SVGBackend<'a>,
+    shapes: Vec<Shape>,
 }
 
 fn units(pixels: f64) -> i32 {
@@ -129,10 +199,12 @@ const WRITES: &str = "plotters writes into a String";
 impl Canvas<'_> {
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), c: Rgb, width: f64) {
         self.backend.draw_line(at(from), at(to), &stroke(c, width)).expect(WRITES);
+        self.shapes.push(Shape::Stroke { points: vec![from, to], width, colour: c });
     }
 
     pub(super) fn path(&mut self, points: &[(f64, f64)], c: Rgb, width: f64) {
         self.backend.draw_path(points.iter().map(|&p| at(p)), &stroke(c, width)).expect(WRITES);
+        self.shapes.push(Shape::Stroke { points: points.to_vec(), width, colour: c });
     }
 
     /// A path in strokes of 6 pixels with gaps of 4.
@@ -170,10 +242,12 @@ impl Canvas<'_> {
 
     pub(super) fn polygon(&mut self, points: &[(f64, f64)], c: Rgb, alpha: f64) {
         self.backend.fill_polygon(points.iter().map(|&p| at(p)), &fill(c, alpha)).expect(WRITES);
+        self.shapes.push(Shape::Area { outline: points.to_vec(), colour: c, alpha });
     }
 
     pub(super) fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), c: Rgb) {
         self.backend.draw_rect(at((x, y)), at((x + width, y + height)), &fill(c, 1.0), true).expect(WRITES);
+        self.shapes.push(Shape::Rect { at: (x, y), size: (width, height), colour: c });
     }
 
     /// A rectangle hatched with diagonals: there is no value here.
@@ -200,20 +274,37 @@ impl Canvas<'_> {
         let around = |r: f64, corners: &[(f64, f64)]| {
             corners.iter().map(|(u, v)| (x + r * u, y + r * v)).collect::<Vec<_>>()
         };
-        match shape % 4 {
-            0 => self.backend.draw_circle(at((x, y)), units(3.0) as u32, &fill(c, 1.0), true).expect(WRITES),
+        match shape % 6 {
+            0 => self.disc((x, y), 3.0, c),
             1 => self.polygon(&around(2.8, &[(-1., -1.), (1., -1.), (1., 1.), (-1., 1.)]), c, 1.0),
             2 => self.polygon(&around(3.8, &[(0., -1.), (0.95, 0.75), (-0.95, 0.75)]), c, 1.0),
-            _ => self.polygon(&around(4.0, &[(0., -1.), (1., 0.), (0., 1.), (-1., 0.)]), c, 1.0),
+            3 => self.polygon(&around(4.0, &[(0., -1.), (1., 0.), (0., 1.), (-1., 0.)]), c, 1.0),
+            4 => self.polygon(&around(3.8, &[(0., 1.), (-0.95, -0.75), (0.95, -0.75)]), c, 1.0),
+            _ => {
+                // A cross on its side.
+                self.line((x - 3.0, y - 3.0), (x + 3.0, y + 3.0), c, 1.8);
+                self.line((x - 3.0, y + 3.0), (x + 3.0, y - 3.0), c, 1.8);
+            }
         }
+    }
+
+    /// A mark at the lower edge of what is drawn: the value is further down.
+    pub(super) fn arrow_down(&mut self, (x, y): (f64, f64), c: Rgb) {
+        self.line((x, y - 9.0), (x, y), c, 1.6);
+        self.polygon(&[(x - 4.5, y - 4.0), (x + 4.5, y - 4.0), (x, y + 3.0)], c, 1.0);
+    }
+
+    pub(super) fn disc(&mut self, centre: (f64, f64), radius: f64, c: Rgb) {
+        self.backend.draw_circle(at(centre), units(radius) as u32, &fill(c, 1.0), true).expect(WRITES);
+        self.shapes.push(Shape::Disc { centre, radius, colour: c });
     }
 
     pub(super) fn text(&mut self, at_point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb) {
         self.words(at_point, words, size, anchor, c, FontStyle::Normal);
     }
 
-    pub(super) fn bold(&mut self, at_point: (f64, f64), words: &str, size: f64, c: Rgb) {
-        self.words(at_point, words, size, Anchor::Start, c, FontStyle::Bold);
+    pub(super) fn bold(&mut self, at_point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb) {
+        self.words(at_point, words, size, anchor, c, FontStyle::Bold);
     }
 
     fn words(&mut self, point: (f64, f64), words: &str, size: f64, anchor: Anchor, c: Rgb, style: FontStyle) {
@@ -231,6 +322,8 @@ impl Canvas<'_> {
         if matches!(anchor, Anchor::UpEnd) {
             font = font.transform(FontTransform::Rotate270);
         }
+        let bold = matches!(style, FontStyle::Bold);
+        self.shapes.push(Shape::Words { at: point, words: words.clone(), size, anchor, bold, colour: c });
         let c = colour(c, 1.0);
         let style = TextStyle::from(font).color(&c).pos(Pos::new(h_pos, VPos::Center));
         self.backend.draw_text(&words, &style, at(point)).expect(WRITES);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::figure::{Figure, empty, show};
 use super::table::{Table, caption, heading};
-use super::text;
+use super::{sheet, text};
 use crate::error::Result;
 use crate::session::escape_html;
 
@@ -67,13 +67,20 @@ impl Card {
         }
         html += "</tbody></table>";
         let mut body = text::aligned(&rows, &[false, false]);
+        // The caption is under everything, in the drawing as in the HTML.
+        let last = if self.table.is_some() { "" } else { &note };
+        let mut drawing = sheet::draw(&self.title, &[], &rows, |_, _| false, last);
+        let mut csv = rows.clone();
         if let Some(table) = &self.table {
-            let (table_html, table_text) = table.parts()?;
-            html += &table_html;
-            body += &format!("\n{table_text}");
+            let parts = table.parts(&note)?;
+            html += &parts.html;
+            body += &format!("\n{}", parts.text);
+            drawing = drawing.with(&parts.drawing, false);
+            csv.extend(table.fields());
         }
         html += &caption(&note);
-        Ok(Figure::written(&self.title, &html, text::page(&self.title, &body, &note)))
+        let text = text::page(&self.title, &body, &note);
+        Ok(Figure::written(&self.title, &html, drawing, text, text::csv(csv)))
     }
 
     /// Shows the card in the notebook, now; or the error in its place.

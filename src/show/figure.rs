@@ -3,15 +3,19 @@
 use std::fmt;
 use std::path::Path;
 
-use super::canvas::Drawing;
-use super::{text, theme};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::canvas::{Anchor, Drawing, MARGIN};
+use super::theme::{self, INK};
+use super::{picture, text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record;
 use crate::session::{self, Bundle, escape_html};
 
 const CLOSE: &str = "</div>";
 
-/// Something to look at: HTML, a text twin, and SVG where it is a drawing.
+/// Something to look at: HTML, a drawing as SVG and as PNG, a text twin, and the numbers behind it as CSV.
 ///
 /// Left as the last expression of a notebook cell it shows itself; two figures make one with
 /// [`beside`](Figure::beside) and [`above`](Figure::above).
@@ -30,22 +34,22 @@ pub struct Figure {
     title: String,
     html: String,
     text: String,
-    drawing: Option<Drawing>,
-    svg: Option<String>,
+    drawing: Drawing,
+    /// One table for each figure in it.
+    csv: Vec<String>,
 }
 
 impl Figure {
-    /// A figure that is a drawing.
-    pub(super) fn drawn(title: &str, drawing: Drawing, text: String) -> Figure {
+    /// A figure that is a drawing, in HTML too.
+    pub(super) fn drawn(title: &str, drawing: Drawing, text: String, csv: String) -> Figure {
         let title = text::one_line(title);
         let body = drawing.inline(&title);
-        let svg = Some(drawing.standalone(&title));
-        Figure { html: wrap(&body), title, text, drawing: Some(drawing), svg }
+        Figure { html: wrap(&body), title, text, drawing, csv: vec![csv] }
     }
 
-    /// A figure that is HTML alone; `body` is escaped already.
-    pub(super) fn written(title: &str, body: &str, text: String) -> Figure {
-        Figure { title: text::one_line(title), html: wrap(body), text, drawing: None, svg: None }
+    /// A figure that is written as HTML and drawn for where that does not arrive; `body` is escaped already.
+    pub(super) fn written(title: &str, body: &str, drawing: Drawing, text: String, csv: String) -> Figure {
+        Figure { title: text::one_line(title), html: wrap(body), text, drawing, csv: vec![csv] }
     }
 
     /// The bytes of HTML that every figure has around its body.
@@ -63,9 +67,48 @@ impl Figure {
         &self.text
     }
 
-    /// The drawing as an SVG file; `None` for tables and for whatever contains one.
-    pub fn svg(&self) -> Option<&str> {
-        self.svg.as_deref()
+    /// The drawing as an SVG file, light and dark. Of a long table it holds the first rows and says so.
+    pub fn svg(&self) -> String {
+        self.drawing.standalone(&self.title)
+    }
+
+    /// The drawing as a PNG file of at most 60 kB, light, usually with two pixels for one of the SVG.
+    ///
+    /// ```
+    /// # use onelens::show::{LineChart, Series};
+    /// let chart = LineChart { series: vec![Series::new("own", [1.0, 0.5])], ..Default::default() };
+    /// assert!(chart.figure()?.png().starts_with(b"\x89PNG"));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn png(&self) -> Vec<u8> {
+        picture::png(&self.drawing)
+    }
+
+    /// The numbers behind the figure as CSV with a header, unrounded: of a chart one row per `x`, of a heat map one per
+    /// row, of a trajectory one per cell.
+    ///
+    /// # Errors
+    /// For a figure made of several, whose tables have different columns.
+    ///
+    /// ```
+    /// # use onelens::show::{LineChart, Series};
+    /// let chart = LineChart {
+    ///     x_label: "layer".into(),
+    ///     series: vec![Series::new("own", [1.0, 0.5])],
+    ///     ..Default::default()
+    /// };
+    /// assert_eq!(chart.figure()?.to_csv()?, "layer,own\n0,1\n1,0.5\n");
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn to_csv(&self) -> Result<String> {
+        match &self.csv[..] {
+            [one] => Ok(one.clone()),
+            several => Err(Error::new(
+                ErrorKind::Data,
+                format!("this figure is {} figures in one, each with columns of its own", several.len()),
+                "write the numbers of each figure before putting them together",
+            )),
+        }
     }
 
     /// One figure with `other` to the right of this one; on a narrow page it moves below.
@@ -89,9 +132,45 @@ impl Figure {
         ]);
         let text = (if beside { side_by_side(&self.text, &other.text) } else { None })
             .unwrap_or_else(|| format!("{}\n{}", self.text, other.text));
-        let drawing = self.drawing.as_ref().zip(other.drawing.as_ref()).map(|(a, b)| a.with(b, beside));
-        let svg = drawing.as_ref().map(|d| d.standalone(&title));
-        Figure { html: wrap(&body), title, text, drawing, svg }
+        let drawing = self.drawing.with(&other.drawing, beside);
+        let csv = self.csv.iter().chain(&other.csv).cloned().collect();
+        Figure { html: wrap(&body), title, text, drawing, csv }
+    }
+
+    /// The figure with a line of `words` over it, such as what it is of where two stand side by side.
+    ///
+    /// ```
+    /// use onelens::show::Card;
+    /// let card = Card { title: "size".into(), rows: vec![("layers".into(), "2".into())], ..Default::default() };
+    /// assert_eq!(card.figure()?.headed("The small one").text(), "The small one\n\nsize\nlayers  2\n");
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn headed(&self, words: &str) -> Figure {
+        const SIZE: f64 = 15.0;
+        let words = text::one_line(words);
+        if words.is_empty() {
+            return self.clone();
+        }
+        let lines = text::wrap(&words, self.drawing.width / SIZE / 1.06, text::ems);
+        let heading = Drawing::new(self.drawing.width, 22.0 * lines.len() as f64 - 12.0, |canvas| {
+            for (i, line) in lines.iter().enumerate() {
+                canvas.bold((0.0, 8.0 + 22.0 * i as f64), line, SIZE, Anchor::Start, INK);
+            }
+        });
+        let body = format!("<div class=\"ol-head\"><b>{}</b></div>{}", escape_html(&words), self.body());
+        Figure {
+            html: wrap(&body),
+            title: format!("{words}: {}", self.title),
+            text: format!("{words}\n\n{}", self.text),
+            drawing: heading.with(&self.drawing, false),
+            csv: self.csv.clone(),
+        }
+    }
+
+    /// The figure whose files [`save`](Figure::save) writes for dark pages: `.png` and `.svg` in the colours that others have
+    /// where the theme is dark. In a notebook a figure follows the theme by itself.
+    pub fn dark(&self) -> Figure {
+        Figure { drawing: self.drawing.dark(), ..self.clone() }
     }
 
     /// The HTML inside the wrapping that every figure has.
@@ -99,9 +178,31 @@ impl Figure {
         self.html.strip_prefix(&*open()).and_then(|rest| rest.strip_suffix(CLOSE)).unwrap_or(&self.html)
     }
 
-    /// The forms that a notebook chooses from, richest first.
+    /// The forms that a notebook chooses from, richest first: HTML, PNG in base64, text.
+    ///
+    /// The HTML holds the picture too. Who strips the styles shows the picture and not the rest: GitHub, JupyterLab with a notebook
+    /// that it does not trust.
     pub fn bundle(&self) -> Bundle {
-        vec![("text/html".into(), self.html.clone()), ("text/plain".into(), self.text.clone())]
+        let picture = BASE64.encode(self.png());
+        vec![
+            ("text/html".into(), self.with_still(&picture)),
+            ("image/png".into(), picture),
+            ("text/plain".into(), self.text.clone()),
+        ]
+    }
+
+    /// The HTML with a picture that the style sheet hides, and all else in what is hidden without it: `hidden` is left
+    /// in place by JupyterLab if it has a value, and `rp`, which no browser shows, by GitHub. The style sheet knows both by `data-ol`, which
+    /// JupyterLab takes away with the style sheet: so that of another figure, in a cell that was run since, does not
+    /// hide the picture.
+    fn with_still(&self, picture: &str) -> String {
+        wrap(&format!(
+            "<div class=\"ol-still\" data-ol><img width=\"{}\" alt=\"{}\" src=\"data:image/png;base64,{picture}\"></div>\
+             <div class=\"ol-live\" data-ol hidden=\"hidden\"><rp>{}</rp></div>",
+            self.drawing.width + 2.0 * MARGIN,
+            escape_html(if self.title.is_empty() { "figure" } else { &self.title }),
+            self.body(),
+        ))
     }
 
     /// Shows the figure in the notebook, now.
@@ -109,45 +210,39 @@ impl Figure {
         session::display(&self.bundle());
     }
 
-    /// Writes the figure to a file: `.html` (a whole page), `.svg` or `.txt`, by the ending of the name.
+    /// Writes the figure to a file, by the ending of the name: `.html` (a whole page), `.png`, `.svg`, `.txt`, or
+    /// `.csv`, the numbers behind it.
     ///
     /// The file appears complete or not at all: it is written under another name beside `path` and then renamed.
     ///
     /// # Errors
-    /// For any other ending, for `.svg` of a figure with a table in it, and when the file cannot be written.
+    /// For any other ending, for `.csv` of a figure made of several, and when the file cannot be written.
     ///
     /// ```
     /// use onelens::show::{Table, TableCell};
     /// let table = Table { header: vec!["layer".into()], rows: vec![vec![TableCell::from(3)]], ..Default::default() };
     /// let error = table.figure()?.save("table.jpeg").unwrap_err();
-    /// assert!(error.to_string().contains("help: end the name in .html, .svg or .txt"));
+    /// assert!(error.to_string().contains("help: end the name in .html, .png, .svg, .txt or .csv"));
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
         let content = match ending.as_deref() {
-            Some("html") => self.page(),
-            Some("txt") => self.text.clone(),
-            Some("svg") => self.svg.clone().ok_or_else(|| {
-                Error::new(
-                    ErrorKind::File,
-                    format!(
-                        "{}: this figure has no SVG form, because it is or contains a table",
-                        path.display()
-                    ),
-                    "end the name in .html or .txt",
-                )
-            })?,
+            Some("html") => self.page().into_bytes(),
+            Some("png") => self.png(),
+            Some("svg") => self.svg().into_bytes(),
+            Some("txt") => self.text.clone().into_bytes(),
+            Some("csv") => self.to_csv()?.into_bytes(),
             _ => {
                 return Err(Error::new(
                     ErrorKind::File,
                     format!("{}: a figure cannot be saved under this ending", path.display()),
-                    "end the name in .html, .svg or .txt",
+                    "end the name in .html, .png, .svg, .txt or .csv",
                 ));
             }
         };
-        record::write_atomic(path, content.as_bytes())
+        record::write_atomic(path, &content)
     }
 
     /// The figure as a page of its own.
@@ -224,8 +319,7 @@ pub(super) fn empty(kind: &str, title: &str, help: &str) -> Error {
 
 impl fmt::Debug for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Figure({:?}, {:.1} kB of HTML", self.title, self.html.len() as f64 / 1e3)?;
-        f.write_str(if self.svg.is_some() { ", with SVG)" } else { ")" })
+        write!(f, "Figure({:?}, {:.1} kB of HTML)", self.title, self.html.len() as f64 / 1e3)
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Heatmap {
     pub diverging: bool,
     /// Logarithmic colours; values that are not positive are hatched.
     pub log: bool,
+    /// The ends of the colours, such as those of another map to compare with; values beyond have the colour of the end, and a
+    /// triangle that points down or up. None: from the least value to the greatest.
+    pub range: Option<(f64, f64)>,
     /// Caption under the figure.
     pub note: String,
 }
@@ -71,6 +74,15 @@ impl Heatmap {
                 "set one of the two",
             ));
         }
+        if let Some((lo, hi)) = self.range
+            && !(lo < hi && is_drawable(lo) && is_drawable(hi) && (!self.log || lo > 0.0))
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("a range of colours from {lo} to {hi}"),
+                "give two finite numbers, the smaller one first, and both positive where colours are logarithmic",
+            ));
+        }
         if !self.x_ticks.is_empty() {
             same_length("names in x_ticks", self.x_ticks.len(), n_columns, "columns of values")?;
         }
@@ -79,7 +91,19 @@ impl Heatmap {
         }
         let cells = Cells::new(self);
         let note = text::sentences(&[&self.note, &cells.missing(self)]);
-        Ok(Figure::drawn(&self.title, cells.draw(self, &note), cells.text(self, &note)))
+        Ok(Figure::drawn(&self.title, cells.draw(self, &note), cells.text(self, &note), self.csv()))
+    }
+
+    /// One row per row, after its name.
+    fn csv(&self) -> String {
+        let name = |names: &[String], i: usize| names.get(i).cloned().unwrap_or_else(|| i.to_string());
+        let header = std::iter::once(self.y_label.clone())
+            .chain((0..self.values.ncols()).map(|j| name(&self.x_ticks, j)))
+            .collect();
+        let rows = self.values.outer_iter().enumerate().map(|(i, row)| {
+            std::iter::once(name(&self.y_ticks, i)).chain(row.iter().map(f64::to_string)).collect()
+        });
+        text::csv(std::iter::once(header).chain(rows))
     }
 
     /// Shows the figure in the notebook, now; or the error in its place.
@@ -93,6 +117,8 @@ struct Cells {
     values: Array2<f64>,
     /// Rows and columns of `values` in one cell.
     block: (usize, usize),
+    /// Where the colours end, if that was asked for.
+    ends: Option<(f64, f64)>,
     x_names: Vec<String>,
     y_names: Vec<String>,
     bar: Axis,
@@ -109,7 +135,8 @@ impl Cells {
                 if given.is_empty() { (0..n).map(|i| i.to_string()).collect() } else { given.to_vec() };
             all.iter().step_by(block).map(|name| text::cut(&text::one_line(name), 24)).collect()
         };
-        let has_place = |v: f64| is_drawable(v) && !(map.log && v <= 0.0);
+        // What is not positive has a place at the lower end of logarithmic colours only if that end was given.
+        let has_place = |v: f64| is_drawable(v) && !(map.log && map.range.is_none() && v <= 0.0);
         let values = if block == (1, 1) {
             map.values.clone()
         } else {
@@ -125,6 +152,7 @@ impl Cells {
         let range = values.iter().copied().filter(|v| has_place(*v));
         let (lo, hi) = range.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
         let (lo, hi) = if lo <= hi { (lo, hi) } else { (if map.log { 0.1 } else { 0.0 }, 1.0) };
+        let (lo, hi) = map.range.unwrap_or((lo, hi));
         let bar = if map.log {
             Axis::log(lo, hi, true)
         } else if map.diverging {
@@ -137,6 +165,7 @@ impl Cells {
         Cells {
             values,
             block,
+            ends: map.range,
             x_names: names(&map.x_ticks, n_columns, block.1),
             y_names: names(&map.y_ticks, n_rows, block.0),
             bar,
@@ -147,12 +176,13 @@ impl Cells {
 
     /// Place on the colour bar, from 0 to 1.
     fn fraction(&self, v: f64) -> Option<f64> {
-        (is_drawable(v) && !(self.log && v <= 0.0)).then(|| self.bar.place(v).clamp(0.0, 1.0))
+        let drawn = self.ends.map_or(v, |(lo, hi)| v.clamp(lo, hi));
+        (is_drawable(v) && !(self.log && drawn <= 0.0)).then(|| self.bar.place(drawn).clamp(0.0, 1.0))
     }
 
     /// What the reader does not see, as sentences.
     fn missing(&self, map: &Heatmap) -> String {
-        let n = map.values.iter().filter(|v| !is_drawable(**v) || self.log && **v <= 0.0).count();
+        let n = map.values.iter().filter(|v| self.fraction(**v).is_none()).count();
         let why = reason(map.values.iter(), self.log);
         let hatched = match n {
             0 => String::new(),
@@ -168,12 +198,29 @@ impl Cells {
                 self.block.0, self.block.1
             )
         };
-        text::sentences(&[&blocks, &hatched])
+        let cut = self.ends.map_or(String::new(), |(lo, hi)| {
+            let (below, above) = (self.values.iter().any(|v| *v < lo), self.values.iter().any(|v| *v > hi));
+            let (lo, hi) = (text::number(lo), text::number(hi));
+            match (below, above) {
+                (false, false) => String::new(),
+                (true, false) => format!("▾: below {lo}."),
+                (false, true) => format!("▴: above {hi}."),
+                (true, true) => format!("▾: below {lo}; ▴: above {hi}."),
+            }
+        });
+        text::sentences(&[&blocks, &cut, &hatched])
+    }
+
+    /// The numbers, all with as many decimals as the largest needs; on a logarithmic scale each with two or three digits.
+    fn numbers(&self) -> Vec<String> {
+        let values = self.values.as_standard_layout();
+        let values = values.as_slice().unwrap_or(&[]);
+        if self.log { values.iter().map(|v| text::digits(*v, 2)).collect() } else { text::column(values, 3) }
     }
 
     fn printed(&self) -> Option<Vec<String>> {
         let (rows, columns) = self.values.dim();
-        let labels = text::column(self.values.as_standard_layout().as_slice().unwrap_or(&[]), 3);
+        let labels = self.numbers();
         (rows <= PRINTED && columns <= PRINTED && labels.iter().all(|l| l.len() <= 9)).then_some(labels)
     }
 
@@ -217,7 +264,7 @@ impl Cells {
 
         Drawing::new(width, height, |canvas| {
             for (i, line) in titles.iter().enumerate() {
-                canvas.bold((0.0, 10.0 + 20.0 * i as f64), line, TITLE, INK);
+                canvas.bold((0.0, 10.0 + 20.0 * i as f64), line, TITLE, Anchor::Start, INK);
             }
             let y_label = text::one_line(&map.y_label);
             canvas.text((0.0, top - 13.0), &text::cut(&y_label, 60), LABEL, Anchor::Start, MUTED);
@@ -275,8 +322,17 @@ impl Cells {
                     Some(c) => canvas.rect(at, size, c),
                     None => canvas.hatched(at, size, NOTHING, HATCH),
                 }
+                let ink = colour(j).map_or(INK, theme::on);
+                if let Some((lo, hi)) = self.ends
+                    && gap > 0.0
+                    && (row[j] < lo || row[j] > hi)
+                {
+                    let (x, y, down) =
+                        (at.0 + size.0 - 6.0, at.1 + 6.0, if row[j] < lo { 1.0 } else { -1.0 });
+                    let y = |offset: f64| y + down * offset;
+                    canvas.polygon(&[(x - 3.5, y(-2.5)), (x + 3.5, y(-2.5)), (x, y(3.0))], ink, 1.0);
+                }
                 if let Some(labels) = printed {
-                    let ink = colour(j).map_or(INK, theme::on);
                     let centre = (at.0 + size.0 / 2.0, at.1 + size.1 / 2.0);
                     canvas.text(centre, &labels[i * n_columns + j], 11.0, Anchor::Middle, ink);
                 }
@@ -306,7 +362,7 @@ impl Cells {
 
     fn text(&self, map: &Heatmap, note: &str) -> String {
         let (n_rows, n_columns) = self.values.dim();
-        let numbers = text::column(self.values.as_standard_layout().as_slice().unwrap_or(&[]), 3);
+        let numbers = self.numbers();
         let rows = text::pick(n_rows, 40);
         let shade = |i: usize, j: usize| text::shade(self.fraction(self.values[(i, j)]));
         let heading = |columns: &[usize]| {
@@ -346,15 +402,15 @@ impl Cells {
         if rows.len() < n_rows {
             body += &format!("({} of {n_rows} rows, evenly spread)\n", rows.len());
         }
-        let ends: Vec<f64> = self.values.iter().copied().filter(|v| self.fraction(*v).is_some()).collect();
-        let lowest = ends.iter().copied().fold(f64::INFINITY, f64::min);
-        let highest = ends.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if !ends.is_empty() {
+        let shown: Vec<f64> = self.values.iter().copied().filter(|v| self.fraction(*v).is_some()).collect();
+        let lowest = shown.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = shown.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if !shown.is_empty() {
             let (lo, hi) = if self.diverging {
                 let largest = lowest.abs().max(highest.abs());
                 (-largest, largest)
             } else {
-                (lowest, highest)
+                self.ends.unwrap_or((lowest, highest))
             };
             body += &format!(
                 "shades ░▒▓█ from {} to {} {}\n",

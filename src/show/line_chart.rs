@@ -4,7 +4,7 @@ use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::text;
-use super::theme::{AXIS, GRID, INK, LINES, MUTED, Rgb};
+use super::theme::{self, AXIS, GRID, INK, MUTED, Rgb};
 use crate::error::Result;
 
 /// Rows of numbers in the text twin, and the number of points up to which each gets a mark.
@@ -79,6 +79,8 @@ pub struct LineChart {
     pub y_from_zero: bool,
     /// Logarithmic vertical axis; values that are not positive leave gaps.
     pub y_log: bool,
+    /// Values below this are drawn at it, as arrows that point down; in the text twin and as CSV they are what they are.
+    pub y_lowest: Option<f64>,
     /// Caption under the figure.
     pub note: String,
 }
@@ -92,7 +94,29 @@ impl LineChart {
         let x = self.checked_x()?;
         let note = text::sentences(&[&self.note, &self.missing(&x)]);
         let drawing = Layout::new(self, &x, &note).draw();
-        Ok(Figure::drawn(&self.title, drawing, self.text(&x, &note)))
+        Ok(Figure::drawn(&self.title, drawing, self.text(&x, &note), self.csv(&x)))
+    }
+
+    /// One row per `x`, one column per series, and two more for its band.
+    fn csv(&self, x: &[f64]) -> String {
+        let mut header = vec![if self.x_label.is_empty() { "x".into() } else { self.x_label.clone() }];
+        for s in &self.series {
+            header.push(s.name.clone());
+            if s.band.is_some() {
+                header.extend(["lower limit", "upper limit"].map(|limit| format!("{}, {limit}", s.name)));
+            }
+        }
+        let rows = (0..x.len()).map(|i| {
+            let mut row = vec![self.x_ticks.get(i).cloned().unwrap_or_else(|| x[i].to_string())];
+            for s in &self.series {
+                row.push(s.y[i].to_string());
+                row.extend(
+                    s.band.iter().flat_map(|(lower, upper)| [lower[i].to_string(), upper[i].to_string()]),
+                );
+            }
+            row
+        });
+        text::csv(std::iter::once(header).chain(rows))
     }
 
     /// Shows the figure in the notebook, now; or the error in its place.
@@ -127,7 +151,16 @@ impl LineChart {
     }
 
     fn has_place(&self, y: f64) -> bool {
-        is_drawable(y) && !(self.y_log && y <= 0.0)
+        is_drawable(y) && !(self.y_log && self.drawn(y) <= 0.0)
+    }
+
+    /// Where a value is drawn.
+    fn drawn(&self, y: f64) -> f64 {
+        self.y_lowest.map_or(y, |lowest| y.max(lowest))
+    }
+
+    fn is_below(&self, y: f64) -> bool {
+        is_drawable(y) && self.drawn(y) != y
     }
 
     /// What the reader does not see, as sentences.
@@ -146,11 +179,18 @@ impl LineChart {
             gaps.push(format!("values in {more} more series"));
         }
         let why = reason(self.series.iter().flat_map(|s| &s.y).chain(x), self.y_log);
-        if gaps.is_empty() {
+        let below = match self.y_lowest {
+            Some(lowest) if self.series.iter().flat_map(|s| &s.y).any(|y| self.is_below(*y)) => {
+                format!("Arrows: values below {}.", text::number(lowest))
+            }
+            Some(_) | None => String::new(),
+        };
+        let missing = if gaps.is_empty() {
             String::new()
         } else {
             format!("Not drawn, because {why}: {}.", gaps.join(", "))
-        }
+        };
+        text::sentences(&[&below, &missing])
     }
 
     fn x_name(&self, x: &[f64]) -> Vec<String> {
@@ -179,18 +219,23 @@ impl LineChart {
                 heading.chain(numbers).collect()
             })
             .collect();
-        let x_column: Vec<String> = std::iter::once(if self.x_label.is_empty() {
-            "x".into()
-        } else {
-            text::cut(&text::one_line(&self.x_label), 24)
-        })
-        .chain(rows.iter().map(|&i| names[i].clone()))
-        .collect();
+        let label = text::one_line(&self.x_label);
+        // A heading is short; what explains it stands above.
+        let short = match label.split_once(" (") {
+            Some((short, _)) if text::columns(&label) > 24 => short,
+            Some(_) | None => label.as_str(),
+        };
+        let x_column: Vec<String> =
+            std::iter::once(if label.is_empty() { "x".into() } else { text::cut(short, 24) })
+                .chain(rows.iter().map(|&i| names[i].clone()))
+                .collect();
         let width = |c: &Vec<String>| c.iter().map(|cell| text::columns(cell)).max().unwrap_or(0) + 2;
 
         let mut body = String::new();
-        if !self.y_label.is_empty() {
-            body += &format!("{}\n", text::one_line(&self.y_label));
+        let by = if text::columns(&label) > 24 { format!("by {label}") } else { String::new() };
+        let heading = text::sentences(&[&text::one_line(&self.y_label), &by]);
+        if !heading.is_empty() {
+            body += &format!("{heading}\n");
         }
         // As many series side by side as fit a terminal, then the next block below.
         let mut from = 0;
@@ -245,6 +290,7 @@ struct Layout<'a> {
     x_names: Vec<(f64, String)>,
     upright: bool,
     names: Vec<String>,
+    colours: Vec<Rgb>,
     titles: Vec<String>,
     notes: Vec<String>,
     left: f64,
@@ -299,6 +345,7 @@ impl<'a> Layout<'a> {
             x_names,
             upright,
             names,
+            colours: theme::line_colours(chart.series.iter().map(|s| s.name.as_str())),
             titles,
             notes,
             left,
@@ -311,14 +358,14 @@ impl<'a> Layout<'a> {
 
     fn at(&self, x: f64, y: f64) -> (f64, f64) {
         let u = self.left + 10.0 + self.x_axis.place(x) * (self.right - self.left - 20.0);
-        (u, self.bottom - self.y_axis.place(y) * (self.bottom - self.top))
+        (u, self.bottom - self.y_axis.place(self.chart.drawn(y)) * (self.bottom - self.top))
     }
 
     fn draw(&self) -> Drawing {
         Drawing::new(WIDTH, self.height, |canvas| {
             self.draw_frame(canvas);
             for (i, series) in self.chart.series.iter().enumerate() {
-                self.draw_band(canvas, series, colour(i));
+                self.draw_band(canvas, series, self.colours[i]);
             }
             // The first series is the one the chart is about: it is drawn last, on top.
             for (i, series) in self.chart.series.iter().enumerate().rev() {
@@ -331,7 +378,7 @@ impl<'a> Layout<'a> {
     fn draw_frame(&self, canvas: &mut Canvas) {
         let (left, right, top, bottom) = (self.left, self.right, self.top, self.bottom);
         for (i, line) in self.titles.iter().enumerate() {
-            canvas.bold((0.0, 10.0 + 20.0 * i as f64), line, TITLE_SIZE, INK);
+            canvas.bold((0.0, 10.0 + 20.0 * i as f64), line, TITLE_SIZE, Anchor::Start, INK);
         }
         canvas.text(
             (0.0, top - 17.0),
@@ -406,15 +453,22 @@ impl<'a> Layout<'a> {
             let single = run.len() == 1;
             let points: Vec<(f64, f64)> =
                 thin(&run, &series.y).into_iter().map(|j| self.at(self.x[j], series.y[j])).collect();
+            let c = self.colours[i];
             if series.dashed {
-                canvas.dashed(&points, colour(i), 2.0);
+                canvas.dashed(&points, c, 2.0);
             } else if !single {
-                canvas.path(&points, colour(i), 2.0);
+                canvas.path(&points, c, 2.0);
             }
-            if single || self.x.len() <= TEXT_ROWS && !series.dashed {
-                for &p in &points {
-                    canvas.mark(p, i, colour(i));
+            for &j in run.iter().filter(|_| self.x.len() <= TEXT_ROWS) {
+                let (at, below) = (self.at(self.x[j], series.y[j]), self.chart.is_below(series.y[j]));
+                if below {
+                    canvas.arrow_down(at, c);
+                } else if single || !series.dashed {
+                    canvas.mark(at, i, c);
                 }
+            }
+            if single && self.x.len() > TEXT_ROWS {
+                canvas.mark(points[0], i, c);
             }
         }
     }
@@ -435,19 +489,18 @@ impl<'a> Layout<'a> {
             {
                 canvas.line((end_x + 5.0, end_y), (u - 3.0, y), GRID, 1.0);
             }
+            let c = self.colours[i];
             if series.dashed {
-                canvas.dashed(&[(u, y), (u + 16.0, y)], colour(i), 2.0);
+                canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0);
             } else {
-                canvas.path(&[(u, y), (u + 16.0, y)], colour(i), 2.0);
-                canvas.mark((u + 8.0, y), i, colour(i));
+                canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
+                if self.x.len() <= TEXT_ROWS {
+                    canvas.mark((u + 8.0, y), i, c);
+                }
             }
             canvas.text((u + 22.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
         }
     }
-}
-
-fn colour(i: usize) -> Rgb {
-    LINES[i % LINES.len()]
 }
 
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -461,7 +514,7 @@ fn y_axis(chart: &LineChart) -> Axis {
         .iter()
         .filter_map(|s| s.band.as_ref())
         .flat_map(|(lower, upper)| lower.iter().chain(upper));
-    let all = curves.chain(bands).copied().filter(|v| chart.has_place(*v));
+    let all = curves.chain(bands).copied().filter(|v| chart.has_place(*v)).map(|v| chart.drawn(v));
     let zero = (chart.y_from_zero && !chart.y_log).then_some(0.0);
     let (lo, hi) = range(all.chain(zero)).unwrap_or((if chart.y_log { 0.1 } else { 0.0 }, 1.0));
     if chart.y_log { Axis::log(lo, hi, false) } else { Axis::linear(lo, hi, 5) }

@@ -5,7 +5,7 @@ use super::{Card, Figure, LineChart, Series, Table, TableCell};
 use crate::battery::{Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
 use crate::{Error, ErrorKind, Result};
 
-/// Fractions below this are drawn here: a lens in the wrong basis is worse than not looking, without limit.
+/// Fractions below this are drawn here, as arrows: a lens in the wrong basis is worse than not looking, without limit.
 const LOWEST: f64 = -0.5;
 
 impl Report {
@@ -95,13 +95,12 @@ impl Report {
 
     /// Left-out fraction at each stream, for every kind of network and the rotated and shuffled copies of the first.
     pub fn fractions(&self) -> Result<Figure> {
-        let clipped = |i: Interval| i.estimate.max(LOWEST);
         self.curves(
             "Does a lens of the other layers read the layer?",
             "share of what the own lens reads",
             &|s, l| s.layers[l].fraction_of(LensKind::LeftOut),
-            &clipped,
-            &format!("Under {LOWEST}: drawn there. Gaps: layers that do not count, because their own lens reads hardly anything."),
+            Some(LOWEST),
+            "Gaps: layers that do not count, because their own lens reads hardly anything.",
         )
     }
 
@@ -111,7 +110,7 @@ impl Report {
             "Do updates point to what is still missing?",
             "Aitchison cosine",
             &|s, l| s.layers[l].alignment,
-            &|i| i.estimate,
+            None,
             "Shuffled updates know nothing of the token: what they score is nothing. Those of the rotated copy go from one basis to another.",
         )
     }
@@ -133,18 +132,16 @@ impl Report {
         title: &str,
         y_label: &str,
         of: &dyn Fn(&Summary, usize) -> Interval,
-        drawn: &dyn Fn(Interval) -> f64,
+        y_lowest: Option<f64>,
         note: &str,
     ) -> Result<Figure> {
         self.some_count()?;
         let n = self.groups[0].summary.layers.len();
         let curve = |s: &Summary| -> Series {
             let at = |l: usize| s.layers.get(l).filter(|at| at.dropped.is_none()).map(|_| of(s, l));
-            let y: Vec<f64> = (0..n).map(|l| at(l).map_or(f64::NAN, drawn)).collect();
+            let y: Vec<f64> = (0..n).map(|l| at(l).map_or(f64::NAN, |i| i.estimate)).collect();
             let end = |pick: &dyn Fn(Interval) -> f64| -> Vec<f64> {
-                (0..n)
-                    .map(|l| at(l).map_or(f64::NAN, |i| drawn(Interval { estimate: pick(i), ..i })))
-                    .collect()
+                (0..n).map(|l| at(l).map_or(f64::NAN, pick)).collect()
             };
             Series::new(&s.name, y).band(end(&|i| i.lower), end(&|i| i.upper))
         };
@@ -164,6 +161,7 @@ impl Report {
             y_label: y_label.into(),
             series,
             y_from_zero: true,
+            y_lowest,
             note: format!("Bands are 95 %. {note}{without}"),
             ..Default::default()
         }

@@ -9,6 +9,8 @@ impl LanguageModel {
     pub fn card(&self) -> Card {
         let mut card = self.model.card();
         card.title = self.name.clone();
+        // What the weights were drawn from says nothing about weights that were read.
+        card.rows.retain(|(name, _)| name != "seed");
         card.rows.push(("tokenizer".into(), format!("{:?}", self.tokenizer)));
         let token = |token: u32| format!("{:?} ({token})", self.tokenizer.token_text(token));
         if let Some(bos) = self.conventions.bos {

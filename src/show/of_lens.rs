@@ -1,9 +1,11 @@
 //! How comparisons, transfer matrices and trajectories look in a notebook.
 
 use super::figure::show;
-use super::{Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable};
+use super::text;
+use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable};
 use crate::Result;
 use crate::lens::{Comparison, RidgeChoice, Trajectory, Transfer};
+use crate::num::Mantel;
 
 /// A confidence band of the usual 95 %, in standard errors.
 const Z: f64 = 1.96;
@@ -95,12 +97,18 @@ impl Comparison {
             .collect();
         let n = self.curves.first().map_or(0, |c| c.kl.len());
         series.push(Series::new("not looking", vec![self.floor; n]).dashed());
+        // Near the end all curves lie on the axis, unless it is logarithmic; of the last stream some are exactly 0.
+        let earlier = || self.curves.iter().flat_map(|c| c.kl.iter().take(n.saturating_sub(1)).copied());
+        let (least, most) = (earlier().fold(f64::INFINITY, f64::min), earlier().fold(self.floor, f64::max));
+        let log = least > 0.0 && least < most / 20.0;
         LineChart {
+            y_log: log,
+            y_lowest: log.then_some(least / 2.0),
             title: "How far is each reading from the final prediction?".into(),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: "KL (nats)".into(),
             series,
-            y_from_zero: true,
+            y_from_zero: !log,
             note: format!(
                 "{} held-out tokens in {} sequences; bands are 95 % over sequences. \"not looking\" is the mean prediction.",
                 self.n_tokens, self.n_seqs
@@ -159,7 +167,7 @@ impl RidgeChoice {
     /// For each residual stream: the penalty chosen, its error on what was left out, the one that generalised
     /// cross-validation would choose, and how well the features determine the lens.
     pub fn table(&self) -> Table {
-        let digits = |x: f64| TableCell::Text(format!("{x:.3e}"));
+        let digits = |x: f64| TableCell::Text(text::digits(x, 3));
         let rows = (0..self.best.len()).map(|l| {
             let seen = &self.conditioning[l];
             vec![
@@ -191,17 +199,26 @@ impl RidgeChoice {
 impl Transfer {
     /// The matrix as a heat map, lenses down, residual streams across.
     pub fn figure(&self) -> Result<Figure> {
+        let share = self.measure == "share of variance explained";
         let signed = self.values.iter().any(|v| *v < 0.0);
-        let all_positive = self.values.iter().all(|v| *v > 0.0);
-        let spread = self.values.iter().fold((f64::MAX, f64::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        let most = self.values.iter().copied().fold(0.0, f64::max);
+        // The last lens on the last stream loses nothing: it must not make the rest one colour.
+        let small = self.values.iter().copied().filter(|v| *v > most * 1e-3).fold(most, f64::min);
+        let log = !share && !signed && small > 0.0 && small < most / 20.0;
         Heatmap {
             title: "Every layer's lens on every layer".into(),
             x_label: "read at residual stream".into(),
             y_label: "lens of residual stream".into(),
             values: self.values.clone(),
             unit: self.measure.clone(),
-            diverging: signed,
-            log: all_positive && spread.1 > 100.0 * spread.0,
+            diverging: signed && !share,
+            log,
+            // A lens that explains less than nothing is as useless as one that explains nothing.
+            range: match (share, log) {
+                (true, _) => Some((0.0, 1.0)),
+                (false, true) => Some((small, most)),
+                (false, false) => None,
+            },
             ..Default::default()
         }
         .figure()
@@ -210,6 +227,27 @@ impl Transfer {
     /// Shows the heat map.
     pub fn evcxr_display(&self) {
         show(self.figure());
+    }
+}
+
+impl Mantel {
+    /// The correlation and how often chance does as well.
+    pub fn card(&self) -> Card {
+        let rows = [
+            ("rank correlation", format!("{:.2}", self.rho)),
+            ("p", text::digits(self.p_value, 2)),
+            ("permutations", self.n_permutations.to_string()),
+        ];
+        Card {
+            title: "Mantel's test".into(),
+            rows: rows.map(|(name, value)| (name.into(), value)).to_vec(),
+            ..Default::default()
+        }
+    }
+
+    /// Shows the card.
+    pub fn evcxr_display(&self) {
+        self.card().evcxr_display();
     }
 }
 

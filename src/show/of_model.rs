@@ -4,29 +4,43 @@ use std::collections::BTreeMap;
 
 use super::{Card, Figure, LineChart, Series, Table};
 use crate::Result;
-use crate::model::{ActivationCache, Hook, Mlp, TrainingLog, Transformer};
+use crate::model::{ActivationCache, Config, Hook, Mlp, TrainingLog, Transformer};
+
+impl Config {
+    /// The shape of the transformer that it describes.
+    pub fn card(&self) -> Card {
+        let rows = [
+            ("architecture", self.describe()),
+            ("blocks", self.n_layers.to_string()),
+            ("d_model", self.d_model.to_string()),
+            ("heads", format!("{} of width {}", self.n_heads, self.d_head)),
+            ("d_mlp", if self.mlp == Mlp::None { "no MLP".into() } else { self.d_mlp.to_string() }),
+            ("vocabulary", format!("{} tokens", self.d_vocab)),
+            ("context", format!("{} tokens", self.n_ctx)),
+            ("seed", self.seed.to_string()),
+        ];
+        Card {
+            title: "Configuration".into(),
+            rows: rows.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Shows the card.
+    pub fn evcxr_display(&self) {
+        self.card().evcxr_display();
+    }
+}
 
 impl Transformer {
     /// The model card: shape, size and fingerprint.
     pub fn card(&self) -> Card {
-        let c = &self.config;
-        let rows = [
-            ("architecture", c.describe()),
-            ("blocks", c.n_layers.to_string()),
-            ("d_model", c.d_model.to_string()),
-            ("heads", format!("{} of width {}", c.n_heads, c.d_head)),
-            ("d_mlp", if c.mlp == Mlp::None { "no MLP".into() } else { c.d_mlp.to_string() }),
-            ("vocabulary", format!("{} tokens", c.d_vocab)),
-            ("context", format!("{} tokens", c.n_ctx)),
-            ("parameters", self.params.count().to_string()),
-            ("seed", c.seed.to_string()),
-            ("fingerprint", format!("{:016x}", self.fingerprint())),
-        ];
-        Card {
-            title: "Transformer".into(),
-            rows: rows.into_iter().map(|(k, v)| (k.into(), v)).collect(),
-            ..Default::default()
-        }
+        let mut card = self.config.card();
+        card.title = "Transformer".into();
+        let seed = card.rows.len() - 1;
+        card.rows.insert(seed, ("parameters".into(), self.params.count().to_string()));
+        card.rows.push(("fingerprint".into(), format!("{:016x}", self.fingerprint())));
+        card
     }
 
     /// Shows the model card.

@@ -1,9 +1,10 @@
 //! Rows and columns of words and numbers, as they are. Axes: `[row][column]`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
+use super::canvas::Drawing;
 use super::figure::{Figure, empty, same_length, show};
-use super::text;
+use super::{sheet, text};
 use crate::error::Result;
 use crate::session::escape_html;
 
@@ -20,6 +21,16 @@ pub enum TableCell {
     Text(String),
     /// A number, flush right, with as many decimals as the others in its column.
     Number(f64),
+}
+
+impl fmt::Display for TableCell {
+    /// The words, or the number with as many digits as it takes to get it back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableCell::Text(words) => f.write_str(words),
+            TableCell::Number(number) => write!(f, "{number}"),
+        }
+    }
 }
 
 impl From<&str> for TableCell {
@@ -82,8 +93,29 @@ impl Table {
     /// # Errors
     /// Without a header or rows, and when a row and the header differ in length.
     pub fn figure(&self) -> Result<Figure> {
-        let (html, text) = self.parts()?;
-        Ok(Figure::written(&self.title, &html, text))
+        let Parts { html, drawing, text } = self.parts("")?;
+        Ok(Figure::written(&self.title, &html, drawing, text, self.to_csv()))
+    }
+
+    /// The table as CSV with its header, every number unrounded.
+    ///
+    /// ```
+    /// use onelens::show::Table;
+    /// let table = Table {
+    ///     header: vec!["lens".into(), "KL".into()],
+    ///     rows: vec![vec!["own, refined".into(), 0.25.into()]],
+    ///     ..Default::default()
+    /// };
+    /// assert_eq!(table.to_csv(), "lens,KL\n\"own, refined\",0.25\n");
+    /// ```
+    pub fn to_csv(&self) -> String {
+        text::csv(self.fields())
+    }
+
+    /// The header and the rows, as CSV has them.
+    pub(super) fn fields(&self) -> Vec<Vec<String>> {
+        let rows = self.rows.iter().map(|row| row.iter().map(TableCell::to_string).collect());
+        std::iter::once(self.header.clone()).chain(rows).collect()
     }
 
     /// Shows the table in the notebook, now; or the error in its place.
@@ -91,8 +123,8 @@ impl Table {
         show(self.figure());
     }
 
-    /// HTML without its wrapping, and the text twin.
-    pub(super) fn parts(&self) -> Result<(String, String)> {
+    /// HTML without its wrapping, drawing and text twin; `under` is for the drawing, where it stands in another figure.
+    pub(super) fn parts(&self, under: &str) -> Result<Parts> {
         if self.header.is_empty() || self.rows.is_empty() {
             return Err(empty("table", &self.title, "give it a header and at least one row"));
         }
@@ -113,7 +145,15 @@ impl Table {
         let columns: Vec<Column> = (0..self.header.len())
             .map(|j| Column::new(&self.header[j], rows.iter().map(|r| &r[j])))
             .collect();
-        Ok((self.html(&columns, &note), self.text(&columns, &note)))
+        let header: Vec<String> = columns.iter().map(|c| c.name.clone()).collect();
+        let cells: Vec<Vec<String>> =
+            (0..rows.len()).map(|i| columns.iter().map(|c| c.cells[i].clone()).collect()).collect();
+        let right = |i: usize, j: usize| columns[j].right || columns[j].numeric[i];
+        Ok(Parts {
+            html: self.html(&columns, &note),
+            drawing: sheet::draw(&self.title, &header, &cells, right, &text::sentences(&[&note, under])),
+            text: self.text(&columns, &note),
+        })
     }
 
     fn html(&self, columns: &[Column], note: &str) -> String {
@@ -146,6 +186,13 @@ impl Table {
         }
         text::page(&self.title, &body, note)
     }
+}
+
+/// The forms of a table.
+pub(super) struct Parts {
+    pub(super) html: String,
+    pub(super) drawing: Drawing,
+    pub(super) text: String,
 }
 
 /// A column as text.

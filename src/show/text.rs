@@ -2,23 +2,30 @@
 
 use std::fmt::Write as _;
 
+pub(super) use crate::session::count;
+
 /// The widest line a text twin aims for, in terminal columns.
 pub(super) const COLUMNS: usize = 100;
 
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Four significant digits, trailing zeros dropped; scientific below 0.001 and from a million on.
+/// Four significant digits, trailing zeros dropped; scientific, with two digits, below 0.001 and from a million on.
 pub(super) fn number(v: f64) -> String {
+    digits(v, 4)
+}
+
+/// So many significant digits, trailing zeros dropped; scientific, with two digits, below 0.001 and from a million on.
+pub(super) fn digits(v: f64, significant: i32) -> String {
     let size = v.abs();
     if !v.is_finite() || v == 0.0 {
         return if v == 0.0 { "0".into() } else { format!("{v}") };
     }
     if !(1e-3..1e6).contains(&size) {
-        return format!("{v:.3e}");
+        return format!("{v:.1e}").replace(".0e", "e");
     }
-    let digits = (3 - size.log10().floor() as i32).max(0) as usize;
-    let text = format!("{v:.digits$}");
+    let decimals = (significant - 1 - size.log10().floor() as i32).max(0) as usize;
+    let text = format!("{v:.decimals$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
 }
 
@@ -30,11 +37,7 @@ pub(super) fn column(values: &[f64], significant: i32) -> Vec<String> {
     if largest >= 1e6 && !finite().all(|v| v.fract() == 0.0 && v.abs() < 1e12)
         || largest > 0.0 && largest < 1e-3
     {
-        let digits = (significant - 1).max(0) as usize;
-        return values
-            .iter()
-            .map(|v| if v.is_finite() { format!("{v:.digits$e}") } else { format!("{v}") })
-            .collect();
+        return values.iter().map(|v| number(*v)).collect();
     }
     let digits = if finite().all(|v| v.fract() == 0.0) {
         0
@@ -245,7 +248,21 @@ pub(super) fn page(title: &str, body: &str, note: &str) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n") + "\n"
 }
 
-/// `1 point`, `3 points`.
-pub(super) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+/// Rows of fields as CSV (RFC 4180, with line feeds): quoted where a comma, a quote or a line break stands in them.
+pub(super) fn csv(rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut out = String::new();
+    for row in rows {
+        for (i, field) in row.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            if field.contains(['"', ',', '\n', '\r']) {
+                _ = write!(out, "\"{}\"", field.replace('"', "\"\""));
+            } else {
+                out += field;
+            }
+        }
+        out.push('\n');
+    }
+    out
 }

@@ -24,19 +24,60 @@ pub(super) const NOTHING: Rgb = (0xD9, 0xDC, 0xE0);
 /// Hatching of a cell without a value.
 pub(super) const HATCH: Rgb = (0xA6, 0xAC, 0xB4);
 
-/// Line colours, told apart by colour-blind readers (Okabe and Ito 2008), the pale yellow left out.
-pub(super) const LINES: [Rgb; 7] = [
+/// Line colours, each at least 3:1 against the background. Those that meet in one chart are told apart without red and green, or have
+/// different marks; the first few follow Okabe and Ito (2008).
+pub(super) const LINES: [Rgb; 13] = [
     (0x00, 0x72, 0xB2),
     (0xD5, 0x5E, 0x00),
     (0x00, 0x9E, 0x73),
-    (0xCC, 0x79, 0xA7),
-    (0xE6, 0x9F, 0x00),
-    (0x56, 0xB4, 0xE9),
+    (0xA6, 0x53, 0x9A),
     (0x6E, 0x6E, 0x6E),
+    (0x4A, 0x3A, 0xA7),
+    (0xA3, 0x77, 0x00),
+    (0x7A, 0x3B, 0x12),
+    (0x2E, 0x93, 0xCF),
+    (0x00, 0x63, 0x6E),
+    (0xA3, 0x24, 0x4F),
+    (0x64, 0x75, 0x1A),
+    (0x33, 0x47, 0x5B),
 ];
 
+/// The first of [`LINES`] that means nothing in particular.
+const FREE: usize = 9;
+
+/// Which of [`LINES`] a curve of this name has in every figure.
+fn meaning(name: &str) -> Option<usize> {
+    match name {
+        "own" | "own lens" => Some(0),
+        "shared" | "shared lens" => Some(1),
+        "left out" | "left-out lens" => Some(2),
+        "logit lens" => Some(3),
+        "mean prediction" | "not looking" => Some(4),
+        "trained" => Some(5),
+        "untrained" => Some(6),
+        "rotated copy" => Some(7),
+        "shuffled updates" => Some(8),
+        _ => None,
+    }
+}
+
+/// The colours of curves with these names: what they mean first, and others in order, as long as there are any.
+pub(super) fn line_colours<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Rgb> {
+    let taken: Vec<usize> = names.clone().filter_map(meaning).collect();
+    let mut free = (FREE..LINES.len()).chain(0..FREE).filter(|i| !taken.contains(i)).cycle();
+    let mut seen = Vec::new();
+    names
+        .map(|name| {
+            let own = meaning(name).filter(|i| !seen.contains(i));
+            let index = own.or_else(|| free.next()).unwrap_or(FREE);
+            seen.push(index);
+            LINES[index]
+        })
+        .collect()
+}
+
 /// Name, light and dark value of every colour that follows the theme.
-const THEMED: [(&str, Rgb, Rgb); 14] = [
+const THEMED: [(&str, Rgb, Rgb); 20] = [
     ("ink", INK, (0xE6, 0xE8, 0xEB)),
     ("muted", MUTED, (0x9D, 0xA7, 0xB1)),
     ("grid", GRID, (0x30, 0x35, 0x3B)),
@@ -48,16 +89,25 @@ const THEMED: [(&str, Rgb, Rgb); 14] = [
     ("s1", LINES[1], (0xF5, 0x84, 0x3C)),
     ("s2", LINES[2], (0x2F, 0xC2, 0x95)),
     ("s3", LINES[3], (0xE0, 0x9A, 0xC4)),
-    ("s4", LINES[4], (0xF2, 0xBE, 0x4A)),
-    ("s5", LINES[5], (0xA5, 0xDB, 0xFA)),
-    ("s6", LINES[6], (0xA8, 0xA8, 0xA8)),
+    ("s4", LINES[4], (0xA8, 0xA8, 0xA8)),
+    ("s5", LINES[5], (0x9C, 0x8D, 0xF0)),
+    ("s6", LINES[6], (0xF2, 0xBE, 0x4A)),
+    ("s7", LINES[7], (0xC9, 0x8B, 0x5E)),
+    ("s8", LINES[8], (0xA5, 0xDB, 0xFA)),
+    ("s9", LINES[9], (0x4C, 0xC3, 0xD1)),
+    ("s10", LINES[10], (0xFF, 0xB0, 0xC2)),
+    ("s11", LINES[11], (0xB9, 0xCC, 0x5A)),
+    ("s12", LINES[12], (0xC3, 0xCF, 0xDB)),
 ];
 
-/// Base of the shading behind table cells, light and dark, mixed over the background.
-const SHADE: (&str, &str) = ("0,92,168", "38,118,196");
+/// The shading behind table cells where it is full, light and dark; it is mixed over the background.
+const SHADE: (Rgb, Rgb) = ((0, 92, 168), (38, 118, 196));
 
 /// Number of shades behind table cells; class `a` is the lightest that is not bare, and so on.
 pub(super) const N_SHADES: usize = 12;
+
+/// From this part of full shading on, white letters read better than dark ones.
+const WHITE_FROM: f64 = 0.78;
 
 /// `#1F2328`.
 pub(super) fn hex((r, g, b): Rgb) -> String {
@@ -69,14 +119,66 @@ pub(super) fn shade_class(level: usize) -> char {
     (b'a' + level as u8 - 1) as char
 }
 
+/// How much of the full shading there is at `level`.
+fn alpha(level: usize) -> f64 {
+    level as f64 / (N_SHADES - 1) as f64
+}
+
+/// The level of shading at `fraction` of the range.
+pub(super) fn level(fraction: f64) -> usize {
+    (fraction.clamp(0.0, 1.0) * (N_SHADES - 1) as f64).round() as usize
+}
+
+/// The shading of table cells in a drawing: what [`shade_class`] is in HTML.
+pub(super) fn shade(level: usize) -> Rgb {
+    mixed(level, SHADE.0, PAPER)
+}
+
+fn mixed(level: usize, full: Rgb, ground: Rgb) -> Rgb {
+    let mix = |over: u8, under: u8| {
+        let (over, under) = (f64::from(over), f64::from(under));
+        (under + alpha(level) * (over - under)).round() as u8
+    };
+    if level == 0 {
+        return ground;
+    }
+    (mix(full.0, ground.0), mix(full.1, ground.1), mix(full.2, ground.2))
+}
+
+/// The colour of letters on that shading.
+pub(super) fn on_shade(level: usize) -> Rgb {
+    if alpha(level) > WHITE_FROM { (0xFF, 0xFF, 0xFF) } else { INK }
+}
+
+/// What a colour of a light drawing is in a dark one. Colours of data stay.
+pub(super) fn dark(colour: Rgb) -> Rgb {
+    let themed = THEMED.iter().find(|(_, light, _)| *light == colour).map(|(_, _, dark)| *dark);
+    let shaded = || (1..N_SHADES).find(|&level| shade(level) == colour).map(dark_shade);
+    themed.or_else(shaded).unwrap_or(colour)
+}
+
+fn dark_shade(level: usize) -> Rgb {
+    mixed(level, SHADE.1, dark(PAPER))
+}
+
+/// SVG elements with the light values of their colours replaced by the dark ones.
+pub(super) fn darkened(elements: &str) -> String {
+    let mut out = elements.to_string();
+    let themed = THEMED.iter().map(|(_, light, dark)| (*light, *dark));
+    for (light, dark) in themed.chain((1..N_SHADES).map(|level| (shade(level), dark_shade(level)))) {
+        out = out.replace(&format!("\"{}\"", hex(light)), &format!("\"{}\"", hex(dark)));
+    }
+    out
+}
+
 fn variables(dark: bool) -> String {
     let mut out = String::new();
     for (name, light_value, dark_value) in THEMED {
         _ = write!(out, "--ol-{name}:{};", hex(if dark { dark_value } else { light_value }));
     }
-    let (shade, scheme) = if dark { (SHADE.1, "dark") } else { (SHADE.0, "light") };
+    let ((r, g, b), scheme) = if dark { (SHADE.1, "dark") } else { (SHADE.0, "light") };
     // The scheme colours scroll bars, which would else follow the system and not the notebook.
-    _ = write!(out, "--ol-a:{shade};color-scheme:{scheme}");
+    _ = write!(out, "--ol-a:{r},{g},{b};color-scheme:{scheme}");
     out
 }
 
@@ -111,12 +213,12 @@ pub(super) static STYLE: LazyLock<String> = LazyLock::new(|| {
     css += &drawing_rules(".onelens svg");
     css += include_str!("style.css");
     for level in 1..N_SHADES {
-        let (class, alpha) = (shade_class(level), level as f64 / (N_SHADES - 1) as f64);
+        let (class, alpha) = (shade_class(level), alpha(level));
         _ = write!(
             css,
             ".onelens .ol-traj td.{class},.onelens .ol-key .{class}{{background:rgba(var(--ol-a),{alpha:.2})}}"
         );
-        if alpha > 0.6 {
+        if alpha > WHITE_FROM {
             _ = write!(css, ".onelens .ol-traj td.{class}{{color:#fff}}");
         }
     }
@@ -125,12 +227,16 @@ pub(super) static STYLE: LazyLock<String> = LazyLock::new(|| {
 
 /// The style sheet inside an SVG file that stands alone.
 pub(super) static SVG_STYLE: LazyLock<String> = LazyLock::new(|| {
-    format!(
+    let mut css = format!(
         ":root{{{}}}@media(prefers-color-scheme:dark){{:root{{{}}}}}{}",
         variables(false),
         variables(true),
         drawing_rules("svg")
-    )
+    );
+    for level in 1..N_SHADES {
+        _ = write!(css, "svg [fill=\"{}\"]{{fill:rgba(var(--ol-a),{:.2})}}", hex(shade(level)), alpha(level));
+    }
+    css
 });
 
 /// Dark blue over green to yellow, even steps to the eye and in grey (nine stops of matplotlib's viridis).
@@ -168,7 +274,7 @@ pub(super) fn map_colour(fraction: f64, diverging: bool) -> Rgb {
     let (a, b) = (stops[i], stops[i + 1]);
     let colour = (mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2));
     // A data colour must not be taken for a themed one.
-    if THEMED.iter().any(|themed| themed.1 == colour) { (colour.0, colour.1, colour.2 ^ 1) } else { colour }
+    if dark(colour) == colour { colour } else { (colour.0, colour.1, colour.2 ^ 1) }
 }
 
 /// Black or white, whichever reads better on `ground`.
@@ -180,5 +286,5 @@ pub(super) fn on((r, g, b): Rgb) -> Rgb {
 
 /// The background, for the page around a figure.
 pub(super) fn paper(dark: bool) -> String {
-    THEMED.iter().find(|t| t.1 == PAPER).map_or(String::new(), |t| hex(if dark { t.2 } else { t.1 }))
+    hex(if dark { self::dark(PAPER) } else { PAPER })
 }

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 
 use ndarray::Array2;
 
+use super::canvas::{Anchor, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::table::{caption, heading};
 use super::text;
-use super::theme::{self, N_SHADES};
+use super::theme::{self, AXIS, HATCH, INK, MUTED, N_SHADES, NOTHING};
 use crate::error::Result;
 use crate::session::escape_html;
 
@@ -21,6 +22,9 @@ const HOVER: i32 = 133;
 const ZOOMED_FROM: usize = 8;
 /// Ranges of layers to choose from, as many as the style sheet has rules for.
 const MOST_RANGES: usize = 6;
+/// How much of a large table its drawing holds.
+const MAX_DRAWN_LAYERS: usize = 40;
+const MAX_DRAWN_WIDTH: f64 = 1000.0;
 /// Tokens that a cell lists.
 const LISTED: usize = 5;
 
@@ -98,7 +102,26 @@ impl TrajectoryTable {
             same_length("targets", self.targets.len(), n_positions, "columns of cells")?;
         }
         let view = View::new(self);
-        Ok(Figure::written(&self.title, &view.html(), view.text()))
+        Ok(Figure::written(&self.title, &view.html(), view.draw(), view.text(), self.csv()))
+    }
+
+    /// One row per cell: first layer and position first.
+    fn csv(&self) -> String {
+        let header = ["layer", "position", "token", "next token", "value", "rank of next token", "best", "p"];
+        let rows = self.cells.indexed_iter().map(|((layer, pos), cell)| {
+            let (best, p) = cell.top.first().map_or(Default::default(), |(t, p)| (t.clone(), p.to_string()));
+            vec![
+                self.layers[layer].clone(),
+                pos.to_string(),
+                self.tokens[pos].clone(),
+                self.targets.get(pos).cloned().unwrap_or_default(),
+                cell.value.to_string(),
+                cell.target_rank.map(|rank| rank.to_string()).unwrap_or_default(),
+                best,
+                p,
+            ]
+        });
+        text::csv(std::iter::once(header.map(String::from).to_vec()).chain(rows))
     }
 
     /// Shows the table in the notebook, now; or the error in its place.
@@ -119,6 +142,8 @@ struct View<'a> {
     table: &'a TrajectoryTable,
     /// Least and greatest finite value.
     range: Option<(f32, f32)>,
+    /// A few large values would leave the others without a colour: colours go by `ln (1 + value)`.
+    log: bool,
     value_label: String,
 }
 
@@ -128,24 +153,31 @@ impl View<'_> {
         let range = finite
             .fold(None, |range, v| Some(range.map_or((v, v), |(lo, hi): (f32, f32)| (lo.min(v), hi.max(v)))));
         let label = text::cut(&text::one_line(&table.value_label), 40);
-        View { table, range, value_label: if label.is_empty() { "value".into() } else { label } }
+        let mut sorted: Vec<f32> = table.cells.iter().map(|c| c.value).filter(|v| v.is_finite()).collect();
+        sorted.sort_by(f32::total_cmp);
+        let log = range.is_some_and(|(lo, hi)| lo >= 0.0 && sorted[sorted.len() / 2] < hi / 8.0);
+        let label = if label.is_empty() { "value".into() } else { label };
+        View { table, range, log, value_label: label }
     }
 
     /// Place in the range of values, 0 for the least.
     fn fraction(&self, value: f32) -> Option<f64> {
         let (lo, hi) = self.range.filter(|_| value.is_finite())?;
         // In f64, where the difference of two f32 cannot overflow.
-        let (value, lo, hi) = (f64::from(value), f64::from(lo), f64::from(hi));
+        let place = |v: f32| if self.log { f64::from(v).ln_1p() } else { f64::from(v) };
+        let (value, lo, hi) = (place(value), place(lo), place(hi));
         Some(if hi > lo { (value - lo) / (hi - lo) } else { 0.0 })
     }
 
     /// What the colours leave unsaid, as a sentence.
     fn missing(&self) -> String {
-        match self.table.cells.iter().filter(|c| !c.value.is_finite()).count() {
+        let hatched = match self.table.cells.iter().filter(|c| !c.value.is_finite()).count() {
             0 => String::new(),
             1 => "Hatched: one value, not finite.".into(),
             n => format!("Hatched: {n} values, not finite."),
-        }
+        };
+        let log = if self.log { "Colours are logarithmic: ln (1 + value)." } else { "" };
+        text::sentences(&[log, &hatched])
     }
 
     fn has_hits(&self) -> bool {
@@ -285,9 +317,9 @@ impl View<'_> {
     fn cell(&self, cell: &TrajectoryCell, detail: Detail) -> String {
         let class = match self.fraction(cell.value) {
             None => " class=n".into(),
-            Some(f) => match (f * (N_SHADES - 1) as f64).round() as usize {
+            Some(f) => match theme::level(f) {
                 0 => String::new(),
-                level => format!(" class={}", theme::shade_class(level.min(N_SHADES - 1))),
+                level => format!(" class={}", theme::shade_class(level)),
             },
         };
         let mut lines: Vec<String> = Vec::new();
@@ -330,6 +362,116 @@ impl View<'_> {
             out += "<span>· <b><u>bold</u></b>: the next token</span>";
         }
         out + "<span>· hover a cell for its best tokens</span></div>"
+    }
+
+    /// The table as a drawing: as many positions as a page is wide, of many layers some, evenly spread.
+    fn draw(&self) -> Drawing {
+        const SIZE: f64 = 11.0;
+        const TITLE: f64 = 14.5;
+        const HEIGHT: f64 = 20.0;
+        let TrajectoryTable { title, tokens, targets, layers, cells, note, .. } = self.table;
+        let (n_layers, n_positions) = cells.dim();
+        let picked: Vec<usize> = text::pick(n_layers, MAX_DRAWN_LAYERS).into_iter().rev().collect();
+        let word = |token: &str| text::cut(&text::visible(token), 10);
+        let best = |layer: usize, pos: usize| {
+            cells[(layer, pos)].top.first().map_or("–".into(), |(token, _)| word(token))
+        };
+        let name = |l: usize| text::cut(&text::one_line(&layers[l]), 24);
+        let names = picked.iter().map(|&l| text::ems(&name(l)));
+        let left = names.fold(text::ems("next token"), f64::max) * SIZE + 10.0;
+        let mut edges = vec![left];
+        for pos in 0..n_positions {
+            let column = picked.iter().map(|&l| best(l, pos)).chain([word(&tokens[pos])]);
+            let column = column.chain(targets.get(pos).map(|t| word(t)));
+            // Where the next token is best it is bold, and wider.
+            let widest = column.map(|w| text::ems(&w)).fold(0.0, f64::max) * SIZE * 1.12 + 8.0;
+            let right = edges[pos] + widest.max(20.0);
+            if pos > 0 && right > MAX_DRAWN_WIDTH {
+                break;
+            }
+            edges.push(right);
+        }
+        let n_shown = edges.len() - 1;
+        let more = match (n_positions - n_shown, n_layers - picked.len()) {
+            (0, 0) => String::new(),
+            (n, 0) => format!("Not in this picture: {}.", text::count(n, "more position")),
+            (0, m) => format!("Not in this picture: {}.", text::count(m, "more layer")),
+            (n, m) => format!(
+                "Not in this picture: {}, {}.",
+                text::count(n, "more position"),
+                text::count(m, "more layer")
+            ),
+        };
+        let hits = if self.has_hits() { "Underlined: the next token." } else { "" };
+        let width = edges[n_shown].max(320.0).ceil();
+        let titles = text::wrap(&text::one_line(title), width / TITLE / 1.06, text::ems);
+        let note = text::sentences(&[hits, note, &self.missing(), &more]);
+        let notes = text::wrap(&text::one_line(&note), width / 12.0, text::ems);
+        let top = titles.len() as f64 * 20.0 + if titles.is_empty() { 0.0 } else { 6.0 };
+        let body = top + if targets.is_empty() { 0.0 } else { HEIGHT + 2.0 };
+        let under = body + HEIGHT * picked.len() as f64;
+        let key = under + HEIGHT + 20.0;
+        let height = (key + 10.0 + notes.len() as f64 * 17.0 + 4.0).ceil();
+        let middle = |pos: usize| (edges[pos] + edges[pos + 1]) / 2.0;
+        Drawing::new(width, height, |canvas| {
+            for (i, line) in titles.iter().enumerate() {
+                canvas.bold((0.0, 10.0 + 20.0 * i as f64), line, TITLE, Anchor::Start, INK);
+            }
+            if !targets.is_empty() {
+                canvas.text((0.0, top + HEIGHT / 2.0), "next token", SIZE, Anchor::Start, MUTED);
+                for (pos, target) in targets.iter().enumerate().take(n_shown) {
+                    let at = (middle(pos), top + HEIGHT / 2.0);
+                    canvas.text(at, &word(target), SIZE, Anchor::Middle, INK);
+                }
+                canvas.line((left, body - 1.0), (edges[n_shown], body - 1.0), AXIS, 1.0);
+            }
+            for (row, &layer) in picked.iter().enumerate() {
+                let y = body + HEIGHT * row as f64;
+                canvas.text((0.0, y + HEIGHT / 2.0), &name(layer), SIZE, Anchor::Start, MUTED);
+                for pos in 0..n_shown {
+                    let cell = &cells[(layer, pos)];
+                    let size = (edges[pos + 1] - edges[pos] - 1.0, HEIGHT - 1.0);
+                    let ink = match self.fraction(cell.value) {
+                        None => {
+                            canvas.hatched((edges[pos], y), size, NOTHING, HATCH);
+                            INK
+                        }
+                        Some(fraction) => {
+                            let level = theme::level(fraction);
+                            canvas.rect((edges[pos], y), size, theme::shade(level));
+                            theme::on_shade(level)
+                        }
+                    };
+                    let (at, words) = ((middle(pos), y + HEIGHT / 2.0), best(layer, pos));
+                    if cell.target_rank == Some(1) {
+                        let half = text::ems(&words) * SIZE / 2.2;
+                        canvas.bold(at, &words, SIZE, Anchor::Middle, ink);
+                        canvas.line((at.0 - half, at.1 + 7.0), (at.0 + half, at.1 + 7.0), ink, 1.0);
+                    } else {
+                        canvas.text(at, &words, SIZE, Anchor::Middle, ink);
+                    }
+                }
+            }
+            canvas.line((left, under), (edges[n_shown], under), AXIS, 1.0);
+            canvas.text((0.0, under + HEIGHT / 2.0 + 2.0), "token", SIZE, Anchor::Start, MUTED);
+            for (pos, token) in tokens.iter().enumerate().take(n_shown) {
+                let at = (middle(pos), under + HEIGHT / 2.0 + 2.0);
+                canvas.text(at, &word(token), SIZE, Anchor::Middle, INK);
+            }
+            if let Some((lo, hi)) = self.range {
+                let (lo, hi) = (text::number(significant(lo)), text::number(significant(hi)));
+                let before = format!("{}  {lo}", self.value_label);
+                canvas.text((0.0, key), &before, SIZE, Anchor::Start, MUTED);
+                let from = text::ems(&before) * SIZE + 8.0;
+                for step in 0..N_SHADES {
+                    canvas.rect((from + 12.0 * step as f64, key - 6.0), (12.0, 12.0), theme::shade(step));
+                }
+                canvas.text((from + 12.0 * N_SHADES as f64 + 8.0, key), &hi, SIZE, Anchor::Start, MUTED);
+            }
+            for (i, line) in notes.iter().enumerate() {
+                canvas.text((0.0, key + 20.0 + 17.0 * i as f64), line, 12.0, Anchor::Start, MUTED);
+            }
+        })
     }
 
     fn text(&self) -> String {

@@ -303,7 +303,8 @@ impl ImageClassifier {
             losses.push(loss);
             progress.update(step + 1, || format!("loss {loss:.3}"));
         }
-        progress.finish(&format!("{} steps, loss {:.3}", losses.len(), losses.last().unwrap_or(&f64::NAN)));
+        let steps = session::count(losses.len(), "step");
+        progress.finish(&format!("{steps}, loss {:.3}", losses.last().unwrap_or(&f64::NAN)));
         Ok(losses)
     }
 

@@ -102,8 +102,8 @@ fn one_of_each() -> Vec<Figure> {
 }
 
 /// The elements of the drawing, without its style sheet, which names every colour.
-fn drawn(figure: &Figure) -> &str {
-    figure.svg().unwrap().split("</style>").nth(1).unwrap()
+fn drawn(figure: &Figure) -> String {
+    figure.svg().split("</style>").nth(1).unwrap().to_string()
 }
 
 /// Left, top, right and bottom of the drawing, without the margin of 12 pixels around it.
@@ -177,10 +177,8 @@ fn hostile_text_is_escaped_wherever_a_user_can_put_it() {
             assert!(!figure.html().contains(forbidden), "{figure:?} holds {forbidden:?}");
             assert!(!figure.text().contains(forbidden), "the text of {figure:?} holds {forbidden:?}");
         }
-        if let Some(svg) = figure.svg() {
-            assert!(!svg.contains("<script"), "{figure:?}");
-            roxmltree::Document::parse(svg).unwrap();
-        }
+        assert!(!figure.svg().contains("<script"), "{figure:?}");
+        roxmltree::Document::parse(&figure.svg()).unwrap();
     }
 }
 
@@ -280,7 +278,8 @@ fn a_long_chart_keeps_its_one_spike() {
     curve[54_321] = 100.0;
     let figure =
         LineChart { series: vec![Series::new("loss", curve)], ..Default::default() }.figure().unwrap();
-    let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+    let svg = figure.svg();
+    let document = roxmltree::Document::parse(&svg).unwrap();
     let curve = corners(&document).into_iter().max_by_key(Vec::len).unwrap();
     let heights = || curve.iter().map(|[_, y]| *y);
     let height = heights().fold(f64::MIN, f64::max) - heights().fold(f64::MAX, f64::min);
@@ -343,9 +342,10 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
     let series = Series::new("own", [1.0, f64::NAN, 3.0, f64::INFINITY, 5.0, 6.0]);
     let figure = LineChart { series: vec![series], ..Default::default() }.figure().unwrap();
     assert!(figure.text().contains("Not drawn, because not finite: 2 values in \"own\"."), "{figure}");
-    assert!(!figure.svg().unwrap().contains("NaN"));
+    assert!(!figure.svg().contains("NaN"));
     // Points 0 and 2 stand alone; only 4 and 5 are joined. The other line of two points is the legend's.
-    let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+    let svg = figure.svg();
+    let document = roxmltree::Document::parse(&svg).unwrap();
     assert_eq!(corners(&document).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2], "{}", drawn(&figure));
     assert_eq!(drawn(&figure).matches("<circle").count(), 5, "four points and the legend's");
 
@@ -382,7 +382,8 @@ fn figures_without_a_single_finite_or_with_extreme_values_still_draw() {
         for (log, diverging) in [(false, false), (true, false), (false, true)] {
             let series = vec![Series::new("s", values)];
             let figure = LineChart { series, y_log: log, ..Default::default() }.figure().unwrap();
-            let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+            let svg = figure.svg();
+            let document = roxmltree::Document::parse(&svg).unwrap();
             let [left, top, right, bottom] = bounds(&document);
             for [x, y] in corners(&document).into_iter().flatten() {
                 assert!(
@@ -392,7 +393,7 @@ fn figures_without_a_single_finite_or_with_extreme_values_still_draw() {
             }
             let values = Array2::from_shape_vec((1, values.len()), values.to_vec()).unwrap();
             let figure = Heatmap { values, log, diverging, ..Default::default() }.figure().unwrap();
-            roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+            roxmltree::Document::parse(&figure.svg()).unwrap();
         }
     }
 }
@@ -416,14 +417,14 @@ fn composed_figures_contain_both() {
         for part in ["Held-out KL", "Transfer", "0.75", "own"] {
             assert!(visible_text(both.html()).contains(part), "{part} is missing in {both:?}");
             assert!(both.text().contains(part), "{part} is missing in the text of {both:?}");
-            assert!(both.svg().unwrap().contains(part), "{part} is missing in the SVG of {both:?}");
+            assert!(both.svg().contains(part), "{part} is missing in the SVG of {both:?}");
         }
         assert_eq!(both.html().matches("<style").count(), 1, "one style sheet is enough");
-        roxmltree::Document::parse(both.svg().unwrap()).unwrap();
+        roxmltree::Document::parse(&both.svg()).unwrap();
     }
     assert_ne!(a.beside(&b).html(), a.above(&b).html());
     let with_table = a.beside(&table().figure().unwrap()).above(&b);
-    assert!(with_table.svg().is_none(), "a table has no SVG form");
+    assert!(with_table.svg().contains("Lenses"), "the table is drawn, too");
     assert_eq!(with_table.html().matches("<svg").count(), 2);
     // Side by side, the first lines of both stand on one line.
     let text = card().figure().unwrap().beside(&table().figure().unwrap());
@@ -479,7 +480,7 @@ fn colours_follow_the_value() {
     let map =
         Heatmap { values: array![[-1.0, 0.0, 1.0]], diverging: true, ..Default::default() }.figure().unwrap();
     for colour in ["#2166AC", "#F7F7F7", "#B2182B"] {
-        assert!(map.svg().unwrap().contains(colour), "no {colour}");
+        assert!(map.svg().contains(colour), "no {colour}");
     }
 }
 
@@ -517,7 +518,8 @@ fn labels_stand_inside_the_drawing() {
         ..heatmap()
     };
     for figure in [lines.figure().unwrap(), map.figure().unwrap()] {
-        let document = roxmltree::Document::parse(figure.svg().unwrap()).unwrap();
+        let svg = figure.svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
         let [left, top, right, bottom] = bounds(&document);
         for node in document.descendants().filter(|n| n.has_tag_name("text")) {
             let number = |name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
@@ -546,15 +548,17 @@ fn saved_files_are_whole_and_of_the_kind_their_name_says() {
     std::fs::write(folder.path().join("a.html"), "an older file").unwrap();
     std::fs::hard_link(folder.path().join("a.html"), folder.path().join("second name")).unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-    for name in ["a.html", "a.svg", "a.txt"] {
+    for name in ["a.html", "a.svg", "a.txt", "a.png", "a.csv"] {
         figure.save(folder.path().join(name)).unwrap();
     }
     assert!(read("a.html").starts_with("<!DOCTYPE html>") && read("a.html").contains(figure.html()));
     assert!(read("a.html").trim_end().ends_with("</html>"));
-    assert_eq!(read("a.svg"), figure.svg().unwrap());
+    assert_eq!(read("a.svg"), figure.svg());
     roxmltree::Document::parse(&read("a.svg")).unwrap();
     assert_eq!(read("a.txt"), figure.text());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4, "drafts are left behind");
+    assert_eq!(read("a.csv"), "layer,own\n0,1\n1,0.5\n2,0.125\n");
+    assert_eq!(std::fs::read(folder.path().join("a.png")).unwrap(), figure.png());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "drafts are left behind");
     assert_eq!(read("second name"), "an older file");
     let hostile = LineChart { title: HOSTILE.into(), ..chart(&["own"]) }.figure().unwrap();
     hostile.save(folder.path().join("a.html")).unwrap();
@@ -565,13 +569,13 @@ fn saved_files_are_whole_and_of_the_kind_their_name_says() {
 fn files_that_cannot_be_saved_are_refused_and_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let figure = table().figure().unwrap();
-    for name in ["a.png", "a", "a.html.gz"] {
+    for name in ["a.jpeg", "a", "a.html.gz"] {
         let error = figure.save(folder.path().join(name)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::File);
-        assert!(error.what().contains(name) && error.help().contains(".html, .svg or .txt"), "{error}");
+        assert!(error.what().contains(name) && error.help().contains(".html, .png, .svg"), "{error}");
     }
-    let error = figure.save(folder.path().join("a.svg")).unwrap_err();
-    assert!(error.what().contains("no SVG form") && error.help().contains(".html or .txt"), "{error}");
+    let error = figure.beside(&figure).save(folder.path().join("a.csv")).unwrap_err();
+    assert!(error.what().contains("2 figures in one") && error.help().contains("each figure"), "{error}");
     let error = figure.save(folder.path().join("missing/a.html")).unwrap_err();
     assert!(error.what().contains("cannot write") && error.help().contains("folder exists"), "{error}");
     // A folder in the way makes the last step fail, after the draft was written.
@@ -582,15 +586,344 @@ fn files_that_cannot_be_saved_are_refused_and_leave_nothing() {
 }
 
 #[test]
-fn the_bundle_is_html_first_then_text() {
-    let figure = chart(&["own"]).figure().unwrap();
-    let bundle = figure.bundle();
-    assert_eq!(bundle.iter().map(|(mime, _)| mime.as_str()).collect::<Vec<_>>(), ["text/html", "text/plain"]);
-    assert_eq!((bundle[0].1.as_str(), bundle[1].1.as_str()), (figure.html(), figure.text()));
-    // Stock evcxr reads a display up to this line; a figure must not contain it.
-    assert!(!figure.html().contains("EVCXR_END_CONTENT"));
-    assert_eq!(format!("{figure:?}").lines().count(), 1);
-    assert_eq!(figure.to_string(), figure.text());
+fn the_bundle_is_html_then_a_picture_then_text() {
+    for figure in one_of_each() {
+        let bundle = figure.bundle();
+        let kinds: Vec<&str> = bundle.iter().map(|(mime, _)| mime.as_str()).collect();
+        assert_eq!(kinds, ["text/html", "image/png", "text/plain"]);
+        assert_eq!(bundle[2].1, figure.text());
+        // Stock evcxr reads a display up to this line; a figure must not contain it.
+        assert!(!bundle[0].1.contains("EVCXR_END_CONTENT"));
+        assert_eq!(format!("{figure:?}").lines().count(), 1);
+        assert_eq!(figure.to_string(), figure.text());
+    }
+}
+
+/// `[y][x]` of a PNG, read by somebody else's decoder.
+fn pixels(file: &[u8]) -> Vec<Vec<[u8; 3]>> {
+    let mut decoder = png::Decoder::new(std::io::Cursor::new(file));
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let mut reader = decoder.read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    assert_eq!(info.color_type, png::ColorType::Rgb);
+    let row = |row: &[u8]| row.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
+    bytes[..info.buffer_size()].chunks_exact(info.line_size).map(row).collect()
+}
+
+#[test]
+fn the_picture_is_the_drawing() {
+    // Two cells, of the least and the greatest value: a drawing whose colours and places are known.
+    let map = Heatmap { values: array![[0.0], [1.0]], ..Default::default() }.figure().unwrap();
+    let document = map.svg();
+    let document = roxmltree::Document::parse(&document).unwrap();
+    let picture = pixels(&map.png());
+    let [left, top, right, bottom] = bounds(&document);
+    // Two pixels for one, ten units for one, and the margin of twelve on each side.
+    let sides = [(right - left) / 10.0 * 2.0 + 48.0, (bottom - top) / 10.0 * 2.0 + 48.0];
+    assert_eq!([picture[0].len() as f64, picture.len() as f64], sides);
+    assert_eq!(picture[0][0], [255; 3], "the paper is white");
+    for (colour, rgb) in [("#440154", [0x44, 0x01, 0x54]), ("#FDE725", [0xFD, 0xE7, 0x25])] {
+        let cell = document.descendants().find(|n| n.attribute("fill") == Some(colour)).unwrap();
+        let number = |name: &str| cell.attribute(name).unwrap().parse::<f64>().unwrap() / 10.0 + 12.0;
+        let at = [number("x") + 2.0, number("y") + 2.0].map(|v| (2.0 * v) as usize);
+        assert_eq!(picture[at[1]][at[0]], rgb, "the cell in {colour}");
+    }
+    // A curve has its colour where its first point is.
+    let chart = chart(&["own"]).figure().unwrap();
+    let document = chart.svg();
+    let document = roxmltree::Document::parse(&document).unwrap();
+    let first = document.descendants().find(|n| n.has_tag_name("circle")).unwrap();
+    let at = ["cx", "cy"]
+        .map(|name| (2.0 * (first.attribute(name).unwrap().parse::<f64>().unwrap() / 10.0 + 12.0)) as usize);
+    assert_eq!(pixels(&chart.png())[at[1]][at[0]], [0x00, 0x72, 0xB2]);
+}
+
+#[test]
+fn pictures_are_small_and_say_what_they_leave_out() {
+    let long = trajectory(30, 500, |layer, pos, place| format!("token{layer}<&>{pos}·{place}"));
+    let rows = (0..500).map(|i| (0..30).map(|j| TableCell::from((i * j) as f64 / 7.0)).collect()).collect();
+    let header = (0..30).map(|j| format!("column {j}")).collect();
+    let curve = |k: usize| (0..50_000).map(|i| ((i * (k + 3)) as f64).sin()).collect::<Vec<_>>();
+    let large = [
+        long.figure(),
+        Table { header, rows, ..Default::default() }.figure(),
+        LineChart { series: (0..12).map(|k| Series::new("s", curve(k))).collect(), ..Default::default() }
+            .figure(),
+        Heatmap {
+            values: Array2::from_shape_fn((100, 100), |(i, j)| ((i * j) as f64).sin()),
+            ..Default::default()
+        }
+        .figure(),
+    ];
+    for figure in large {
+        let figure = figure.unwrap();
+        let four = figure.beside(&figure).above(&figure.beside(&figure));
+        for figure in [&figure, &four] {
+            assert!(figure.png().len() <= 60_000, "{figure:?}: {} bytes", figure.png().len());
+            pixels(&figure.png());
+        }
+    }
+    let figure = long.figure().unwrap();
+    assert!(figure.svg().contains("Not in this picture: 48"), "{}", figure.svg());
+}
+
+/// What a site that lets only some elements and attributes through leaves of HTML. `style` and `script` go with what is in
+/// them, of other elements what is in them stays.
+fn sanitized(html: &str, elements: &[&str], attributes: &[&str]) -> String {
+    let mut out = String::new();
+    let mut rest = html;
+    while let Some(open) = rest.find('<') {
+        out.push_str(&rest[..open]);
+        let (mut at, mut quoted) = (open, false);
+        while quoted || rest.as_bytes()[at] != b'>' {
+            quoted ^= rest.as_bytes()[at] == b'"';
+            at += 1;
+        }
+        let tag = &rest[open + 1..at];
+        rest = &rest[at + 1..];
+        let name = tag.trim_start_matches('/').split([' ', '>']).next().unwrap();
+        if let ("style" | "script", false) = (name, tag.starts_with('/')) {
+            let close = format!("</{name}>");
+            rest = &rest[rest.find(&close).unwrap() + close.len()..];
+        } else if elements.contains(&name) {
+            let kept = attributes.iter().filter_map(|attribute| {
+                let start = tag.find(&format!(" {attribute}"))?;
+                // One without a value does not come through JupyterLab, not even `hidden`.
+                let value = tag[start + 1 + attribute.len()..].strip_prefix("=\"")?;
+                let value = &value[..value.find('"').unwrap()];
+                Some(format!(" {attribute}=\"{value}\""))
+            });
+            let slash = if tag.starts_with('/') { "/" } else { "" };
+            out += &format!("<{slash}{name}{}>", kept.collect::<String>());
+        }
+    }
+    out + rest
+}
+
+#[test]
+fn where_styles_are_stripped_there_is_a_picture_and_nothing_else() {
+    let all = one_of_each();
+    let composed = [all[0].beside(&all[1]), all[3].above(&all[2])];
+    for figure in all.iter().chain(&composed) {
+        let html = &figure.bundle()[0].1;
+        let expected = &figure.bundle()[1].1;
+        // GitHub lets `rp` through, which no browser shows, but neither `hidden` nor `class`; JupyterLab, with a notebook
+        // that it does not trust, lets `hidden` and `class` through but no `rp`.
+        let github = sanitized(
+            html,
+            &["div", "span", "img", "rp", "table", "thead", "tbody", "tfoot", "tr", "th", "td", "b", "i"],
+            &["alt", "src", "width", "title", "scope"],
+        );
+        let lab = sanitized(
+            html,
+            &[
+                "div", "span", "img", "table", "thead", "tbody", "tfoot", "tr", "th", "td", "b", "i", "form",
+                "label",
+            ],
+            &["alt", "src", "width", "title", "class", "hidden"],
+        );
+        assert!(!lab.contains("data-ol"), "the style sheet of another figure would hide the picture");
+        for (left, hiding) in [(&github, "<rp>"), (&lab, "<div class=\"ol-live\" hidden=\"hidden\">")] {
+            let (shown, hidden) = left.split_once(hiding).unwrap_or_else(|| panic!("{left}"));
+            assert!(shown.contains(&format!("src=\"data:image/png;base64,{expected}\"")), "{figure:?}");
+            assert_eq!(visible_text(shown).trim(), "", "words without their places: {figure:?}");
+            assert!(!hidden.contains("<img"), "one picture, and where it is seen: {figure:?}");
+            // Nothing comes after what is hidden.
+            let end = if hiding == "<rp>" { hidden.split_once("</rp>").unwrap().1 } else { "" };
+            assert_eq!(visible_text(end).trim(), "");
+        }
+        // With styles, the reverse: the style sheet names both.
+        assert!(html.contains(".onelens>.ol-still[data-ol]{display:none!important}"));
+        assert!(
+            html.contains(
+                ".onelens>.ol-live[data-ol],.onelens>.ol-live[data-ol]>rp{display:block!important}"
+            )
+        );
+    }
+}
+
+/// What GitHub leaves of the outputs of every notebook: neither styles nor scripts, neither `style` nor `class`.
+#[test]
+#[ignore = "the notebooks have to be run once more before it can pass"]
+fn every_figure_of_the_notebooks_is_a_picture_where_styles_are_stripped() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("notebooks");
+    let text_of = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        lines => lines.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect(),
+    };
+    let mut n_notebooks = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "ipynb") {
+            continue;
+        }
+        n_notebooks += 1;
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let file = std::fs::read_to_string(&path).unwrap();
+        assert!(file.len() <= 4_000_000, "{name}: {} bytes, more than a page shows readily", file.len());
+        let notebook: serde_json::Value = serde_json::from_str(&file).unwrap();
+        let outputs =
+            notebook["cells"].as_array().unwrap().iter().flat_map(|cell| cell["outputs"].as_array());
+        let mut n_figures = 0;
+        for data in outputs.flatten().map(|output| &output["data"]) {
+            let html = data.get("text/html").map(text_of).unwrap_or_default();
+            if !html.contains("class=\"onelens\"") {
+                assert!(
+                    !html.contains("<svg") && !html.contains("<table"),
+                    "{name}: a figure without a picture"
+                );
+                continue;
+            }
+            n_figures += 1;
+            assert!(data.get("text/plain").is_some(), "{name}: no text");
+            let picture =
+                data.get("image/png").map(text_of).unwrap_or_else(|| panic!("{name}: no image/png"));
+            assert!(picture.trim_end().len() <= 80_000, "{name}: a picture of over 60 kB");
+            let left =
+                sanitized(&html, &["div", "img", "rp", "table", "tr", "th", "td"], &["alt", "src", "width"]);
+            let shown = left.split("<rp>").next().unwrap();
+            let source = format!("src=\"data:image/png;base64,{}\"", picture.trim_end());
+            assert!(shown.contains(&source), "{name}: the picture is not in what is left");
+            assert_eq!(visible_text(shown).trim(), "", "{name}: words without their places");
+        }
+        assert!(n_figures >= 4, "{name} shows {n_figures} figures");
+    }
+    assert_eq!(n_notebooks, 9);
+}
+
+#[test]
+fn what_does_not_fit_beside_goes_below_and_is_drawn_whole() {
+    let chart = chart(&["own"]).figure().unwrap();
+    let size = |figure: &Figure| {
+        let svg = figure.svg();
+        let [left, top, right, bottom] = bounds(&roxmltree::Document::parse(&svg).unwrap());
+        (right - left, bottom - top)
+    };
+    let (width, height) = size(&chart);
+    // Two charts would be 1428 pixels wide: a page shows them one above the other, and so does the picture.
+    assert_eq!(size(&chart.beside(&chart)), (width, 2.0 * height + 280.0));
+    let small = heatmap().figure().unwrap();
+    let (width, height) = size(&small);
+    assert_eq!(size(&small.beside(&small)), (2.0 * width + 280.0, height));
+    let five = (0..4).fold(small.clone(), |all, _| all.beside(&small));
+    // Three in the first row, two in the second.
+    assert!(3.0 * width + 560.0 <= 13_000.0 && 4.0 * width + 840.0 > 13_000.0, "{width}");
+    assert_eq!(size(&five), (3.0 * width + 560.0, 2.0 * height + 280.0));
+}
+
+#[test]
+fn a_name_has_the_same_colour_in_every_chart() {
+    let colour_of = |names: &[&str], name: &str| {
+        let svg = chart(names).figure().unwrap().svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let place = names.iter().position(|n| *n == name).unwrap();
+        // The legend is drawn last: one line and one mark for each name, in their order.
+        let lines: Vec<_> = document.descendants().filter(|n| n.has_tag_name("polyline")).collect();
+        let legend = lines.iter().rev().filter(|n| n.attribute("points").unwrap().split(' ').count() == 2);
+        let colours: Vec<_> = legend.map(|n| n.attribute("stroke").unwrap().to_string()).collect();
+        colours[names.len() - 1 - place].clone()
+    };
+    let own = colour_of(&["own lens", "shared lens"], "own lens");
+    assert_eq!(own, "#0072B2");
+    assert_eq!(colour_of(&["logit lens", "own lens"], "own lens"), own);
+    assert_eq!(colour_of(&["something else", "own lens"], "own lens"), own);
+    assert_ne!(colour_of(&["something else", "own lens"], "something else"), own);
+    assert_ne!(
+        colour_of(&["trained", "untrained"], "trained"),
+        colour_of(&["trained", "untrained"], "untrained")
+    );
+}
+
+#[test]
+fn lines_stand_out_three_to_one_from_light_and_dark_paper() {
+    // WCAG 2.2: relative luminance, and the contrast of two.
+    let luminance = |hex: &str| -> f64 {
+        let channel = |at: usize| {
+            let c = f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()) / 255.0;
+            if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
+    };
+    let svg = chart(&["own"]).figure().unwrap().svg();
+    let (light, dark) = svg.split_once("@media(prefers-color-scheme:dark)").unwrap();
+    for sheet in [light, dark] {
+        let variable =
+            |name: &str| sheet.split_once(&format!("--ol-{name}:")).map(|(_, rest)| rest[..7].to_string());
+        let paper = luminance(&variable("bg").unwrap());
+        let lines: Vec<String> = (0..).map_while(|i| variable(&format!("s{i}"))).collect();
+        assert!(lines.len() >= 9);
+        for colour in lines.iter().chain(&[variable("ink").unwrap(), variable("muted").unwrap()]) {
+            let (a, b) = (luminance(colour).max(paper), luminance(colour).min(paper));
+            assert!((a + 0.05) / (b + 0.05) >= 3.0, "{colour} on {paper}");
+        }
+    }
+}
+
+#[test]
+fn values_below_the_axis_are_arrows_in_the_drawing_and_themselves_in_text_and_csv() {
+    let mut lines = chart(&["own"]);
+    lines.series[0].y = vec![-12.5, 0.5, 0.75];
+    lines.y_lowest = Some(-0.5);
+    let figure = lines.figure().unwrap();
+    assert!(figure.text().contains("-12.5") && figure.to_csv().unwrap().contains("0,-12.5\n"), "{figure}");
+    assert!(figure.text().contains("Arrows: values below -0.5."), "{figure}");
+    // An axis that reached down to it would have a tick there.
+    assert!(!figure.svg().contains(">-10<") && figure.svg().contains(">-0.5<"), "{}", figure.svg());
+    lines.series[0].y[0] = -0.25;
+    assert!(!lines.figure().unwrap().text().contains("Arrows"), "nothing is below");
+    // On a logarithmic axis 0 is below every end.
+    let log = LineChart { y_log: true, y_lowest: Some(0.01), ..chart(&["own"]) };
+    let log = LineChart { series: vec![Series::new("own", [1.0, 0.1, 0.0])], ..log }.figure().unwrap();
+    assert!(log.text().contains("Arrows: values below 0.01.") && !log.text().contains("Not drawn"), "{log}");
+}
+
+#[test]
+fn two_maps_of_one_range_have_one_colour_for_one_value() {
+    let map = |values| Heatmap { values, range: Some((0.0, 4.0)), ..Default::default() };
+    let colour = |map: &Heatmap, label: &str| {
+        let svg = map.figure().unwrap().svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let text =
+            document.descendants().find(|n| n.has_tag_name("text") && n.text() == Some(label)).unwrap();
+        let number =
+            |node: &roxmltree::Node, name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let (x, y) = (number(&text, "x"), number(&text, "y"));
+        let inside = |n: &roxmltree::Node, side: &str, size: &str, v: f64| {
+            number(n, side) < v && v < number(n, side) + number(n, size)
+        };
+        let cell = document.descendants().find(|n| {
+            n.has_tag_name("rect")
+                && inside(n, "x", "width", x)
+                && inside(n, "y", "height", y)
+                && n.attribute("fill") != Some("#FFFFFE")
+        });
+        cell.unwrap().attribute("fill").unwrap().to_string()
+    };
+    let (a, b) = (map(array![[0.5, 1.5]]), map(array![[1.5, 9.5]]));
+    assert_eq!(colour(&a, "1.5"), colour(&b, "1.5"));
+    assert_eq!(colour(&b, "9.5"), "#FDE725", "the upper end");
+    assert!(b.figure().unwrap().text().contains("▴: above 4.") && !a.figure().unwrap().text().contains("▴"));
+    for range in [(1.0, 1.0), (2.0, 1.0), (f64::NAN, 1.0)] {
+        let error = Heatmap { range: Some(range), ..heatmap() }.figure().unwrap_err();
+        assert!(
+            error.what().contains(&range.0.to_string()) && error.help().contains("smaller one first"),
+            "{error}"
+        );
+    }
+    let error = Heatmap { range: Some((0.0, 1.0)), log: true, ..heatmap() }.figure().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+#[test]
+fn a_dark_picture_is_light_on_dark() {
+    for figure in one_of_each() {
+        let dark = figure.dark();
+        assert_eq!(pixels(&dark.png())[0][0], [0x15, 0x17, 0x1B], "{figure:?}");
+        assert_eq!(pixels(&figure.png())[0][0], [255; 3]);
+        assert!(!drawn(&dark).contains("\"#1F2328\"") && drawn(&dark).contains("\"#E6E8EB\""), "{figure:?}");
+        assert_eq!((dark.html(), dark.text()), (figure.html(), figure.text()));
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(super) fn to_html(source: &str, attachments: &Value) -> String {
                 Event::Html(format!("<code class=\"math display\">{}</code>", escape(text.trim())).into())
             }
             Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
-                Event::Start(Tag::Link { link_type, dest_url: harmless(dest_url), title, id })
+                Event::Start(Tag::Link { link_type, dest_url: page_of(harmless(dest_url)), title, id })
             }
             Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
                 let dest_url = attached(&dest_url, attachments).unwrap_or(dest_url);
@@ -98,6 +98,15 @@ fn harmless(target: CowStr<'_>) -> CowStr<'_> {
     if matches!(scheme.as_str(), "javascript" | "vbscript" | "data") { CowStr::Borrowed("#") } else { target }
 }
 
+/// A link to a notebook of the same collection leads from a page to its page.
+fn page_of(target: CowStr<'_>) -> CowStr<'_> {
+    let (path, part) = target.split_at(target.find(['#', '?']).unwrap_or(target.len()));
+    match path.strip_suffix(".ipynb") {
+        Some(stem) if !path.contains(':') => format!("{stem}.html{part}").into(),
+        Some(_) | None => target,
+    }
+}
+
 /// `attachment:name` as a data address.
 fn attached<'a>(target: &str, attachments: &Value) -> Option<CowStr<'a>> {
     let bundle = attachments.get(target.strip_prefix("attachment:")?)?.as_object()?;
@@ -115,6 +124,15 @@ mod tests {
         let html = to_html("$a < b$\n\n```rust\nlet x = 1;\n```\n", &Value::Null);
         assert!(html.contains("<code class=\"math\">a &lt; b</code>"), "{html}");
         assert!(html.contains("<span class=\"k\">let</span>"), "{html}");
+    }
+
+    #[test]
+    fn a_link_to_another_notebook_leads_to_its_page() {
+        let html =
+            to_html("[a](08_b.ipynb) [c](../d.ipynb#e) [f](https://x.org/g.ipynb) [h](i.md)", &Value::Null);
+        for link in ["\"08_b.html\"", "\"../d.html#e\"", "\"https://x.org/g.ipynb\"", "\"i.md\""] {
+            assert!(html.contains(link), "{html}");
+        }
     }
 
     #[test]

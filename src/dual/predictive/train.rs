@@ -67,8 +67,8 @@ impl PredictiveCoding {
         }
         log.held_out_loss = self.loss(&source.sample_held_out(N_HELD_OUT, len, &mut rng(how.seed, 2))?)?;
         progress.finish(&format!(
-            "{} steps, held-out loss {:.3} nats per token",
-            log.losses.len(),
+            "{}, held-out loss {:.3} nats per token",
+            session::count(log.losses.len(), "step"),
             log.held_out_loss
         ));
         Ok(log)
