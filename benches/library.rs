@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use onelens::data::{Markov, Source};
 use onelens::lens::{LayerMoments, LogitLens, Moments, Refine, Ridge, Transfer, compare};
-use onelens::model::{Config, Hook, Intervention, Mlp, Norm, Positions, Rotary, Transformer};
+use onelens::model::{Bias, Config, Hook, Intervention, Mlp, Norm, Positions, Rotary, Transformer};
 use onelens::ndarray::Array2;
 use onelens::num::{matmul, rng};
 
@@ -29,7 +29,7 @@ fn training(c: &mut Criterion) {
         positions: Positions::Rotary(Rotary::default()),
         mlp: Mlp::SwiGlu,
         n_kv_heads: Some(2),
-        bias: false,
+        bias: Bias::NONE,
         bias_u: false,
         ..Default::default()
     })

@@ -22,8 +22,9 @@ pub use crate::lens::{
     Trajectory, Transfer, TunedLens, compare, detect_anomalies,
 };
 pub use crate::model::{
-    ActivationCache, Attention, Blocks, Config, EarlyStop, Hook, Intervention, Mask, Mlp, Norm, Pairs,
-    Positions, Provenance, Residual, Rotary, Supervision, Training, TrainingLog, TrainingRun, Transformer,
+    ActivationCache, Attention, AttentionScale, Bias, Blocks, Config, EarlyStop, Experts, Hook, Intervention,
+    LayerKind, Mask, Mlp, Norm, NormAt, Pairs, Positions, Provenance, QkNorm, Residual, Rotary,
+    RotaryScaling, Supervision, Training, TrainingLog, TrainingRun, Transformer,
 };
 pub use crate::num::{Rng, rng};
 pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Simplex, Table};

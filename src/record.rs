@@ -3,14 +3,72 @@
 //! A record is the line `onelens KIND VERSION`, the payload's length and CRC-32, and the payload (postcard). It is
 //! written under a temporary name and renamed, so that a file half written is never read back as whole.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result};
+
+/// What tells one thing from another by a number of 64 bits (FNV-1a, Fowler, Noll & Vo 1991), a word at a time.
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    /// Of a kind of thing in a version.
+    pub(crate) fn new(kind: &str) -> Self {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        hash.text(kind);
+        hash
+    }
+
+    pub(crate) fn word(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        text.bytes().for_each(|byte| self.word(u64::from(byte)));
+    }
+
+    /// The settings that differ from `usual`, serialized: a setting that is new changes nothing where it is not used.
+    pub(crate) fn settings<T: Serialize>(&mut self, settings: &T, usual: &T) {
+        let json = |x: &T| serde_json::to_value(x).expect("settings are made of what JSON has");
+        let (settings, usual) = (json(settings), json(usual));
+        match settings.as_object() {
+            // By name, whichever order this build of serde_json keeps.
+            Some(all) => {
+                let by_name: BTreeMap<&String, &Value> = all.iter().collect();
+                for (name, value) in by_name {
+                    if usual.get(name) != Some(value) {
+                        self.text(&format!("{name}={};", in_order(value)));
+                    }
+                }
+            }
+            None => self.text(&in_order(&settings)),
+        }
+    }
+
+    pub(crate) fn finish(self) -> u64 {
+        self.0
+    }
+}
+
+/// JSON with the names of every object in order.
+fn in_order(value: &Value) -> String {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+        Value::Array(all) => format!("[{}]", all.iter().map(in_order).collect::<Vec<_>>().join(",")),
+        Value::Object(all) => {
+            let by_name: BTreeMap<&String, &Value> = all.iter().collect();
+            let parts: Vec<String> =
+                by_name.into_iter().map(|(name, value)| format!("{name}={}", in_order(value))).collect();
+            format!("{{{}}}", parts.join(","))
+        }
+    }
+}
 
 /// Writes `bytes` to `path`: under a temporary name first, then renamed.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {

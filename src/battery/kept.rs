@@ -17,10 +17,9 @@ pub(super) fn kept(
     make: impl FnOnce() -> Result<Cell>,
 ) -> Result<Cell> {
     let Some(folder) = folder else { return make() };
-    let hash = format!("{depends_on} {}", env!("CARGO_PKG_VERSION"))
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let path = folder.join(format!("{hash:016x}-{label}.cell"));
+    let mut hash = record::Fnv::new("cell 2");
+    hash.text(&format!("{depends_on} {}", env!("CARGO_PKG_VERSION")));
+    let path = folder.join(format!("{:016x}-{label}.cell", hash.finish()));
     if path.exists() {
         return record::load(&path, KIND, VERSION);
     }

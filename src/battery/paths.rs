@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use ndarray::{Array, Array2, Dimension, LinalgScalar};
 
-use crate::model::{Blocks, Residual, Transformer};
+use crate::model::{Blocks, NormAt, Residual, Transformer};
 use crate::{Error, ErrorKind, Result};
 
 /// Splits the gradient at the input of `n_blocks` residual blocks by path length: entry `k` is what comes back through exactly `k` of them.
@@ -73,7 +73,9 @@ pub fn path_lengths(model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<f64
 
 /// Whether a network is a sum over paths.
 pub(super) fn has_paths(model: &Transformer) -> bool {
-    model.config.residual != Residual::None && model.config.blocks != Blocks::Looped { inject: true }
+    // A norm of the sum is passed by every path, so that none goes past the block.
+    let c = &model.config;
+    c.residual != Residual::None && c.blocks != Blocks::Looped { inject: true } && c.norm_at != NormAt::Sum
 }
 
 #[cfg(test)]

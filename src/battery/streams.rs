@@ -43,6 +43,8 @@ pub struct Readout {
     pub w_u: Array2<f64>,
     /// Bias of the logits, `[d_vocab]`.
     pub b_u: Array1<f64>,
+    /// No logit is larger than this, `c tanh(x / c)`.
+    pub cap: Option<f64>,
 }
 
 impl Readout {
@@ -56,6 +58,7 @@ impl Readout {
             bias: Array1::zeros(d),
             w_u,
             b_u: Array1::zeros(v),
+            cap: None,
         }
     }
 
@@ -65,12 +68,13 @@ impl Readout {
         };
         let (p, c) = (&model.params, &model.config);
         Readout {
-            norm: c.norm,
+            norm: c.final_norm(),
             eps: c.eps,
             gain: wide(&p.ln_final_w, c.d_model, 1.0),
             bias: wide(&p.ln_final_b, c.d_model, 0.0),
-            w_u: p.unembedding().mapv(f64::from),
-            b_u: wide(&p.b_u, c.d_vocab, 0.0),
+            w_u: p.unembedding().mapv(|w| c.logit_scale * f64::from(w)),
+            b_u: wide(&p.b_u, c.d_vocab, 0.0) * c.logit_scale,
+            cap: c.logit_cap,
         }
     }
 
@@ -89,12 +93,21 @@ impl Readout {
 
     /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
     pub fn decode(&self, z: ArrayView2<f64>) -> Array2<f64> {
+        let mut logits = self.uncapped(z);
+        if let Some(cap) = self.cap {
+            logits.mapv_inplace(|x| cap * (x / cap).tanh());
+        }
+        log_softmax_rows(logits.view())
+    }
+
+    /// The logits before a cap.
+    fn uncapped(&self, z: ArrayView2<f64>) -> Array2<f64> {
         let mut y = z.to_owned();
         for mut row in y.rows_mut() {
             let (mean, scale) = self.centre_and_scale(row.view());
             row.mapv_inplace(|x| (x - mean) / scale);
         }
-        log_softmax_rows((matmul((y * &self.gain + &self.bias).view(), self.w_u.view()) + &self.b_u).view())
+        matmul((y * &self.gain + &self.bias).view(), self.w_u.view()) + &self.b_u
     }
 
     /// To first order, how the centred log-probabilities of `z` change when `dz` is added: `[row, d_vocab]`. A norm does not see the
@@ -115,7 +128,11 @@ impl Readout {
             }
             row.mapv_inplace(|x| x / scale);
         }
-        centred(matmul((dy * &self.gain).view(), self.w_u.view()))
+        let mut change = matmul((dy * &self.gain).view(), self.w_u.view());
+        if let Some(cap) = self.cap {
+            change.zip_mut_with(&self.uncapped(z), |d, x| *d *= 1.0 - (x / cap).tanh().powi(2));
+        }
+        centred(change)
     }
 }
 

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::LogitDifference;
-use crate::model::{Blocks, Hook, Mlp, Norm, Positions, Residual, Transformer};
+use crate::model::{Blocks, Hook, Mlp, Norm, NormAt, Positions, Residual, Transformer};
 use crate::{Error, ErrorKind, Result};
 
 /// A logit difference as a sum over everything that was added to the residual stream.
@@ -53,6 +53,17 @@ impl LogitAttribution {
                 "attribute a network with skip connections, or patch activations instead",
             ));
         }
+        let not_a_sum = [
+            ("norm_at", format!("{:?}", c.norm_at), c.norm_at != NormAt::Input),
+            ("logit_cap", format!("{:?}", c.logit_cap), c.logit_cap.is_some()),
+        ];
+        if let Some((name, value, _)) = not_a_sum.iter().find(|(.., is_there)| *is_there) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("with {name} {value} the logits are no sum of what heads and MLPs give"),
+                "attribute a pre-norm network without a cap, or patch activations instead",
+            ));
+        }
         let pos = question.check_tokens(model, tokens)?;
         let wanted = |hook| {
             matches!(hook, Hook::Embed | Hook::PosEmbed | Hook::Z(_) | Hook::MlpOut(_) | Hook::LnFinalScale)
@@ -61,7 +72,7 @@ impl LogitAttribution {
         let reader = Reader::new(model, &question.correct, &question.wrong);
         let n_seqs = tokens.nrows();
         // Contribution of the stream vector of each sequence, averaged over sequences.
-        let scales: Vec<f64> = match c.norm {
+        let scales: Vec<f64> = match c.final_norm() {
             Norm::None => vec![1.0; n_seqs],
             Norm::Layer | Norm::Rms => {
                 let scales = cache.get(Hook::LnFinalScale)?;
@@ -87,7 +98,7 @@ impl LogitAttribution {
             embed: part(Hook::Embed)?,
             pos_embed: match c.positions {
                 Positions::Learned => part(Hook::PosEmbed)?,
-                Positions::Rotary(_) | Positions::None => 0.0,
+                Positions::Rotary(_) | Positions::Alibi | Positions::None => 0.0,
             },
             final_bias: reader.biases.iter().sum::<f64>() / n_seqs as f64,
         };
@@ -98,11 +109,13 @@ impl LogitAttribution {
             let p = &model.params.blocks[if c.blocks == Blocks::Distinct { l } else { 0 }];
             let z = cache.z(l)?;
             for head in 0..c.n_heads {
-                let w_o = p.w_o.slice(s![head * c.d_head..(head + 1) * c.d_head, ..]).mapv(f64::from);
+                // What is added is scaled before; what the MLP adds is kept as it is added.
+                let w_o = c.resid_scale
+                    * p.w_o.slice(s![head * c.d_head..(head + 1) * c.d_head, ..]).mapv(f64::from);
                 all.heads[(l, head)] = mean(&|i| z.slice(s![i, pos, head, ..]).mapv(f64::from).dot(&w_o));
             }
             if !p.b_o.is_empty() {
-                all.attn_biases[l] = mean(&|_| p.b_o.mapv(f64::from));
+                all.attn_biases[l] = mean(&|_| p.b_o.mapv(|b| c.resid_scale * f64::from(b)));
             }
             if c.mlp != Mlp::None {
                 all.mlps[l] = part(Hook::MlpOut(l))?;
@@ -151,10 +164,11 @@ impl Reader {
         let (mut directions, mut biases) = (Vec::new(), Vec::new());
         for (&correct, &wrong) in correct.iter().zip(wrong) {
             let column = |token: u32| w_u.index_axis(Axis(1), token as usize).mapv(f64::from);
-            let mut direction = column(correct) - column(wrong);
+            let mut direction = (column(correct) - column(wrong)) * c.logit_scale;
             let mut bias = 0.0;
             if !p.b_u.is_empty() {
-                bias += f64::from(p.b_u[correct as usize]) - f64::from(p.b_u[wrong as usize]);
+                bias +=
+                    c.logit_scale * (f64::from(p.b_u[correct as usize]) - f64::from(p.b_u[wrong as usize]));
             }
             if !p.ln_final_b.is_empty() {
                 bias += p.ln_final_b.mapv(f64::from).dot(&direction);
@@ -162,7 +176,7 @@ impl Reader {
             if !p.ln_final_w.is_empty() {
                 direction *= &p.ln_final_w.mapv(f64::from);
             }
-            if c.norm == Norm::Layer {
+            if c.final_norm().centres() {
                 // Centring what is read is centring what reads.
                 direction -= direction.sum() / c.d_model as f64;
             }

@@ -5,7 +5,7 @@ use ndarray::Array1;
 
 use super::Place;
 use crate::Result;
-use crate::model::{BlockParams, Config, Mlp, Norm, Pairs, Residual};
+use crate::model::{Activation, BlockParams, Config, Mlp, Norm, Pairs, Residual};
 
 /// Gain and bias of a norm.
 pub(super) struct Norms {
@@ -111,11 +111,10 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn new(c: &Config, p: &BlockParams, place: &Place) -> Result<Self> {
         let map = |w, b| -> Result<Map> { Ok(Map { w: place.matrix(w)?, b: place.vector(b)? }) };
-        let none = Array1::zeros(0);
-        let gate = (c.mlp == Mlp::SwiGlu).then(|| map(&p.w_gate, &none)).transpose()?;
+        let gate = c.mlp.is_gated().then(|| map(&p.w_gate, &p.b_gate)).transpose()?;
         let mlp = match c.mlp {
             Mlp::None => None,
-            _ => Some((
+            Mlp::GeluTanh | Mlp::Gelu | Mlp::Relu | Mlp::SwiGlu | Mlp::GeGluTanh => Some((
                 Norms::new(c, &p.ln2_w, &p.ln2_b, place)?,
                 gate,
                 map(&p.w_in, &p.b_in)?,
@@ -148,11 +147,16 @@ impl Block {
         let Some((norm, gate, wide, narrow)) = &self.mlp else { return Ok(out) };
         let read = norm.run(c, if c.residual == Residual::Parallel { pre } else { &out })?;
         let x = wide.run(&read)?;
-        let x = match (c.mlp, gate) {
-            (Mlp::SwiGlu, Some(gate)) => (gate.run(&read)?.silu()? * x)?,
-            (Mlp::Gelu, _) => x.gelu_erf()?,
-            (Mlp::Relu, _) => x.relu()?,
-            _ => x.gelu()?,
+        let activated = |x: Tensor| match c.mlp.activation() {
+            Some((Activation::GeluTanh, _)) => x.gelu(),
+            Some((Activation::Gelu, _)) => x.gelu_erf(),
+            Some((Activation::Relu, _)) => x.relu(),
+            Some((Activation::Silu, _)) => x.silu(),
+            None => Ok(x),
+        };
+        let x = match gate {
+            Some(gate) => (activated(gate.run(&read)?)? * x)?,
+            None => activated(x)?,
         };
         let mlp = narrow.run(&x)?;
         if c.residual == Residual::None { Ok(mlp) } else { mlp + out }

@@ -23,7 +23,10 @@ mod moments;
 use candle_core::{Device, Tensor};
 use ndarray::{Array2, Array3};
 
-use crate::model::{Attention, Blocks, Config, Positions, Rotary, Transformer, to_candle};
+use crate::model::{
+    Attention, AttentionScale, Blocks, Config, NormAt, Positions, QkNorm, Residual, Rotary, Transformer,
+    to_candle,
+};
 use crate::{Error, ErrorKind, Result};
 use block::{Block, Norms, Turn, linear};
 
@@ -53,7 +56,8 @@ pub fn cuda(number: usize) -> Result<Device> {
     })
 }
 
-/// A transformer whose weights lie on a device. Every architecture of [`Config`] but linear attention.
+/// A transformer whose weights lie on a device. The architectures of GPT-2, Llama and GPT-NeoX and what lies between
+/// them; a setting of [`Config`] that is not computed here is refused by name.
 pub struct DeviceTransformer {
     config: Config,
     fingerprint: u64,
@@ -83,6 +87,13 @@ impl DeviceTransformer {
     /// Fails on linear attention, and where the device has no room.
     pub fn new(model: &Transformer, device: &Device) -> Result<Self> {
         let (c, p) = (&model.config, &model.params);
+        if let Some(setting) = not_computed(c) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{setting} is not computed on a device"),
+                "run the model itself, or one of the architecture of GPT-2, Llama or GPT-NeoX",
+            ));
+        }
         if c.attention == Attention::Linear {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -98,7 +109,7 @@ impl DeviceTransformer {
             embedding: place.matrix(&p.w_e)?,
             positions: match c.positions {
                 Positions::Learned => Some(place.matrix(&p.w_pos)?),
-                Positions::Rotary(_) | Positions::None => None,
+                Positions::Rotary(_) | Positions::Alibi | Positions::None => None,
             },
             blocks,
             final_norm: Norms::new(c, &p.ln_final_w, &p.ln_final_b, &place)?,
@@ -166,7 +177,7 @@ impl DeviceTransformer {
             }
             let turn = match &c.positions {
                 Positions::Rotary(rotary) => Some(self.turn(rotary, n_pos)?),
-                Positions::Learned | Positions::None => None,
+                Positions::Learned | Positions::Alibi | Positions::None => None,
             };
             let hidden = self.hidden(n_pos)?;
             let mut streams = vec![h.clone()];
@@ -185,12 +196,11 @@ impl DeviceTransformer {
 
     /// The cosines and sines of positions `0 .. n_pos`, `[pos, d_rotary / 2]`.
     fn turn(&self, rotary: &Rotary, n_pos: usize) -> candle_core::Result<Turn> {
-        let d_rotary = rotary.d_rotary.unwrap_or(self.config.d_head);
-        let pairs = d_rotary / 2;
-        let angle =
-            |at: usize| (at / pairs) as f64 * rotary.theta.powf(-2.0 * (at % pairs) as f64 / d_rotary as f64);
+        let (frequencies, length) = rotary.frequencies(self.config.d_head, n_pos);
+        let pairs = frequencies.len();
+        let angle = |at: usize| (at / pairs) as f64 * frequencies[at % pairs];
         let table = |of: fn(f64) -> f64| {
-            let numbers: Vec<f32> = (0..n_pos * pairs).map(|at| of(angle(at)) as f32).collect();
+            let numbers: Vec<f32> = (0..n_pos * pairs).map(|at| (length * of(angle(at))) as f32).collect();
             Tensor::from_vec(numbers, (n_pos, pairs), &self.device)
         };
         Ok(Turn { pairs: rotary.pairs, cos: table(f64::cos)?, sin: table(f64::sin)? })
@@ -204,6 +214,26 @@ impl DeviceTransformer {
         };
         Tensor::from_vec((0..n_pos * n_pos).map(of).collect::<Vec<f32>>(), (n_pos, n_pos), &self.device)
     }
+}
+
+/// The first setting that changes the computation in a way that is not here.
+fn not_computed(c: &Config) -> Option<String> {
+    let all = [
+        ("norm_at", c.norm_at != NormAt::Input),
+        ("layers", !c.layers.is_empty()),
+        ("qk_norm", c.qk_norm != QkNorm::None),
+        ("attention_scale", c.attention_scale != AttentionScale::Head),
+        ("attention_cap", c.attention_cap.is_some()),
+        ("positions: Alibi", c.positions == Positions::Alibi),
+        ("experts", c.experts.is_some()),
+        ("residual: ParallelOneNorm", c.residual == Residual::ParallelOneNorm),
+        ("embed_norm", c.embed_norm),
+        ("embed_scale", c.embed_scale != 1.0),
+        ("resid_scale", c.resid_scale != 1.0),
+        ("logit_scale", c.logit_scale != 1.0),
+        ("logit_cap", c.logit_cap.is_some()),
+    ];
+    all.into_iter().find(|(_, is_there)| *is_there).map(|(name, _)| name.into())
 }
 
 /// Where weights go.

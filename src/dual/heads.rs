@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::hopfield::softmax;
-use crate::model::{ActivationCache, Attention, Hook, Positions, Transformer};
+use crate::model::{ActivationCache, Attention, Hook, Positions, QkNorm, Transformer};
 use crate::num::{mean_and_standard_error, normal, rng};
 use crate::{Error, ErrorKind, Result};
 
@@ -109,9 +109,11 @@ pub struct HeadRelaxation {
 impl HeadRelaxation {
     /// Measures all heads on `tokens: [batch, pos]`.
     ///
-    /// Fails for a model of linear attention, or with fewer than two positions.
+    /// Fails for a model of linear attention or whose scores are more than scaled products (a window, a cap, ALiBi), or
+    /// with fewer than two positions.
     pub fn new(model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {
         softmax_only(model)?;
+        products_only(model, tokens.ncols())?;
         let (n_seqs, n_pos) = tokens.dim();
         if n_pos < 2 {
             return Err(Error::new(
@@ -220,7 +222,8 @@ pub struct FeatureCurve {
 impl RandomFeatures {
     /// The error of a head of `model` at the last position of each of `tokens: [batch, pos]`.
     ///
-    /// Fails without features or draws, and where the model has no such layer or head.
+    /// Fails without features or draws, where the model has no such layer or head, and where its scores are more than
+    /// scaled products.
     pub fn curve(
         &self,
         model: &Transformer,
@@ -229,6 +232,7 @@ impl RandomFeatures {
         head: usize,
     ) -> Result<FeatureCurve> {
         softmax_only(model)?;
+        products_only(model, tokens.ncols())?;
         if head >= model.config.n_heads {
             return Err(Error::new(
                 ErrorKind::Shape,
@@ -334,11 +338,11 @@ impl<'a> Heads<'a> {
 
     /// The last position's query and all keys, scaled so that `q·k` is the score.
     fn query_and_keys(&self, layer: usize, b: usize, head: usize) -> Result<(Array1<f64>, Array2<f64>)> {
-        let turned = matches!(self.model.config.positions, Positions::Rotary(_));
+        let turned = matches!(self.model.config.positions_in(layer), Positions::Rotary(_));
         let (q, k) =
             if turned { (Hook::RotQ(layer), Hook::RotK(layer)) } else { (Hook::Q(layer), Hook::K(layer)) };
         let (q, k) = (self.cache.get(q)?, self.cache.get(k)?);
-        let scale = 1.0 / (self.model.config.d_head as f64).powf(0.25);
+        let scale = self.model.config.scoring(layer, head).scale.sqrt();
         let last = q.len_of(Axis(1)) - 1;
         Ok((
             q.slice(s![b, last, head, ..]).mapv(|x| f64::from(x) * scale),
@@ -349,6 +353,29 @@ impl<'a> Heads<'a> {
     fn kv_head(&self, head: usize) -> usize {
         head * self.model.config.n_kv_heads() / self.model.config.n_heads
     }
+}
+
+/// Refuses a model whose scores are not products of queries and keys that a hook has.
+fn products_only(model: &Transformer, n_pos: usize) -> Result<()> {
+    let c = &model.config;
+    for l in 0..c.n_layers {
+        let scoring = c.scoring(l, 0);
+        let turned = matches!(c.positions_in(l), Positions::Rotary(_));
+        let why = [
+            ("a window", scoring.window.is_some_and(|n| n < n_pos)),
+            ("an attention_cap", scoring.soft_cap.is_some()),
+            ("Alibi positions", c.positions == Positions::Alibi),
+            ("normalised queries and no rotary positions", c.qk_norm != QkNorm::None && !turned),
+        ];
+        if let Some((why, _)) = why.iter().find(|(_, is_there)| *is_there) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("layer {l} has {why}: its scores are more than scaled products of queries and keys"),
+                "pass a model whose heads are plain softmax attention",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn softmax_only(model: &Transformer) -> Result<()> {

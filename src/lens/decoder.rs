@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use super::Target;
 use crate::model::{Norm, Transformer};
-use crate::nn::{layer_norm, layer_norm_backward_in, linear, rms_norm, rms_norm_backward_in};
+use crate::nn::{linear, soft_cap};
 use crate::num::{dot, largest, log_softmax_rows, matmul, sum, wide_fn};
 
 /// How a guess `z` becomes logits.
@@ -14,6 +14,8 @@ pub(super) struct Decoder {
     /// Behind the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty without biases).
     /// Without it a guess is logits already.
     unembedding: Option<(Array2<f32>, Array1<f32>)>,
+    /// No logit is larger than this.
+    cap: Option<f32>,
 }
 
 /// The distributions wanted of some rows. A row that stands for several tokens holds the sum of theirs.
@@ -26,23 +28,26 @@ pub(super) struct Wanted {
 impl Decoder {
     pub(super) fn new(model: &Transformer, target: Target) -> Self {
         let (config, params) = (&model.config, &model.params);
-        let u = params.unembedding();
-        match target {
-            Target::Residual if config.norm != Norm::None => {
-                let mut b = params.b_u.clone();
+        let scale = config.logit_scale as f32;
+        let u = params.unembedding().as_standard_layout().into_owned() * scale;
+        let mut b = &params.b_u * scale;
+        let cap = config.logit_cap.map(|cap| cap as f32);
+        match (target, config.final_norm()) {
+            (Target::Residual, norm @ (Norm::Layer | Norm::Rms)) => {
                 if !params.ln_final_b.is_empty() {
                     let shift = u.t().dot(&params.ln_final_b);
                     b = if b.is_empty() { shift } else { b + shift };
                 }
                 let gain = params.ln_final_w.view().insert_axis(Axis(1));
-                let u = u.as_standard_layout().into_owned() * gain;
-                Decoder { norm: Some((config.norm, config.eps)), unembedding: Some((u, b)) }
+                let u = u * gain;
+                Decoder { norm: Some((norm, config.eps)), unembedding: Some((u, b)), cap }
             }
-            Target::Residual | Target::Normalised => {
-                let u = u.as_standard_layout().into_owned();
-                Decoder { norm: None, unembedding: Some((u, params.b_u.clone())) }
+            (Target::Residual, Norm::None) | (Target::Normalised, _) => {
+                Decoder { norm: None, unembedding: Some((u, b)), cap }
             }
-            Target::LogProbabilities | Target::Given => Decoder { norm: None, unembedding: None },
+            (Target::LogProbabilities | Target::Given, _) => {
+                Decoder { norm: None, unembedding: None, cap: None }
+            }
         }
     }
 
@@ -51,7 +56,7 @@ impl Decoder {
         let y = self.norm.map(|norm| normalise(norm, z).0);
         let y = y.as_ref().map_or(z, |y| y.view());
         match &self.unembedding {
-            Some((u, b)) => linear(y, u.view(), b.view()),
+            Some((u, b)) => self.capped(linear(y, u.view(), b.view())),
             None => y.to_owned(),
         }
     }
@@ -63,26 +68,31 @@ impl Decoder {
             return (kl_then_difference(wanted, &mut logits), logits);
         };
         let decode = |y: ArrayView2<f32>| {
-            let mut logits = linear(y, u.view(), b.view());
+            let mut logits = self.capped(linear(y, u.view(), b.view()));
+            let slope = self.cap.map(|cap| logits.mapv(|y| 1.0 - (y / cap).powi(2)));
             let kl = kl_then_difference(wanted, &mut logits);
+            if let Some(slope) = slope {
+                logits *= &slope;
+            }
             (kl, matmul(logits.view(), u.t()))
         };
         let Some(norm) = self.norm else { return decode(z.view()) };
         let (y, rstd) = normalise(norm, z.view());
         let (kl, mut dy) = decode(y.view());
-        match norm.0 {
-            Norm::Rms => rms_norm_backward_in(&mut dy, y.view(), rstd.view()),
-            _ => layer_norm_backward_in(&mut dy, y.view(), rstd.view()),
-        }
+        norm.0.backward_in(&mut dy, y.view(), rstd.view());
         (kl, dy)
+    }
+
+    fn capped(&self, mut logits: Array2<f32>) -> Array2<f32> {
+        if let Some(cap) = self.cap {
+            logits.mapv_inplace(|x| soft_cap(x, cap));
+        }
+        logits
     }
 }
 
 fn normalise((norm, eps): (Norm, f64), z: ArrayView2<f32>) -> (Array2<f32>, Array1<f32>) {
-    match norm {
-        Norm::Rms => rms_norm(z, eps),
-        _ => layer_norm(z, eps),
-    }
+    norm.forward(z, eps)
 }
 
 impl Wanted {

@@ -4,7 +4,6 @@ use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Config, Transformer};
-use crate::nn::linear;
 use crate::num::log_softmax_rows;
 
 /// What stands on the left of `z = A h_l + b`.
@@ -38,9 +37,7 @@ impl Target {
     pub(crate) fn decode(self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
         match self {
             Target::Residual => model.unembed(z),
-            Target::Normalised => {
-                log_softmax_rows(linear(z, model.params.unembedding(), model.params.b_u.view()).view())
-            }
+            Target::Normalised => log_softmax_rows(model.unembed_normalised(z).view()),
             Target::LogProbabilities | Target::Given => log_softmax_rows(z),
         }
     }

@@ -1,16 +1,20 @@
 //! The attention of a block with its hooks: forward next to backward.
 
+use std::ops::Range;
 use std::sync::PoisonError;
 
-use ndarray::{Array2, Array4, ArrayView2, Axis, Ix2, SliceInfo, SliceInfoElem, s};
+use ndarray::{
+    Array1, Array2, Array4, ArrayView1, ArrayView2, ArrayViewMut1, Axis, Ix2, SliceInfo, SliceInfoElem, s,
+};
 
-use super::architecture::Attention;
+use super::architecture::{Attention, QkNorm};
 use super::network::{Network, Past};
 use super::taps::Taps;
 use super::{BlockParams, Hook, Matrix};
 use crate::nn::{
-    Head, HeadMut, HeadWork, attention_scores, linear_attention, linear_attention_backward, linear_backward,
-    linear_backward_to, mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
+    Head, HeadMut, HeadWork, Norm, Scoring, attention_scores, attention_scores_backward, gain_bias,
+    gain_bias_backward_in, linear_attention, linear_attention_backward, linear_backward, linear_backward_to,
+    mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
 };
 use crate::num::{add_matmul, dot, largest, matmul, matmul_into, wide};
 
@@ -21,6 +25,9 @@ pub(crate) struct AttentionTape {
     q: Array2<f32>,
     k: Array2<f32>,
     v: Array2<f32>,
+    /// What normalised the queries and the keys, if that is done.
+    q_norm: Option<QkTape>,
+    k_norm: Option<QkTape>,
     /// `[sequence, head, query pos, key pos]`.
     pattern: Array4<f32>,
     /// What the softmax gave before an intervention changed it.
@@ -42,7 +49,14 @@ pub(crate) fn attend(
     taps.forward(Hook::Q(l), &mut q);
     taps.forward(Hook::K(l), &mut k);
     taps.forward(Hook::V(l), &mut v);
-    if let Some(table) = &net.rotary {
+    let (mut q_norm, mut k_norm) = (None, None);
+    if let Some(width) = qk_width(net, c.n_heads) {
+        (q, q_norm) = qk_norm(q, width, c.eps, p.q_norm.view());
+    }
+    if let Some(width) = qk_width(net, c.n_kv_heads()) {
+        (k, k_norm) = qk_norm(k, width, c.eps, p.k_norm.view());
+    }
+    if let Some(table) = net.rotary(l) {
         q = rotary(q.view(), c.d_head, table);
         k = rotary(k.view(), c.d_head, table);
         taps.forward(Hook::RotQ(l), &mut q);
@@ -51,10 +65,8 @@ pub(crate) fn attend(
     if let Some(past) = &net.past {
         let z = attend_after(net, l, &q, &k, &v, &mut past.lock().unwrap_or_else(PoisonError::into_inner));
         let out = p.w_o.apply(z.view(), p.b_o.view());
-        return (
-            AttentionTape { q, k, v, pattern: Array4::zeros((0, 0, 0, 0)), unchanged_pattern: None, z },
-            out,
-        );
+        let pattern = Array4::zeros((0, 0, 0, 0));
+        return (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern: None, z }, out);
     }
     let n_seqs = x.nrows() / net.n_pos;
     let mut pattern = Array4::zeros((n_seqs, c.n_heads, net.n_pos, net.n_pos));
@@ -69,7 +81,7 @@ pub(crate) fn attend(
     } else {
         match c.attention {
             Attention::Softmax => {
-                let mut work = HeadWork::new(c.mask, net.n_pos, c.d_head);
+                let mut work = HeadWork::new(c.scoring(l, 0), net.n_pos, c.d_head);
                 let patterns = pattern.as_slice_mut().expect("contiguous");
                 let mut patterns = patterns.chunks_exact_mut(net.n_pos * net.n_pos);
                 let mut kept =
@@ -83,6 +95,7 @@ pub(crate) fn attend(
                     ];
                     let scores = kept.as_mut().and_then(Iterator::next);
                     let pattern = patterns.next().expect("a pattern for each head");
+                    work.set_slope(c.scoring(l, head).slope);
                     work.forward(read, scores, pattern, HeadMut::at(&mut z, row, column));
                 });
             }
@@ -107,7 +120,7 @@ pub(crate) fn attend(
             }
         }
     }
-    (AttentionTape { q, k, v, pattern, unchanged_pattern, z }, out)
+    (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern, z }, out)
 }
 
 /// What the heads read where positions came before: causal softmax attention of `q` over the keys and values of the past and of this pass,
@@ -125,41 +138,91 @@ fn attend_after(
     keys.extend(k.iter());
     values.extend(v.iter());
     let width = c.n_kv_heads() * c.d_head;
-    let scale = 1.0 / (c.d_head as f32).sqrt();
     let mut z = Array2::zeros(q.dim());
     for (i, mut z) in z.rows_mut().into_iter().enumerate() {
         let z = z.as_slice_mut().expect("a row of a new array");
-        let n_seen = net.first + i + 1;
+        let query = net.first + i;
         for (head, z) in z.chunks_exact_mut(c.d_head).enumerate() {
             let column = head / (c.n_heads / c.n_kv_heads()) * c.d_head;
             let q = q.slice(s![i, head * c.d_head..(head + 1) * c.d_head]);
             let q = q.as_slice().expect("a part of a row");
-            wide(|| read_past(q, &keys[column..], &values[column..], width, n_seen, scale, z));
+            let scoring = c.scoring(l, head);
+            let seen = scoring.seen(query, query + 1);
+            wide(|| read_past(q, &keys[column..], &values[column..], width, seen, &scoring, query, z));
         }
     }
     z
 }
 
-/// `z = Σ_t softmax_t(scale · q k_t) v_t` over the first `n_seen` rows of `keys` and `values`.
+/// `z = Σ_t softmax_t(score of q k_t) v_t` over the rows of `keys` and `values` that are `seen` from position `query`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn read_past(
     q: &[f32],
     keys: &[f32],
     values: &[f32],
     width: usize,
-    n_seen: usize,
-    scale: f32,
+    seen: Range<usize>,
+    scoring: &Scoring,
+    query: usize,
     z: &mut [f32],
 ) {
+    let rows = || seen.clone().zip(keys.chunks(width).skip(seen.start));
     let mut weights: Vec<f32> =
-        keys.chunks(width).take(n_seen).map(|key| dot(q, &key[..q.len()]) * scale).collect();
+        rows().map(|(t, key)| scoring.score(dot(q, &key[..q.len()]), query, t)).collect();
     let largest = largest(&weights);
     weights.iter_mut().for_each(|w| *w = (*w - largest).exp());
     let total: f32 = weights.iter().sum();
-    for (weight, value) in weights.iter().zip(values.chunks(width)) {
+    for (weight, value) in weights.iter().zip(values.chunks(width).skip(seen.start)) {
         let weight = weight / total;
         z.iter_mut().zip(value).for_each(|(z, &v)| *z += weight * v);
     }
+}
+
+/// What the norm of queries or keys did; rows are as wide as what is normalised together.
+#[derive(Clone)]
+struct QkTape {
+    y: Array2<f32>,
+    rstd: Array1<f32>,
+}
+
+/// How many dimensions of `n_heads` queries or keys are normalised together, if they are.
+fn qk_width(net: &Network, n_heads: usize) -> Option<usize> {
+    match net.config.qk_norm {
+        QkNorm::None => None,
+        QkNorm::Head => Some(net.config.d_head),
+        QkNorm::AllHeads => Some(n_heads * net.config.d_head),
+    }
+}
+
+/// Queries or keys `x: [sequence · pos, head · d_head]`, of which each `width` dimensions are normalised and get their
+/// gain.
+fn qk_norm(x: Array2<f32>, width: usize, eps: f64, gain: ArrayView1<f32>) -> (Array2<f32>, Option<QkTape>) {
+    let shape = x.dim();
+    let (y, rstd) = Norm::Rms.forward(in_rows_of(x, width).view(), eps);
+    let out = gain_bias(y.view(), gain, ArrayView1::from(&[]));
+    (in_rows_of(out, shape.1), Some(QkTape { y, rstd }))
+}
+
+/// `dx` from `dout`; adds to `dgain`.
+fn qk_norm_backward(
+    dout: Array2<f32>,
+    tape: &Option<QkTape>,
+    gain: ArrayView1<f32>,
+    dgain: ArrayViewMut1<f32>,
+) -> Array2<f32> {
+    let Some(QkTape { y, rstd }) = tape else { return dout };
+    let columns = dout.ncols();
+    let mut d = in_rows_of(dout, y.ncols());
+    gain_bias_backward_in(&mut d, y.view(), gain, dgain, ArrayViewMut1::from(&mut []));
+    Norm::Rms.backward_in(&mut d, y.view(), rstd.view());
+    in_rows_of(d, columns)
+}
+
+/// The same numbers in rows of another width.
+fn in_rows_of(x: Array2<f32>, width: usize) -> Array2<f32> {
+    let n = x.len() / width;
+    x.into_shape_with_order((n, width)).expect("products lie row by row, and widths divide")
 }
 
 /// `dx` from the gradient `dout` of what was added; adds to `grad`.
@@ -180,13 +243,14 @@ pub(crate) fn attend_backward(
         (Array2::zeros(tape.q.dim()), Array2::zeros(tape.k.dim()), Array2::zeros(tape.v.dim()));
     let dscores = (taps.wants(Hook::Pattern(l)) || taps.wants(Hook::AttnScores(l)))
         .then(|| scores_backward(net, l, &dz, tape, taps));
-    let mut work = HeadWork::new(c.mask, net.n_pos, c.d_head);
+    let mut work = HeadWork::new(c.scoring(l, 0), net.n_pos, c.d_head);
     let patterns = tape.pattern.as_slice().expect("contiguous");
     let mut patterns = patterns.chunks_exact(net.n_pos * net.n_pos);
     for_heads(net, n_seqs, |sequence, head, at, kv_at| {
         // Every query head that reads a key/value head adds to its gradient.
         let adds = !head.is_multiple_of(c.n_heads / c.n_kv_heads());
         let head_pattern = patterns.next().expect("a pattern for each head");
+        work.set_slope(c.scoring(l, head).slope);
         if dscores.is_none() && c.attention == Attention::Softmax {
             let (row, column, kv_column) = net.corner(sequence, head);
             let (dk, dv) = (HeadMut::at(&mut dk, row, kv_column), HeadMut::at(&mut dv, row, kv_column));
@@ -217,12 +281,14 @@ pub(crate) fn attend_backward(
             dv.assign(&head_dv);
         }
     });
-    if let Some(table) = &net.rotary {
+    if let Some(table) = net.rotary(l) {
         taps.backward(Hook::RotQ(l), &mut dq);
         taps.backward(Hook::RotK(l), &mut dk);
         dq = rotary_backward(dq.view(), c.d_head, table);
         dk = rotary_backward(dk.view(), c.d_head, table);
     }
+    dq = qk_norm_backward(dq, &tape.q_norm, p.q_norm.view(), grad.q_norm.view_mut());
+    dk = qk_norm_backward(dk, &tape.k_norm, p.k_norm.view(), grad.k_norm.view_mut());
     taps.backward(Hook::Q(l), &mut dq);
     taps.backward(Hook::K(l), &mut dk);
     taps.backward(Hook::V(l), &mut dv);
@@ -283,7 +349,7 @@ fn patterns(
     let c = net.config;
     match c.attention {
         Attention::Softmax => {
-            pattern.assign(&scores(net, q, k));
+            pattern.assign(&scores(net, l, q, k));
             taps.forward(Hook::AttnScores(l), pattern);
             for mut rows in pattern.rows_mut() {
                 softmax_rows(&mut rows.view_mut().insert_axis(Axis(0)));
@@ -301,11 +367,11 @@ fn patterns(
 }
 
 /// Scores of softmax attention, `[sequence, head, query pos, key pos]`.
-fn scores(net: &Network, q: &Array2<f32>, k: &Array2<f32>) -> Array4<f32> {
+fn scores(net: &Network, l: usize, q: &Array2<f32>, k: &Array2<f32>) -> Array4<f32> {
     let n_seqs = q.nrows() / net.n_pos;
     let mut scores = Array4::zeros((n_seqs, net.config.n_heads, net.n_pos, net.n_pos));
     for_heads(net, n_seqs, |sequence, head, at, kv_at| {
-        let head_scores = attention_scores(q.slice(at), k.slice(kv_at), net.config.mask);
+        let head_scores = attention_scores(q.slice(at), k.slice(kv_at), &net.config.scoring(l, head));
         scores.slice_mut(s![sequence, head, .., ..]).assign(&head_scores);
     });
     scores
@@ -335,7 +401,11 @@ fn scores_backward(
                 }
             }
             taps.backward(Hook::AttnScores(l), &mut d);
-            d *= 1.0 / (c.d_head as f32).sqrt();
+            for_heads(net, d.len_of(Axis(0)), |sequence, head, at, kv_at| {
+                let (q, k) = (tape.q.slice(at), tape.k.slice(kv_at));
+                let mut d = d.slice_mut(s![sequence, head, .., ..]);
+                attention_scores_backward(&mut d, q, k, &c.scoring(l, head));
+            });
         }
         Attention::Linear => {
             for mut d in d.outer_iter_mut() {

@@ -1,26 +1,37 @@
 //! The forward pass over a stack of sequences, keeping what the backward pass and the lenses need.
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
-use super::Hook;
 use super::architecture::{Mlp, Positions, Residual};
 use super::attention_layer::{AttentionTape, attend};
 use super::mlp_layer::{MlpTape, mlp};
 use super::network::{Network, Past};
 use super::norm_layer::{NormHooks, NormTape, norm};
 use super::taps::Taps;
-use crate::nn::linear;
+use super::{Config, Hook};
+use crate::nn::{Norm, linear, soft_cap};
 use crate::num::matmul_into;
 
 /// What one block did. Rows are `sequence · pos`.
 #[derive(Clone)]
 pub(crate) struct BlockTape {
+    /// What attention read, and the norm it came through, if that is one of what is read.
     pub(crate) ln1: NormTape,
     pub(crate) attention: AttentionTape,
-    /// The norm before the MLP, and the MLP, if there is one.
-    pub(crate) mlp: Option<(NormTape, MlpTape)>,
+    /// The norm of what attention gave, or of its sum with the stream, if there is one.
+    pub(crate) after: Option<NormTape>,
+    pub(crate) mlp: Option<MlpBranch>,
     pub(crate) resid_post: Array2<f32>,
+}
+
+/// What the MLP of a block did, with the same norms as attention.
+#[derive(Clone)]
+pub(crate) struct MlpBranch {
+    /// `None` where the MLP reads what attention reads.
+    pub(crate) ln2: Option<NormTape>,
+    pub(crate) mlp: MlpTape,
+    pub(crate) after: Option<NormTape>,
 }
 
 /// What the final norm and the unembedding did.
@@ -76,8 +87,9 @@ pub(crate) fn next_logits(net: Network, tokens: &[u32]) -> (Array1<f32>, Past) {
     }
     let stream = stream.unwrap_or(embed);
     let last = stream.slice(s![-1.., ..]);
-    let normed = norm(c, last, p.ln_final_w.view(), p.ln_final_b.view(), LN_FINAL_HOOKS, &mut taps).out;
-    let logits = p.logits_of_few(normed.view()).remove_axis(Axis(0));
+    let normed = final_norm(&net, last, &mut taps).out;
+    let mut logits = p.logits_of_few(normed.view()).remove_axis(Axis(0));
+    scale_and_cap(c, logits.as_slice_mut().expect("one row"));
     (logits, net.into_past())
 }
 
@@ -125,9 +137,8 @@ pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<Arra
     let mut rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)> = parts
         .par_iter_mut()
         .map(|part| {
-            let (gain, bias) = (p.ln_final_w.view(), p.ln_final_b.view());
             let last = part.take_stream();
-            norm(net.config, last.view(), gain, bias, LN_FINAL_HOOKS, &mut part.taps).out
+            final_norm(net, last.view(), &mut part.taps).out
         })
         .zip(logits)
         .collect();
@@ -137,6 +148,11 @@ pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<Arra
             matmul_into(logits.view_mut(), x.view(), w);
             if !p.b_u.is_empty() {
                 logits += &p.b_u.slice(s![tokens.clone()]);
+            }
+            if scales_or_caps(net.config) {
+                for mut row in logits.rows_mut() {
+                    scale_and_cap(net.config, row.as_slice_mut().expect("a row lies in one piece"));
+                }
             }
         });
     };
@@ -153,6 +169,13 @@ pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<Arra
 fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
     let flat: Vec<u32> = tokens.iter().copied().collect();
     let mut h = net.params.w_e.gather(&flat);
+    if net.config.embed_scale != 1.0 {
+        h *= net.config.embed_scale as f32;
+    }
+    let normed = embed_norm(net, h.view(), taps);
+    if let Some(normed) = normed {
+        h = normed.out;
+    }
     taps.forward(Hook::Embed, &mut h);
     if net.config.positions == Positions::Learned {
         let positions = net.params.w_pos.view();
@@ -173,8 +196,16 @@ fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Arra
     h
 }
 
+/// The norm of the embedding, if there is one.
+pub(crate) fn embed_norm(net: &Network, embedding: ArrayView2<f32>, taps: &mut Taps) -> Option<NormTape> {
+    let (c, p) = (net.config, net.params);
+    let (gain, bias) = (p.ln_embed_w.view(), p.ln_embed_b.view());
+    c.embed_norm.then(|| norm((c.norm, c.eps), embedding, gain, bias, None, taps))
+}
+
 /// Sequential: `mid = pre + attention(norm(pre))`, `post = mid + mlp(norm(mid))`. Parallel: `post = pre +
-/// attention(norm(pre)) + mlp(norm(pre))`. Without skips: `post = mlp(norm(attention(norm(pre))))`.
+/// attention(norm(pre)) + mlp(norm(pre))`. Without skips: `post = mlp(norm(attention(norm(pre))))`. Where what is given
+/// is normalised, `norm(attention(..))` is added; where the sum is, `mid = norm(pre + attention(pre))`.
 fn block(
     net: &Network,
     l: usize,
@@ -195,46 +226,130 @@ fn block(
         taps.keep(Hook::ResidPre(l), stream);
     }
     let pre = changed.as_ref().unwrap_or(stream);
-    let ln1 = norm(c, pre.view(), p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps);
+    let (before, after) = (c.norm_before(), (c.norm, c.eps));
+    let ln1 = norm(before, pre.view(), p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps);
     let (attention, mut out) = attend(net, l, ln1.out.view(), taps);
+    let mut normed = None;
+    if c.norm_at.output() {
+        let (gain, bias) = (p.ln1_post_w.view(), p.ln1_post_b.view());
+        normed = Some(norm_in(after, &mut out, gain, bias, ln1_post_hooks(l), taps));
+    }
+    if c.resid_scale != 1.0 {
+        out *= c.resid_scale as f32;
+    }
     taps.forward(Hook::AttnOut(l), &mut out);
     if c.residual != Residual::None {
         out += pre;
     }
-    if c.residual != Residual::Parallel {
+    if c.norm_at.sum() {
+        normed = Some(norm_in(after, &mut out, p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps));
+    }
+    if !c.residual.is_parallel() {
         taps.forward(Hook::ResidMid(l), &mut out);
     }
-    let mut mlp_tape = None;
+    let mut mlp_branch = None;
     if c.mlp != Mlp::None {
-        let read = if c.residual == Residual::Parallel { pre } else { &out };
-        let ln2 = norm(c, read.view(), p.ln2_w.view(), p.ln2_b.view(), ln2_hooks(l), taps);
-        let (tape, mut mlp_out) = mlp(net, l, ln2.out.view(), taps);
+        let (gain, bias) = (p.ln2_w.view(), p.ln2_b.view());
+        let ln2 = match c.residual {
+            Residual::ParallelOneNorm => None,
+            Residual::Parallel => Some(norm(before, pre.view(), gain, bias, ln2_hooks(l), taps)),
+            Residual::Sequential | Residual::None => {
+                Some(norm(before, out.view(), gain, bias, ln2_hooks(l), taps))
+            }
+        };
+        let (mlp, mut mlp_out) = mlp(net, l, ln2.as_ref().unwrap_or(&ln1).out.view(), taps);
+        let mut normed = None;
+        if c.norm_at.output() {
+            let (gain, bias) = (p.ln2_post_w.view(), p.ln2_post_b.view());
+            normed = Some(norm_in(after, &mut mlp_out, gain, bias, ln2_post_hooks(l), taps));
+        }
+        if c.resid_scale != 1.0 {
+            mlp_out *= c.resid_scale as f32;
+        }
         taps.forward(Hook::MlpOut(l), &mut mlp_out);
         if c.residual != Residual::None {
             mlp_out += &out;
         }
+        if c.norm_at.sum() {
+            normed = Some(norm_in(after, &mut mlp_out, gain, bias, ln2_hooks(l), taps));
+        }
         out = mlp_out;
-        mlp_tape = Some((ln2, tape));
+        mlp_branch = Some(MlpBranch { ln2, mlp, after: normed });
     }
     taps.forward(Hook::ResidPost(l), &mut out);
-    BlockTape { ln1, attention, mlp: mlp_tape, resid_post: out }
+    BlockTape { ln1, attention, after: normed, mlp: mlp_branch, resid_post: out }
+}
+
+/// Normalises `x` in its place; of the tape, what came out is not kept twice.
+fn norm_in(
+    kind: (Norm, f64),
+    x: &mut Array2<f32>,
+    gain: ArrayView1<f32>,
+    bias: ArrayView1<f32>,
+    hooks: Option<NormHooks>,
+    taps: &mut Taps,
+) -> NormTape {
+    let mut tape = norm(kind, x.view(), gain, bias, hooks, taps);
+    *x = std::mem::take(&mut tape.out);
+    tape
 }
 
 /// The final norm and the unembedding of `h: [rows, d_model]`.
 pub(crate) fn unembed(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> UnembedTape {
     let p = net.params;
-    let ln_final = norm(net.config, h, p.ln_final_w.view(), p.ln_final_b.view(), LN_FINAL_HOOKS, taps);
-    let logits = linear(ln_final.out.view(), p.unembedding(), p.b_u.view());
+    let ln_final = final_norm(net, h, taps);
+    let mut logits = linear(ln_final.out.view(), p.unembedding(), p.b_u.view());
+    if scales_or_caps(net.config) {
+        scale_and_cap(net.config, logits.as_slice_mut().expect("a product lies row by row"));
+    }
     UnembedTape { ln_final, logits }
 }
 
-pub(crate) fn ln1_hooks(l: usize) -> NormHooks {
-    NormHooks { scale: Hook::Ln1Scale(l), normalized: Hook::Ln1Normalized(l) }
+fn final_norm(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> NormTape {
+    let (c, p) = (net.config, net.params);
+    let (gain, bias) = (p.ln_final_w.view(), p.ln_final_b.view());
+    norm((c.final_norm(), c.eps), h, gain, bias, LN_FINAL_HOOKS, taps)
 }
 
-pub(crate) fn ln2_hooks(l: usize) -> NormHooks {
-    NormHooks { scale: Hook::Ln2Scale(l), normalized: Hook::Ln2Normalized(l) }
+fn scales_or_caps(c: &Config) -> bool {
+    c.logit_scale != 1.0 || c.logit_cap.is_some()
 }
 
-pub(crate) const LN_FINAL_HOOKS: NormHooks =
-    NormHooks { scale: Hook::LnFinalScale, normalized: Hook::LnFinalNormalized };
+/// What the configuration does to logits after the unembedding, in place.
+pub(crate) fn scale_and_cap(c: &Config, logits: &mut [f32]) {
+    if c.logit_scale != 1.0 {
+        logits.iter_mut().for_each(|x| *x *= c.logit_scale as f32);
+    }
+    if let Some(cap) = c.logit_cap {
+        logits.iter_mut().for_each(|x| *x = soft_cap(*x, cap as f32));
+    }
+}
+
+/// From the gradient of the `logits` to that of what the unembedding gave, in place.
+pub(crate) fn scale_and_cap_backward(c: &Config, dlogits: &mut Array2<f32>, logits: &Array2<f32>) {
+    if let Some(cap) = c.logit_cap {
+        dlogits.zip_mut_with(logits, |d, &y| *d *= 1.0 - (y / cap as f32).powi(2));
+    }
+    if c.logit_scale != 1.0 {
+        *dlogits *= c.logit_scale as f32;
+    }
+}
+
+pub(crate) fn ln1_hooks(l: usize) -> Option<NormHooks> {
+    Some(NormHooks { scale: Hook::Ln1Scale(l), normalized: Hook::Ln1Normalized(l) })
+}
+
+pub(crate) fn ln1_post_hooks(l: usize) -> Option<NormHooks> {
+    Some(NormHooks { scale: Hook::Ln1PostScale(l), normalized: Hook::Ln1PostNormalized(l) })
+}
+
+pub(crate) fn ln2_hooks(l: usize) -> Option<NormHooks> {
+    Some(NormHooks { scale: Hook::Ln2Scale(l), normalized: Hook::Ln2Normalized(l) })
+}
+
+pub(crate) fn ln2_post_hooks(l: usize) -> Option<NormHooks> {
+    Some(NormHooks { scale: Hook::Ln2PostScale(l), normalized: Hook::Ln2PostNormalized(l) })
+}
+
+pub(crate) const LN_FINAL_HOOKS: Option<NormHooks> =
+    Some(NormHooks { scale: Hook::LnFinalScale, normalized: Hook::LnFinalNormalized });

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, s};
 
-use super::architecture::Attention;
+use super::architecture::{Attention, Positions, RotaryScaling};
 use super::network::{Network, Past};
 use super::{Transformer, forward};
 use crate::nn::Mask;
@@ -13,8 +13,10 @@ use crate::{Error, ErrorKind, Result};
 impl Transformer {
     /// `n` more tokens after `prompt`, each the most probable one. The prompt is not repeated in the result.
     ///
-    /// The model sees at most its last `n_ctx` tokens. Keys and values are kept from token to token, so that each reads every weight once,
-    /// as it is stored.
+    /// The model sees at most its last `n_ctx` tokens. Keys and values are kept from token to token, so that each reads
+    /// every weight once, as it is stored. Where a further token changes those of the tokens before it (bidirectional
+    /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`]), everything is computed anew for
+    /// each.
     pub fn generate_greedy(&self, prompt: &[u32], n: usize) -> Result<Vec<u32>> {
         self.generate(prompt, n, None)
     }
@@ -94,8 +96,13 @@ impl Transformer {
     fn next_logits(&self, tokens: &[u32], past: &mut Past) -> Result<Vec<f32>> {
         let c = &self.config;
         let window = &tokens[tokens.len().saturating_sub(c.n_ctx)..];
+        // Frequencies that depend on the length of the sequence turn all of its keys anew.
+        let dynamic = |l| match c.positions_in(l) {
+            Positions::Rotary(rotary) => matches!(rotary.scaling, RotaryScaling::Dynamic { .. }),
+            Positions::Learned | Positions::Alibi | Positions::None => false,
+        };
         let goes_on = match (c.attention, c.mask) {
-            (Attention::Softmax, Mask::Causal) => true,
+            (Attention::Softmax, Mask::Causal) => !(0..c.n_layers).any(dynamic),
             (Attention::Softmax, Mask::Prefix(_) | Mask::None) | (Attention::Linear, _) => false,
         };
         // A position that falls out of the window moves all others: what was kept is of no use then.

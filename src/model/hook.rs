@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Config;
-use super::architecture::{Attention, Mlp, Norm, Positions, Residual};
+use super::architecture::{Attention, Mlp, Positions, Residual};
+use crate::nn::Norm;
 use crate::{Error, ErrorKind, Result};
 
 /// A place in the network where an activation can be read, changed, or asked for its gradient. The number is the layer.
@@ -47,6 +48,10 @@ pub enum Hook {
     Z(usize),
     /// `attn.hook_result`: what each head adds to the stream, `[batch, pos, n_heads, d_model]`.
     Result(usize),
+    /// `ln1_post.hook_scale`: what the norm of what attention gives divides by, `[batch, pos, 1]`.
+    Ln1PostScale(usize),
+    /// `ln1_post.hook_normalized`: what attention gives, normalised, after gain and bias, `[batch, pos, d_model]`.
+    Ln1PostNormalized(usize),
     /// `hook_attn_out`: what attention adds to the stream, `[batch, pos, d_model]`.
     AttnOut(usize),
     /// `hook_resid_mid`: the stream between attention and MLP, `[batch, pos, d_model]`.
@@ -61,6 +66,10 @@ pub enum Hook {
     MlpPreLinear(usize),
     /// `mlp.hook_post`: the hidden layer, `[batch, pos, d_mlp]`.
     MlpPost(usize),
+    /// `ln2_post.hook_scale`: what the norm of what the MLP gives divides by, `[batch, pos, 1]`.
+    Ln2PostScale(usize),
+    /// `ln2_post.hook_normalized`: what the MLP gives, normalised, after gain and bias, `[batch, pos, d_model]`.
+    Ln2PostNormalized(usize),
     /// `hook_mlp_out`: what the MLP adds to the stream, `[batch, pos, d_model]`.
     MlpOut(usize),
     /// `hook_resid_post`: what the block leaves, `[batch, pos, d_model]`.
@@ -75,7 +84,7 @@ pub enum Hook {
 type InBlock = (fn(usize) -> Hook, &'static str);
 
 /// The places of a block in the order of the forward pass.
-const IN_BLOCK: [InBlock; 21] = [
+const IN_BLOCK: [InBlock; 25] = [
     (Hook::ResidPre, "hook_resid_pre"),
     (Hook::Ln1Scale, "ln1.hook_scale"),
     (Hook::Ln1Normalized, "ln1.hook_normalized"),
@@ -88,6 +97,8 @@ const IN_BLOCK: [InBlock; 21] = [
     (Hook::Pattern, "attn.hook_pattern"),
     (Hook::Z, "attn.hook_z"),
     (Hook::Result, "attn.hook_result"),
+    (Hook::Ln1PostScale, "ln1_post.hook_scale"),
+    (Hook::Ln1PostNormalized, "ln1_post.hook_normalized"),
     (Hook::AttnOut, "hook_attn_out"),
     (Hook::ResidMid, "hook_resid_mid"),
     (Hook::Ln2Scale, "ln2.hook_scale"),
@@ -95,6 +106,8 @@ const IN_BLOCK: [InBlock; 21] = [
     (Hook::MlpPre, "mlp.hook_pre"),
     (Hook::MlpPreLinear, "mlp.hook_pre_linear"),
     (Hook::MlpPost, "mlp.hook_post"),
+    (Hook::Ln2PostScale, "ln2_post.hook_scale"),
+    (Hook::Ln2PostNormalized, "ln2_post.hook_normalized"),
     (Hook::MlpOut, "hook_mlp_out"),
     (Hook::ResidPost, "hook_resid_post"),
 ];
@@ -154,39 +167,54 @@ impl Hook {
         {
             return Err(no_layer(layer, config.n_layers));
         }
-        let why = match self {
-            Hook::PosEmbed if config.positions != Positions::Learned => "positions are not learned",
-            Hook::RotQ(_) | Hook::RotK(_) if !matches!(config.positions, Positions::Rotary(_)) => {
-                "positions are not rotary"
+        let normed = config.norm != Norm::None;
+        let before = normed && (config.norm_at.input() || config.norm_at.sum());
+        let after = normed && config.norm_at.output();
+        let mlp = config.mlp != Mlp::None;
+        let missing: Option<&str> = match self {
+            Hook::PosEmbed => (config.positions != Positions::Learned).then_some("positions are not learned"),
+            Hook::RotQ(l) | Hook::RotK(l) => (!matches!(config.positions_in(l), Positions::Rotary(_)))
+                .then_some("positions are not rotary there"),
+            Hook::Ln1Scale(_) | Hook::Ln1Normalized(_) => {
+                (!before).then_some("it has no norm before attention")
             }
-            Hook::Ln1Scale(_)
-            | Hook::Ln1Normalized(_)
-            | Hook::Ln2Scale(_)
-            | Hook::Ln2Normalized(_)
-            | Hook::LnFinalScale
-            | Hook::LnFinalNormalized
-                if config.norm == Norm::None =>
-            {
-                "it has no norm"
+            Hook::Ln2Scale(_) | Hook::Ln2Normalized(_) if !mlp => Some("it has no MLP"),
+            Hook::Ln2Scale(_) | Hook::Ln2Normalized(_) => (!before
+                || config.residual == Residual::ParallelOneNorm)
+                .then_some("it has no norm of its own before the MLP"),
+            Hook::Ln1PostScale(_) | Hook::Ln1PostNormalized(_) => {
+                (!after).then_some("it has no norm after attention")
             }
-            Hook::AttnScores(_) if config.attention == Attention::Linear => {
-                "its attention is linear, the scores are the pattern"
+            Hook::Ln2PostScale(_) | Hook::Ln2PostNormalized(_) => {
+                (!after || !mlp).then_some("it has no norm after the MLP")
             }
-            Hook::ResidMid(_) if config.residual == Residual::Parallel => {
-                "attention and MLP are parallel, nothing is between them"
+            Hook::LnFinalScale | Hook::LnFinalNormalized => {
+                (config.final_norm() == Norm::None).then_some("it has no final norm")
             }
-            Hook::Ln2Scale(_)
-            | Hook::Ln2Normalized(_)
-            | Hook::MlpPre(_)
-            | Hook::MlpPost(_)
-            | Hook::MlpOut(_)
-                if config.mlp == Mlp::None =>
-            {
-                "it has no MLP"
+            Hook::AttnScores(_) => (config.attention == Attention::Linear)
+                .then_some("its attention is linear, the scores are the pattern"),
+            Hook::ResidMid(_) => config
+                .residual
+                .is_parallel()
+                .then_some("attention and MLP are parallel, nothing is between them"),
+            Hook::MlpOut(_) => (!mlp).then_some("it has no MLP"),
+            Hook::MlpPre(_) | Hook::MlpPost(_) if !mlp => Some("it has no MLP"),
+            Hook::MlpPreLinear(_) if !config.mlp.is_gated() => Some("its MLP has no gate"),
+            Hook::MlpPre(_) | Hook::MlpPost(_) | Hook::MlpPreLinear(_) => {
+                config.experts.is_some().then_some("positions choose between several MLPs")
             }
-            Hook::MlpPreLinear(_) if config.mlp != Mlp::SwiGlu => "its MLP has no gate",
-            _ => return Ok(()),
+            Hook::Embed
+            | Hook::ResidPre(_)
+            | Hook::Q(_)
+            | Hook::K(_)
+            | Hook::V(_)
+            | Hook::Pattern(_)
+            | Hook::Z(_)
+            | Hook::Result(_)
+            | Hook::AttnOut(_)
+            | Hook::ResidPost(_) => None,
         };
+        let Some(why) = missing else { return Ok(()) };
         Err(Error::new(
             ErrorKind::Shape,
             format!("this model has no `{self}`: {why}"),
@@ -196,7 +224,11 @@ impl Hook {
 
     pub(crate) fn axes(self, c: &Config) -> Axes {
         match self {
-            Hook::Ln1Scale(_) | Hook::Ln2Scale(_) | Hook::LnFinalScale => Axes::Rows(1),
+            Hook::Ln1Scale(_)
+            | Hook::Ln1PostScale(_)
+            | Hook::Ln2Scale(_)
+            | Hook::Ln2PostScale(_)
+            | Hook::LnFinalScale => Axes::Rows(1),
             Hook::Q(_) | Hook::RotQ(_) | Hook::Z(_) => Axes::Heads(c.n_heads, c.d_head),
             Hook::K(_) | Hook::RotK(_) | Hook::V(_) => Axes::Heads(c.n_kv_heads(), c.d_head),
             Hook::Result(_) => Axes::Heads(c.n_heads, c.d_model),
@@ -230,6 +262,8 @@ impl Hook {
             | Hook::Pattern(l)
             | Hook::Z(l)
             | Hook::Result(l)
+            | Hook::Ln1PostScale(l)
+            | Hook::Ln1PostNormalized(l)
             | Hook::AttnOut(l)
             | Hook::ResidMid(l)
             | Hook::Ln2Scale(l)
@@ -237,6 +271,8 @@ impl Hook {
             | Hook::MlpPre(l)
             | Hook::MlpPreLinear(l)
             | Hook::MlpPost(l)
+            | Hook::Ln2PostScale(l)
+            | Hook::Ln2PostNormalized(l)
             | Hook::MlpOut(l)
             | Hook::ResidPost(l) => l,
         };

@@ -280,7 +280,7 @@ fn lower_layers(
         let (loss, mut dlogits) = next_token_loss(read.logits.view(), tokens, net.config.mask);
         dlogits.mapv_inplace(|d| d / n as f32);
         total += loss;
-        dstreams.push(unembed_backward(net, &read.ln_final, dlogits.view(), grad, &mut taps));
+        dstreams.push(unembed_backward(net, &read.ln_final, &read.logits, dlogits.view(), grad, &mut taps));
     }
     (total, dstreams)
 }

@@ -45,8 +45,11 @@ mod training_run;
 mod transformer;
 mod weights;
 
-pub use crate::nn::{Mask, Pairs};
-pub use architecture::{Attention, Blocks, Mlp, Norm, Positions, Residual, Rotary, Supervision};
+pub use crate::nn::{Activation, Mask, Norm, Pairs, Scoring};
+pub use architecture::{
+    Attention, AttentionScale, Bias, Blocks, Experts, LayerKind, Mlp, NormAt, Positions, QkNorm, Residual,
+    Rotary, RotaryScaling, Supervision,
+};
 pub use cache::ActivationCache;
 pub use config::Config;
 pub(crate) use forward::Tape;

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::architecture::{Blocks, Positions};
+use super::architecture::{Blocks, Positions, Rotary};
 use super::matrix::EXPAND_FROM;
 use super::{BlockParams, Config, Params};
 use crate::nn::RotaryTable;
@@ -13,7 +13,8 @@ pub(crate) struct Network<'a> {
     pub(crate) config: &'a Config,
     pub(crate) params: &'a Params,
     pub(crate) n_pos: usize,
-    pub(crate) rotary: Option<Arc<RotaryTable<f32>>>,
+    /// What turns queries and keys, for each layer that has it.
+    rotary: Vec<Option<Arc<RotaryTable<f32>>>>,
     /// How many positions came before those of this pass.
     pub(crate) first: usize,
     /// Their keys and values, to which those of this pass are added.
@@ -57,13 +58,22 @@ impl<'a> Network<'a> {
     }
 
     fn after(config: &'a Config, params: &'a Params, first: usize, n_pos: usize) -> Self {
-        let rotary = match &config.positions {
-            Positions::Rotary(r) => {
-                let d_rotary = r.d_rotary.unwrap_or(config.d_head);
-                Some(Arc::new(RotaryTable::after(first, n_pos, d_rotary, r.theta, r.pairs)))
-            }
-            Positions::Learned | Positions::None => None,
-        };
+        // One table for all layers that turn alike.
+        let mut tables: Vec<(&Rotary, Arc<RotaryTable<f32>>)> = Vec::new();
+        let rotary = (0..config.n_layers)
+            .map(|l| match config.positions_in(l) {
+                Positions::Rotary(r) => Some(match tables.iter().find(|(known, _)| *known == r) {
+                    Some((_, table)) => table.clone(),
+                    None => {
+                        let (frequencies, length) = r.frequencies(config.d_head, first + n_pos);
+                        let table = RotaryTable::of_frequencies(first, n_pos, &frequencies, length, r.pairs);
+                        tables.push((r, Arc::new(table)));
+                        tables[tables.len() - 1].1.clone()
+                    }
+                }),
+                Positions::Learned | Positions::Alibi | Positions::None => None,
+            })
+            .collect();
         let expanded = Mutex::new(None);
         Network { config, params, n_pos, rotary, first, past: None, as_stored: false, expanded }
     }
@@ -89,6 +99,11 @@ impl<'a> Network<'a> {
     /// The same for a part of a batch that goes its own way through the layers, on a thread of its own.
     pub(crate) fn apart(&self) -> Self {
         Network { rotary: self.rotary.clone(), past: None, expanded: Mutex::new(None), ..*self }
+    }
+
+    /// What turns the queries and keys of layer `l`.
+    pub(crate) fn rotary(&self, l: usize) -> Option<&RotaryTable<f32>> {
+        self.rotary.get(l)?.as_deref()
     }
 
     /// Where in `params.blocks` layer `l` finds its weights.

@@ -2,12 +2,9 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
 
-use super::architecture::Norm;
+use super::Hook;
 use super::taps::Taps;
-use super::{Config, Hook};
-use crate::nn::{
-    gain_bias, gain_bias_backward_in, layer_norm, layer_norm_backward_in, rms_norm, rms_norm_backward,
-};
+use crate::nn::{Norm, gain_bias, gain_bias_backward_in};
 
 /// What a norm did.
 #[derive(Clone)]
@@ -29,77 +26,79 @@ pub(crate) struct NormHooks {
     pub(crate) normalized: Hook,
 }
 
-/// Normalises the rows of `x: [sequence · pos, d_model]`.
+/// Normalises the rows of `x: [sequence · pos, d_model]`. The norm of the embedding has no hooks.
 pub(crate) fn norm(
-    config: &Config,
+    (kind, eps): (Norm, f64),
     x: ArrayView2<f32>,
     gain: ArrayView1<f32>,
     bias: ArrayView1<f32>,
-    hooks: NormHooks,
+    hooks: Option<NormHooks>,
     taps: &mut Taps,
 ) -> NormTape {
-    let (mut y, mut rstd) = match config.norm {
-        Norm::Layer => layer_norm(x, config.eps),
-        Norm::Rms => rms_norm(x, config.eps),
-        Norm::None => {
-            let (y, rstd) = (Array2::zeros((0, 0)), Array1::zeros(0));
-            return NormTape { y, rstd, unchanged_rstd: None, out: x.to_owned() };
-        }
-    };
+    if kind == Norm::None {
+        let (y, rstd) = (Array2::zeros((0, 0)), Array1::zeros(0));
+        return NormTape { y, rstd, unchanged_rstd: None, out: x.to_owned() };
+    }
+    let (mut y, mut rstd) = kind.forward(x, eps);
     let mut unchanged_rstd = None;
-    if taps.wants(hooks.scale) {
+    if let Some(NormHooks { scale: hook, .. }) = hooks
+        && taps.wants(hook)
+    {
         let mut scale = rstd.mapv(f32::recip);
-        taps.forward(hooks.scale, &mut scale);
-        if taps.changes(hooks.scale) {
+        taps.forward(hook, &mut scale);
+        if taps.changes(hook) {
             let changed = scale.mapv(f32::recip);
             y *= &(&changed / &rstd).insert_axis(Axis(1));
             unchanged_rstd = Some(std::mem::replace(&mut rstd, changed));
         }
     }
     let mut out = gain_bias(y.view(), gain, bias);
-    taps.forward(hooks.normalized, &mut out);
+    if let Some(hooks) = hooks {
+        taps.forward(hooks.normalized, &mut out);
+    }
     NormTape { y, rstd, unchanged_rstd, out }
 }
 
 /// `dx` from `dout`; adds to `dgain` and `dbias`.
 pub(crate) fn norm_backward(
-    config: &Config,
+    kind: Norm,
     mut dout: Array2<f32>,
     tape: &NormTape,
     gain: ArrayView1<f32>,
     (dgain, dbias): (ArrayViewMut1<f32>, ArrayViewMut1<f32>),
-    hooks: NormHooks,
+    hooks: Option<NormHooks>,
     taps: &mut Taps,
 ) -> Array2<f32> {
-    if config.norm == Norm::None {
+    if kind == Norm::None {
         return dout;
     }
-    taps.backward(hooks.normalized, &mut dout);
+    if let Some(hooks) = hooks {
+        taps.backward(hooks.normalized, &mut dout);
+    }
     gain_bias_backward_in(&mut dout, tape.y.view(), gain, dgain, dbias);
     let mut dy = dout;
     // y = (x - mean) / scale, so that the gradient of the scale is -Σ dy y / scale.
     let mut dscale = None;
-    if taps.wants(hooks.scale) {
+    if let Some(NormHooks { scale: hook, .. }) = hooks
+        && taps.wants(hook)
+    {
         let mut d = -(&dy * &tape.y).sum_axis(Axis(1)) * &tape.rstd;
-        taps.backward(hooks.scale, &mut d);
+        taps.backward(hook, &mut d);
         dscale = Some(d);
     }
     match (dscale, &tape.unchanged_rstd) {
-        (Some(dscale), Some(unchanged)) => changed_scale_backward(config, &dy, tape, &dscale, unchanged),
-        _ => match config.norm {
-            Norm::Rms => rms_norm_backward(dy.view(), tape.y.view(), tape.rstd.view()),
-            Norm::Layer | Norm::None => {
-                layer_norm_backward_in(&mut dy, tape.y.view(), tape.rstd.view());
-                dy
-            }
-        },
+        (Some(dscale), Some(unchanged)) => changed_scale_backward(kind, &dy, tape, &dscale, unchanged),
+        (Some(_) | None, _) => {
+            kind.backward_in(&mut dy, tape.y.view(), tape.rstd.view());
+            dy
+        }
     }
 }
 
 /// The gradient where an intervention changed the scale: once through the numerator, and through the root
 /// `√(mean(c²) + eps)` of the centred rows `c` as far as the intervention lets it.
 fn changed_scale_backward(
-    config: &Config,
+    kind: Norm,
     dy: &Array2<f32>,
     tape: &NormTape,
     dscale: &Array1<f32>,
@@ -111,7 +110,7 @@ fn changed_scale_backward(
         // c / (n · root), with c = y / rstd.
         let through_root = dscale[i] * unchanged_rstd[i] / (n * tape.rstd[i]);
         dx.scaled_add(through_root, &tape.y.row(i));
-        if config.norm == Norm::Layer {
+        if kind.centres() {
             let mean = dx.sum() / n;
             dx -= mean;
         }

@@ -6,22 +6,31 @@ use std::ops::Range;
 use ndarray::{Array1, Array2, ArrayView, ArrayView2, ArrayViewD, Dimension};
 use rayon::prelude::*;
 
-use super::architecture::{Mlp, Norm, Positions};
+use super::architecture::{Mlp, Positions, QkNorm, Residual};
 use super::{Config, Matrix};
+use crate::nn::Norm;
 use crate::num::{Rng, normal, rng};
 
-/// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does not
-/// have is empty: biases without `bias`, gains without a norm, the gate without SwiGLU.
+/// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does
+/// not have is empty: biases without `bias`, gains without a norm, the gate where nothing is gated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockParams {
     /// Gain of the norm before attention, `[d_model]`.
     pub ln1_w: Array1<f32>,
     /// Bias of the norm before attention, `[d_model]`.
     pub ln1_b: Array1<f32>,
+    /// Gain of the norm of what attention gives, `[d_model]`.
+    pub ln1_post_w: Array1<f32>,
+    /// Bias of the norm of what attention gives, `[d_model]`.
+    pub ln1_post_b: Array1<f32>,
     /// Queries, `[d_model, n_heads · d_head]`.
     pub w_q: Matrix,
     /// Bias of the queries, `[n_heads · d_head]`.
     pub b_q: Array1<f32>,
+    /// Gain of the norm of the queries, `[d_head]` or `[n_heads · d_head]`.
+    pub q_norm: Array1<f32>,
+    /// Gain of the norm of the keys, `[d_head]` or `[n_kv_heads · d_head]`.
+    pub k_norm: Array1<f32>,
     /// Keys, `[d_model, n_kv_heads · d_head]`.
     pub w_k: Matrix,
     /// Bias of the keys, `[n_kv_heads · d_head]`.
@@ -38,13 +47,21 @@ pub struct BlockParams {
     pub ln2_w: Array1<f32>,
     /// Bias of the norm before the MLP, `[d_model]`.
     pub ln2_b: Array1<f32>,
-    /// Gate of the MLP, `[d_model, d_mlp]`.
+    /// Gain of the norm of what the MLP gives, `[d_model]`.
+    pub ln2_post_w: Array1<f32>,
+    /// Bias of the norm of what the MLP gives, `[d_model]`.
+    pub ln2_post_b: Array1<f32>,
+    /// How well each expert fits, `[d_model, n_experts]`.
+    pub w_router: Matrix,
+    /// Gate of the MLP, `[d_model, d_mlp]`; of experts one after the other, `[n_experts · d_model, d_mlp]`.
     pub w_gate: Matrix,
-    /// MLP in, `[d_model, d_mlp]`.
+    /// Bias of the gate, `[d_mlp]`.
+    pub b_gate: Array1<f32>,
+    /// MLP in, `[d_model, d_mlp]`; of experts as the gate.
     pub w_in: Matrix,
     /// Bias of the MLP's hidden layer, `[d_mlp]`.
     pub b_in: Array1<f32>,
-    /// MLP out, `[d_mlp, d_model]`.
+    /// MLP out, `[d_mlp, d_model]`; of experts one after the other, `[n_experts · d_mlp, d_model]`.
     pub w_out: Matrix,
     /// Bias of the MLP's output, `[d_model]`.
     pub b_out: Array1<f32>,
@@ -55,6 +72,10 @@ pub struct BlockParams {
 pub struct Params {
     /// Token embedding, `[d_vocab, d_model]`.
     pub w_e: Matrix,
+    /// Gain of the norm of the embedding, `[d_model]`.
+    pub ln_embed_w: Array1<f32>,
+    /// Bias of the norm of the embedding, `[d_model]`.
+    pub ln_embed_b: Array1<f32>,
     /// Position embedding, `[n_ctx, d_model]`; empty unless positions are learned.
     pub w_pos: Matrix,
     /// One per layer; a single one if it is looped.
@@ -69,26 +90,35 @@ pub struct Params {
     pub b_u: Array1<f32>,
 }
 
-/// Calls `$each!(field)` for every tensor of a block: the one list of them, and their order.
+/// Calls `$each!(field, name)` for every tensor of a block: the one list of them, their names as TransformerLens has
+/// them, and their order.
 macro_rules! block_fields {
     ($each:ident) => {
-        $each!(ln1_w);
-        $each!(ln1_b);
-        $each!(w_q);
-        $each!(b_q);
-        $each!(w_k);
-        $each!(b_k);
-        $each!(w_v);
-        $each!(b_v);
-        $each!(w_o);
-        $each!(b_o);
-        $each!(ln2_w);
-        $each!(ln2_b);
-        $each!(w_gate);
-        $each!(w_in);
-        $each!(b_in);
-        $each!(w_out);
-        $each!(b_out);
+        $each!(ln1_w, "ln1.w");
+        $each!(ln1_b, "ln1.b");
+        $each!(w_q, "attn.W_Q");
+        $each!(b_q, "attn.b_Q");
+        $each!(w_k, "attn.W_K");
+        $each!(b_k, "attn.b_K");
+        $each!(w_v, "attn.W_V");
+        $each!(b_v, "attn.b_V");
+        $each!(w_o, "attn.W_O");
+        $each!(b_o, "attn.b_O");
+        $each!(q_norm, "attn.q_norm.w");
+        $each!(k_norm, "attn.k_norm.w");
+        $each!(ln1_post_w, "ln1_post.w");
+        $each!(ln1_post_b, "ln1_post.b");
+        $each!(ln2_w, "ln2.w");
+        $each!(ln2_b, "ln2.b");
+        $each!(w_router, "mlp.W_router");
+        $each!(w_gate, "mlp.W_gate");
+        $each!(b_gate, "mlp.b_gate");
+        $each!(w_in, "mlp.W_in");
+        $each!(b_in, "mlp.b_in");
+        $each!(w_out, "mlp.W_out");
+        $each!(b_out, "mlp.b_out");
+        $each!(ln2_post_w, "ln2_post.w");
+        $each!(ln2_post_b, "ln2_post.b");
     };
 }
 
@@ -110,8 +140,26 @@ impl<'a> From<&'a mut Matrix> for Place<'a> {
     }
 }
 
+/// A tensor of zeros; a vector takes the columns.
+trait Zeros {
+    fn zeros(shape: [usize; 2]) -> Self;
+}
+
+impl Zeros for Array1<f32> {
+    fn zeros([_, columns]: [usize; 2]) -> Self {
+        Array1::zeros(columns)
+    }
+}
+
+impl Zeros for Matrix {
+    fn zeros(shape: [usize; 2]) -> Self {
+        Matrix::from(Array2::zeros(shape))
+    }
+}
+
 /// What the list of tensors asks of each.
 trait Tensor {
+    fn rows_and_columns(&self) -> [usize; 2];
     fn count(&self) -> usize;
     fn n_bytes(&self) -> usize;
     /// The numbers row by row.
@@ -120,6 +168,10 @@ trait Tensor {
 }
 
 impl Tensor for Array1<f32> {
+    fn rows_and_columns(&self) -> [usize; 2] {
+        [1, self.len()]
+    }
+
     fn count(&self) -> usize {
         self.len()
     }
@@ -138,6 +190,10 @@ impl Tensor for Array1<f32> {
 }
 
 impl Tensor for Matrix {
+    fn rows_and_columns(&self) -> [usize; 2] {
+        self.dim().into()
+    }
+
     fn count(&self) -> usize {
         self.len()
     }
@@ -156,8 +212,8 @@ impl Tensor for Matrix {
 }
 
 impl BlockParams {
-    fn matrices(&self) -> [&Matrix; 7] {
-        [&self.w_q, &self.w_k, &self.w_v, &self.w_o, &self.w_gate, &self.w_in, &self.w_out]
+    fn matrices(&self) -> [&Matrix; 8] {
+        [&self.w_q, &self.w_k, &self.w_v, &self.w_o, &self.w_router, &self.w_gate, &self.w_in, &self.w_out]
     }
 
     /// Whether a matrix has to be expanded before a product.
@@ -175,58 +231,136 @@ impl BlockParams {
     }
 
     fn zeros(c: &Config) -> Self {
-        let (d, heads, kv_heads) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads() * c.d_head);
-        let d_mlp = if c.mlp == Mlp::None { 0 } else { c.d_mlp };
-        // With a width of zero a matrix and its gain vanish.
-        let d_mlp_in = if c.mlp == Mlp::None { 0 } else { d };
-        let bias = |n: usize| Array1::zeros(if c.bias { n } else { 0 });
-        let matrix = |rows, columns| Matrix::from(Array2::zeros((rows, columns)));
-        BlockParams {
-            ln1_w: Array1::zeros(n_gains(c, d)),
-            ln1_b: Array1::zeros(n_norm_biases(c, d)),
-            w_q: matrix(d, heads),
-            b_q: bias(heads),
-            w_k: matrix(d, kv_heads),
-            b_k: bias(kv_heads),
-            w_v: matrix(d, kv_heads),
-            b_v: bias(kv_heads),
-            w_o: matrix(heads, d),
-            b_o: bias(d),
-            ln2_w: Array1::zeros(n_gains(c, d_mlp_in)),
-            ln2_b: Array1::zeros(n_norm_biases(c, d_mlp_in)),
-            w_gate: if c.mlp == Mlp::SwiGlu { matrix(d, d_mlp) } else { matrix(0, 0) },
-            w_in: matrix(d_mlp_in, d_mlp),
-            b_in: bias(d_mlp),
-            w_out: matrix(d_mlp, d_mlp_in),
-            b_out: bias(d_mlp_in),
+        macro_rules! zeros_of {
+            ($($field:ident)*) => { BlockParams { $($field: Zeros::zeros(block_shape(c, stringify!($field)))),* } };
         }
+        zeros_of!(
+            ln1_w ln1_b w_q b_q w_k b_k w_v b_v w_o b_o q_norm k_norm ln1_post_w ln1_post_b
+            ln2_w ln2_b w_router w_gate b_gate w_in b_in w_out b_out ln2_post_w ln2_post_b
+        )
     }
 }
 
-fn n_gains(c: &Config, n: usize) -> usize {
-    if c.norm == Norm::None { 0 } else { n }
+/// Rows and columns of a block's tensor; a vector is one row, and what the architecture does not have has no columns.
+fn block_shape(c: &Config, field: &str) -> [usize; 2] {
+    let (d, heads, kv_heads) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads() * c.d_head);
+    let there = |is_there: bool, shape: [usize; 2]| if is_there { shape } else { [0, 0] };
+    let normed = c.norm != Norm::None;
+    let before = normed && (c.norm_at.input() || c.norm_at.sum());
+    let after = normed && c.norm_at.output();
+    let shifted = c.norm.centres() && c.bias.norm;
+    let mlp = c.mlp != Mlp::None;
+    let ln2 = before && mlp && c.residual != Residual::ParallelOneNorm;
+    let n_experts = c.experts.map_or(1, |experts| experts.n);
+    let normed_width = |width: usize| match c.qk_norm {
+        QkNorm::None => 0,
+        QkNorm::Head => c.d_head,
+        QkNorm::AllHeads => width,
+    };
+    match field {
+        "ln1_w" => there(before, [1, d]),
+        "ln1_b" => there(before && shifted, [1, d]),
+        "w_q" => [d, heads],
+        "b_q" => there(c.bias.qkv, [1, heads]),
+        "w_k" | "w_v" => [d, kv_heads],
+        "b_k" | "b_v" => there(c.bias.qkv, [1, kv_heads]),
+        "w_o" => [heads, d],
+        "b_o" => there(c.bias.out, [1, d]),
+        "q_norm" => [1, normed_width(heads)],
+        "k_norm" => [1, normed_width(kv_heads)],
+        "ln1_post_w" => there(after, [1, d]),
+        "ln1_post_b" => there(after && shifted, [1, d]),
+        "ln2_w" => there(ln2, [1, d]),
+        "ln2_b" => there(ln2 && shifted, [1, d]),
+        "w_router" => there(c.experts.is_some(), [d, n_experts]),
+        "w_gate" => there(c.mlp.is_gated(), [n_experts * d, c.d_mlp]),
+        "b_gate" => there(c.mlp.is_gated() && c.bias.gate, [1, c.d_mlp]),
+        "w_in" => there(mlp, [n_experts * d, c.d_mlp]),
+        "b_in" => there(mlp && c.bias.mlp, [1, c.d_mlp]),
+        "w_out" => there(mlp, [n_experts * c.d_mlp, d]),
+        "b_out" => there(mlp && c.bias.mlp, [1, d]),
+        "ln2_post_w" => there(after && mlp, [1, d]),
+        "ln2_post_b" => there(after && mlp && shifted, [1, d]),
+        other => unreachable!("no tensor {other}"),
+    }
 }
 
-fn n_norm_biases(c: &Config, n: usize) -> usize {
-    if c.bias && c.norm == Norm::Layer { n } else { 0 }
+/// The same outside the blocks.
+fn outer_shape(c: &Config, field: &str) -> [usize; 2] {
+    let there = |is_there: bool, shape: [usize; 2]| if is_there { shape } else { [0, 0] };
+    let (normed, shifted) = (c.norm != Norm::None, c.norm.centres() && c.bias.norm);
+    let final_norm = c.final_norm() != Norm::None;
+    match field {
+        "w_e" => [c.d_vocab, c.d_model],
+        "ln_embed_w" => there(c.embed_norm && normed, [1, c.d_model]),
+        "ln_embed_b" => there(c.embed_norm && shifted, [1, c.d_model]),
+        "w_pos" => there(c.positions == Positions::Learned, [c.n_ctx, c.d_model]),
+        "ln_final_w" => there(final_norm, [1, c.d_model]),
+        "ln_final_b" => there(final_norm && shifted, [1, c.d_model]),
+        "w_u" => there(!c.tied, [c.d_model, c.d_vocab]),
+        "b_u" => there(c.bias_u, [1, c.d_vocab]),
+        other => unreachable!("no tensor {other}"),
+    }
 }
 
 impl Params {
     /// All zeros: the start of a gradient.
     pub fn zeros(c: &Config) -> Self {
-        let matrix = |rows, columns| Matrix::from(Array2::zeros((rows, columns)));
         Params {
-            w_e: matrix(c.d_vocab, c.d_model),
-            w_pos: match c.positions {
-                Positions::Learned => matrix(c.n_ctx, c.d_model),
-                Positions::Rotary(_) | Positions::None => matrix(0, 0),
-            },
+            w_e: Zeros::zeros(outer_shape(c, "w_e")),
+            ln_embed_w: Zeros::zeros(outer_shape(c, "ln_embed_w")),
+            ln_embed_b: Zeros::zeros(outer_shape(c, "ln_embed_b")),
+            w_pos: Zeros::zeros(outer_shape(c, "w_pos")),
             blocks: (0..c.n_distinct_blocks()).map(|_| BlockParams::zeros(c)).collect(),
-            ln_final_w: Array1::zeros(n_gains(c, c.d_model)),
-            ln_final_b: Array1::zeros(n_norm_biases(c, c.d_model)),
-            w_u: if c.tied { matrix(0, 0) } else { matrix(c.d_model, c.d_vocab) },
-            b_u: Array1::zeros(if c.bias_u { c.d_vocab } else { 0 }),
+            ln_final_w: Zeros::zeros(outer_shape(c, "ln_final_w")),
+            ln_final_b: Zeros::zeros(outer_shape(c, "ln_final_b")),
+            w_u: Zeros::zeros(outer_shape(c, "w_u")),
+            b_u: Zeros::zeros(outer_shape(c, "b_u")),
         }
+    }
+
+    /// How many parameters a checked configuration has: `Params::zeros(c).count()`, without the memory.
+    pub(crate) fn count_of(c: &Config) -> u128 {
+        let n = |[rows, columns]: [usize; 2]| rows as u128 * columns as u128;
+        let mut block = 0;
+        macro_rules! each {
+            ($field:ident, $name:literal) => {
+                block += n(block_shape(c, stringify!($field)))
+            };
+        }
+        block_fields!(each);
+        let outside = ["w_e", "ln_embed_w", "ln_embed_b", "w_pos", "ln_final_w", "ln_final_b", "w_u", "b_u"];
+        outside.into_iter().map(|field| n(outer_shape(c, field))).sum::<u128>()
+            + c.n_distinct_blocks() as u128 * block
+    }
+
+    /// Whether these are weights of this shape: the name of the first tensor that is not, or of the blocks if their
+    /// number is wrong.
+    pub(crate) fn misfit(&self, c: &Config) -> Option<String> {
+        let fits =
+            |is: [usize; 2], wanted: [usize; 2]| is == wanted || (is.contains(&0) && wanted.contains(&0));
+        macro_rules! outside {
+            ($($field:ident)*) => {
+                $(if !fits(self.$field.rows_and_columns(), outer_shape(c, stringify!($field))) {
+                    return Some(stringify!($field).into());
+                })*
+            };
+        }
+        outside!(w_e ln_embed_w ln_embed_b w_pos ln_final_w ln_final_b w_u b_u);
+        if self.blocks.len() != c.n_distinct_blocks() {
+            return Some("blocks".into());
+        }
+        for (l, b) in self.blocks.iter().enumerate() {
+            macro_rules! each {
+                ($field:ident, $name:literal) => {
+                    if !fits(b.$field.rows_and_columns(), block_shape(c, stringify!($field))) {
+                        return Some(format!("blocks.{l}.{}", $name));
+                    }
+                };
+            }
+            block_fields!(each);
+        }
+        None
     }
 
     /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual stream
@@ -240,8 +374,16 @@ impl Params {
         fill(&mut params.w_e, std, rng);
         fill(&mut params.w_pos, std, rng);
         for b in &mut params.blocks {
-            b.ln1_w.fill(1.0);
-            b.ln2_w.fill(1.0);
+            for gain in [
+                &mut b.ln1_w,
+                &mut b.ln2_w,
+                &mut b.ln1_post_w,
+                &mut b.ln2_post_w,
+                &mut b.q_norm,
+                &mut b.k_norm,
+            ] {
+                gain.fill(1.0);
+            }
             for w in [&mut b.w_q, &mut b.w_k, &mut b.w_v, &mut b.w_in] {
                 fill(w, std, rng);
             }
@@ -249,7 +391,9 @@ impl Params {
                 fill(w, out, rng);
             }
             fill(&mut b.w_gate, std, rng);
+            fill(&mut b.w_router, std, rng);
         }
+        params.ln_embed_w.fill(1.0);
         params.ln_final_w.fill(1.0);
         fill(&mut params.w_u, std, rng);
         params
@@ -274,15 +418,14 @@ impl Params {
         }
         let mut all = vec![
             entry("embed.W_E".into(), self.w_e.view()),
+            entry("embed.ln.w".into(), self.ln_embed_w.view()),
+            entry("embed.ln.b".into(), self.ln_embed_b.view()),
             entry("pos_embed.W_pos".into(), self.w_pos.view()),
         ];
         for (l, b) in self.blocks.iter().enumerate() {
             macro_rules! each {
-                ($field:ident) => {
-                    all.push(entry(
-                        format!("blocks.{l}.{}", hooked_name(stringify!($field))),
-                        b.$field.view(),
-                    ))
+                ($field:ident, $name:literal) => {
+                    all.push(entry(format!("blocks.{l}.{}", $name), b.$field.view()))
                 };
             }
             block_fields!(each);
@@ -302,10 +445,15 @@ impl Params {
 
     /// The same to write to; a stored matrix becomes one of its own.
     pub fn slices_mut(&mut self) -> Vec<&mut [f32]> {
-        let mut all = vec![self.w_e.flat_mut(), self.w_pos.flat_mut()];
+        let mut all = vec![
+            self.w_e.flat_mut(),
+            self.ln_embed_w.flat_mut(),
+            self.ln_embed_b.flat_mut(),
+            self.w_pos.flat_mut(),
+        ];
         for b in &mut self.blocks {
             macro_rules! each {
-                ($field:ident) => {
+                ($field:ident, $name:literal) => {
                     all.push(b.$field.flat_mut())
                 };
             }
@@ -323,10 +471,15 @@ impl Params {
 
     /// Where each tensor goes, in the order of [`tensors`](Params::tensors).
     pub(crate) fn places(&mut self) -> Vec<Place<'_>> {
-        let mut all: Vec<Place> = vec![(&mut self.w_e).into(), (&mut self.w_pos).into()];
+        let mut all: Vec<Place> = vec![
+            (&mut self.w_e).into(),
+            (&mut self.ln_embed_w).into(),
+            (&mut self.ln_embed_b).into(),
+            (&mut self.w_pos).into(),
+        ];
         for b in &mut self.blocks {
             macro_rules! each {
-                ($field:ident) => {
+                ($field:ident, $name:literal) => {
                     all.push((&mut b.$field).into())
                 };
             }
@@ -345,10 +498,10 @@ impl Params {
 
     /// Every tensor that the architecture has, in the order of [`tensors`](Params::tensors).
     fn each(&self) -> Vec<&dyn Tensor> {
-        let mut all: Vec<&dyn Tensor> = vec![&self.w_e, &self.w_pos];
+        let mut all: Vec<&dyn Tensor> = vec![&self.w_e, &self.ln_embed_w, &self.ln_embed_b, &self.w_pos];
         for b in &self.blocks {
             macro_rules! each {
-                ($field:ident) => {
+                ($field:ident, $name:literal) => {
                     all.push(&b.$field)
                 };
             }
@@ -426,15 +579,4 @@ impl Params {
 
 fn fill(w: &mut Matrix, std: f64, rng: &mut Rng) {
     w.mapv_inplace(|_| (normal(rng) * std) as f32);
-}
-
-/// `w_q` as TransformerLens writes it, `attn.W_Q`; biases keep their small `b`.
-fn hooked_name(field: &str) -> String {
-    let (kind, part) = field.split_once('_').unwrap_or((field, ""));
-    let kind = if kind == "w" { "W" } else { kind };
-    match part {
-        "q" | "k" | "v" | "o" => format!("attn.{kind}_{}", part.to_uppercase()),
-        "gate" | "in" | "out" => format!("mlp.{kind}_{part}"),
-        _ => format!("{kind}.{part}"),
-    }
 }

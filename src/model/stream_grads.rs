@@ -65,7 +65,8 @@ impl Transformer {
             let (mut taps, mut unread) = (Taps::none(&self.config), Params::zeros(&self.config));
             let tape = forward(&net, part.tokens.slice(s![.., ..batch.1]), &mut taps);
             let (_, dlogits) = next_token_loss(tape.logits.view(), part.tokens, self.config.mask);
-            let top = unembed_backward(&net, &tape.ln_final, dlogits.view(), &mut unread, &mut taps);
+            let top =
+                unembed_backward(&net, &tape.ln_final, &tape.logits, dlogits.view(), &mut unread, &mut taps);
             read(top, &mut |l, v| {
                 let grad = &mut unread.blocks[net.block_of(l)];
                 block_backward(&net, l, v.clone(), &tape.blocks[l], grad, &mut taps) - v

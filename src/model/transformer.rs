@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use ndarray::{Array2, ArrayView2};
 
 use super::architecture::Mlp;
-use super::forward::{Tape, forward, unembed};
+use super::forward::{Tape, forward, scale_and_cap, unembed};
 use super::network::Network;
 use super::taps::Taps;
 use super::{Config, Params};
+use crate::nn::linear;
 use crate::num::log_softmax_rows;
+use crate::record::Fnv;
 use crate::{Error, ErrorKind, Result};
 
 /// A decoder-only transformer. The default [`Config`] is GPT-2's architecture (Radford et al. 2019): pre-norm blocks,
@@ -52,25 +54,22 @@ impl Transformer {
         }
     }
 
-    /// A number that two models share only if shape and weights are the same, bit for bit (FNV-1a).
+    /// The logits `[rows, d_vocab]` of what the final norm has given, `[rows, d_model]`.
+    pub(crate) fn unembed_normalised(&self, y: ArrayView2<f32>) -> Array2<f32> {
+        let mut logits = linear(y, self.params.unembedding(), self.params.b_u.view());
+        scale_and_cap(&self.config, logits.as_slice_mut().expect("a product lies row by row"));
+        logits
+    }
+
+    /// A number that two models share only if they compute the same with the same weights, bit for bit (FNV-1a over the
+    /// settings as JSON and the weights; the seed of the initial weights is none of it).
     ///
     /// Moments and lenses carry it, so that a lens is never read with another model by mistake.
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut eat = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-        let c = &self.config;
-        for size in [c.d_vocab, c.n_ctx, c.d_model, c.n_layers, c.n_heads, c.d_head, c.d_mlp] {
-            eat(size as u64);
-        }
-        eat(c.eps.to_bits());
-        // What the sizes of the weights do not tell; the default says nothing.
-        let usual = Config::default().describe();
-        let words = c.describe();
-        if words != usual {
-            words.bytes().for_each(|byte| eat(u64::from(byte)));
-        }
-        self.params.for_each(|numbers| numbers.iter().for_each(|x| eat(u64::from(x.to_bits()))));
-        hash
+        let mut hash = Fnv::new("transformer 1");
+        hash.settings(&Config { seed: 0, ..self.config.clone() }, &Config { seed: 0, ..Config::default() });
+        self.params.for_each(|numbers| numbers.iter().for_each(|x| hash.word(u64::from(x.to_bits()))));
+        hash.finish()
     }
 
     /// The forward pass over tokens that were checked.
@@ -85,8 +84,22 @@ impl Transformer {
         self.check_range(tokens)
     }
 
-    /// Refuses a batch that is empty or longer than the context.
+    /// Refuses weights that are not those of the configuration: both are open to change.
+    fn check_fit(&self) -> Result<()> {
+        let Some(tensor) = self.params.misfit(&self.config) else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "the weights `{tensor}` do not fit the configuration (n_layers {}, ..)",
+                self.config.n_layers
+            ),
+            "settings of a network that is there cannot change alone: build another with `Transformer::new(config)`",
+        ))
+    }
+
+    /// Refuses a batch that is empty or longer than the context, and weights that are not those of the configuration.
     pub(crate) fn check_shape(&self, (n_seqs, n_pos): (usize, usize)) -> Result<()> {
+        self.check_fit()?;
         if n_seqs == 0 || n_pos == 0 {
             return Err(Error::new(
                 ErrorKind::Data,

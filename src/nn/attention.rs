@@ -1,9 +1,9 @@
 //! Softmax attention of one head over one sequence (Vaswani et al. 2017).
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use super::Mask;
 use super::heads::{Head, HeadMut, HeadWork};
+use super::{Mask, Scoring};
 use crate::num::{Real, matmul};
 
 /// `z = softmax(q kᵀ / √d_head + mask) v`.
@@ -28,7 +28,7 @@ pub fn attention<F: Real>(
     let (n_pos, d_head) = q.dim();
     let (mut z, mut pattern) = (Array2::zeros((n_pos, d_head)), Array2::zeros((n_pos, n_pos)));
     let (q, k, v) = (q.as_standard_layout(), k.as_standard_layout(), v.as_standard_layout());
-    let mut work = HeadWork::new(mask, n_pos, d_head);
+    let mut work = HeadWork::new(Scoring::of_head(mask, d_head), n_pos, d_head);
     work.forward(
         [Head::of(&q), Head::of(&k), Head::of(&v)],
         None,
@@ -54,7 +54,7 @@ pub fn attention_backward<F: Real>(
     let (dz, pattern) = (dz.as_standard_layout(), pattern.as_standard_layout());
     let (q, k, v) = (q.as_standard_layout(), k.as_standard_layout(), v.as_standard_layout());
     // What a mask hides is zero in the pattern, so that no mask gives the same.
-    let mut work = HeadWork::new(Mask::None, n_pos, d_head);
+    let mut work = HeadWork::new(Scoring::of_head(Mask::None, d_head), n_pos, d_head);
     fn of<F: Real>(x: &mut Array2<F>) -> HeadMut<'_, F> {
         let width = x.ncols();
         HeadMut { numbers: x.as_slice_mut().expect("contiguous"), width }
@@ -69,24 +69,37 @@ pub fn attention_backward<F: Real>(
     (dq, dk, dv)
 }
 
-/// The scores `q kᵀ / √d_head`, `[query pos, key pos]`, minus infinity where the mask hides.
+/// The scores of all queries for all keys, `[query pos, key pos]`, minus infinity for those that a query does not see.
 ///
 /// ```
-/// use onelens::{ndarray::array, nn::{Mask, attention_scores}};
+/// use onelens::{ndarray::array, nn::{Mask, Scoring, attention_scores}};
 /// let q = array![[2.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0]];
-/// let scores = attention_scores(q.view(), q.view(), Mask::Causal);
+/// let scores = attention_scores(q.view(), q.view(), &Scoring::of_head(Mask::Causal, 4));
 /// assert_eq!(scores, array![[2.0, f64::NEG_INFINITY], [4.0, 8.0]]);
 /// ```
-pub fn attention_scores<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, mask: Mask) -> Array2<F> {
-    let scale = F::one() / F::of(q.ncols() as f64).sqrt();
+pub fn attention_scores<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, scoring: &Scoring) -> Array2<F> {
     let mut scores = matmul(q, k.t());
     let n_pos = scores.ncols();
     for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
-        let n_visible = mask.n_visible(i, n_pos);
-        row.slice_mut(s![..n_visible]).mapv_inplace(|x| x * scale);
-        row.slice_mut(s![n_visible..]).fill(F::neg_infinity());
+        let seen = scoring.seen(i, n_pos);
+        for (j, x) in row.iter_mut().enumerate() {
+            *x = if seen.contains(&j) { scoring.score(*x, i, j) } else { F::neg_infinity() };
+        }
     }
     scores
+}
+
+/// From the gradient of the scores to that of the products `q kᵀ`, in place.
+pub fn attention_scores_backward<F: Real>(
+    dscores: &mut ArrayViewMut2<F>,
+    q: ArrayView2<F>,
+    k: ArrayView2<F>,
+    scoring: &Scoring,
+) {
+    match scoring.soft_cap {
+        None => dscores.mapv_inplace(|d| d * F::of(scoring.scale)),
+        Some(_) => dscores.zip_mut_with(&matmul(q, k.t()), |d, &x| *d *= scoring.derivative(x)),
+    }
 }
 
 /// Softmax of each row of `scores`, in place. A row of nothing but minus infinities becomes zeros.

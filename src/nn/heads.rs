@@ -2,9 +2,11 @@
 //!
 //! What a mask hides is not computed: a causal head does half of the work that full products would.
 
+use std::ops::Range;
+
 use ndarray::{Array2, CowArray, Ix2};
 
-use super::Mask;
+use super::Scoring;
 use crate::num::{Real, RowBounds, Strided, dot, largest, sum, tiled_product, wide_fn};
 
 /// One head of `[pos, head · d_head]`: the numbers from its first one on, and the width of all heads together.
@@ -49,7 +51,7 @@ impl<'a, F: Real> HeadMut<'a, F> {
 pub(crate) struct HeadWork<F> {
     n_pos: usize,
     d_head: usize,
-    scale: F,
+    scoring: Scoring,
     /// Scores, of which a query needs those of the keys it sees.
     scores: Vec<RowBounds>,
     /// Sums over the keys that a query sees.
@@ -60,30 +62,40 @@ pub(crate) struct HeadWork<F> {
     transposed: Vec<F>,
     /// The gradient of the scores, `[query pos, key pos]`.
     dscores: Vec<F>,
+    /// Products of queries and keys once more, where the derivative of a score depends on them.
+    products: Vec<F>,
 }
 
 impl<F: Real> HeadWork<F> {
-    pub(crate) fn new(mask: Mask, n_pos: usize, d_head: usize) -> Self {
-        let visible: Vec<usize> = (0..n_pos).map(|query| mask.n_visible(query, n_pos)).collect();
-        let keys = |inner_to| RowBounds { inner_from: 0, inner_to, n_columns: d_head };
-        // No later query sees less than an earlier one.
+    pub(crate) fn new(scoring: Scoring, n_pos: usize, d_head: usize) -> Self {
+        let seen: Vec<Range<usize>> = (0..n_pos).map(|query| scoring.seen(query, n_pos)).collect();
+        let keys =
+            |seen: &Range<usize>| RowBounds { inner_from: seen.start, inner_to: seen.end, n_columns: d_head };
+        // No later query sees less than an earlier one, and none looks back further.
         let queries = |key| {
-            let inner_from = visible.partition_point(|&n| n <= key);
-            RowBounds { inner_from, inner_to: n_pos, n_columns: d_head }
+            let inner_from = seen.partition_point(|seen| seen.end <= key);
+            let inner_to = seen.partition_point(|seen| seen.start <= key).max(inner_from);
+            RowBounds { inner_from, inner_to, n_columns: d_head }
         };
         HeadWork {
             n_pos,
             d_head,
-            scale: F::one() / F::of(d_head as f64).sqrt(),
-            scores: visible
+            scoring,
+            scores: seen
                 .iter()
-                .map(|&n| RowBounds { inner_from: 0, inner_to: d_head, n_columns: n })
+                .map(|seen| RowBounds { inner_from: 0, inner_to: d_head, n_columns: seen.end })
                 .collect(),
-            over_keys: visible.iter().map(|&n| keys(n)).collect(),
+            over_keys: seen.iter().map(keys).collect(),
             over_queries: (0..n_pos).map(queries).collect(),
             transposed: Vec::new(),
             dscores: Vec::new(),
+            products: Vec::new(),
         }
+    }
+
+    /// For the next heads, what each step back costs.
+    pub(crate) fn set_slope(&mut self, slope: f64) {
+        self.scoring.slope = slope;
     }
 
     /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`. `scores` gets what
@@ -99,10 +111,15 @@ impl<F: Real> HeadWork<F> {
         transpose(&mut self.transposed, k, n, d);
         let keys = &self.transposed;
         tiled_product(pattern, n, false, q.rows(), keys, n, &self.scores, n);
-        if let Some(scores) = scores {
-            visible(scores, pattern, &self.scores, self.scale);
+        let mut scale = F::of(self.scoring.scale);
+        if self.scoring.is_special() {
+            special(pattern, n, self.scoring);
+            scale = F::one();
         }
-        softmax(pattern, &self.scores, self.scale);
+        if let Some(scores) = scores {
+            visible(scores, pattern, &self.scores, scale);
+        }
+        softmax(pattern, &self.scores, scale);
         let pattern = Strided { numbers: pattern, width: n, transposed: false };
         let rows = &self.over_keys;
         tiled_product(z.numbers, z.width, false, pattern, v.numbers, v.width, rows, d);
@@ -122,13 +139,37 @@ impl<F: Real> HeadWork<F> {
         self.dscores.resize(n * n, F::zero());
         let ds = &mut self.dscores;
         tiled_product(ds, n, false, dz.rows(), &self.transposed, n, &self.scores, n);
-        softmax_backward(ds, pattern, &self.scores, self.scale);
+        if self.scoring.soft_cap.is_some() {
+            softmax_backward(ds, pattern, &self.scores, F::one());
+            // What a cap lets through depends on the product that it cut.
+            transpose(&mut self.transposed, k, n, d);
+            self.products.resize(n * n, F::zero());
+            tiled_product(&mut self.products, n, false, q.rows(), &self.transposed, n, &self.scores, n);
+            for (i, (ds, products)) in ds.chunks_exact_mut(n).zip(self.products.chunks_exact(n)).enumerate() {
+                for at in self.over_keys[i].inner_from..self.over_keys[i].inner_to {
+                    ds[at] *= self.scoring.derivative(products[at]);
+                }
+            }
+        } else {
+            softmax_backward(ds, pattern, &self.scores, F::of(self.scoring.scale));
+        }
         let rows = Strided { numbers: ds, width: n, transposed: false };
         tiled_product(dq.numbers, dq.width, false, rows, k.numbers, k.width, &self.over_keys, d);
         let columns = Strided { numbers: ds, width: n, transposed: true };
         tiled_product(dk.numbers, dk.width, add, columns, q.numbers, q.width, &self.over_queries, d);
         let columns = Strided { numbers: pattern, width: n, transposed: true };
         tiled_product(dv.numbers, dv.width, add, columns, dz.numbers, dz.width, &self.over_queries, d);
+    }
+}
+
+/// Scores in place of products, minus infinity before a window.
+fn special<F: Real>(products: &mut [F], n: usize, scoring: Scoring) {
+    for (query, row) in products.chunks_exact_mut(n).enumerate() {
+        let seen = scoring.seen(query, n);
+        row[..seen.start].fill(F::neg_infinity());
+        for key in seen {
+            row[key] = scoring.score(row[key], query, key);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Rows are positions, columns are features. The gradient of the loss with respect to `x` is called `dx`. Everything
 //! here is generic over [`Real`](crate::num::Real) for one reason: derivatives are checked in `f64`.
 
+mod activation;
 mod attention;
 mod cross_entropy;
 mod embed;
@@ -13,13 +14,19 @@ mod layer_norm;
 mod linear;
 mod linear_attention;
 mod mask;
+mod norm;
 mod patches;
 mod relu;
 mod rms_norm;
 mod rotary;
+mod scores;
 mod swiglu;
 
-pub use attention::{attention, attention_backward, attention_scores, softmax_backward, softmax_rows};
+pub use activation::Activation;
+pub use attention::{
+    attention, attention_backward, attention_scores, attention_scores_backward, softmax_backward,
+    softmax_rows,
+};
 pub use cross_entropy::cross_entropy;
 pub use embed::{embed, embed_backward};
 pub(crate) use gelu::gelu_backward_in;
@@ -32,9 +39,11 @@ pub(crate) use linear::{add_rows, linear_backward_to};
 pub use linear::{linear, linear_backward};
 pub use linear_attention::{linear_attention, linear_attention_backward, mask_rows};
 pub use mask::Mask;
+pub use norm::Norm;
 pub use patches::{Grid, patches, patches_backward};
 pub use relu::{relu, relu_backward};
 pub(crate) use rms_norm::rms_norm_backward_in;
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::{Pairs, RotaryTable, rotary, rotary_backward};
+pub use scores::{Scoring, alibi_slope, soft_cap};
 pub use swiglu::{swiglu, swiglu_backward};

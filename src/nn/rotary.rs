@@ -32,13 +32,19 @@ impl<F: Real> RotaryTable<F> {
 
     /// The table of `n_pos` positions after the first `past`.
     pub fn after(past: usize, n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
-        let angle =
-            |(t, i): (usize, usize)| (past + t) as f64 * theta.powf(-2.0 * i as f64 / d_rotary as f64);
-        let shape = (n_pos, d_rotary / 2);
+        let frequencies: Vec<f64> =
+            (0..d_rotary / 2).map(|i| theta.powf(-2.0 * i as f64 / d_rotary as f64)).collect();
+        Self::of_frequencies(past, n_pos, &frequencies, 1.0, pairs)
+    }
+
+    /// The table where pair `i` turns by `t · frequencies[i]` and becomes `length` times as long.
+    pub fn of_frequencies(past: usize, n_pos: usize, frequencies: &[f64], length: f64, pairs: Pairs) -> Self {
+        let angle = |(t, i): (usize, usize)| (past + t) as f64 * frequencies[i];
+        let shape = (n_pos, frequencies.len());
         RotaryTable {
             pairs,
-            cos: Array2::from_shape_fn(shape, |at| F::of(angle(at).cos())),
-            sin: Array2::from_shape_fn(shape, |at| F::of(angle(at).sin())),
+            cos: Array2::from_shape_fn(shape, |at| F::of(length * angle(at).cos())),
+            sin: Array2::from_shape_fn(shape, |at| F::of(length * angle(at).sin())),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::nn::{
     Grid, cross_entropy, linear, linear_backward, patches, patches_backward, relu, relu_backward,
 };
 use crate::num::{Real, log_softmax_rows, normal, rng, uniform_index};
+use crate::record::Fnv;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -169,17 +170,16 @@ impl ImageClassifier {
 
     /// A number that two classifiers share only if shape and weights are the same, bit for bit (FNV-1a).
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut eat = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-        let c = &self.config;
-        format!("{:?} {} {}x{}", c.network, c.residual, c.height, c.width)
-            .bytes()
-            .for_each(|b| eat(b.into()));
+        let mut hash = Fnv::new("classifier 2");
+        hash.settings(
+            &ImageConfig { seed: 0, ..self.config.clone() },
+            &ImageConfig { seed: 0, ..Default::default() },
+        );
         for p in &self.params {
-            [p.w.nrows(), p.w.ncols()].into_iter().for_each(|n| eat(n as u64));
-            p.w.iter().chain(&p.b).for_each(|x| eat(u64::from(x.to_bits())));
+            [p.w.nrows(), p.w.ncols()].into_iter().for_each(|n| hash.word(n as u64));
+            p.w.iter().chain(&p.b).for_each(|x| hash.word(u64::from(x.to_bits())));
         }
-        hash
+        hash.finish()
     }
 
     /// The first matrix that has not the shape that `config` gives it, or holds a number that is not finite.

@@ -13,6 +13,7 @@ import hashlib
 import json
 import pathlib
 import platform
+import tempfile
 
 import safetensors
 import safetensors.torch
@@ -38,8 +39,8 @@ CONFIGS = {
 
 def residual_streams(model, tokens):
     """What every block reads, and what the last one leaves, before the final norm."""
-    base = model.base_model
-    blocks = base.h if hasattr(base, "h") else base.layers
+    base = getattr(model.base_model, "decoder", model.base_model)
+    blocks = next(getattr(base, name) for name in ["h", "layers", "blocks"] if hasattr(base, name))
     streams = []
     first = lambda out: out[0] if isinstance(out, tuple) else out
     hooks = [b.register_forward_pre_hook(
@@ -52,7 +53,14 @@ def residual_streams(model, tokens):
     return streams, logits
 
 
-def make(name, config):
+def stored(model, folder):
+    """The weights of a model by the names that they have in its file, which are not always those in memory."""
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def make(folder, config):
     torch.manual_seed(SEED)
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
@@ -60,10 +68,8 @@ def make(name, config):
         # Away from the symmetric start: gains that are not 1 and biases that are not 0 tell a wrong layout.
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    folder = HERE / name
-    folder.mkdir(exist_ok=True)
-    model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored(model, folder)
 
     tokens = torch.randint(0, config.vocab_size, (3, 8))
     streams, logits = residual_streams(model, tokens[:, :-1])
@@ -71,26 +77,31 @@ def make(name, config):
     loss.backward()
     out = {"tokens": tokens.to(torch.int32), "logits": logits.detach(), "loss": loss.detach().reshape(1)}
     out |= {f"resid.{l}": h for l, h in enumerate(streams)}
-    # Under the names in the file: newer versions call NeoX's `embed_out` `lm_head` in memory.
-    stored = safetensors.torch.load_file(folder / "model.safetensors").keys()
-    name_in_file = lambda n: n if n in stored else n.replace("lm_head", "embed_out")
-    out |= {f"grad.{name_in_file(n)}": p.grad for n, p in model.named_parameters()}
+    # A gradient has the names and the layout of a checkpoint when it is stored as one.
+    with torch.no_grad(), tempfile.TemporaryDirectory() as gradients:
+        for p in model.parameters():
+            p.copy_(p.grad)
+        out |= {f"grad.{name}": grad for name, grad in stored(model, pathlib.Path(gradients)).items()}
     safetensors.torch.save_file({k: v.contiguous() for k, v in out.items()}, folder / "golden.safetensors")
-    return folder
+
+
+def write_birth(folder, command, names):
+    """The versions, the seed, and the sha256 of every file in the folders of these names."""
+    files = {
+        f"{name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for name in names for path in sorted((folder / name).iterdir())}
+    birth = {
+        "command": command, "seed": SEED, "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "safetensors": safetensors.__version__, "sha256": files,
+    }
+    (folder / "birth.json").write_text(json.dumps(birth, indent=2) + "\n")
 
 
 def main():
     torch.set_num_threads(1)
-    files = {}
     for name, config in CONFIGS.items():
-        for path in sorted(make(name, config).iterdir()):
-            files[f"{name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    birth = {
-        "command": "python tests/golden/make.py", "seed": SEED, "python": platform.python_version(),
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "safetensors": safetensors.__version__, "sha256": files,
-    }
-    (HERE / "birth.json").write_text(json.dumps(birth, indent=2) + "\n")
+        make(HERE / name, config)
+    write_birth(HERE, "python tests/golden/make.py", CONFIGS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ use onelens::num::{normal, rng, uniform_index};
 const N_CHOICES: [usize; 11] = [3, 4, 5, 2, 3, 3, 3, 4, 2, 3, 2];
 
 fn config(choice: &[usize]) -> Config {
-    let rotary = |pairs, d_rotary, theta| Positions::Rotary(Rotary { pairs, d_rotary, theta });
+    let rotary =
+        |pairs, d_rotary, theta| Positions::Rotary(Rotary { pairs, d_rotary, theta, ..Default::default() });
     Config {
         d_vocab: 5,
         n_ctx: 6,
@@ -32,7 +33,7 @@ fn config(choice: &[usize]) -> Config {
         residual: [Residual::Sequential, Residual::Parallel, Residual::None][choice[5]],
         blocks: [Blocks::Distinct, Blocks::Looped { inject: false }, Blocks::Looped { inject: true }]
             [choice[6]],
-        bias: choice[7].is_multiple_of(2),
+        bias: choice[7].is_multiple_of(2).into(),
         bias_u: choice[7] / 2 == 0,
         tied: choice[8] == 1,
         n_kv_heads: [None, Some(1), Some(2)][choice[9]],
@@ -71,6 +72,97 @@ pub(crate) fn covering() -> Vec<Config> {
         }
     }
     configs
+}
+
+/// What other families of models have beyond that: each setting in one of these at least, with others that come with
+/// it.
+pub(crate) fn of_families() -> Vec<Config> {
+    let base = Config {
+        bias: Bias::NONE,
+        bias_u: false,
+        n_kv_heads: Some(2),
+        ..config(&[1, 2, 3, 0, 0, 0, 0, 1, 1, 2, 0])
+    };
+    let window = |n| LayerKind { window: Some(n), positions: None };
+    let other_turns = Positions::Rotary(Rotary { theta: 20.0, ..Default::default() });
+    let all = vec![
+        // Gemma 2 and 3.
+        Config {
+            norm_at: NormAt::InputAndOutput,
+            layers: vec![window(2), LayerKind { window: None, positions: Some(other_turns) }],
+            qk_norm: QkNorm::Head,
+            attention_scale: AttentionScale::Fixed { scale: 0.7, by_layer: false },
+            attention_cap: Some(0.8),
+            mlp: Mlp::GeGluTanh,
+            embed_scale: 2.5,
+            logit_cap: Some(1.5),
+            ..base.clone()
+        },
+        // OLMo 2, with biases.
+        Config {
+            norm_at: NormAt::Output,
+            qk_norm: QkNorm::AllHeads,
+            bias: Bias { qkv: true, out: true, mlp: false, gate: false, norm: false },
+            tied: false,
+            ..base.clone()
+        },
+        // OPT-350m.
+        Config {
+            norm: Norm::Layer,
+            norm_at: NormAt::Sum,
+            positions: Positions::Learned,
+            mlp: Mlp::Relu,
+            bias: Bias::ALL,
+            n_kv_heads: None,
+            ..base.clone()
+        },
+        // BLOOM.
+        Config {
+            norm: Norm::Layer,
+            positions: Positions::Alibi,
+            mlp: Mlp::GeluTanh,
+            bias: Bias::ALL,
+            embed_norm: true,
+            n_kv_heads: None,
+            ..base.clone()
+        },
+        // GPT-J and Cohere.
+        Config {
+            norm: Norm::Layer,
+            residual: Residual::ParallelOneNorm,
+            mlp: Mlp::GeluTanh,
+            bias: Bias { qkv: false, out: false, mlp: true, gate: false, norm: false },
+            bias_u: true,
+            logit_scale: 0.4,
+            tied: false,
+            ..base.clone()
+        },
+        // Granite and SmolLM3, with GPT-2's division by the layer and all biases of Llama.
+        Config {
+            attention_scale: AttentionScale::Fixed { scale: 0.9, by_layer: true },
+            layers: vec![
+                LayerKind { window: Some(3), positions: Some(Positions::None) },
+                LayerKind::default(),
+            ],
+            bias: Bias { qkv: true, out: true, mlp: true, gate: true, norm: false },
+            resid_scale: 0.6,
+            ..base.clone()
+        },
+        // Mixtral.
+        Config { experts: Some(Experts { n: 3, n_chosen: 2 }), layers: vec![window(3)], ..base.clone() },
+        // All of Gemma's norms and caps over every layer's reading.
+        Config {
+            norm_at: NormAt::InputAndOutput,
+            attention_cap: Some(0.5),
+            logit_cap: Some(2.0),
+            logit_scale: 1.5,
+            resid_scale: 1.5,
+            supervision: Supervision::EveryLayer,
+            ..base
+        },
+    ];
+    all.iter().for_each(|config| config.check().unwrap());
+    all
 }
 
 /// A network away from its start, where biases are zero and some gradients nearly vanish.

@@ -38,7 +38,10 @@ impl Slow {
         let w_e = self.matrix("embed.W_E");
         let mut embed = Array2::zeros((n_pos, c.d_model));
         for (t, &token) in tokens.iter().enumerate() {
-            embed.row_mut(t).assign(&w_e.row(token as usize));
+            embed.row_mut(t).assign(&(&w_e.row(token as usize) * c.embed_scale));
+        }
+        if c.embed_norm {
+            embed = self.norm("embed.ln", sequence, &embed, None, tap);
         }
         at(tap, Hook::Embed, sequence, &mut embed);
         if c.positions == Positions::Learned {
@@ -89,30 +92,49 @@ impl Slow {
     fn block(&self, l: usize, sequence: usize, mut pre: Array2<f64>, tap: &Tap) -> Array2<f64> {
         let c = &self.config;
         let b = if c.blocks == Blocks::Distinct { l } else { 0 };
+        let (inputs, outputs, sums) = match c.norm_at {
+            NormAt::Input => (true, false, false),
+            NormAt::Output => (false, true, false),
+            NormAt::InputAndOutput => (true, true, false),
+            NormAt::Sum => (false, false, true),
+        };
+        let ln = |name: &str, x: &Array2<f64>, hooks: (Hook, Hook)| {
+            self.norm(&format!("blocks.{b}.{name}"), sequence, x, Some(hooks), tap)
+        };
+        let (ln1, ln2) =
+            ((Hook::Ln1Scale(l), Hook::Ln1Normalized(l)), (Hook::Ln2Scale(l), Hook::Ln2Normalized(l)));
         at(tap, Hook::ResidPre(l), sequence, &mut pre);
-        let read = self.norm(
-            &format!("blocks.{b}.ln1"),
-            sequence,
-            &pre,
-            Hook::Ln1Scale(l),
-            Hook::Ln1Normalized(l),
-            tap,
-        );
+        let read = if inputs { ln("ln1", &pre, ln1) } else { pre.clone() };
         let mut attn_out = self.attention(b, l, sequence, &read, tap);
+        if outputs {
+            attn_out = ln("ln1_post", &attn_out, (Hook::Ln1PostScale(l), Hook::Ln1PostNormalized(l)));
+        }
+        attn_out *= c.resid_scale;
         at(tap, Hook::AttnOut(l), sequence, &mut attn_out);
         let mlp = |x: &Array2<f64>| {
-            let ln2 = format!("blocks.{b}.ln2");
-            let read = self.norm(&ln2, sequence, x, Hook::Ln2Scale(l), Hook::Ln2Normalized(l), tap);
+            let read = match (c.residual, inputs) {
+                (Residual::ParallelOneNorm, _) => read.clone(),
+                (_, true) => ln("ln2", x, ln2),
+                (_, false) => x.clone(),
+            };
             let mut out = self.mlp(b, l, sequence, &read, tap);
+            if outputs {
+                out = ln("ln2_post", &out, (Hook::Ln2PostScale(l), Hook::Ln2PostNormalized(l)));
+            }
+            out *= c.resid_scale;
             at(tap, Hook::MlpOut(l), sequence, &mut out);
             out
         };
         let mut post = match (c.residual, c.mlp != Mlp::None) {
-            (Residual::Parallel, _) => &pre + &attn_out + mlp(&pre),
+            (Residual::Parallel | Residual::ParallelOneNorm, _) => &pre + &attn_out + mlp(&pre),
             (Residual::Sequential, has_mlp) => {
                 let mut mid = pre + attn_out;
+                if sums {
+                    mid = ln("ln1", &mid, ln1);
+                }
                 at(tap, Hook::ResidMid(l), sequence, &mut mid);
-                if has_mlp { &mid + mlp(&mid) } else { mid }
+                let post = if has_mlp { &mid + mlp(&mid) } else { mid };
+                if sums && has_mlp { ln("ln2", &post, ln2) } else { post }
             }
             (Residual::None, has_mlp) => {
                 let mut mid = attn_out;
@@ -129,8 +151,7 @@ impl Slow {
         name: &str,
         sequence: usize,
         x: &Array2<f64>,
-        scale: Hook,
-        normalized: Hook,
+        hooks: Option<(Hook, Hook)>,
         tap: &Tap,
     ) -> Array2<f64> {
         let c = &self.config;
@@ -148,12 +169,16 @@ impl Slow {
         let mut scales = Array2::from_shape_fn((x.nrows(), 1), |(t, _)| {
             (y.row(t).iter().map(|x| x * x).sum::<f64>() / d + c.eps).sqrt()
         });
-        at(tap, scale, sequence, &mut scales);
+        if let Some((scale, _)) = hooks {
+            at(tap, scale, sequence, &mut scales);
+        }
         y /= &scales;
         let gain = self.vector(&format!("{name}.w"), 1.0, x.ncols());
         let bias = self.vector(&format!("{name}.b"), 0.0, x.ncols());
         let mut out = y * &gain + &bias;
-        at(tap, normalized, sequence, &mut out);
+        if let Some((_, normalized)) = hooks {
+            at(tap, normalized, sequence, &mut out);
+        }
         out
     }
 
@@ -171,7 +196,31 @@ impl Slow {
         at(tap, Hook::Q(l), sequence, &mut q);
         at(tap, Hook::K(l), sequence, &mut k);
         at(tap, Hook::V(l), sequence, &mut v);
-        if let Positions::Rotary(r) = &c.positions {
+        // Queries and keys of a position by the root of their mean square, head by head or all together.
+        let normalise = |x: &mut Array3<f64>, gain: &str| {
+            let gain = self.vector(&format!("blocks.{b}.attn.{gain}.w"), 1.0, 0);
+            let root = |x: &mut dyn Iterator<Item = f64>| {
+                let all: Vec<f64> = x.collect();
+                (all.iter().map(|x| x * x).sum::<f64>() / all.len() as f64 + c.eps).sqrt()
+            };
+            for mut x in x.outer_iter_mut() {
+                let whole = root(&mut x.iter().copied());
+                for (h, mut x) in x.outer_iter_mut().enumerate() {
+                    let scale = match c.qk_norm {
+                        QkNorm::None => return,
+                        QkNorm::Head => root(&mut x.iter().copied()),
+                        QkNorm::AllHeads => whole,
+                    };
+                    for (i, x) in x.iter_mut().enumerate() {
+                        *x *= gain[(h * c.d_head + i) % gain.len()] / scale;
+                    }
+                }
+            }
+        };
+        normalise(&mut q, "q_norm");
+        normalise(&mut k, "k_norm");
+        let kind = c.layers.get(l % c.layers.len().max(1)).cloned().unwrap_or_default();
+        if let Positions::Rotary(r) = kind.positions.as_ref().unwrap_or(&c.positions) {
             turn(&mut q, r, c.d_head);
             turn(&mut k, r, c.d_head);
             at(tap, Hook::RotQ(l), sequence, &mut q);
@@ -181,8 +230,21 @@ impl Slow {
         for ((h, i, j), score) in scores.indexed_iter_mut() {
             let kv = h / (c.n_heads / n_kv);
             let product = q.slice(s![i, h, ..]).dot(&k.slice(s![j, kv, ..]));
-            *score = match (c.attention, sees(c.mask, i, j)) {
-                (Attention::Softmax, true) => product / (c.d_head as f64).sqrt(),
+            let near = kind.window.is_none_or(|n| j + n > i);
+            *score = match (c.attention, sees(c.mask, i, j) && near) {
+                (Attention::Softmax, true) => {
+                    let scaled = match c.attention_scale {
+                        AttentionScale::Head => product / (c.d_head as f64).sqrt(),
+                        AttentionScale::Fixed { scale, by_layer } => {
+                            product * scale / if by_layer { l as f64 + 1.0 } else { 1.0 }
+                        }
+                    };
+                    let capped = c.attention_cap.map_or(scaled, |cap| cap * (scaled / cap).tanh());
+                    // A geometric row of slopes, for a number of heads that is a power of two.
+                    let slope = 2_f64.powf(-8.0 * (h + 1) as f64 / c.n_heads as f64);
+                    let far = i as f64 - j as f64;
+                    if c.positions == Positions::Alibi { capped - slope * far } else { capped }
+                }
                 (Attention::Softmax, false) => f64::NEG_INFINITY,
                 (Attention::Linear, true) => product,
                 (Attention::Linear, false) => 0.0,
@@ -217,33 +279,61 @@ impl Slow {
     fn mlp(&self, b: usize, l: usize, sequence: usize, x: &Array2<f64>, tap: &Tap) -> Array2<f64> {
         let c = &self.config;
         let name = |which: &str| format!("blocks.{b}.mlp.{which}");
-        let mut hidden = x.dot(&self.matrix(&name("W_in"))) + self.vector(&name("b_in"), 0.0, c.d_mlp);
+        let gelu_tanh = |x: f64| {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        };
+        let f = |x: f64| match c.mlp {
+            Mlp::GeluTanh | Mlp::GeGluTanh => gelu_tanh(x),
+            Mlp::Gelu => 0.5 * x * (1.0 + erf(x / 2_f64.sqrt())),
+            Mlp::Relu => x.max(0.0),
+            Mlp::SwiGlu => x / (1.0 + (-x).exp()),
+            Mlp::None => unreachable!("there is no MLP"),
+        };
+        let (w_in, w_out) = (self.matrix(&name("W_in")), self.matrix(&name("W_out")));
+        if let Some(experts) = c.experts {
+            let (w_gate, fit) = (self.matrix(&name("W_gate")), x.dot(&self.matrix(&name("W_router"))));
+            let mut out = Array2::zeros(x.dim());
+            for t in 0..x.nrows() {
+                let mut best: Vec<usize> = (0..experts.n).collect();
+                best.sort_by(|&a, &b| fit[(t, b)].total_cmp(&fit[(t, a)]));
+                best.truncate(experts.n_chosen);
+                let total: f64 = best.iter().map(|&e| fit[(t, e)].exp()).sum();
+                for e in best {
+                    let (wide, narrow) = (e * c.d_model..(e + 1) * c.d_model, e * c.d_mlp..(e + 1) * c.d_mlp);
+                    let gate = x.row(t).dot(&w_gate.slice(s![wide.clone(), ..])).mapv(f);
+                    let hidden = gate * x.row(t).dot(&w_in.slice(s![wide, ..]));
+                    out.row_mut(t)
+                        .scaled_add(fit[(t, e)].exp() / total, &hidden.dot(&w_out.slice(s![narrow, ..])));
+                }
+            }
+            return out;
+        }
+        let mut hidden = x.dot(&w_in) + self.vector(&name("b_in"), 0.0, c.d_mlp);
         let mut post;
-        if c.mlp == Mlp::SwiGlu {
-            let mut gate = x.dot(&self.matrix(&name("W_gate")));
+        if matches!(c.mlp, Mlp::SwiGlu | Mlp::GeGluTanh) {
+            let mut gate = x.dot(&self.matrix(&name("W_gate"))) + self.vector(&name("b_gate"), 0.0, c.d_mlp);
             at(tap, Hook::MlpPre(l), sequence, &mut gate);
             at(tap, Hook::MlpPreLinear(l), sequence, &mut hidden);
-            post = gate.mapv(|x| x / (1.0 + (-x).exp())) * hidden;
+            post = gate.mapv(f) * hidden;
         } else {
             at(tap, Hook::MlpPre(l), sequence, &mut hidden);
-            post = hidden.mapv(|x| match c.mlp {
-                Mlp::Relu => x.max(0.0),
-                Mlp::Gelu => 0.5 * x * (1.0 + erf(x / 2_f64.sqrt())),
-                _ => {
-                    0.5 * x
-                        * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-                }
-            });
+            post = hidden.mapv(f);
         }
         at(tap, Hook::MlpPost(l), sequence, &mut post);
-        post.dot(&self.matrix(&name("W_out"))) + self.vector(&name("b_out"), 0.0, c.d_model)
+        post.dot(&w_out) + self.vector(&name("b_out"), 0.0, c.d_model)
     }
 
     fn unembed(&self, sequence: usize, h: &Array2<f64>, tap: &Tap) -> Array2<f64> {
         let c = &self.config;
-        let x = self.norm("ln_final", sequence, h, Hook::LnFinalScale, Hook::LnFinalNormalized, tap);
+        let x = match c.norm_at {
+            NormAt::Sum => h.clone(),
+            NormAt::Input | NormAt::Output | NormAt::InputAndOutput => {
+                self.norm("ln_final", sequence, h, Some((Hook::LnFinalScale, Hook::LnFinalNormalized)), tap)
+            }
+        };
         let w_u = if c.tied { self.matrix("embed.W_E").reversed_axes() } else { self.matrix("unembed.W_U") };
-        x.dot(&w_u) + self.vector("unembed.b_U", 0.0, c.d_vocab)
+        let logits = (x.dot(&w_u) + self.vector("unembed.b_U", 0.0, c.d_vocab)) * c.logit_scale;
+        c.logit_cap.map_or(logits.clone(), |cap| logits.mapv(|x| cap * (x / cap).tanh()))
     }
 }
 

@@ -8,7 +8,7 @@ use onelens::num::{normal, rng, uniform_index};
 use onelens::{Error, ErrorKind};
 use rayon::prelude::*;
 
-use crate::configs::{covering, moved};
+use crate::configs::{covering, moved, of_families};
 use crate::slow::{self, Slow};
 
 /// Two sequences of five tokens and the next one.
@@ -53,7 +53,7 @@ fn slow_cache(slow: &Slow, input: &Array2<u32>) -> std::collections::HashMap<Hoo
 fn every_pair_of_settings_occurs_and_gives_the_activations_of_the_slow_reference() {
     let all = covering();
     assert!(all.len() >= 20, "the largest two settings have 5 and 4 choices: {}", all.len());
-    for config in all {
+    for config in all.into_iter().chain(of_families()) {
         let model = moved(config);
         let (logits, cache) = model.run_with_cache_of(&input(), &[], &|_| true).unwrap();
         let slow = Slow::of(&model);
@@ -77,7 +77,7 @@ fn every_pair_of_settings_occurs_and_gives_the_activations_of_the_slow_reference
 
 #[test]
 fn every_element_of_every_gradient_is_the_slope_of_the_slow_reference() {
-    covering().into_par_iter().for_each(|config| {
+    covering().into_par_iter().chain(of_families()).for_each(|config| {
         let model = moved(config);
         let what = model.config.describe();
         let (loss, grad) = model.loss_and_grad(&tokens()).unwrap();
@@ -104,10 +104,11 @@ fn every_element_of_every_gradient_is_the_slope_of_the_slow_reference() {
     });
 }
 
-/// Three architectures that together have every hook.
+/// Architectures that together have every hook.
 fn with_every_hook() -> Vec<Config> {
     let base = covering().remove(0);
     let base = Config { n_layers: 2, blocks: Blocks::Distinct, mask: Mask::Causal, ..base };
+    let gemma = Config { n_layers: 2, ..of_families().remove(0) };
     vec![
         Config {
             norm: Norm::Layer,
@@ -115,7 +116,7 @@ fn with_every_hook() -> Vec<Config> {
             mlp: Mlp::GeluTanh,
             attention: Attention::Softmax,
             residual: Residual::Sequential,
-            bias: true,
+            bias: Bias::ALL,
             n_kv_heads: None,
             ..base.clone()
         },
@@ -138,6 +139,7 @@ fn with_every_hook() -> Vec<Config> {
             supervision: Supervision::EveryLayer,
             ..base
         },
+        gemma,
     ]
 }
 

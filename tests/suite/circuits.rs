@@ -5,7 +5,7 @@ use onelens::circuits::*;
 use onelens::data::Markov;
 use onelens::model::*;
 
-use crate::configs::{covering, moved};
+use crate::configs::{covering, moved, of_families};
 
 fn input() -> Array2<u32> {
     array![[0, 3, 1, 4, 2], [4, 4, 0, 1, 3]]
@@ -17,8 +17,10 @@ fn question() -> LogitDifference {
 
 #[test]
 fn attributions_sum_to_the_logit_difference_in_every_architecture_with_skips() {
+    let is_sum =
+        |c: &Config| c.residual != Residual::None && c.norm_at == NormAt::Input && c.logit_cap.is_none();
     let (with, without): (Vec<Config>, Vec<Config>) =
-        covering().into_iter().partition(|c| c.residual != Residual::None);
+        covering().into_iter().chain(of_families()).partition(is_sum);
     assert!(with.len() > 10 && !without.is_empty());
     for config in with {
         let model = moved(config);
@@ -30,8 +32,14 @@ fn attributions_sum_to_the_logit_difference_in_every_architecture_with_skips() {
         let summed: f64 = parts.ranked().iter().map(|(_, v)| v).sum();
         assert!((summed - parts.total()).abs() < 1e-9 * size, "every part is ranked");
     }
-    let e = LogitAttribution::new(&moved(without[0].clone()), &input(), &question()).unwrap_err();
-    assert!(e.to_string().contains("residual is None"), "{e}");
+    for config in without {
+        let e = LogitAttribution::new(&moved(config), &input(), &question()).unwrap_err();
+        let e = e.to_string();
+        assert!(
+            ["residual is None", "norm_at", "logit_cap"].iter().any(|setting| e.contains(setting)),
+            "{e}"
+        );
+    }
 }
 
 /// A part's contribution is what is missing when it alone is taken away: everything else, and the scale of the final norm, held as

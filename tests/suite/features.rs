@@ -66,7 +66,7 @@ mod candle {
         use onelens::device::{self, DeviceTransformer};
         use onelens::lens::{LayerMoments, Ridge};
         use onelens::model::{
-            Attention, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary, Transformer,
+            Attention, Bias, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary, Transformer,
         };
         use onelens::ndarray::{Array2, Array3};
         use onelens::num::{rng, uniform_index};
@@ -138,7 +138,9 @@ mod candle {
                 d_mlp: 24,
                 ..Default::default()
             };
-            let turned = |pairs, d_rotary| Positions::Rotary(Rotary { pairs, d_rotary, theta: 100.0 });
+            let turned = |pairs, d_rotary| {
+                Positions::Rotary(Rotary { pairs, d_rotary, theta: 100.0, ..Default::default() })
+            };
             let all = [
                 Config { norm: Norm::None, mlp: Mlp::Relu, mask: Mask::None, ..usual() },
                 Config { residual: Residual::None, mlp: Mlp::Gelu, ..usual() },
@@ -154,7 +156,7 @@ mod candle {
                     positions: turned(Pairs::Adjacent, None),
                     n_kv_heads: Some(2),
                     norm: Norm::Rms,
-                    bias: false,
+                    bias: Bias::NONE,
                     mlp: Mlp::SwiGlu,
                     ..usual()
                 },

@@ -9,6 +9,7 @@ mod circuits;
 mod closed_form;
 mod display;
 mod dual;
+mod families;
 mod features;
 mod golden;
 mod gradients;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use ndarray::{Array2, Axis};
 use onelens::data::PieceTokenizer;
-use onelens::model::{Blocks, Config, Mlp, Norm, Provenance, Transformer};
+use onelens::model::{Bias, Blocks, Config, Mlp, Norm, Provenance, Transformer};
 use onelens::{Error, ErrorKind};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -31,7 +31,14 @@ fn a_saved_network_is_read_back_bit_for_bit_with_where_it_comes_from() {
     let folder = tempfile::tempdir().unwrap();
     let configs = [
         small(),
-        Config { norm: Norm::Rms, mlp: Mlp::SwiGlu, bias: false, tied: true, n_kv_heads: Some(1), ..small() },
+        Config {
+            norm: Norm::Rms,
+            mlp: Mlp::SwiGlu,
+            bias: Bias::NONE,
+            tied: true,
+            n_kv_heads: Some(1),
+            ..small()
+        },
         Config { eps: 0.1 + 0.2, blocks: Blocks::Looped { inject: true }, mlp: Mlp::None, ..small() },
     ];
     for (i, config) in configs.into_iter().enumerate() {
@@ -184,8 +191,7 @@ fn settings_that_are_not_computed_are_refused_by_name() {
     for (name, value) in [
         ("model_type", serde_json::json!("mamba")),
         ("hidden_act", serde_json::json!("gelu")),
-        ("attention_bias", serde_json::json!(true)),
-        ("rope_scaling", serde_json::json!({"rope_type": "llama3", "factor": 8.0})),
+        ("rope_scaling", serde_json::json!({"rope_type": "longrope", "factor": 8.0})),
         ("rope_parameters", serde_json::json!({"rope_type": "yarn"})),
         ("vocab_size", serde_json::json!(-5)),
         ("hidden_size", serde_json::json!("four")),

@@ -23,6 +23,7 @@ pub use params::{PredictiveLayer, PredictiveParams};
 use super::dual_form::finite;
 use crate::model::Mask;
 use crate::num::log_softmax_rows;
+use crate::record::Fnv;
 use crate::{Error, ErrorKind, Result};
 use pass::Pass;
 
@@ -68,10 +69,11 @@ impl PredictiveCoding {
 
     /// A number that two networks share only if shape and weights are the same, bit for bit (FNV-1a).
     pub fn fingerprint(&self) -> u64 {
-        let shape = PredictiveConfig { seed: 0, ..self.config.clone() };
-        let weights = self.params.slices().into_iter().flatten().map(|x| x.to_bits());
-        let words = format!("{shape:?}").bytes().map(u64::from).chain(weights).collect::<Vec<_>>();
-        words.into_iter().fold(0xcbf2_9ce4_8422_2325, |h, word| (h ^ word).wrapping_mul(0x0100_0000_01b3))
+        let mut hash = Fnv::new("predictive coding 2");
+        let usual = PredictiveConfig { seed: 0, ..Default::default() };
+        hash.settings(&PredictiveConfig { seed: 0, ..self.config.clone() }, &usual);
+        self.params.slices().into_iter().flatten().for_each(|x| hash.word(x.to_bits()));
+        hash.finish()
     }
 
     /// The exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size per layer. Tokens, if

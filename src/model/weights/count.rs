@@ -1,45 +1,16 @@
 //! How large a model would be, before anything is allocated.
 
-use crate::model::Config;
-use crate::model::architecture::{Mlp, Norm, Positions};
+use crate::model::{Config, Params};
 
-/// The number of parameters of a checked configuration: `Params::zeros(config).count()`, without the memory.
+/// The number of parameters of a checked configuration.
 pub(super) fn n_params(c: &Config) -> u128 {
-    let n = |x: usize| x as u128;
-    let (d, vocab) = (n(c.d_model), n(c.d_vocab));
-    let (heads, kv_heads) = (n(c.n_heads) * n(c.d_head), n(c.n_kv_heads()) * n(c.d_head));
-    let bias = |width: u128| if c.bias { width } else { 0 };
-    let norm = match c.norm {
-        Norm::Layer => d + bias(d),
-        Norm::Rms => d,
-        Norm::None => 0,
-    };
-    let attention = d * (heads + 2 * kv_heads) + heads * d + bias(heads + 2 * kv_heads + d);
-    let d_mlp = n(c.d_mlp);
-    let mlp = match c.mlp {
-        Mlp::None => 0,
-        Mlp::SwiGlu => norm + 3 * d * d_mlp + bias(d_mlp + d),
-        Mlp::GeluTanh | Mlp::Gelu | Mlp::Relu => norm + 2 * d * d_mlp + bias(d_mlp + d),
-    };
-    let positions = match c.positions {
-        Positions::Learned => n(c.n_ctx) * d,
-        Positions::Rotary(_) | Positions::None => 0,
-    };
-    let unembedding = if c.tied { 0 } else { d * vocab };
-    let block = norm + attention + mlp;
-    vocab * d
-        + positions
-        + n(c.n_distinct_blocks()) * block
-        + norm
-        + unembedding
-        + if c.bias_u { vocab } else { 0 }
+    Params::count_of(c)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Params;
-    use crate::model::architecture::Blocks;
+    use crate::model::{Bias, Blocks, Mlp, Norm, Positions};
 
     #[test]
     fn the_size_told_beforehand_is_the_size_there_is() {
@@ -62,7 +33,7 @@ mod tests {
                             norm,
                             mlp,
                             positions: positions.clone(),
-                            bias: bits & 1 > 0,
+                            bias: Bias::from(bits & 1 > 0),
                             bias_u: bits & 2 > 0,
                             tied: bits & 4 > 0,
                             n_kv_heads: (bits & 8 > 0).then_some(2),

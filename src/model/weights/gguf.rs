@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::hugging_face::transformer;
+use super::families::transformer;
 use super::tensors::{Stored, Tensors};
 use crate::Result;
 use crate::data::Gguf;

@@ -5,8 +5,7 @@ use std::path::Path;
 use super::tensors::{check_finite, refuse};
 use super::{Loaded, build, read_file};
 use crate::Result;
-use crate::model::architecture::{Mlp, Norm, Positions, Rotary};
-use crate::model::{Config, Transformer};
+use crate::model::{Bias, Config, Mlp, Norm, Positions, Rotary, Transformer};
 
 impl Transformer {
     /// Reads a model of [llama2.c](https://github.com/karpathy/llama2.c), such as `stories260K.bin`: RMS norm, rotary
@@ -53,7 +52,7 @@ fn parse(shown: &str, bytes: &[u8]) -> Result<Transformer> {
         eps: 1e-5,
         positions: Positions::Rotary(Rotary::default()),
         mlp: Mlp::SwiGlu,
-        bias: false,
+        bias: Bias::NONE,
         bias_u: false,
         tied,
         ..Default::default()

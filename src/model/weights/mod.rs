@@ -3,7 +3,7 @@
 //! | what | read with | names and layout |
 //! |---|---|---|
 //! | our own `.safetensors` | [`Transformer::load`](super::Transformer::load) | TransformerLens's, `[in, out]` |
-//! | a Hugging Face folder: GPT-2, Llama, GPT-NeoX (Pythia) | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
+//! | a Hugging Face folder, 26 families | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
 //! | PyTorch's `pytorch_model.bin` in such a folder | [`Transformer::from_hugging_face`](super::Transformer::from_hugging_face) | theirs |
 //! | GGUF, quantised or not | [`Transformer::from_gguf`](super::Transformer::from_gguf) | llama.cpp's |
 //! | llama2.c's `.bin` | [`Transformer::from_llama2c`](super::Transformer::from_llama2c) | by position, `[out, in]` |
@@ -14,10 +14,10 @@
 
 mod candle;
 mod count;
+mod families;
 mod gguf;
 mod hub;
 mod hugging_face;
-mod layout;
 mod llama2c;
 mod own;
 mod tensors;

@@ -57,6 +57,9 @@ impl Tensors {
     fn push(&mut self, shown: &str, file: FileBytes) -> Result<BTreeMap<String, String>> {
         let file = Arc::new(file);
         let bytes = file.all();
+        if let Some((what, help)) = known_beginning(bytes) {
+            return Err(refuse(shown, format!("is no safetensors file but {what}"), help));
+        }
         let not_one = |e: &dyn std::fmt::Display| {
             refuse(
                 shown,
@@ -105,6 +108,23 @@ impl Tensors {
                 Err(refuse(&self.shown, why, "each tensor belongs in one file"))
             }
         }
+    }
+
+    /// Takes this off the beginning of every name, if all have it; says whether they had.
+    pub(super) fn without_prefix(&mut self, prefix: &str) -> bool {
+        let all_have_it = !self.all.is_empty() && self.all.keys().all(|name| name.starts_with(prefix));
+        if all_have_it {
+            let all = std::mem::take(&mut self.all);
+            self.all =
+                all.into_iter().map(|(name, stored)| (name[prefix.len()..].to_string(), stored)).collect();
+        }
+        all_have_it
+    }
+
+    /// The name that ends like this and its shape, if there is one.
+    pub(super) fn ending(&self, end: &str) -> Option<(&str, &[usize])> {
+        let (name, stored) = self.all.iter().find(|(name, _)| name.ends_with(end))?;
+        Some((name, &stored.shape))
     }
 
     /// How many numbers there are, counted by their bytes, so that it is bounded by the files.
@@ -218,6 +238,42 @@ fn not_finite(shown: &str, name: &str, at: usize, value: f32) -> Error {
         format!("holds {value} in `{name}`, number {at}"),
         "weights are finite: the file is damaged, or its training broke down",
     )
+}
+
+/// What a file is that is often taken for a safetensors file, by its first bytes, and what to do then.
+fn known_beginning(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    // A safetensors file begins with the length of its header, whose upper half is zero.
+    if bytes.get(4..8) == Some(&[0; 4]) {
+        return None;
+    }
+    let kinds: [(&[u8], &str, &str); 5] = [
+        (
+            b"version https://git-lfs",
+            "a pointer of git-lfs, which stands for the file",
+            "run `git lfs pull` in its repository, or fetch the file itself with `onelens model download NAME`",
+        ),
+        (
+            b"GGUF",
+            "a GGUF file",
+            "give it a name that ends with .gguf, and open it by that: `Transformer::from_gguf`",
+        ),
+        (
+            b"PK\x03\x04",
+            "PyTorch's (a zip file with a pickle)",
+            "name it pytorch_model.bin, which is read from a model's folder",
+        ),
+        (
+            b"\x80\x02",
+            "a pickle",
+            "name it pytorch_model.bin, which is read from a model's folder if PyTorch 1.6 or later wrote it",
+        ),
+        (
+            b"<",
+            "a page of HTML or XML",
+            "the server sent a page in its place: fetch the file anew, and look at what comes",
+        ),
+    ];
+    kinds.into_iter().find(|(start, ..)| bytes.starts_with(start)).map(|(_, what, help)| (what, help))
 }
 
 /// The bytes of a file, mapped, or a sentence.
