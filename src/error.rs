@@ -16,6 +16,8 @@ pub enum ErrorKind {
     File,
     /// A computation has no finite answer: a singular system, a loss that is not a number.
     Numeric,
+    /// The user interrupted it; what it says is how far it was.
+    Interrupted,
 }
 
 /// Result of everything in this crate that can fail.

@@ -216,6 +216,89 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(
     postcard::from_bytes(payload).or_else(|e| refuse(format!("cannot be decoded: {e}")))
 }
 
+/// Matrices of `f64` as shape and bytes: `#[serde(with = "record::matrix")]`. Number by number they would take longer to write than to gather.
+pub(crate) mod matrix {
+    use std::fmt;
+
+    use ndarray::{ArrayBase, Data, DataOwned, Ix2};
+    use serde::de::{Error, SeqAccess, Visitor};
+    use serde::ser::SerializeTuple;
+    use serde::{Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Data<Elem = f64>, T: Serializer>(
+        m: &ArrayBase<S, Ix2>,
+        to: T,
+    ) -> Result<T::Ok, T::Error> {
+        let mut bytes = vec![0; size_of::<f64>() * m.len()];
+        let numbers = m.as_standard_layout();
+        let numbers = numbers.as_slice().expect("stored row by row");
+        bytes.as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(b, x)| *b = x.to_le_bytes());
+        let mut tuple = to.serialize_tuple(3)?;
+        tuple.serialize_element(&(m.nrows() as u64))?;
+        tuple.serialize_element(&(m.ncols() as u64))?;
+        tuple.serialize_element(&Bytes(&bytes))?;
+        tuple.end()
+    }
+
+    pub(crate) fn deserialize<'de, S: DataOwned<Elem = f64>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<ArrayBase<S, Ix2>, D::Error> {
+        from.deserialize_tuple(3, Matrix(std::marker::PhantomData))
+    }
+
+    struct Bytes<'a>(&'a [u8]);
+
+    impl Serialize for Bytes<'_> {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_bytes(self.0)
+        }
+    }
+
+    struct Matrix<S>(std::marker::PhantomData<S>);
+
+    impl<'de, S: DataOwned<Elem = f64>> Visitor<'de> for Matrix<S> {
+        type Value = ArrayBase<S, Ix2>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("rows, columns, and as many numbers of 8 bytes")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let cut_off = || A::Error::custom("a matrix is cut off");
+            let rows: u64 = seq.next_element()?.ok_or_else(cut_off)?;
+            let columns: u64 = seq.next_element()?.ok_or_else(cut_off)?;
+            let Numbers(numbers) = seq.next_element()?.ok_or_else(cut_off)?;
+            let shape = (rows as usize, columns as usize);
+            ArrayBase::from_shape_vec(shape, numbers)
+                .map_err(|e| A::Error::custom(format!("a matrix of {rows} x {columns}: {e}")))
+        }
+    }
+
+    struct Numbers(Vec<f64>);
+
+    impl<'de> serde::Deserialize<'de> for Numbers {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            struct Eights;
+            impl Visitor<'_> for Eights {
+                type Value = Numbers;
+
+                fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                    f.write_str("numbers of 8 bytes")
+                }
+
+                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Numbers, E> {
+                    let (eights, rest) = bytes.as_chunks();
+                    if !rest.is_empty() {
+                        return Err(E::invalid_length(bytes.len(), &self));
+                    }
+                    Ok(Numbers(eights.iter().map(|b| f64::from_le_bytes(*b)).collect()))
+                }
+            }
+            from.deserialize_bytes(Eights)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

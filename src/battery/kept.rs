@@ -41,7 +41,7 @@ pub(super) fn go_on(folder: Option<&Path>, done: usize, total: usize) -> Result<
         Some(folder) => format!("run it again: finished ones are kept in {}", folder.display()),
         None => "set `folder` to keep finished networks between runs".into(),
     };
-    Err(Error::new(ErrorKind::Data, format!("interrupted after {done} of {total} networks"), help))
+    Err(Error::new(ErrorKind::Interrupted, format!("interrupted after {done} of {total} networks"), help))
 }
 
 /// Refuses a battery without at least two seeds.

@@ -383,7 +383,7 @@ pub(crate) fn moments(x: ArrayView2<f64>, z: ArrayView2<f64>) -> Moments {
         weight: x.nrows() as f64,
         s_xx: matmul(x.t(), x.view()),
         s_zx: matmul(z.t(), x.view()),
-        s_zz: matmul(z.t(), z.view()),
+        s_zz: matmul(z.t(), z.view()).into_shared(),
         x_mean,
         z_mean,
     }

@@ -183,7 +183,7 @@ impl Battery {
             false => Ok(()),
             // Half trained is not what was asked for.
             true => Err(Error::new(
-                ErrorKind::Data,
+                ErrorKind::Interrupted,
                 format!("interrupted while training {}, seed {seed}", network.name()),
                 "run it again; with a `folder`, finished networks are kept",
             )),

@@ -119,7 +119,7 @@ fn patch(
     for (l, mut row) in values.outer_iter_mut().enumerate() {
         if session::interrupted() {
             return Err(Error::new(
-                ErrorKind::Data,
+                ErrorKind::Interrupted,
                 format!("interrupted after {l} of {n_layers} layers"),
                 "run the cell again",
             ));

@@ -4,11 +4,11 @@ use candle_core::{D, Tensor};
 use ndarray::{Array1, Array2, s};
 
 use super::{DeviceTransformer, Streams, failed};
-use crate::lens::{LayerMoments, Moments, Target};
+use crate::lens::{LayerMoments, Moments, Scale, Target};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
-/// Rows that are multiplied in one product: as many as keep an `f32` sum to about seven digits.
+/// Rows that are multiplied in one product: more than on the processor, as a card needs them to be busy. Its `f32` sums are good to about five digits.
 const ROWS: usize = 4096;
 
 impl DeviceTransformer {
@@ -20,6 +20,7 @@ impl DeviceTransformer {
         let d = self.config.d_model;
         let mut all = LayerMoments {
             fingerprint: self.fingerprint,
+            scale: Scale::AsItIs,
             target: Target::Residual,
             layers: (0..=self.config.n_layers).map(|_| Moments::new(d, d)).collect(),
             mean_prediction: Array1::zeros(self.config.d_vocab),
@@ -30,7 +31,7 @@ impl DeviceTransformer {
         while done < tokens.nrows() {
             if session::interrupted() {
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     format!("interrupted after {done} of {} sequences", tokens.nrows()),
                     "run it again, with fewer sequences if it takes too long",
                 ));
@@ -64,7 +65,7 @@ impl DeviceTransformer {
                 weight: n as f64,
                 s_xx: product(&x, &x)?,
                 s_zx: product(&z, &x)?,
-                s_zz: product(&z, &z)?,
+                s_zz: product(&z, &z)?.into_shared(),
                 x_mean: x.mean,
                 z_mean: z.mean.clone(),
             })?;

@@ -8,9 +8,9 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
-use super::{LayerMoments, Target};
+use super::{LayerMoments, Scale, Target};
 use crate::model::Transformer;
-use crate::num::matmul;
+use crate::num::{log_softmax_rows, matmul};
 use crate::{Error, ErrorKind, Result, record};
 
 /// `z = A h + b`.
@@ -18,7 +18,8 @@ use crate::{Error, ErrorKind, Result, record};
 /// ```
 /// use onelens::{lens::AffineLens, ndarray::array};
 /// let lens = AffineLens { a: array![[2.0, 0.0], [0.0, 1.0]], b: array![0.5, 0.0] };
-/// assert_eq!(lens.transport(array![[1.0, 3.0]].view()), array![[2.5, 3.0]]);
+/// assert_eq!(lens.transport(array![[1.0, 3.0]].view())?, array![[2.5, 3.0]]);
+/// # Ok::<(), onelens::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AffineLens {
@@ -35,7 +36,15 @@ impl AffineLens {
     }
 
     /// `h: [rows, d_model]` to `[rows, d_z]`.
-    pub fn transport(&self, h: ArrayView2<f32>) -> Array2<f32> {
+    ///
+    /// Fails on rows of another width.
+    pub fn transport(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+        check_width("this lens reads", self.a.ncols(), h)?;
+        Ok(self.map(h))
+    }
+
+    /// The same of rows that fit.
+    pub(crate) fn map(&self, h: ArrayView2<f32>) -> Array2<f32> {
         let a = self.a.mapv(|x| x as f32);
         let mut z = matmul(h, a.t());
         z += &self.b.mapv(|x| x as f32);
@@ -55,17 +64,26 @@ pub trait Lens: Sync {
     fn name(&self) -> String;
 
     /// Maps residual stream `layer` (0 is the embedding), `h: [rows, d_model]`, to a guess of the [`Target`], `[rows, d_z]`.
-    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Array2<f32>;
+    ///
+    /// Fails on a stream that does not exist, or rows of another width.
+    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>>;
 
-    /// Log-probabilities `[rows, d_vocab]` of a guess. Unless the lens says otherwise the guess is one of the last residual stream,
-    /// which the model's own final norm and unembedding decode.
-    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
-        model.unembed(z)
+    /// Logits `[rows, d_vocab]` of a guess, each row up to a constant. Unless the lens says otherwise the guess is one of the last residual
+    /// stream, which the model's own final norm and unembedding decode.
+    ///
+    /// Fails on rows of another width than the target's.
+    fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        Target::Residual.logits(model, z)
+    }
+
+    /// Log-probabilities `[rows, d_vocab]` of a guess.
+    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        Ok(log_softmax_rows(self.logits(model, z)?.view()))
     }
 
     /// What the lens reads at residual stream `layer`: log-probabilities, `[rows, d_vocab]`.
-    fn read(&self, model: &Transformer, layer: usize, h: ArrayView2<f32>) -> Array2<f32> {
-        self.decode(model, self.transport(layer, h).view())
+    fn read(&self, model: &Transformer, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+        self.decode(model, self.transport(layer, h)?.view())
     }
 
     /// Refuses a model that this lens was not made for, or to which it says nothing of tokens.
@@ -77,6 +95,18 @@ pub trait Lens: Sync {
     }
 }
 
+/// Refuses rows of another width.
+pub(crate) fn check_width(what: &str, width: usize, rows: ArrayView2<f32>) -> Result<()> {
+    if rows.ncols() == width {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Shape,
+        format!("{what} rows of {width} numbers; these are {} rows of {}", rows.nrows(), rows.ncols()),
+        format!("pass `[rows, {width}]`, a row for each token"),
+    ))
+}
+
 /// Reads every residual stream as it is (nostalgebraist 2020). Nothing to fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogitLens;
@@ -86,8 +116,8 @@ impl Lens for LogitLens {
         "logit lens".into()
     }
 
-    fn transport(&self, _layer: usize, h: ArrayView2<f32>) -> Array2<f32> {
-        h.to_owned()
+    fn transport(&self, _layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+        Ok(h.to_owned())
     }
 
     fn check_model(&self, _model: &Transformer) -> Result<()> {
@@ -100,6 +130,7 @@ impl Lens for LogitLens {
 pub struct LayerLenses {
     name: String,
     fingerprint: u64,
+    scale: Scale,
     target: Target,
     seconds: f64,
     // A shared lens is one matrix, however many layers read through it.
@@ -109,14 +140,19 @@ pub struct LayerLenses {
 impl LayerLenses {
     /// Lenses fitted to these moments, since `began`.
     pub(crate) fn new(name: &str, m: &LayerMoments, lenses: Vec<Arc<AffineLens>>, began: Instant) -> Self {
+        let scale = match m.scale {
+            Scale::AsItIs => "",
+            Scale::UnitRms => ", unit rms",
+        };
         let kind = match m.target {
             Target::Residual => "",
             Target::Normalised => ", post-norm",
             Target::LogProbabilities | Target::Given => ", probe",
         };
         LayerLenses {
-            name: format!("{name}{kind}"),
+            name: format!("{name}{scale}{kind}"),
             fingerprint: m.fingerprint,
+            scale: m.scale,
             target: m.target,
             seconds: began.elapsed().as_secs_f64(),
             lenses,
@@ -126,6 +162,11 @@ impl LayerLenses {
     /// The same lenses under another name, for legends.
     pub fn named(&self, name: &str) -> Self {
         LayerLenses { name: name.into(), ..self.clone() }
+    }
+
+    /// What the lenses read: of which `x` the [maps](LayerLenses::layer) are.
+    pub fn scale(&self) -> Scale {
+        self.scale
     }
 
     /// What the lenses predict.
@@ -207,6 +248,7 @@ impl LayerLenses {
         Stored {
             name: self.name.clone(),
             fingerprint: self.fingerprint,
+            scale: self.scale,
             target: self.target,
             seconds: self.seconds,
             maps: maps.into_iter().map(|map| map.as_ref().clone()).collect(),
@@ -215,10 +257,10 @@ impl LayerLenses {
     }
 
     pub(super) fn from_stored(stored: Stored) -> Option<Self> {
-        let Stored { name, fingerprint, target, seconds, maps, map_of } = stored;
+        let Stored { name, fingerprint, scale, target, seconds, maps, map_of } = stored;
         let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
         let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>()?;
-        Some(LayerLenses { name, fingerprint, target, seconds, lenses })
+        Some(LayerLenses { name, fingerprint, scale, target, seconds, lenses })
     }
 
     /// Whether these are lenses of this model, for whatever they predict.
@@ -228,13 +270,15 @@ impl LayerLenses {
 }
 
 const KIND: &str = "lenses";
-const VERSION: u32 = 1;
+/// 2: what the lenses read.
+const VERSION: u32 = 2;
 
 /// Lenses as a file holds them: a map that several streams share is there once.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Stored {
     name: String,
     fingerprint: u64,
+    scale: Scale,
     target: Target,
     seconds: f64,
     maps: Vec<AffineLens>,
@@ -247,12 +291,22 @@ impl Lens for LayerLenses {
         self.name.clone()
     }
 
-    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Array2<f32> {
-        self.lenses[layer].transport(h)
+    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+        let Some(lens) = self.lenses.get(layer) else {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("there is no residual stream {layer} among {}", self.len()),
+                format!("streams are 0 (the embedding) to {}", self.len() - 1),
+            ));
+        };
+        match self.scale {
+            Scale::AsItIs => lens.transport(h),
+            Scale::UnitRms => lens.transport(self.scale.of(h).view()),
+        }
     }
 
-    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
-        self.target.decode(model, z)
+    fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        self.target.logits(model, z)
     }
 
     fn check_model(&self, model: &Transformer) -> Result<()> {
@@ -274,8 +328,8 @@ impl Lens for LayerLenses {
 /// The same maps of the same model; how long they took to fit does not count.
 impl PartialEq for LayerLenses {
     fn eq(&self, other: &Self) -> bool {
-        (&self.name, self.fingerprint, self.target, &self.lenses)
-            == (&other.name, other.fingerprint, other.target, &other.lenses)
+        (&self.name, self.fingerprint, self.scale, self.target, &self.lenses)
+            == (&other.name, other.fingerprint, other.scale, other.target, &other.lenses)
     }
 }
 

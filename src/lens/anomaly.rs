@@ -1,14 +1,11 @@
 //! Does the way from layer to layer give strange inputs away?
 
-use ndarray::{Array2, ArrayView1, Axis};
+use ndarray::{Array2, Axis};
 
 use super::Lens;
-use super::compare::per_sequence;
+use super::readout::read_blocks;
 use crate::model::Transformer;
-use crate::num::{
-    auroc, entropy, kl_divergence, local_outlier_factor, mahalanobis, mean_and_standard_error, rng,
-    uniform_index,
-};
+use crate::num::{auroc, local_outlier_factor, mahalanobis, mean_and_standard_error, rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
 /// How strange a row of features is.
@@ -59,22 +56,25 @@ pub fn trajectory_features(
             "pass at least two tokens per sequence",
         ));
     }
-    let rows = per_sequence(model, &[lens], tokens, |sequence: ArrayView1<u32>, residuals, log_p| {
-        let mut features = Vec::with_capacity(3 * residuals.len());
-        for (l, h) in residuals.iter().enumerate() {
-            let log_q = lens.read(model, l, *h);
-            let n = sequence.len() as f64;
-            let kl: f64 = log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).sum();
-            let spread: f64 = log_q.rows().into_iter().map(entropy).sum();
-            let next = sequence.iter().skip(1).zip(log_q.rows());
-            let nats: f64 = next.map(|(&t, q)| -f64::from(q[t as usize])).sum();
-            features.extend([kl / n, spread / n, nats / (n - 1.0)]);
+    let parts = read_blocks(model, &[lens], tokens, |block| {
+        let mut sums = Vec::with_capacity(3 * block.streams.len());
+        for (l, h) in block.streams.iter().enumerate() {
+            let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
+            let said = block.said(logits.view());
+            let kl: f64 = said.iter().map(|said| said.kl).sum();
+            let spread: f64 = said.iter().map(|said| said.entropy).sum();
+            sums.extend([kl, spread, block.cross_entropy(logits.view(), &said)]);
         }
-        features
+        Ok((block.sequence, sums))
     })?;
-    let width = rows[0].len();
-    let flat = rows.into_iter().flatten().collect();
-    Ok(Array2::from_shape_vec((tokens.nrows(), width), flat).expect("as many features for each sequence"))
+    let n = tokens.ncols() as f64;
+    let per = [n, n, n - 1.0];
+    let mut features = Array2::zeros((tokens.nrows(), 3 * (model.config.n_layers + 1)));
+    for (sequence, sums) in parts {
+        let mut row = features.row_mut(sequence);
+        row.iter_mut().zip(sums).zip(per.iter().cycle()).for_each(|((x, sum), n)| *x += sum / n);
+    }
+    Ok(features)
 }
 
 /// Fits each detector to a half of the `normal` rows of [`trajectory_features`] and asks how well it tells the other half from the

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::decoder::{Decoder, Wanted};
 use super::lbfgs::Lbfgs;
-use super::{AffineLens, LayerLenses, Lens};
+use super::{AffineLens, LayerLenses, Lens, Scale};
 use crate::model::{Hook, Intervention, Transformer};
 use crate::num::{SymmetricEigen, kl_divergence, log_softmax_rows, matmul, spearman};
 use crate::session;
@@ -56,6 +56,13 @@ impl CausalBasis {
                 format!("streams are 0 (the embedding) to {}", lens.len() - 1),
             ));
         };
+        if lens.scale() != Scale::AsItIs {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("the {} reads streams at the scale {:?}", lens.name(), lens.scale()),
+                "ablate with a lens of streams as they are (`LayerMoments::collect_for`)",
+            ));
+        }
         if n == 0 || n > d {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -69,7 +76,7 @@ impl CausalBasis {
         for _ in 0..n {
             if session::interrupted() {
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     format!("interrupted after {} of {n} directions", directions.nrows()),
                     "run the cell again, with fewer directions or tokens if it takes too long",
                 ));
@@ -119,8 +126,8 @@ impl<'a> Ablation<'a> {
         let mean = h.mapv(f64::from).mean_axis(Axis(0)).expect("there are tokens").mapv(|x| x as f32);
         let pieces = h
             .axis_chunks_iter(Axis(0), PIECE)
-            .map(|rows| (&rows - &mean, Wanted::of_log_probabilities(lens.read(model, layer, rows))))
-            .collect();
+            .map(|rows| Ok((&rows - &mean, Wanted::of_log_probabilities(lens.read(model, layer, rows)?))))
+            .collect::<Result<_>>()?;
         let decoder = Decoder::new(model, lens.target());
         Ok(Ablation { model, map, layer, pieces, decoder, mean, n_tokens: tokens.len() as f64 })
     }
@@ -135,7 +142,7 @@ impl<'a> Ablation<'a> {
             .map(|(centred, wanted)| {
                 let along = matmul(centred.view(), column.view());
                 let ablated = centred - &matmul(along.view(), column.t()) + &self.mean;
-                let (kl, dz) = self.decoder.kl_and_gradient(wanted, self.map.transport(ablated.view()));
+                let (kl, dz) = self.decoder.kl_and_gradient(wanted, self.map.map(ablated.view()));
                 let dh = matmul(dz.view(), a.view());
                 // h' = c - v (vᵀc) + h̄, so dv = -Σ (vᵀc) dh' + (dh'ᵀv) c.
                 let back = matmul(dh.view(), column.view());

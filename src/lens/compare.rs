@@ -1,11 +1,11 @@
 //! How much of the final prediction each lens reads off each layer, on tokens it was not fitted to.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
-use rayon::prelude::*;
+use ndarray::Array2;
 
+use super::readout::{most_probable, read_blocks};
 use super::{LayerMoments, Lens};
 use crate::model::Transformer;
-use crate::num::{kl_divergence, log_softmax_rows, mean_and_standard_error};
+use crate::num::mean_and_standard_error;
 use crate::{Error, ErrorKind, Result};
 
 /// What several lenses read off every residual stream of held-out tokens.
@@ -65,7 +65,7 @@ impl Comparison {
     }
 }
 
-/// Sums over one sequence for one lens at one stream.
+/// Sums over some tokens for one lens at one stream.
 #[derive(Clone, Copy)]
 struct Sums {
     kl: f64,
@@ -73,8 +73,9 @@ struct Sums {
     agree: f64,
 }
 
-/// Sums over one sequence.
-struct Sequence {
+/// Sums over some tokens of one sequence.
+struct Part {
+    sequence: usize,
     /// KL of the constant prediction.
     floor: f64,
     /// Cross-entropy of the model's own prediction.
@@ -83,8 +84,24 @@ struct Sequence {
     readings: Vec<Sums>,
 }
 
+impl Part {
+    /// Adds the tokens that follow in the same sequence.
+    fn add(&mut self, more: &Part) {
+        self.floor += more.floor;
+        self.model_cross_entropy += more.model_cross_entropy;
+        for (sums, more) in self.readings.iter_mut().zip(&more.readings) {
+            sums.kl += more.kl;
+            sums.cross_entropy += more.cross_entropy;
+            sums.agree += more.agree;
+        }
+    }
+}
+
 /// Compares lenses on held-out `tokens: [sequence, pos]`. `moments` are those that the lenses were fitted to, for whichever target; their
 /// mean prediction gives the floor.
+///
+/// However large the vocabulary and however many the lenses, a thread holds the logits of a few positions at a time; the final prediction
+/// is made once for all lenses.
 ///
 /// Fails if a lens or the moments are of another model, a lens predicts no tokens, or the tokens do not fit the model.
 pub fn compare(
@@ -96,34 +113,37 @@ pub fn compare(
     moments.check_model(model)?;
     let n_streams = model.config.n_layers + 1;
     let log_mean = moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32);
-    let rows: Vec<Sequence> = per_sequence(model, lenses, tokens, |sequence, residuals, log_p| {
-        let next: Vec<u32> = sequence.iter().skip(1).copied().collect();
-        let nats = |log_q: ArrayView2<f32>| -> f64 {
-            next.iter().zip(log_q.rows()).map(|(&t, q)| -f64::from(q[t as usize])).sum()
-        };
-        let top: Vec<usize> = log_p.rows().into_iter().map(most_probable).collect();
-        let floor = log_p.rows().into_iter().map(|p| kl_divergence(p, log_mean.view())).sum::<f64>();
-        let readings = lenses.iter().flat_map(|lens| {
-            residuals.iter().enumerate().map(|(l, h)| {
-                let log_q = lens.read(model, l, *h);
-                let rows = || log_p.rows().into_iter().zip(log_q.rows());
-                Sums {
-                    kl: rows().map(|(p, q)| kl_divergence(p, q)).sum(),
-                    cross_entropy: nats(log_q.view()),
-                    agree: log_q
-                        .rows()
-                        .into_iter()
-                        .zip(&top)
-                        .filter(|(q, t)| most_probable(*q) == **t)
-                        .count() as f64,
-                }
+    let parts = read_blocks(model, lenses, tokens, |block| {
+        let top: Vec<usize> = block.log_p.rows().into_iter().map(most_probable).collect();
+        let mean = log_mean.broadcast(block.log_p.dim()).expect("a row of the vocabulary");
+        let floor = block.said(mean).iter().map(|said| said.kl).sum();
+        let model_cross_entropy = block.cross_entropy(block.log_p.view(), &block.said(block.log_p.view()));
+        let places =
+            lenses.iter().flat_map(|lens| block.streams.iter().enumerate().map(move |place| (lens, place)));
+        let readings = places
+            .map(|(lens, (l, h))| {
+                let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
+                let said = block.said(logits.view());
+                let same = logits.rows().into_iter().zip(&top).filter(|(q, t)| most_probable(*q) == **t);
+                Ok(Sums {
+                    kl: said.iter().map(|said| said.kl).sum(),
+                    cross_entropy: block.cross_entropy(logits.view(), &said),
+                    agree: same.count() as f64,
+                })
             })
-        });
-        Sequence { floor, model_cross_entropy: nats(log_p), readings: readings.collect() }
+            .collect::<Result<_>>()?;
+        Ok(Part { sequence: block.sequence, floor, model_cross_entropy, readings })
     })?;
+    let mut rows: Vec<Part> = Vec::with_capacity(tokens.nrows());
+    for part in parts {
+        match rows.last_mut() {
+            Some(row) if row.sequence == part.sequence => row.add(&part),
+            _ => rows.push(part),
+        }
+    }
     let n_pos = tokens.ncols() as f64;
     let n_next = (tokens.ncols() - 1) as f64;
-    let statistic = |per: f64, of: &dyn Fn(&Sequence) -> f64| {
+    let statistic = |per: f64, of: &dyn Fn(&Part) -> f64| {
         mean_and_standard_error(&rows.iter().map(|r| of(r) / per).collect::<Vec<_>>())
     };
     let (floor, floor_se) = statistic(n_pos, &|r| r.floor);
@@ -158,36 +178,4 @@ pub fn compare(
         n_seqs: tokens.nrows(),
         n_tokens: tokens.len(),
     })
-}
-
-/// The place of the largest, the first of equals.
-fn most_probable(log_q: ArrayView1<f32>) -> usize {
-    let best = log_q
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
-    best.0
-}
-
-/// Runs the model over each sequence and hands `each` its tokens, all residual streams, `[pos, d_model]`, and the
-/// final log-probabilities, `[pos, d_vocab]`. Results come in the order of the sequences.
-pub(crate) fn per_sequence<T: Send>(
-    model: &Transformer,
-    lenses: &[&dyn Lens],
-    tokens: &Array2<u32>,
-    each: impl Fn(ArrayView1<u32>, &[ArrayView2<f32>], ArrayView2<f32>) -> T + Sync,
-) -> Result<Vec<T>> {
-    model.check_tokens(tokens)?;
-    for lens in lenses {
-        lens.check_model(model)?;
-    }
-    let sequences: Vec<_> = tokens.axis_chunks_iter(Axis(0), 1).collect();
-    Ok(sequences
-        .into_par_iter()
-        .map(|sequence| {
-            let tape = model.tape(sequence);
-            let residuals: Vec<_> = (0..=model.config.n_layers).map(|l| tape.resid(l).view()).collect();
-            each(sequence.row(0), &residuals, log_softmax_rows(tape.logits.view()).view())
-        })
-        .collect())
 }

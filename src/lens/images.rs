@@ -1,11 +1,12 @@
 //! Moments of the streams of an image classifier.
 
-use ndarray::{Array1, Axis};
+use ndarray::{Array1, ArrayView2, Axis};
 
-use super::{LayerMoments, Moments, Target};
+use super::readout::sum_of_softmax;
+use super::{Accumulator, LayerMoments, Moments, Scale, Target};
+use crate::Result;
 use crate::data::Images;
 use crate::vision::ImageClassifier;
-use crate::{Error, Result};
 
 /// Images run at a time: what bounds the memory.
 const CHUNK: usize = 256;
@@ -30,23 +31,19 @@ impl LayerMoments {
     pub fn of_images(model: &ImageClassifier, images: &Images) -> Result<Self> {
         model.check_images(images)?;
         let (d, n_classes) = (model.config.d_stream(), model.config.n_classes);
-        let mut moments = LayerMoments {
+        let empty = LayerMoments {
             fingerprint: model.fingerprint(),
+            scale: Scale::AsItIs,
             target: Target::Residual,
             layers: (0..=model.config.n_layers).map(|_| Moments::new(d, d)).collect(),
             mean_prediction: Array1::zeros(n_classes),
         };
+        let mut moments = Accumulator::new(&empty);
         for pixels in images.pixels.axis_chunks_iter(Axis(0), CHUNK) {
             let (log_p, streams) = model.run_with_cache(&pixels.to_owned())?;
-            let last = &streams[model.config.n_layers];
-            for (l, (moments, stream)) in moments.layers.iter_mut().zip(&streams).enumerate() {
-                moments
-                    .push(stream.view(), last.view())
-                    .map_err(|e| Error::new(e.kind(), format!("stream {l}: {}", e.what()), e.help()))?;
-            }
-            moments.mean_prediction += &log_p.mapv(|x| f64::from(x).exp()).sum_axis(Axis(0));
+            let streams: Vec<ArrayView2<f32>> = streams.iter().map(|h| h.view()).collect();
+            moments.absorb(&streams[..=model.config.n_layers], None, &sum_of_softmax(log_p.view()))?;
         }
-        moments.mean_prediction /= images.len() as f64;
-        Ok(moments)
+        Ok(moments.finish())
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
-use super::LayerMoments;
 use super::decoder::Wanted;
+use super::readout::sum_of_predictions;
 use super::token_chunks::{CHUNK, TokenChunks};
-use crate::model::{Positions, Tape, Transformer};
+use super::{Accumulator, LayerMoments, Scale};
+use crate::model::{Positions, Transformer};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -23,6 +24,8 @@ pub(super) struct Inputs<'a> {
     tokens: &'a dyn TokenChunks,
     /// The classes wanted, one per token, and how many there are; without them, the model's final prediction.
     labels: Option<(&'a Array2<u32>, usize)>,
+    /// At which lenses read the streams.
+    scale: Scale,
     /// Taken from all rows of a stream; one per stream, or none yet.
     x_means: Vec<Array1<f32>>,
     /// By chunk, or empty.
@@ -55,7 +58,13 @@ impl<'a> Inputs<'a> {
         tokens: &'a dyn TokenChunks,
         labels: Option<(&'a Array2<u32>, usize)>,
     ) -> Self {
-        Inputs { model, tokens, labels, x_means: Vec::new(), kept: Vec::new(), first: None }
+        let scale = Scale::AsItIs;
+        Inputs { model, tokens, labels, scale, x_means: Vec::new(), kept: Vec::new(), first: None }
+    }
+
+    /// The same of streams at this scale.
+    pub(super) fn scaled(self, scale: Scale) -> Self {
+        Inputs { scale, ..self }
     }
 
     pub(super) fn n_chunks(&self) -> usize {
@@ -78,26 +87,32 @@ impl<'a> Inputs<'a> {
         if self.n_tokens() * per_token * size_of::<f32>() > most_bytes {
             return Ok(false);
         }
-        let empty = moments.as_ref().map(|m| LayerMoments::new_like(m));
+        let mut sums = moments.as_ref().map(|m| Accumulator::new(m));
         let all: Vec<usize> = (0..self.n_chunks()).collect();
         let mut progress = Progress::new("running the model", self.n_tokens());
         let mut n = 0;
         for round in all.chunks(ROUND) {
             check_interrupt()?;
-            let run = |&i: &usize| -> Result<(Read, Option<LayerMoments>)> {
-                let (tape, wanted) = self.run(i)?;
-                let part = empty.as_ref().map(|m| m.of_tape(&tape, &wanted, None)).transpose()?;
-                Ok((Read { streams: tape.into_streams(), wanted }, part))
+            let run = |&i: &usize| {
+                let (streams, wanted) = self.run(i)?;
+                Ok(Read { streams, wanted })
             };
-            let parts: Vec<_> = round.par_iter().map(run).collect::<Result<_>>()?;
-            for (read, part) in parts {
+            for read in round.par_iter().map(run).collect::<Result<Vec<Read>>>()? {
                 n += read.wanted.p.nrows();
-                self.kept.push(Arc::new(read));
-                if let (Some(moments), Some(part)) = (&mut moments, part) {
-                    moments.merge(&part)?;
+                if let Some(sums) = &mut sums {
+                    let streams: Vec<_> = read.streams.iter().map(|h| h.view()).collect();
+                    sums.absorb(
+                        &streams,
+                        None,
+                        &sum_of_predictions(self.model, *streams.last().expect("a model has streams")),
+                    )?;
                 }
+                self.kept.push(Arc::new(read));
             }
             progress.update(n, || format!("{n} tokens"));
+        }
+        if let (Some(moments), Some(sums)) = (&mut moments, sums) {
+            **moments = sums.finish();
         }
         progress.finish(&format!("{n} tokens, streams kept"));
         Ok(true)
@@ -167,24 +182,30 @@ impl<'a> Inputs<'a> {
         if let Some(read) = self.kept.get(i) {
             return Ok(Arc::clone(read));
         }
-        let (tape, wanted) = self.run(i)?;
-        let mut streams = tape.into_streams();
+        let (mut streams, wanted) = self.run(i)?;
         centre(&mut streams, &self.x_means);
         Ok(Arc::new(Read { streams, wanted }))
     }
 
     /// Runs the model over chunk `i`.
-    fn run(&self, i: usize) -> Result<(Tape, Wanted)> {
+    fn run(&self, i: usize) -> Result<(Vec<Array2<f32>>, Wanted)> {
         let chunk = self.tokens.chunk(i)?;
-        let tape = self.model.tape(chunk.view());
+        let streams = self.model.streams(&[chunk.view()]).remove(0);
         let wanted = match self.labels {
-            None => Wanted::of_logits(tape.logits.view()),
+            None => {
+                let last = streams.last().expect("a model has streams");
+                Wanted::of_logits(self.model.logits(self.model.normalised(last.view()).view()).view())
+            }
             Some((labels, n_classes)) => {
                 let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);
                 Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
             }
         };
-        Ok((tape, wanted))
+        let streams = match self.scale {
+            Scale::AsItIs => streams,
+            Scale::UnitRms => streams.iter().map(|h| self.scale.of(h.view())).collect(),
+        };
+        Ok((streams, wanted))
     }
 }
 
@@ -195,7 +216,7 @@ fn centre(streams: &mut [Array2<f32>], x_means: &[Array1<f32>]) {
 pub(super) fn check_interrupt() -> Result<()> {
     if session::interrupted() {
         return Err(Error::new(
-            ErrorKind::Data,
+            ErrorKind::Interrupted,
             "interrupted while refining lenses",
             "run it again, with fewer `sweeps` or `passes` if it takes too long; `Streaming::refine` would go on where it was",
         ));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
-use super::{AffineLens, LayerLenses, LayerMoments, Target};
+use super::{AffineLens, LayerLenses, LayerMoments, Scale, Target};
 use crate::model::Transformer;
 use crate::num::{add_matmul, rng, uniform};
 use crate::session::{self, Progress};
@@ -42,6 +42,7 @@ impl Jacobian {
         let began = Instant::now();
         moments.check_model(model)?;
         moments.check_target(Target::Residual, "a Jacobian lens predicts the last residual stream")?;
+        moments.check_scale(Scale::AsItIs, "a Jacobian lens reads streams as they are")?;
         model.check_tokens(tokens)?;
         let d = model.config.d_model;
         let chunks: Vec<_> = tokens.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
@@ -50,7 +51,7 @@ impl Jacobian {
         for round in chunks.chunks(rayon::current_num_threads().max(1)) {
             if session::interrupted() {
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     "interrupted while averaging Jacobians",
                     "run the cell again, with fewer tokens if it takes too long",
                 ));

@@ -6,10 +6,11 @@ use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::decoder::Wanted;
+use super::accumulator::Accumulator;
+use super::readout::sum_of_predictions;
 use super::target::centred_rows;
-use super::{Moments, Target};
-use crate::model::{Tape, Transformer};
+use super::{Moments, Scale, Target};
+use crate::model::Transformer;
 use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
@@ -20,9 +21,12 @@ use crate::{Error, ErrorKind, Result, record};
 pub struct LayerMoments {
     /// The model these are from ([`Transformer::fingerprint`]).
     pub fingerprint: u64,
-    /// What lenses fitted to these moments predict.
+    /// What lenses fitted to these moments read.
+    pub scale: Scale,
+    /// What they predict.
     pub target: Target,
     /// One per residual stream, the embedding first.
+    #[serde(with = "stored")]
     pub layers: Vec<Moments>,
     /// Mean over tokens of the model's final distribution, `[d_vocab]`. Of all constant predictions it has the least KL.
     pub mean_prediction: Array1<f64>,
@@ -30,32 +34,31 @@ pub struct LayerMoments {
 
 /// Sequences run at a time by one thread: what bounds the memory.
 const CHUNK: usize = 4;
-/// Chunks between two looks at the clock and at an interrupt.
-const ROUND: usize = 16;
 const KIND: &str = "layer-moments";
-/// 2: sums of weights. 3: what the lenses predict.
-const VERSION: u32 = 3;
+/// 2: sums of weights. 3: what the lenses predict. 4: matrices as bytes, that of the targets once; what the lenses read.
+const VERSION: u32 = 4;
 
 impl LayerMoments {
     /// The moments of nothing yet, for this model.
     pub fn new(model: &Transformer) -> Self {
-        Self::empty(model, Target::Residual, model.config.d_model)
+        Self::empty(model, Scale::AsItIs, Target::Residual, model.config.d_model)
     }
 
     /// What two moments have in common only if every number is the same (CRC-32).
     pub(crate) fn checksum(&self) -> u32 {
         let mut checksum = crc32fast::Hasher::new();
         for m in &self.layers {
-            let numbers = [&m.s_xx, &m.s_zx, &m.s_zz].into_iter().flatten().chain(&m.x_mean).chain(&m.z_mean);
+            let numbers = m.s_xx.iter().chain(&m.s_zx).chain(&m.s_zz).chain(&m.x_mean).chain(&m.z_mean);
             numbers.chain([&m.weight]).for_each(|x| checksum.update(&x.to_le_bytes()));
         }
         checksum.finalize()
     }
 
-    fn empty(model: &Transformer, target: Target, d_z: usize) -> Self {
+    fn empty(model: &Transformer, scale: Scale, target: Target, d_z: usize) -> Self {
         let d = model.config.d_model;
         LayerMoments {
             fingerprint: model.fingerprint(),
+            scale,
             target,
             layers: (0..=model.config.n_layers).map(|_| Moments::new(d, d_z)).collect(),
             mean_prediction: Array1::zeros(model.config.d_vocab),
@@ -75,6 +78,29 @@ impl LayerMoments {
     ///
     /// Fails, besides, for [`Target::Given`], which [`collect_given`](LayerMoments::collect_given) is for.
     pub fn collect_for(model: &Transformer, tokens: &Array2<u32>, target: Target) -> Result<Self> {
+        Self::collect_with(model, tokens, Scale::AsItIs, target)
+    }
+
+    /// The same for lenses that read streams at another scale.
+    ///
+    /// ```
+    /// use onelens::{lens::{LayerMoments, Scale, Target}, model::{Config, Transformer}, ndarray::Array2};
+    /// let model = Transformer::new(Config { d_vocab: 4, d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
+    /// let tokens = Array2::from_shape_fn((10, 16), |(i, t)| ((i * t + i) % 4) as u32);
+    /// let m = LayerMoments::collect_with(&model, &tokens, Scale::UnitRms, Target::Normalised)?;
+    /// // Squares of each row sum to `d_model`: of 160 rows of 8, to 1280 about the origin.
+    /// let about_zero = m.about_zero();
+    /// assert!((about_zero.layers[0].s_xx.diag().sum() - 1280.0).abs() < 0.01);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    ///
+    /// Fails where [`collect_for`](LayerMoments::collect_for) does.
+    pub fn collect_with(
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        scale: Scale,
+        target: Target,
+    ) -> Result<Self> {
         let Some(width) = target.width(&model.config) else {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -82,7 +108,7 @@ impl LayerMoments {
                 "use `LayerMoments::collect_given(model, tokens, numbers)`",
             ));
         };
-        let mut all = Self::empty(model, target, width);
+        let mut all = Self::empty(model, scale, target, width);
         all.push(model, tokens)?;
         Ok(all)
     }
@@ -100,7 +126,7 @@ impl LayerMoments {
                 "give `[sequence, pos, d_z]`: one row of numbers for each token",
             ));
         }
-        let mut all = Self::empty(model, Target::Given, d_z);
+        let mut all = Self::empty(model, Scale::AsItIs, Target::Given, d_z);
         all.push_with(model, tokens, Some(numbers))?;
         Ok(all)
     }
@@ -127,89 +153,59 @@ impl LayerMoments {
     ) -> Result<()> {
         model.check_tokens(tokens)?;
         self.check_model(model)?;
-        let mut more = Self::new_like(self);
-        let mut first = 0;
+        let mut more = Accumulator::new(self);
         let mut progress = Progress::new("moments", tokens.nrows());
-        for round in tokens.axis_chunks_iter(Axis(0), CHUNK * ROUND) {
+        let chunks: Vec<_> = tokens.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
+        // Threads share chunks while the model runs, then layers while rows are added.
+        for round in chunks.chunks(2 * rayon::current_num_threads()) {
             if session::interrupted() {
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     format!("interrupted after {} of {} tokens", more.n(), tokens.len()),
                     "run the cell again; the moments are as they were before it",
                 ));
             }
-            let chunks: Vec<_> = round.axis_chunks_iter(Axis(0), CHUNK).enumerate().collect();
-            let parts: Vec<Result<LayerMoments>> = chunks
-                .into_par_iter()
-                .map(|(i, chunk)| {
-                    let begin = first + i * CHUNK;
-                    let given = given.map(|numbers| numbers.slice(s![begin..begin + chunk.nrows(), .., ..]));
-                    more.of_chunk(model, chunk, given)
-                })
-                .collect();
-            for part in parts {
-                more.merge(&part?)?;
-            }
-            first += round.nrows();
-            progress.update(more.layers[0].n as usize / tokens.ncols(), || format!("{} tokens", more.n()));
+            let views: Vec<ArrayView2<u32>> = round.iter().map(|(_, chunk)| *chunk).collect();
+            let see = |(streams, (i, chunk)): (Vec<Array2<f32>>, &(usize, ArrayView2<u32>))| {
+                let given = given.map(|all| all.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), .., ..]));
+                Seen::new(model, streams, (self.scale, self.target), given)
+            };
+            let parts: Vec<Seen> = model.streams(&views).into_par_iter().zip(round).map(see).collect();
+            parts.iter().try_for_each(|part| part.add_to(&mut more))?;
+            progress.update(more.n() as usize / tokens.ncols(), || format!("{} tokens", more.n()));
         }
-        progress.finish(&format!("{} tokens, {} layers", more.n(), more.layers.len()));
+        progress.finish(&format!("{} tokens, {} layers", more.n(), self.layers.len()));
+        let more = more.finish();
+        if self.n() == 0 {
+            *self = more;
+            return Ok(());
+        }
         self.merge(&more)
-    }
-
-    /// The moments of a few sequences, for the same target as these; with `given: [sequence, pos, d_z]` of those numbers.
-    pub(crate) fn of_chunk(
-        &self,
-        model: &Transformer,
-        chunk: ArrayView2<u32>,
-        given: Option<ArrayView3<f32>>,
-    ) -> Result<Self> {
-        let tape = model.tape(chunk);
-        self.of_tape(&tape, &Wanted::of_logits(tape.logits.view()), given)
-    }
-
-    /// The same of the forward pass, and of what the model predicted in it.
-    pub(super) fn of_tape(
-        &self,
-        tape: &Tape,
-        predicted: &Wanted,
-        given: Option<ArrayView3<f32>>,
-    ) -> Result<Self> {
-        let mut part = Self::new_like(self);
-        let made;
-        let target: ArrayView2<f32> = match (self.target, given) {
-            (_, Some(numbers)) => {
-                let shape = (tape.logits.nrows(), numbers.len_of(Axis(2)));
-                made = numbers.to_shape(shape).expect("one row per token").into_owned();
-                made.view()
-            }
-            (Target::Normalised, None) => tape.ln_final.out.view(),
-            (Target::LogProbabilities, None) => {
-                made = centred_rows(log_softmax_rows(tape.logits.view()).view());
-                made.view()
-            }
-            (Target::Residual | Target::Given, None) => tape.resid(self.layers.len() - 1).view(),
-        };
-        for (l, moments) in part.layers.iter_mut().enumerate() {
-            moments
-                .push(tape.resid(l).view(), target)
-                .map_err(|e| Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help()))?;
-        }
-        for p in predicted.p.rows() {
-            part.mean_prediction.zip_mut_with(&p, |sum, p| *sum += f64::from(*p));
-        }
-        part.mean_prediction /= predicted.p.nrows() as f64;
-        Ok(part)
     }
 
     pub(crate) fn new_like(other: &LayerMoments) -> Self {
         let empty = |m: &Moments| Moments::new(m.x_mean.len(), m.z_mean.len());
-        LayerMoments {
+        let mut empty = LayerMoments {
             fingerprint: other.fingerprint,
+            scale: other.scale,
             target: other.target,
             layers: other.layers.iter().map(empty).collect(),
             mean_prediction: Array1::zeros(other.mean_prediction.len()),
+        };
+        empty.share_s_zz();
+        empty
+    }
+
+    /// All streams have the same targets: their second moments once in memory.
+    fn share_s_zz(&mut self) {
+        if let Some((first, others)) = self.layers.split_first_mut() {
+            others.iter_mut().for_each(|m| m.s_zz = first.s_zz.clone());
         }
+    }
+
+    /// Whether it is once in memory.
+    fn shares_s_zz(&self) -> bool {
+        self.layers.iter().all(|m| m.s_zz.as_ptr() == self.layers[0].s_zz.as_ptr())
     }
 
     /// Number of tokens seen.
@@ -230,19 +226,35 @@ impl LayerMoments {
             ));
         }
         other.check_target(self.target, "moments merge with moments of the same target")?;
+        other.check_scale(self.scale, "moments merge with moments of the same scale")?;
         let weight = |m: &LayerMoments| m.layers.first().map_or(0.0, |m| m.weight);
         let total = weight(self) + weight(other);
         let share = if total > 0.0 { weight(other) / total } else { 0.0 };
         self.mean_prediction = &self.mean_prediction * (1.0 - share) + &other.mean_prediction * share;
-        for (a, b) in self.layers.iter_mut().zip(&other.layers) {
-            a.merge(b)?;
+        if !(self.shares_s_zz() && other.shares_s_zz()) {
+            return self.layers.iter_mut().zip(&other.layers).try_for_each(|(a, b)| a.merge(b));
+        }
+        let (a, b) = (&self.layers[0], &other.layers[0]);
+        a.check_widths(b)?;
+        if b.weight > 0.0 {
+            let s_zz = a.joined_s_zz(b);
+            for (a, b) in self.layers.iter_mut().zip(&other.layers) {
+                a.s_zz = s_zz.clone();
+                a.absorb_x(b);
+            }
         }
         Ok(())
     }
 
     /// The same about 0 instead of about the means, for lenses without intercept ([`Moments::about_zero`]).
     pub fn about_zero(&self) -> Self {
-        LayerMoments { layers: self.layers.iter().map(Moments::about_zero).collect(), ..self.clone() }
+        let shares = self.shares_s_zz();
+        let mut all =
+            LayerMoments { layers: self.layers.iter().map(Moments::about_zero).collect(), ..self.clone() };
+        if shares {
+            all.share_s_zz();
+        }
+        all
     }
 
     /// The sum over some of the layers: what a lens shared by them is fitted to.
@@ -285,6 +297,23 @@ impl LayerMoments {
         ))
     }
 
+    /// Refuses moments of streams at another scale than this.
+    pub(crate) fn check_scale(&self, wanted: Scale, why: &str) -> Result<()> {
+        if self.scale == wanted {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Config,
+            format!("these moments are of streams at the scale {:?}; {why}, {wanted:?}", self.scale),
+            "collect moments at that scale (`LayerMoments::collect_with`)",
+        ))
+    }
+
+    /// Whether the target is the last stream just as lenses read it, so that its moments are there already.
+    pub(crate) fn target_is_last_stream(&self) -> bool {
+        self.scale == Scale::AsItIs && self.target == Target::Residual
+    }
+
     /// Saves these moments; written under a temporary name first.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         record::save(path.as_ref(), KIND, VERSION, self)
@@ -313,6 +342,86 @@ impl LayerMoments {
                 Err(Error::new(ErrorKind::File, format!("{shown} {what}"), "save the moments anew"))
             }
         }
+    }
+}
+
+/// Layers as a file holds them: second moments of targets that they share are there once.
+mod stored {
+    use ndarray::ArcArray2;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Moments;
+    use crate::record;
+
+    /// Moments as they are written, but with nothing for `s_zz`.
+    struct Without<'a>(&'a Moments);
+
+    impl Serialize for Without<'_> {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize_with(ArcArray2::zeros((0, 0)), to)
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Matrix(#[serde(with = "record::matrix")] ArcArray2<f64>);
+
+    pub(super) fn serialize<S: Serializer>(layers: &[Moments], to: S) -> Result<S::Ok, S::Error> {
+        let first = layers.first().map(|m| &m.s_zz);
+        let shared = first.filter(|first| layers.iter().all(|m| m.s_zz.as_ptr() == first.as_ptr()));
+        let Some(s_zz) = shared else { return (None::<Matrix>, layers).serialize(to) };
+        let without: Vec<Without> = layers.iter().map(Without).collect();
+        (Some(Matrix(s_zz.clone())), without).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Moments>, D::Error> {
+        let (s_zz, mut layers) = <(Option<Matrix>, Vec<Moments>)>::deserialize(from)?;
+        if let Some(Matrix(s_zz)) = s_zz {
+            layers.iter_mut().for_each(|m| m.s_zz = s_zz.clone());
+        }
+        Ok(layers)
+    }
+}
+
+/// What a model makes of a few sequences.
+pub(crate) struct Seen {
+    pub(crate) streams: Vec<Array2<f32>>,
+    /// Targets that are no stream.
+    z: Option<Array2<f32>>,
+    sum_p: Array1<f64>,
+}
+
+impl Seen {
+    /// Of the streams of some sequences; with `given: [sequence, pos, d_z]` of those numbers.
+    pub(crate) fn new(
+        model: &Transformer,
+        streams: Vec<Array2<f32>>,
+        (scale, target): (Scale, Target),
+        given: Option<ArrayView3<f32>>,
+    ) -> Self {
+        let last = streams.last().expect("a model has streams").view();
+        let z = match (target, given) {
+            (Target::Residual, _) => (scale != Scale::AsItIs).then(|| last.to_owned()),
+            (Target::Given, None) => None,
+            (Target::Given, Some(numbers)) => {
+                let shape = (last.nrows(), numbers.len_of(Axis(2)));
+                Some(numbers.to_shape(shape).expect("one row per token").into_owned())
+            }
+            (Target::Normalised, _) => Some(model.normalised(last)),
+            (Target::LogProbabilities, _) => Some(centred_rows(
+                log_softmax_rows(model.logits(model.normalised(last).view()).view()).view(),
+            )),
+        };
+        let sum_p = sum_of_predictions(model, last);
+        let streams = match scale {
+            Scale::AsItIs => streams,
+            Scale::UnitRms => streams.iter().map(|h| scale.of(h.view())).collect(),
+        };
+        Seen { streams, z, sum_p }
+    }
+
+    pub(crate) fn add_to(&self, moments: &mut Accumulator) -> Result<()> {
+        let streams: Vec<_> = self.streams.iter().map(|h| h.view()).collect();
+        moments.absorb(&streams, self.z.as_ref().map(|z| z.view()), &self.sum_p)
     }
 }
 

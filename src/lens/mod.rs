@@ -10,6 +10,7 @@
 //! | affine, pre-norm | [`Ridge::own`], towards the identity or [towards zero](Towards) |
 //! | affine without intercept (Din et al. 2023) | `ridge.own(&moments.about_zero())` |
 //! | affine, post-norm | `ridge.own` of moments [collected for](LayerMoments::collect_for) [`Target::Normalised`] |
+//! | affine, of streams at one size | `ridge.own` of moments [collected with](LayerMoments::collect_with) [`Scale::UnitRms`] |
 //! | linear probe (Alain & Bengio 2016) | the same for [`Target::LogProbabilities`], or for [given numbers](LayerMoments::collect_given) |
 //! | classifier of labels | [`Probe`] |
 //! | tuned lens (Belrose et al. 2023) | [`Refine`] |
@@ -21,6 +22,7 @@
 //! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`detect_anomalies`] whether the way from layer to
 //! layer gives strange inputs away.
 
+mod accumulator;
 mod affine;
 mod anomaly;
 mod causal;
@@ -36,6 +38,7 @@ mod lbfgs;
 mod moments;
 mod objective;
 mod probe;
+mod readout;
 mod ridge;
 mod ridge_path;
 mod sweeps;
@@ -46,6 +49,7 @@ mod transfer;
 mod tuned;
 mod whitened;
 
+pub(crate) use accumulator::Accumulator;
 pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use anomaly::{AnomalyReport, Detector, detect_anomalies, trajectory_features};
 pub use causal::CausalBasis;
@@ -53,11 +57,13 @@ pub use compare::{Comparison, LensCurve, compare};
 pub use grouped::{GroupedMoments, RidgeChoice};
 pub use jacobian::Jacobian;
 pub use layers::LayerMoments;
+pub(crate) use layers::Seen;
 pub use moments::Moments;
 pub use probe::{Probe, ProbeScore};
+pub(crate) use readout::{most_probable, read_blocks, sum_of_predictions};
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
-pub use target::Target;
+pub use target::{Scale, Target};
 pub(crate) use token_chunks::{CHUNK, TokenChunks};
 pub use trajectory::{Reading, Trajectory};
 pub use transfer::Transfer;

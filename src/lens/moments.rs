@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
-use serde::{Deserialize, Serialize};
+use ndarray::{ArcArray2, Array1, Array2, ArrayView1, ArrayView2, Axis};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::num::{add_matmul, matmul};
+use crate::num::{Centred, Part, add_matrix, add_products, mirror};
 use crate::{Error, ErrorKind, Result, record};
 
 /// Count, means and centred second moments of pairs `(x, z)`, in f64.
@@ -16,8 +16,8 @@ use crate::{Error, ErrorKind, Result, record};
 ///
 /// # Rounding
 ///
-/// Rows come in `f32`. Blocks of `B = 256` of them are shifted close to their mean, multiplied in `f32`, and added up in `f64`.
-/// A sum of `B` products with four roundings each is off by at most `(B + 4) u` of the sum of their sizes, `u = 2⁻²⁴`
+/// Rows come in `f32`. Up to 2048 of them are shifted close to their mean, multiplied in `f32` in blocks of `B = 256`, and blocks are added up in
+/// `f64`. A sum of `B` products with four roundings each is off by at most `(B + 4) u` of the sum of their sizes, `u = 2⁻²⁴`
 /// (Higham 2002, section 3.1). By Cauchy and Schwarz those sizes sum to at most `√(S_ii S_jj)`, or twice that, since a mean
 /// rounded to `f32` may be off by as much as a feature varies:
 ///
@@ -48,18 +48,35 @@ pub struct Moments {
     /// Mean of `z`, `[d_z]`.
     pub z_mean: Array1<f64>,
     /// `Σ w (x - x̄)(x - x̄)ᵀ`, `[d_x, d_x]`.
+    #[serde(with = "record::matrix")]
     pub s_xx: Array2<f64>,
     /// `Σ w (z - z̄)(x - x̄)ᵀ`, `[d_z, d_x]`.
+    #[serde(with = "record::matrix")]
     pub s_zx: Array2<f64>,
-    /// `Σ w (z - z̄)(z - z̄)ᵀ`, `[d_z, d_z]`.
-    pub s_zz: Array2<f64>,
+    /// `Σ w (z - z̄)(z - z̄)ᵀ`, `[d_z, d_z]`. The streams of one model have the same targets and share this matrix in memory.
+    #[serde(with = "record::matrix")]
+    pub s_zz: ArcArray2<f64>,
 }
 
-/// Rows centred and multiplied at a time: enough for a fast product, small enough to stay in cache and to bound rounding.
-const BLOCK: usize = 256;
+/// Rows that are centred together. Sums over that many are added to the matrices at a time, which are much larger than a cache.
+pub(super) const ROWS: usize = 2048;
 const KIND: &str = "moments";
-/// 2: sums of weights.
-const VERSION: u32 = 2;
+/// 2: sums of weights. 3: matrices as bytes.
+const VERSION: u32 = 3;
+
+/// Rows whose products are to be added: how many, the sum of their weights, and the weights unless all are 1.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) n: u64,
+    pub(super) weight: f64,
+    pub(super) weights: Option<ArrayView1<'a, f32>>,
+}
+
+impl Rows<'_> {
+    pub(super) fn unweighted(n: usize) -> Self {
+        Rows { n: n as u64, weight: n as f64, weights: None }
+    }
+}
 
 impl Moments {
     /// The moments of nothing yet, for inputs of width `d_x` and targets of width `d_z`.
@@ -71,7 +88,7 @@ impl Moments {
             z_mean: Array1::zeros(d_z),
             s_xx: Array2::zeros((d_x, d_x)),
             s_zx: Array2::zeros((d_z, d_x)),
-            s_zz: Array2::zeros((d_z, d_z)),
+            s_zz: ArcArray2::zeros((d_z, d_z)),
         }
     }
 
@@ -80,9 +97,10 @@ impl Moments {
     /// Fails, and changes nothing, if the widths or the numbers of rows differ or a value is not finite.
     pub fn push(&mut self, x: ArrayView2<f32>, z: ArrayView2<f32>) -> Result<()> {
         self.check_rows(x, z)?;
-        for (x, z) in x.axis_chunks_iter(Axis(0), BLOCK).zip(z.axis_chunks_iter(Axis(0), BLOCK)) {
-            self.absorb(&Moments::of_block(x, z, None));
+        for (x, z) in x.axis_chunks_iter(Axis(0), ROWS).zip(z.axis_chunks_iter(Axis(0), ROWS)) {
+            self.add_rows(x, z, Rows::unweighted(x.nrows()));
         }
+        mirror(&mut self.s_xx);
         Ok(())
     }
 
@@ -119,13 +137,45 @@ impl Moments {
                 "weights are 0 or positive, and finite",
             ));
         }
-        let chunks = x.axis_chunks_iter(Axis(0), BLOCK).zip(z.axis_chunks_iter(Axis(0), BLOCK));
-        for ((x, z), w) in chunks.zip(weights.axis_chunks_iter(Axis(0), BLOCK)) {
-            if w.iter().any(|w| *w > 0.0) {
-                self.absorb(&Moments::of_block(x, z, Some(w)));
+        let chunks = x.axis_chunks_iter(Axis(0), ROWS).zip(z.axis_chunks_iter(Axis(0), ROWS));
+        for ((x, z), w) in chunks.zip(weights.axis_chunks_iter(Axis(0), ROWS)) {
+            let n = w.iter().filter(|w| **w > 0.0).count() as u64;
+            if n > 0 {
+                let weight = w.iter().map(|w| f64::from(*w)).sum();
+                self.add_rows(x, z, Rows { n, weight, weights: Some(w) });
             }
         }
+        mirror(&mut self.s_xx);
         Ok(())
+    }
+
+    /// Adds rows that were checked; of `s_xx`, what is below the diagonal.
+    fn add_rows(&mut self, x: ArrayView2<f32>, z: ArrayView2<f32>, rows: Rows) {
+        if rows.n == 0 {
+            return;
+        }
+        let centred = |a: ArrayView2<f32>| Centred::new(a.to_owned(), rows.weights, rows.weight);
+        let (x, z) = (centred(x), centred(z));
+        let dz = &z.mean - &self.z_mean;
+        let mut s_zz = std::mem::replace(&mut self.s_zz, ArcArray2::zeros((0, 0))).into_owned();
+        rows.add(self.weight, &mut s_zz, Part::Lower, (&z, &dz), (&z, &dz));
+        mirror(&mut s_zz);
+        self.s_zz = s_zz.into_shared();
+        self.add_centred(&x, &z, rows, true);
+    }
+
+    /// The same of rows that are centred, without `s_zz`, and if it is not asked for without `s_zx`.
+    pub(super) fn add_centred(&mut self, x: &Centred, z: &Centred, rows: Rows, with_zx: bool) {
+        let (dx, dz) = (&x.mean - &self.x_mean, &z.mean - &self.z_mean);
+        rows.add(self.weight, &mut self.s_xx, Part::Lower, (x, &dx), (x, &dx));
+        if with_zx {
+            rows.add(self.weight, &mut self.s_zx, Part::All, (z, &dz), (x, &dx));
+        }
+        let share = rows.weight / (self.weight + rows.weight);
+        self.x_mean.scaled_add(share, &dx);
+        self.z_mean.scaled_add(share, &dz);
+        self.n += rows.n;
+        self.weight += rows.weight;
     }
 
     fn check_rows(&self, x: ArrayView2<f32>, z: ArrayView2<f32>) -> Result<()> {
@@ -142,41 +192,20 @@ impl Moments {
             ));
         }
         for (name, a) in [("x", x), ("z", z)] {
-            if let Some(((row, column), value)) = a.indexed_iter().find(|(_, v)| !v.is_finite()) {
-                return Err(Error::new(
-                    ErrorKind::Numeric,
-                    format!("{name} holds {value} at row {row}, column {column}"),
-                    "find out which layer of the model first gives it (`run_with_cache`); moments take finite numbers only",
-                ));
-            }
+            check_finite(name, a)?;
         }
         Ok(())
     }
 
-    /// Moments of one block, multiplied in `f32` near its own mean, so that a large mean costs no digits.
-    fn of_block(x: ArrayView2<f32>, z: ArrayView2<f32>, weights: Option<ArrayView1<f32>>) -> Moments {
-        let (n, weight) = match weights {
-            None => (x.nrows(), x.nrows() as f64),
-            Some(w) => (w.iter().filter(|w| **w > 0.0).count(), w.iter().map(|w| f64::from(*w)).sum()),
-        };
-        let (x, z) = (Centred::new(x, weights, weight), Centred::new(z, weights, weight));
-        let product = |left: &Centred, right: &Centred| {
-            let product = match weights {
-                None => matmul(left.rows.t(), right.rows.view()),
-                Some(w) => matmul(left.rows.t(), (&right.rows * &w.insert_axis(Axis(1))).view()),
-            };
-            let mut s = product.mapv(f64::from);
-            // The rows were shifted by a mean rounded to f32: Σ w (c - c̄)(c - c̄)ᵀ = Σ w c cᵀ - W c̄ c̄ᵀ.
-            let column = |m: &Array1<f64>| m.clone().insert_axis(Axis(1));
-            add_matmul(s.view_mut(), -weight, column(&left.rest).view(), column(&right.rest).t());
-            s
-        };
-        let (s_xx, s_zx, s_zz) = (product(&x, &x), product(&z, &x), product(&z, &z));
-        Moments { n: n as u64, weight, x_mean: x.mean, z_mean: z.mean, s_xx, s_zx, s_zz }
-    }
-
     /// Adds the rows that `other` has seen. Fails if the widths differ.
     pub fn merge(&mut self, other: &Moments) -> Result<()> {
+        self.check_widths(other)?;
+        self.absorb(other);
+        Ok(())
+    }
+
+    /// Refuses moments of other widths.
+    pub(super) fn check_widths(&self, other: &Moments) -> Result<()> {
         let widths = |m: &Moments| (m.x_mean.len(), m.z_mean.len());
         if widths(self) != widths(other) {
             return Err(Error::new(
@@ -189,32 +218,40 @@ impl Moments {
                 "merge moments of the same model",
             ));
         }
-        self.absorb(other);
         Ok(())
     }
 
     fn absorb(&mut self, other: &Moments) {
-        if other.weight == 0.0 {
-            return;
+        if other.weight > 0.0 {
+            self.s_zz = self.joined_s_zz(other);
+            self.absorb_x(other);
         }
-        let (a, b) = (self.weight, other.weight);
-        let n = a + b;
-        let column = |v: Array1<f64>| v.insert_axis(Axis(1));
-        let dx = column(&other.x_mean - &self.x_mean);
-        let dz = column(&other.z_mean - &self.z_mean);
-        let scale = a * b / n;
-        for (s, o, left, right) in [
-            (&mut self.s_xx, &other.s_xx, &dx, &dx),
-            (&mut self.s_zx, &other.s_zx, &dz, &dx),
-            (&mut self.s_zz, &other.s_zz, &dz, &dz),
-        ] {
-            *s += o;
-            add_matmul(s.view_mut(), scale, left.view(), right.t());
-        }
-        self.x_mean.scaled_add(b / n, &dx.column(0));
-        self.z_mean.scaled_add(b / n, &dz.column(0));
+    }
+
+    /// The sum of both `s_zz` about the mean of both.
+    pub(super) fn joined_s_zz(&self, other: &Moments) -> ArcArray2<f64> {
+        let dz = &other.z_mean - &self.z_mean;
+        let mut sum = self.s_zz.to_owned();
+        add_matrix(&mut sum, other.s_zz.view(), &[(self.pull(other), numbers(&dz), numbers(&dz))]);
+        sum.into_shared()
+    }
+
+    /// Adds all but `s_zz`.
+    pub(super) fn absorb_x(&mut self, other: &Moments) {
+        let (dx, dz) = (&other.x_mean - &self.x_mean, &other.z_mean - &self.z_mean);
+        let pull = self.pull(other);
+        add_matrix(&mut self.s_xx, other.s_xx.view(), &[(pull, numbers(&dx), numbers(&dx))]);
+        add_matrix(&mut self.s_zx, other.s_zx.view(), &[(pull, numbers(&dz), numbers(&dx))]);
+        let share = other.weight / (self.weight + other.weight);
+        self.x_mean.scaled_add(share, &dx);
+        self.z_mean.scaled_add(share, &dz);
         self.n += other.n;
         self.weight += other.weight;
+    }
+
+    /// How strongly the distance of two means enters the sum of second moments: `n_a n_b / n`.
+    fn pull(&self, other: &Moments) -> f64 {
+        self.weight * other.weight / (self.weight + other.weight)
     }
 
     /// The second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et al. 2023). For fitting
@@ -229,19 +266,22 @@ impl Moments {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn about_zero(&self) -> Moments {
-        let mut all = Moments::new(self.x_mean.len(), self.z_mean.len());
-        let column = |mean: &Array1<f64>| mean.clone().insert_axis(Axis(1));
-        let (x, z) = (column(&self.x_mean), column(&self.z_mean));
-        (all.n, all.weight) = (self.n, self.weight);
-        for (sum, s, left, right) in [
-            (&mut all.s_xx, &self.s_xx, &x, &x),
-            (&mut all.s_zx, &self.s_zx, &z, &x),
-            (&mut all.s_zz, &self.s_zz, &z, &z),
-        ] {
-            sum.assign(s);
-            add_matmul(sum.view_mut(), self.weight, left.view(), right.t());
+        let (x, z) = (numbers(&self.x_mean), numbers(&self.z_mean));
+        let about_zero = |s: ArrayView2<f64>, left: &[f64], right: &[f64]| {
+            let mut sum = s.to_owned();
+            let nothing = Array2::zeros(s.dim());
+            add_matrix(&mut sum, nothing.view(), &[(self.weight, left, right)]);
+            sum
+        };
+        Moments {
+            n: self.n,
+            weight: self.weight,
+            x_mean: Array1::zeros(self.x_mean.len()),
+            z_mean: Array1::zeros(self.z_mean.len()),
+            s_xx: about_zero(self.s_xx.view(), x, x),
+            s_zx: about_zero(self.s_zx.view(), z, x),
+            s_zz: about_zero(self.s_zz.view(), z, z).into_shared(),
         }
-        all
     }
 
     /// Saves these moments; written under a temporary name first, so that no half-written file is left.
@@ -256,6 +296,30 @@ impl Moments {
         m.check_shapes().map(|()| m).map_err(|what| {
             Error::new(ErrorKind::File, format!("{} {what}", path.display()), "save the moments anew")
         })
+    }
+
+    /// Written as these are, with another `s_zz`.
+    pub(super) fn serialize_with<S: Serializer>(
+        &self,
+        s_zz: ArcArray2<f64>,
+        to: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Borrowed<'a> {
+            n: u64,
+            weight: f64,
+            x_mean: &'a Array1<f64>,
+            z_mean: &'a Array1<f64>,
+            #[serde(with = "record::matrix")]
+            s_xx: ArrayView2<'a, f64>,
+            #[serde(with = "record::matrix")]
+            s_zx: ArrayView2<'a, f64>,
+            #[serde(with = "record::matrix")]
+            s_zz: ArcArray2<f64>,
+        }
+        let Moments { n, weight, x_mean, z_mean, .. } = self;
+        let (s_xx, s_zx) = (self.s_xx.view(), self.s_zx.view());
+        Borrowed { n: *n, weight: *weight, x_mean, z_mean, s_xx, s_zx, s_zz }.serialize(to)
     }
 
     pub(crate) fn check_shapes(&self) -> std::result::Result<(), String> {
@@ -275,30 +339,40 @@ impl Moments {
     }
 }
 
-/// Rows shifted close to their mean.
-struct Centred {
-    /// `x - s`, where `s` is the mean rounded to `f32`.
-    rows: Array2<f32>,
-    /// The mean in `f64`.
-    mean: Array1<f64>,
-    /// The mean of what is left in `rows`.
-    rest: Array1<f64>,
+impl Rows<'_> {
+    /// Adds `Σ w (l - l̄)(r - r̄)ᵀ` over these rows to `s`, which is about the mean of `before` rows, from which theirs is `delta` away.
+    pub(super) fn add(
+        self,
+        before: f64,
+        s: &mut Array2<f64>,
+        part: Part,
+        (left, left_delta): (&Centred, &Array1<f64>),
+        (right, right_delta): (&Centred, &Array1<f64>),
+    ) {
+        // The rows were shifted by a mean rounded to f32: Σ w (c - c̄)(c - c̄)ᵀ = Σ w c cᵀ - W c̄ c̄ᵀ.
+        let rest = (-self.weight, numbers(&left.rest), numbers(&right.rest));
+        let pull = before * self.weight / (before + self.weight);
+        let apart = (pull, numbers(left_delta), numbers(right_delta));
+        add_products(s, part, left.rows.view(), right.rows.view(), self.weights, &[rest, apart]);
+    }
 }
 
-impl Centred {
-    fn new(x: ArrayView2<f32>, weights: Option<ArrayView1<f32>>, weight: f64) -> Centred {
-        let mean_of = |x: ArrayView2<f32>| {
-            let mut sum = Array1::<f64>::zeros(x.ncols());
-            for (i, row) in x.rows().into_iter().enumerate() {
-                let w = weights.map_or(1.0, |w| f64::from(w[i]));
-                sum.zip_mut_with(&row, |s, &x| *s += w * f64::from(x));
-            }
-            sum / weight
-        };
-        let mean = mean_of(x);
-        let mut rows = x.as_standard_layout().into_owned();
-        rows -= &mean.mapv(|m| m as f32);
-        let rest = mean_of(rows.view());
-        Centred { rows, mean, rest }
+fn numbers(v: &Array1<f64>) -> &[f64] {
+    v.as_slice().expect("vectors are contiguous")
+}
+
+/// Names the first number that is none.
+pub(super) fn check_finite(name: &str, a: ArrayView2<f32>) -> Result<()> {
+    // Without a way out in the middle, so that it runs on vectors.
+    if a.iter().fold(true, |fine, x| fine & x.is_finite()) {
+        return Ok(());
+    }
+    match a.indexed_iter().find(|(_, v)| !v.is_finite()) {
+        None => Ok(()),
+        Some(((row, column), value)) => Err(Error::new(
+            ErrorKind::Numeric,
+            format!("{name} holds {value} at row {row}, column {column}"),
+            "find out which layer of the model first gives it (`run_with_cache`); moments take finite numbers only",
+        )),
     }
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::inputs::Inputs;
 use super::layers::check_fingerprint;
 use super::tuned::Refined;
-use super::{LayerLenses, LayerMoments, Lens, Refine, Ridge, Towards};
+use super::{LayerLenses, LayerMoments, Refine, Ridge, Towards};
 use crate::model::Transformer;
 use crate::num::log_softmax_rows;
 use crate::{Error, ErrorKind, Result};
@@ -88,7 +88,7 @@ impl Probe {
             .map(|(sequence, labels)| {
                 let tape = model.tape(sequence);
                 let stream = |l: usize| {
-                    let log_q = log_softmax_rows(self.lenses.transport(l, tape.resid(l).view()).view());
+                    let log_q = log_softmax_rows(self.lenses.lenses()[l].map(tape.resid(l).view()).view());
                     labels.iter().zip(log_q.rows()).fold((0.0, 0.0), |(nats, hits), (&label, q)| {
                         let mine = q[label as usize];
                         let best = q.iter().all(|&other| other <= mine);

@@ -3,8 +3,10 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
+use super::affine::check_width;
+use crate::Result;
 use crate::model::{Config, Transformer};
-use crate::num::log_softmax_rows;
+use crate::nn::rms_norm;
 
 /// What stands on the left of `z = A h_l + b`.
 ///
@@ -23,6 +25,31 @@ pub enum Target {
     Given,
 }
 
+/// What stands on the right of `z = A x + b`.
+///
+/// A norm at the beginning of each block takes the size of a stream away before anything is computed from it, and streams grow with depth.
+/// Least squares over the streams as they are is therefore mostly about the last few, and about the few tokens whose streams are
+/// enormous. At unit size every layer and every token counts alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scale {
+    /// The residual stream as it is, `x = h_l`.
+    #[default]
+    AsItIs,
+    /// The residual stream at unit root mean square, `x = h_l / sqrt(mean(h_l²))`. A row of zeros stays one.
+    UnitRms,
+}
+
+impl Scale {
+    /// `h: [rows, d_model]` at this scale.
+    pub(crate) fn of(self, h: ArrayView2<f32>) -> Array2<f32> {
+        match self {
+            Scale::AsItIs => h.to_owned(),
+            // So small that it is nothing beside any stream but one of zeros.
+            Scale::UnitRms => rms_norm(h, 1e-30).0,
+        }
+    }
+}
+
 impl Target {
     /// Width of the target, where the model alone determines it.
     pub(crate) fn width(self, config: &Config) -> Option<usize> {
@@ -33,13 +60,18 @@ impl Target {
         }
     }
 
-    /// What `z: [rows, d_z]` says of the next token: log-probabilities, `[rows, d_vocab]`.
-    pub(crate) fn decode(self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
-        match self {
-            Target::Residual => model.unembed(z),
-            Target::Normalised => log_softmax_rows(model.unembed_normalised(z).view()),
-            Target::LogProbabilities | Target::Given => log_softmax_rows(z),
+    /// What `z: [rows, d_z]` says of the next token: logits, `[rows, d_vocab]`.
+    ///
+    /// Fails on rows of another width than the target's.
+    pub(crate) fn logits(self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        if let Some(width) = self.width(&model.config) {
+            check_width("what this lens guesses is decoded from", width, z)?;
         }
+        Ok(match self {
+            Target::Residual => model.logits(model.normalised(z).view()),
+            Target::Normalised => model.logits(z),
+            Target::LogProbabilities | Target::Given => z.to_owned(),
+        })
     }
 }
 
@@ -47,4 +79,18 @@ impl Target {
 pub(crate) fn centred_rows(log_p: ArrayView2<f32>) -> Array2<f32> {
     let means = log_p.mean_axis(Axis(1)).expect("a vocabulary is not empty");
     &log_p - &means.insert_axis(Axis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn a_stream_at_unit_rms_has_that_and_its_direction() {
+        // The means of the squares are 25 and 0.
+        let h = array![[1.0_f32, 7.0], [0.0, 0.0]];
+        assert_eq!(Scale::UnitRms.of(h.view()), array![[0.2, 1.4], [0.0, 0.0]]);
+        assert_eq!(Scale::AsItIs.of(h.view()), h);
+    }
 }

@@ -1,12 +1,12 @@
 //! What the model would say after each layer, position by position.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1, ArrayView2};
+use rayon::prelude::*;
 
 use super::Lens;
-use super::compare::per_sequence;
+use super::readout::read_blocks;
 use crate::data::TokenText;
 use crate::model::Transformer;
-use crate::num::{entropy, kl_divergence};
 use crate::{Error, ErrorKind, Result};
 
 /// The readings of one lens along one sequence.
@@ -41,6 +41,18 @@ pub struct Reading {
 
 const N_TOP: usize = 5;
 
+/// The places of the largest, best first; of equals the first.
+fn likeliest(x: ArrayView1<f32>) -> Vec<usize> {
+    let before = |&a: &usize, &b: &usize| x[b].total_cmp(&x[a]).then(a.cmp(&b));
+    let mut places: Vec<usize> = (0..x.len()).collect();
+    if places.len() > N_TOP {
+        places.select_nth_unstable_by(N_TOP, before);
+        places.truncate(N_TOP);
+    }
+    places.sort_by(before);
+    places
+}
+
 impl Trajectory {
     /// Reads the residual streams of `tokens` through `lens`. The last token serves as the target of the one before.
     ///
@@ -55,30 +67,35 @@ impl Trajectory {
         };
         let n_pos = input.len();
         let batch = Array2::from_shape_vec((1, n_pos), input.to_vec()).expect("one row");
-        let mut readings = per_sequence(model, &[lens], &batch, |_, residuals, log_p| {
-            let log_q: Vec<_> = residuals.iter().enumerate().map(|(l, h)| lens.read(model, l, *h)).collect();
-            // Token texts are made outside: sources need not be shared between threads.
-            Array2::from_shape_fn((log_q.len(), n_pos), |(l, t)| {
-                let row = log_q[l].row(t);
-                let target = tokens[t + 1] as usize;
-                let mut order: Vec<usize> = (0..row.len()).collect();
-                order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-                order.truncate(N_TOP);
-                let p_target = row.get(target).copied().unwrap_or(f32::NEG_INFINITY);
-                let rank = row.iter().filter(|&&x| x > p_target).count();
-                let top: Vec<(u32, f32)> = order.into_iter().map(|i| (i as u32, row[i].exp())).collect();
-                (top, kl_divergence(log_p.row(t), row), entropy(row), p_target, rank)
-            })
+        // Token texts are made outside: sources need not be shared between threads.
+        let parts = read_blocks(model, &[lens], &batch, |block| {
+            let read = |(l, h): (usize, &ArrayView2<f32>)| {
+                let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
+                let rows = logits.rows().into_iter().zip(block.said(logits.view())).enumerate();
+                let read = rows.map(|(t, (x, said))| {
+                    let log_q = |i: usize| x.get(i).map_or(f32::NEG_INFINITY, |x| x - said.log_z);
+                    let target = tokens[block.start + t + 1] as usize;
+                    let p_target = log_q(target);
+                    let rank = (0..x.len()).filter(|&i| log_q(i) > p_target).count();
+                    let top: Vec<(u32, f32)> =
+                        likeliest(x).into_iter().map(|i| (i as u32, log_q(i).exp())).collect();
+                    ((l, block.start + t), (top, said.kl, said.entropy, p_target, rank))
+                });
+                Ok(read.collect::<Vec<_>>())
+            };
+            // There is but one sequence: its streams go to all threads.
+            block.streams.par_iter().enumerate().map(read).collect::<Result<Vec<_>>>()
         })?;
-        let readings =
-            readings.remove(0).mapv_into_any(|(top, kl, entropy, log_p_target, rank_of_target)| Reading {
-                top: top.into_iter().map(|(token, p)| (texts.token_text(token), p)).collect(),
-                kl,
-                entropy,
-                cross_entropy: -f64::from(log_p_target),
-                p_target: log_p_target.exp(),
-                rank_of_target,
-            });
+        let mut readings = Array2::default((model.config.n_layers + 1, n_pos));
+        parts.into_iter().flatten().flatten().for_each(|(place, reading)| readings[place] = reading);
+        let readings = readings.mapv_into_any(|(top, kl, entropy, log_p_target, rank_of_target)| Reading {
+            top: top.into_iter().map(|(token, p)| (texts.token_text(token), p)).collect(),
+            kl,
+            entropy,
+            cross_entropy: -f64::from(log_p_target),
+            p_target: log_p_target.exp(),
+            rank_of_target,
+        });
         Ok(Trajectory {
             lens: lens.name(),
             tokens: input.iter().map(|&t| texts.token_text(t)).collect(),

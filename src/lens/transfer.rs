@@ -2,10 +2,10 @@
 
 use ndarray::Array2;
 
-use super::compare::per_sequence;
+use super::readout::read_blocks;
 use super::{LayerLenses, LayerMoments, Lens};
 use crate::model::Transformer;
-use crate::num::{Mantel, kl_divergence, mantel, rng};
+use crate::num::{Mantel, mantel, rng};
 use crate::{Error, ErrorKind, Result};
 
 /// A matrix `[lens i, residual stream j]`: how badly, or how well, the lens of stream `i` reads stream `j`.
@@ -23,6 +23,7 @@ impl Transfer {
     /// `tr(S_zz - 2 A_i S_xz^j + A_i S_xx^j A_iᵀ) / n + ‖z̄ - A_i x̄_j - b_i‖²`, summed over the features of `h_L`.
     pub fn mse(moments: &LayerMoments, lenses: &LayerLenses) -> Result<Self> {
         moments.check_target(lenses.target(), "the lenses have another")?;
+        moments.check_scale(lenses.scale(), "the lenses read another")?;
         if moments.fingerprint != lenses.fingerprint() {
             return Err(Error::new(
                 ErrorKind::Shape,
@@ -78,11 +79,13 @@ impl Transfer {
     /// Mean held-out `KL(p ‖ q)` in nats of each lens on each stream, over `tokens: [sequence, pos]`.
     pub fn kl(model: &Transformer, lenses: &LayerLenses, tokens: &Array2<u32>) -> Result<Self> {
         let n_layers = model.config.n_layers + 1;
-        let sums = per_sequence(model, &[lenses], tokens, |_, residuals, log_p| {
-            Array2::from_shape_fn((n_layers, n_layers), |(i, j)| {
-                let log_q = lenses.read(model, i, residuals[j]);
-                log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).sum::<f64>()
-            })
+        let sums = read_blocks(model, &[lenses], tokens, |block| {
+            let mut kl = Array2::zeros((n_layers, n_layers));
+            for ((i, j), kl) in kl.indexed_iter_mut() {
+                let logits = lenses.logits(model, lenses.transport(i, block.streams[j])?.view())?;
+                *kl = block.said(logits.view()).iter().map(|said| said.kl).sum::<f64>();
+            }
+            Ok(kl)
         })?;
         let total = sums.into_iter().fold(Array2::zeros((n_layers, n_layers)), |a, b| a + b);
         Ok(Transfer { values: total / tokens.len() as f64, measure: "KL (nats)".into() })

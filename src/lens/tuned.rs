@@ -111,7 +111,9 @@ impl Refine {
                 "pass the moments that the lenses were fitted to",
             ));
         }
-        let refined = self.search(model, Inputs::new(model, tokens, None), start, moments, kept)?;
+        moments.check_scale(start.scale(), "the lenses read another")?;
+        let inputs = Inputs::new(model, tokens, None).scaled(moments.scale);
+        let refined = self.search(model, inputs, start, moments, kept)?;
         Ok(refined.tuned(moments, began))
     }
 
@@ -377,12 +379,12 @@ impl Lens for TunedLens {
         self.lenses.name()
     }
 
-    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Array2<f32> {
+    fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
         self.lenses.transport(layer, h)
     }
 
-    fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Array2<f32> {
-        self.lenses.decode(model, z)
+    fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        self.lenses.logits(model, z)
     }
 
     fn check_model(&self, model: &Transformer) -> Result<()> {

@@ -55,11 +55,6 @@ impl Tape {
     pub(crate) fn resid(&self, l: usize) -> &Array2<f32> {
         if l == 0 { &self.embed } else { &self.blocks[l - 1].resid_post }
     }
-
-    /// All of them, `h_0 ..= h_L`.
-    pub(crate) fn into_streams(self) -> Vec<Array2<f32>> {
-        std::iter::once(self.embed).chain(self.blocks.into_iter().map(|b| b.resid_post)).collect()
-    }
 }
 
 /// Runs `tokens: [sequence, pos]`, which the caller has checked.
@@ -126,6 +121,23 @@ pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing]) {
             part.stream = Some(after);
         });
     }
+}
+
+/// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else. All pass a layer before the next begins, so that its weights
+/// are expanded once.
+pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
+    let taps = || Taps::none(net.config);
+    let mut all: Vec<_> =
+        parts.par_iter().map(|tokens| vec![embed_tokens(net, *tokens, &mut taps())]).collect();
+    for l in 0..net.config.n_layers {
+        // Before the threads come, who would wait for each other here.
+        drop(net.block(l));
+        all.par_iter_mut().for_each(|streams| {
+            let next = block(net, l, &streams[l], &streams[0], &mut taps()).resid_post;
+            streams.push(next);
+        });
+    }
+    all
 }
 
 /// Tokens of the vocabulary whose unembedding is expanded at a time.

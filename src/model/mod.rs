@@ -52,7 +52,6 @@ pub use architecture::{
 };
 pub use cache::ActivationCache;
 pub use config::Config;
-pub(crate) use forward::Tape;
 pub use hook::Hook;
 pub use intervention::{Change, Intervention};
 pub use matrix::Matrix;

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use ndarray::{Array2, ArrayView2};
 
 use super::architecture::Mlp;
-use super::forward::{Tape, forward, scale_and_cap, unembed};
+use super::forward::{LN_FINAL_HOOKS, Tape, forward, scale_and_cap, streams_of};
 use super::network::Network;
+use super::norm_layer::norm;
 use super::taps::Taps;
 use super::{Config, Params};
 use crate::nn::linear;
@@ -41,9 +42,19 @@ impl Transformer {
 
     /// Decodes residual vectors `h: [rows, d_model]` through the final norm and the unembedding: log-probabilities
     /// `[rows, d_vocab]`. The last residual stream gives the model's own prediction, any other one the logit lens.
-    pub fn unembed(&self, h: ArrayView2<f32>) -> Array2<f32> {
-        let net = Network::new(&self.config, &self.params, 1);
-        log_softmax_rows(unembed(&net, h, &mut Taps::none(&self.config)).logits.view())
+    ///
+    /// Fails on rows of another width, or a configuration that does not fit the weights.
+    pub fn unembed(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+        self.check_fit()?;
+        let d_model = self.config.d_model;
+        if h.ncols() != d_model {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("rows of {} numbers are no residual vectors of this model", h.ncols()),
+                format!("pass `[rows, {d_model}]`, a row for each token"),
+            ));
+        }
+        Ok(log_softmax_rows(self.logits(self.normalised(h).view()).view()))
     }
 
     /// The same network for many passes of few tokens: what is stored in fewer bits is expanded once, and takes as much memory as `f32`.
@@ -52,13 +63,6 @@ impl Transformer {
             true => Cow::Owned(Transformer { config: self.config.clone(), params: self.params.expanded() }),
             false => Cow::Borrowed(self),
         }
-    }
-
-    /// The logits `[rows, d_vocab]` of what the final norm has given, `[rows, d_model]`.
-    pub(crate) fn unembed_normalised(&self, y: ArrayView2<f32>) -> Array2<f32> {
-        let mut logits = linear(y, self.params.unembedding(), self.params.b_u.view());
-        scale_and_cap(&self.config, logits.as_slice_mut().expect("a product lies row by row"));
-        logits
     }
 
     /// A number that two models share only if they compute the same with the same weights, bit for bit (FNV-1a over the
@@ -76,6 +80,36 @@ impl Transformer {
     pub(crate) fn tape(&self, tokens: ArrayView2<u32>) -> Tape {
         let net = Network::new(&self.config, &self.params, tokens.ncols());
         forward(&net, tokens, &mut Taps::none(&self.config))
+    }
+
+    /// The residual streams `h_0 ..= h_L`, `[sequence · pos, d_model]` each, of each part of a batch: tokens that were checked, in sequences
+    /// of one length.
+    pub(crate) fn streams(&self, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
+        let Some(first) = parts.first() else { return Vec::new() };
+        assert!(parts.iter().all(|part| part.ncols() == first.ncols()), "sequences of one length");
+        streams_of(&Network::new(&self.config, &self.params, first.ncols()), parts)
+    }
+
+    /// `h: [rows, d_model]` after the final norm, with its gain and bias: what the unembedding reads.
+    pub(crate) fn normalised(&self, h: ArrayView2<f32>) -> Array2<f32> {
+        let p = &self.params;
+        let taps = &mut Taps::none(&self.config);
+        norm(
+            (self.config.final_norm(), self.config.eps),
+            h,
+            p.ln_final_w.view(),
+            p.ln_final_b.view(),
+            LN_FINAL_HOOKS,
+            taps,
+        )
+        .out
+    }
+
+    /// Logits of what the final norm gave, `[rows, d_vocab]`.
+    pub(crate) fn logits(&self, y: ArrayView2<f32>) -> Array2<f32> {
+        let mut logits = linear(y, self.params.unembedding(), self.params.b_u.view());
+        scale_and_cap(&self.config, logits.as_slice_mut().expect("a product lies row by row"));
+        logits
     }
 
     /// Refuses what cannot be run, naming the number that does not fit.

@@ -30,6 +30,9 @@ pub trait Real: NdFloat + std::iter::Sum {
 
     /// The number as this width, rounded.
     fn of(x: f64) -> Self;
+
+    /// The number in `f64`, exactly.
+    fn wide(self) -> f64;
 }
 
 impl Real for f32 {
@@ -70,6 +73,11 @@ impl Real for f32 {
     fn of(x: f64) -> f32 {
         x as f32
     }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
 }
 
 impl Real for f64 {
@@ -83,6 +91,11 @@ impl Real for f64 {
 
     fn of(x: f64) -> f64 {
         x
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
     }
 }
 

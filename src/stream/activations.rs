@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::Streaming;
 use super::shards::{Sequences, Shards};
 use crate::data::{TextFiles, Tokenize};
-use crate::lens::{LayerMoments, Moments, Target};
+use crate::lens::{Accumulator, LayerMoments, Moments, Scale, Target, sum_of_predictions};
 use crate::model::Transformer;
-use crate::num::log_softmax_rows;
 use crate::record;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
@@ -152,38 +151,29 @@ impl ActivationFiles {
     /// The moments of all tokens, towards the last stream, with one file in memory at a time.
     pub fn moments(&self) -> Result<LayerMoments> {
         let mut progress = Progress::new("activation files", self.n_files());
-        let d = self.index.d_model;
-        let mut all: Option<LayerMoments> = None;
+        let Index { d_model, d_vocab, n_streams, .. } = self.index;
+        let mut all = Accumulator::new(&LayerMoments {
+            fingerprint: u64::from_str_radix(&self.index.fingerprint, 16).unwrap_or_default(),
+            scale: Scale::AsItIs,
+            target: Target::Residual,
+            layers: (0..n_streams).map(|_| Moments::new(d_model, d_model)).collect(),
+            mean_prediction: Array1::zeros(d_vocab),
+        });
         for file in 0..self.n_files() {
             if session::interrupted() {
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     format!("interrupted after {file} of {} files", self.n_files()),
                     "run it again; the files are as they were",
                 ));
             }
             let shard = self.shard(file)?;
-            let (z, mut layers) = (shard.streams.last().expect("an index has streams"), Vec::new());
-            for x in &shard.streams {
-                let mut moments = Moments::new(d, d);
-                moments.push(x.view(), z.view())?;
-                layers.push(moments);
-            }
-            let fingerprint = u64::from_str_radix(&self.index.fingerprint, 16).unwrap_or_default();
-            let part = LayerMoments {
-                fingerprint,
-                target: Target::Residual,
-                layers,
-                mean_prediction: shard.mean_prediction,
-            };
-            match &mut all {
-                None => all = Some(part),
-                Some(all) => all.merge(&part)?,
-            }
-            progress.update(file + 1, || format!("{} tokens", all.as_ref().map_or(0, LayerMoments::n)));
+            let streams: Vec<_> = shard.streams.iter().map(|h| h.view()).collect();
+            all.absorb(&streams, None, &(shard.mean_prediction * streams[0].nrows() as f64))?;
+            progress.update(file + 1, || format!("{} tokens", all.n()));
         }
         progress.finish(&format!("{} tokens", self.n_tokens()));
-        Ok(all.expect("an index has files"))
+        Ok(all.finish())
     }
 
     fn shard(&self, n: usize) -> Result<Shard> {
@@ -233,18 +223,19 @@ impl Shard {
             for chunk in run.chunks(ROWS) {
                 if session::interrupted() {
                     return Err(Error::new(
-                        ErrorKind::Data,
+                        ErrorKind::Interrupted,
                         "interrupted within a file",
                         "the same call goes on behind the last finished file",
                     ));
                 }
                 let tokens: Vec<u32> = chunk.iter().flatten().copied().collect();
                 let shape = (chunk.len(), chunk[0].len());
-                let tape = model.tape(ArrayView2::from_shape(shape, &tokens).expect("equal lengths"));
-                for (l, stream) in streams.iter_mut().enumerate() {
-                    stream.slice_mut(ndarray::s![at..at + tokens.len(), ..]).assign(tape.resid(l));
+                let views = [ArrayView2::from_shape(shape, &tokens).expect("equal lengths")];
+                let made = model.streams(&views).remove(0);
+                for (stream, made) in streams.iter_mut().zip(&made) {
+                    stream.slice_mut(ndarray::s![at..at + tokens.len(), ..]).assign(made);
                 }
-                sum += &log_softmax_rows(tape.logits.view()).mapv(|x| f64::from(x).exp()).sum_axis(Axis(0));
+                sum += &sum_of_predictions(model, made.last().expect("a model has streams").view());
                 at += tokens.len();
             }
         }

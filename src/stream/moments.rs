@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::reduction::{Reduced, Reduction, interrupted};
 use super::shards::{Shards, as_array, chunks};
 use super::{Alone, Peers};
 use crate::data::{TextFiles, Tokenize};
-use crate::lens::LayerMoments;
+use crate::lens::{Accumulator, LayerMoments, Scale, Seen, Target};
 use crate::model::Transformer;
-use crate::num::log_softmax_rows;
 use crate::session;
 use crate::{Error, ErrorKind, Result};
 
@@ -166,36 +165,25 @@ impl Streaming {
 
 /// The moments of some sequences, in their order. Nothing is said of progress.
 ///
-/// Threads share the sequences while the model runs, then the layers while rows are pushed: moments are much larger than the streams
+/// Threads share the sequences while the model runs, then the layers while rows are added: moments are much larger than the streams
 /// of a few sequences, and there is one set of them whatever the number of threads.
 fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
-    let mut all = LayerMoments::new(model);
-    let mut sum = Array1::<f64>::zeros(model.config.d_vocab);
-    // Rows are pushed in their order, so that nothing depends on the length of a round.
+    let empty = LayerMoments::new(model);
+    let mut all = Accumulator::new(&empty);
+    // Rows are added in their order, so that nothing depends on the length of a round.
     for round in chunks(sequences, CHUNK).chunks(2 * rayon::current_num_threads()) {
         if session::interrupted() {
             return Err(interrupted());
         }
-        let parts: Vec<(Vec<Array2<f32>>, Array1<f64>)> = round
-            .par_iter()
-            .map(|chunk| {
-                let tape = model.tape(as_array(chunk).view());
-                let streams = (0..=model.config.n_layers).map(|l| tape.resid(l).clone()).collect();
-                let p = log_softmax_rows(tape.logits.view()).mapv(|x| f64::from(x).exp());
-                (streams, p.sum_axis(Axis(0)))
-            })
-            .collect();
-        all.layers.par_iter_mut().enumerate().try_for_each(|(l, moments)| {
-            parts.iter().try_for_each(|(streams, _)| {
-                let pushed = moments.push(streams[l].view(), streams[streams.len() - 1].view());
-                pushed
-                    .map_err(|e| Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help()))
-            })
-        })?;
-        parts.iter().for_each(|(_, p)| sum += p);
+        for chunks in round.chunk_by(|a, b| a[0].len() == b[0].len()) {
+            let tokens: Vec<Array2<u32>> = chunks.iter().map(|chunk| as_array(chunk)).collect();
+            let views: Vec<ArrayView2<u32>> = tokens.iter().map(|tokens| tokens.view()).collect();
+            let see = |streams| Seen::new(model, streams, (Scale::AsItIs, Target::Residual), None);
+            let parts: Vec<Seen> = model.streams(&views).into_par_iter().map(see).collect();
+            parts.iter().try_for_each(|part| part.add_to(&mut all))?;
+        }
     }
-    all.mean_prediction = sum / all.n().max(1) as f64;
-    Ok(all)
+    Ok(all.finish())
 }
 
 impl Reduced for LayerMoments {

@@ -1,6 +1,6 @@
 //! What lenses read at every layer of texts of any size: the sums over [`Trajectory`](crate::lens::Trajectory)'s numbers.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, s};
+use ndarray::{Array2, Array3};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,9 @@ use super::reduction::{Reduced, Reduction, interrupted};
 use super::shards::{as_array, chunks};
 use super::{Alone, Peers, Streaming};
 use crate::data::{TextFiles, Tokenize};
-use crate::lens::Lens;
+use crate::lens::{Lens, most_probable, read_blocks};
 use crate::model::Transformer;
-use crate::num::{entropy, kl_divergence, log_softmax_rows, normal, rng};
+use crate::num::{normal, rng};
 use crate::{Error, ErrorKind, Result, record, session};
 
 /// Means over all tokens of what lenses read, however much text there is.
@@ -90,7 +90,7 @@ impl Streaming {
         lenses.iter().try_for_each(|lens| lens.check_model(model))?;
         let job = Reduction { how: self, peers, model, tokenizer, texts };
         let of_sequences = |sequences: &[Vec<u32>]| of_sequences(model, lenses, sequences);
-        let Some(sums) = job.run("readings", checksum(model, lenses), &of_sequences)? else {
+        let Some(sums) = job.run("readings", checksum(model, lenses)?, &of_sequences)? else {
             return Ok(None);
         };
         if sums.n_tokens == 0 {
@@ -111,16 +111,16 @@ impl Streaming {
 }
 
 /// What tells lenses apart: what they read of a few rows that chance has made.
-fn checksum(model: &Transformer, lenses: &[&dyn Lens]) -> u32 {
+fn checksum(model: &Transformer, lenses: &[&dyn Lens]) -> Result<u32> {
     let mut random = rng(0, 0);
     let rows = Array2::from_shape_simple_fn((4, model.config.d_model), || normal(&mut random) as f32);
     let mut checksum = crc32fast::Hasher::new();
     for lens in lenses {
         for l in 0..=model.config.n_layers {
-            lens.read(model, l, rows.view()).iter().for_each(|x| checksum.update(&x.to_le_bytes()));
+            lens.read(model, l, rows.view())?.iter().for_each(|x| checksum.update(&x.to_le_bytes()));
         }
     }
-    checksum.finalize()
+    Ok(checksum.finalize())
 }
 
 /// Sums over tokens.
@@ -241,59 +241,77 @@ fn of_sequences(model: &Transformer, lenses: &[&dyn Lens], sequences: &[Vec<u32>
         if session::interrupted() {
             return Err(interrupted());
         }
-        let parts: Vec<Sums> =
-            round.par_iter().map(|chunk| of_chunk(model, lenses, as_array(chunk).view())).collect();
-        for part in parts {
+        let of = |chunk: &&[Vec<u32>]| of_chunk(model, lenses, &as_array(chunk));
+        for part in round.par_iter().map(of).collect::<Result<Vec<Sums>>>()? {
             all = all.join(part)?;
         }
     }
     Ok(all)
 }
 
-fn of_chunk(model: &Transformer, lenses: &[&dyn Lens], tokens: ArrayView2<u32>) -> Sums {
-    let tape = model.tape(tokens);
-    let log_p = log_softmax_rows(tape.logits.view());
-    let final_top: Vec<usize> = log_p.rows().into_iter().map(most_probable).collect();
+/// Sums over some rows of one sequence, for one lens at one stream.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    kl: f64,
+    entropy: f64,
+    cross_entropy: f64,
+    agree: u64,
+    deep: u64,
+}
+
+fn of_chunk(model: &Transformer, lenses: &[&dyn Lens], tokens: &Array2<u32>) -> Result<Sums> {
     let (n_seqs, n_pos) = tokens.dim();
     let mut sums = Sums::nothing(model, lenses.len());
     sums.n_seqs = n_seqs as u64;
     sums.n_tokens = tokens.len() as u64;
     sums.n_next = (n_seqs * (n_pos - 1)) as u64;
     sums.squared_lengths = (n_seqs * n_pos * n_pos) as f64;
-    for (lens, streams) in lenses.iter().zip(&mut sums.lenses) {
-        let mut tops = Vec::new();
-        for (l, sums) in streams.iter_mut().enumerate() {
-            let log_q = lens.read(model, l, tape.resid(l).view());
-            for seq in 0..n_seqs {
-                let rows = s![seq * n_pos..(seq + 1) * n_pos, ..];
-                let (log_p, log_q) = (log_p.slice(rows), log_q.slice(rows));
-                let kl: f64 =
-                    log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).sum();
-                sums.kl += kl;
-                sums.squared_kl += kl * kl;
-                sums.kl_by_length += kl * n_pos as f64;
-                sums.entropy += log_q.rows().into_iter().map(entropy).sum::<f64>();
-                let next = tokens.row(seq);
-                let next = next.iter().skip(1).zip(log_q.rows());
-                sums.cross_entropy += next.map(|(&t, q)| -f64::from(q[t as usize])).sum::<f64>();
+    let blocks = read_blocks(model, lenses, tokens, |block| {
+        let final_top: Vec<usize> = block.log_p.rows().into_iter().map(most_probable).collect();
+        let read = |lens: &&dyn Lens| {
+            let mut tops: Vec<Vec<usize>> = Vec::new();
+            let mut rows: Vec<Row> = Vec::new();
+            for (l, h) in block.streams.iter().enumerate() {
+                let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
+                let said = block.said(logits.view());
+                let top: Vec<usize> = logits.rows().into_iter().map(most_probable).collect();
+                rows.push(Row {
+                    kl: said.iter().map(|said| said.kl).sum(),
+                    entropy: said.iter().map(|said| said.entropy).sum(),
+                    cross_entropy: block.cross_entropy(logits.view(), &said),
+                    agree: top.iter().zip(&final_top).filter(|(a, b)| a == b).count() as u64,
+                    deep: 0,
+                });
+                tops.push(top);
             }
-            let top: Vec<usize> = log_q.rows().into_iter().map(most_probable).collect();
-            sums.agree = top.iter().zip(&final_top).filter(|(a, b)| a == b).count() as u64;
-            tops.push(top);
-        }
-        for row in 0..tokens.len() {
-            let last = tops[tops.len() - 1][row];
-            let same = tops.iter().rev().take_while(|top| top[row] == last).count();
-            streams[tops.len() - same].deep += 1;
+            for (row, last) in tops[tops.len() - 1].iter().enumerate() {
+                let same = tops.iter().rev().take_while(|top| top[row] == *last).count();
+                rows[tops.len() - same].deep += 1;
+            }
+            Ok(rows)
+        };
+        Ok((block.sequence, lenses.iter().map(read).collect::<Result<Vec<_>>>()?))
+    })?;
+    // Of each lens at each stream, for each sequence.
+    let mut kl = Array3::<f64>::zeros((n_seqs, lenses.len(), model.config.n_layers + 1));
+    for (sequence, read) in blocks {
+        for (i, (streams, rows)) in sums.lenses.iter_mut().zip(read).enumerate() {
+            for (l, (sums, row)) in streams.iter_mut().zip(rows).enumerate() {
+                kl[(sequence, i, l)] += row.kl;
+                sums.entropy += row.entropy;
+                sums.cross_entropy += row.cross_entropy;
+                sums.agree += row.agree;
+                sums.deep += row.deep;
+            }
         }
     }
-    sums
-}
-
-/// The place of the largest, the first of equals.
-fn most_probable(log_q: ArrayView1<f32>) -> usize {
-    let largest = |best: (usize, f32), (i, &x): (usize, &f32)| if x > best.1 { (i, x) } else { best };
-    log_q.iter().enumerate().fold((0, f32::NEG_INFINITY), largest).0
+    for ((_, i, l), &kl) in kl.indexed_iter() {
+        let sums = &mut sums.lenses[i][l];
+        sums.kl += kl;
+        sums.squared_kl += kl * kl;
+        sums.kl_by_length += kl * n_pos as f64;
+    }
+    Ok(sums)
 }
 
 impl std::fmt::Debug for Readings {

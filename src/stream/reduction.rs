@@ -94,7 +94,7 @@ impl Reduction<'_> {
 /// Somebody asked the running reduction to stop.
 pub(super) fn interrupted() -> Error {
     Error::new(
-        ErrorKind::Data,
+        ErrorKind::Interrupted,
         "interrupted within a shard",
         "with a folder for finished shards (`folder`) the same call goes on behind the last of them",
     )

@@ -219,7 +219,8 @@ impl Slow {
         };
         normalise(&mut q, "q_norm");
         normalise(&mut k, "k_norm");
-        let kind = c.layers.get(l % c.layers.len().max(1)).cloned().unwrap_or_default();
+        let kind =
+            if c.layers.is_empty() { Default::default() } else { c.layers[l % c.layers.len()].clone() };
         if let Positions::Rotary(r) = kind.positions.as_ref().unwrap_or(&c.positions) {
             turn(&mut q, r, c.d_head);
             turn(&mut k, r, c.d_head);

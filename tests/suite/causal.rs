@@ -42,7 +42,7 @@ fn influence(
     let centred = &h - &h.mean_axis(Axis(0)).unwrap();
     let along = centred.dot(v).insert_axis(Axis(1));
     let ablated = &h - &along.dot(&v.clone().insert_axis(Axis(0)));
-    let read = |h: &Array2<f64>| lens.read(model, layer, h.mapv(|x| x as f32).view());
+    let read = |h: &Array2<f64>| lens.read(model, layer, h.mapv(|x| x as f32).view()).unwrap();
     let (p, q) = (read(&h), read(&ablated));
     p.rows().into_iter().zip(q.rows()).map(|(p, q)| kl_divergence(p, q)).sum::<f64>() / tokens.len() as f64
 }
@@ -138,7 +138,7 @@ fn prediction_depth_is_the_first_stream_after_which_the_best_token_stays() {
     let best = |l: usize| -> Vec<usize> {
         let hook = if l == 0 { Hook::ResidPre(0) } else { Hook::ResidPost(l - 1) };
         let h = cache.get(hook).unwrap().into_shape_with_order((15, 8)).unwrap();
-        let log_q = model.unembed(h.view());
+        let log_q = model.unembed(h.view()).unwrap();
         let top = |row: ndarray::ArrayView1<f32>| (0..12).max_by(|&i, &j| row[i].total_cmp(&row[j])).unwrap();
         log_q.rows().into_iter().map(top).collect()
     };

@@ -31,7 +31,12 @@ fn moved(m: &Moments, r: &Array2<f64>, shift: &Array1<f64>) -> Moments {
 
 /// The moments of `(x, W z)`.
 fn read_out(m: &Moments, w: &Array2<f64>) -> Moments {
-    Moments { z_mean: w.dot(&m.z_mean), s_zx: w.dot(&m.s_zx), s_zz: w.dot(&m.s_zz).dot(&w.t()), ..m.clone() }
+    Moments {
+        z_mean: w.dot(&m.z_mean),
+        s_zx: w.dot(&m.s_zx),
+        s_zz: w.dot(&m.s_zz).dot(&w.t()).into_shared(),
+        ..m.clone()
+    }
 }
 
 fn worst(a: &Array2<f64>, b: &Array2<f64>) -> f64 {

@@ -105,7 +105,8 @@ mod candle {
                 let there = DeviceTransformer::new(&model, &device::cpu()).unwrap().moments(&tokens).unwrap();
                 assert_eq!((there.n(), there.fingerprint), (ours.n(), ours.fingerprint));
                 for (a, b) in there.layers.iter().zip(&ours.layers) {
-                    for (a, b) in [(&a.s_xx, &b.s_xx), (&a.s_zx, &b.s_zx), (&a.s_zz, &b.s_zz)] {
+                    let (a_zz, b_zz) = (a.s_zz.to_owned(), b.s_zz.to_owned());
+                    for (a, b) in [(&a.s_xx, &b.s_xx), (&a.s_zx, &b.s_zx), (&a_zz, &b_zz)] {
                         let size = b.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
                         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * size), "{name}");
                     }

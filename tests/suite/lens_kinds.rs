@@ -3,8 +3,8 @@
 use ndarray::{Array2, Array3, Axis, s};
 use onelens::data::{HiddenMarkov, Markov, Source};
 use onelens::lens::{
-    Jacobian, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Refine, Ridge, Target, Towards, Transfer,
-    compare,
+    Jacobian, LayerLenses, LayerMoments, Lens, LogitLens, Moments, Refine, Ridge, Scale, Target, Towards,
+    Transfer, compare,
 };
 use onelens::model::{Config, Hook, Intervention, Training, Transformer};
 use onelens::num::{Cholesky, kl_divergence, log_softmax_rows, normal, rng};
@@ -77,7 +77,7 @@ fn comparison_measures_are_their_definitions() {
     let (mut kl, mut nats, mut agree, mut model_nats) = (0.0, 0.0, 0.0, 0.0);
     for i in 0..held_out.nrows() {
         let h = cache.resid_post(0).unwrap().index_axis_move(Axis(0), i);
-        let log_q = model.unembed(own.transport(1, h.view()).view());
+        let log_q = model.unembed(own.transport(1, h.view()).unwrap().view()).unwrap();
         let log_p = log_softmax_rows(logits.index_axis(Axis(0), i));
         for t in 0..16 {
             kl += kl_divergence(log_p.row(t), log_q.row(t));
@@ -374,7 +374,7 @@ fn given_numbers_are_read_and_measured_but_not_decoded() {
     let streams = streams(&model, &tokens);
     let mse = Transfer::mse(&moments, &probe).unwrap().values;
     for (l, stream) in streams.iter().enumerate() {
-        let read = probe.transport(l, stream.mapv(|x| x as f32).view()).mapv(f64::from);
+        let read = probe.transport(l, stream.mapv(|x| x as f32).view()).unwrap().mapv(f64::from);
         let rows = beliefs.to_shape((640, 3)).unwrap().mapv(f64::from);
         let want = (rows - read).mapv(|e| e * e).sum() / 640.0;
         assert!((mse[(l, l)] - want).abs() < 1e-6, "stream {l}: {} and {want}", mse[(l, l)]);
@@ -390,4 +390,83 @@ fn given_numbers_are_read_and_measured_but_not_decoded() {
     assert!(e.contains("Residual") && e.contains("Given"), "{e}");
     let e = Ridge::default().own(&moments).unwrap_err().to_string();
     assert!(e.contains("residual stream 0") && e.contains("Towards::Zero"), "{e}");
+}
+
+#[test]
+fn lenses_of_streams_at_unit_rms_are_those_fitted_to_rows_that_were_divided_by_theirs() {
+    let (model, train, held_out) = small();
+    let at_unit_rms = |x: &Array2<f64>| {
+        let rms = x.mapv(|x| x * x).mean_axis(Axis(1)).unwrap().mapv(f64::sqrt);
+        x / &rms.insert_axis(Axis(1))
+    };
+    let seen = streams(&model, &train);
+    for target in [Target::Residual, Target::Normalised] {
+        let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, target).unwrap();
+        let lenses = LEAST_SQUARES.own(&moments).unwrap();
+        let as_they_are = LayerMoments::collect_for(&model, &train, target).unwrap();
+        for (l, h) in seen.iter().enumerate() {
+            let x = at_unit_rms(h);
+            let x_mean = x.mean_axis(Axis(0)).unwrap();
+            let centred = &x - &x_mean;
+            let got = &moments.layers[l];
+            assert!(
+                worst(&got.s_xx, &centred.t().dot(&centred)) < 1e-3 * x.nrows() as f64 / 1600.0,
+                "{target:?} {l}"
+            );
+            assert!((&got.z_mean - &as_they_are.layers[l].z_mean).iter().all(|e| e.abs() < 1e-6));
+            // The normal equations hold: nothing of what is left correlates with the input.
+            let lens = lenses.layer(l).unwrap();
+            let left = &got.s_zx - &lens.a.dot(&got.s_xx);
+            let scale = got.s_zx.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+            assert!(left.iter().all(|e| e.abs() < 1e-8 * scale), "{target:?} {l}");
+            // What the lens makes of a stream does not change with its size.
+            let h32 = h.mapv(|x| x as f32);
+            let twice = lenses.transport(l, (&h32 * 2.0).view()).unwrap();
+            let difference = &twice - &lenses.transport(l, h32.view()).unwrap();
+            assert!(difference.iter().all(|e| e.abs() < 1e-4), "{target:?} {l}");
+        }
+        // They refine, and save and load, as others do.
+        let tuned = Refine { sweeps: 2, passes: 2, ..Refine::default() };
+        let tuned = tuned.fit(&model, &lenses, &moments, &train).unwrap();
+        let kl = &tuned.training_kl;
+        assert!((0..=model.config.n_layers).all(|l| kl[(kl.nrows() - 1, l)] <= kl[(0, l)]));
+        let comparison = compare(&model, &[&lenses, &tuned.lenses], &moments, &held_out).unwrap();
+        assert!(comparison.curves[0].kl.iter().all(|kl| kl.is_finite()));
+        let path = tempfile::tempdir().unwrap();
+        let path = path.path().join("lenses");
+        lenses.save(&path).unwrap();
+        assert!(LayerLenses::load(&path).unwrap() == lenses);
+        // Neither is taken for the other.
+        assert!(
+            Refine::default()
+                .fit(&model, &lenses, &as_they_are, &train)
+                .unwrap_err()
+                .to_string()
+                .contains("UnitRms")
+        );
+        assert!(Transfer::mse(&as_they_are, &lenses).unwrap_err().to_string().contains("UnitRms"));
+        let mut both = as_they_are.clone();
+        assert!(both.merge(&moments).unwrap_err().to_string().contains("UnitRms"));
+    }
+}
+
+#[test]
+fn streams_that_do_not_exist_and_rows_of_another_width_are_refused() {
+    let (model, train, _) = small();
+    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let own = Ridge::default().own(&moments).unwrap();
+    let (right, wrong) = (Array2::<f32>::zeros((2, 8)), Array2::<f32>::zeros((2, 7)));
+    let said = |e: onelens::Error| e.to_string();
+    assert!(said(own.transport(99, right.view()).unwrap_err()).contains("no residual stream 99 among 4"));
+    assert!(
+        said(own.transport(1, wrong.view()).unwrap_err())
+            .contains("rows of 8 numbers; these are 2 rows of 7")
+    );
+    assert!(said(own.decode(&model, wrong.view()).unwrap_err()).contains("rows of 8 numbers"));
+    assert!(said(model.unembed(wrong.view()).unwrap_err()).contains("rows of 7 numbers"));
+    assert!(said(own.layer(1).unwrap().transport(wrong.view()).unwrap_err()).contains("[rows, 8]"));
+    let mut other = model.clone();
+    other.config.n_layers = 2;
+    assert!(said(other.unembed(right.view()).unwrap_err()).contains("do not fit the configuration"));
+    assert!(own.transport(3, right.view()).unwrap().dim() == (2, 8));
 }

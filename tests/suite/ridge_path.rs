@@ -108,7 +108,7 @@ fn cross_validation_from_moments_equals_fitting_without_each_group_and_reading_i
                 rows(cache.resid_post(1).unwrap()),
             ];
             for l in 0..3 {
-                let error = &streams[2] - &lenses.transport(l, streams[l].view());
+                let error = &streams[2] - &lenses.transport(l, streams[l].view()).unwrap();
                 slow[(l, 0)] += error.mapv(|e| f64::from(e).powi(2)).sum() / (61.0 * 16.0);
             }
         }

@@ -105,11 +105,11 @@ fn lenses_are_fitted_to_the_streams_of_a_classifier() {
         let own = ridge.own(&moments).unwrap();
         let (log_p, streams) = model.run_with_cache(&test.pixels).unwrap();
         // The last stream predicts itself.
-        let last = own.transport(3, streams[3].view());
+        let last = own.transport(3, streams[3].view()).unwrap();
         let error = (&last - &streams[3]).iter().fold(0.0_f32, |m, e| m.max(e.abs()));
         assert!(error < 1e-2, "{error}");
         let agrees = |l: usize| {
-            let read = model.unembed(own.transport(l, streams[l].view()).view());
+            let read = model.unembed(own.transport(l, streams[l].view()).unwrap().view());
             let best =
                 |x: &Array2<f32>, i: usize| (0..10).max_by(|&a, &b| x[(i, a)].total_cmp(&x[(i, b)])).unwrap();
             (0..test.len()).filter(|&i| best(&read, i) == best(&log_p, i)).count() as f64 / test.len() as f64

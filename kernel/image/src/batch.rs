@@ -147,7 +147,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             if log.interrupted {
                 run.save(output, &corpus)?;
                 return Err(Error::new(
-                    ErrorKind::Data,
+                    ErrorKind::Interrupted,
                     format!("interrupted after {steps} steps, which are in {}", output.display()),
                     "the same command with --resume goes on from there",
                 ));

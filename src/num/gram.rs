@@ -1,0 +1,206 @@
+//! Second moments of many rows: products of tall matrices, in `f32` where they are fast and in `f64` where they add up.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+
+use super::product::matmul_into;
+use super::wide::wide_fn;
+
+/// Rows whose products are summed in `f32`, at most: few enough to bound rounding, enough for a fast product.
+pub(crate) const BLOCK: usize = 256;
+/// Rows and columns of a tile: its sums stay in a core's own cache while all rows go by.
+const TILE: (usize, usize) = (96, 576);
+
+/// Rows shifted close to their mean.
+pub(crate) struct Centred {
+    /// `x - s`, where `s` is the mean rounded to `f32`.
+    pub(crate) rows: Array2<f32>,
+    /// The mean of `x`.
+    pub(crate) mean: Array1<f64>,
+    /// The mean of what is left in `rows`.
+    pub(crate) rest: Array1<f64>,
+}
+
+impl Centred {
+    /// Of rows with weights that sum to `weight`; without them every row counts once.
+    pub(crate) fn new(rows: Array2<f32>, weights: Option<ArrayView1<f32>>, weight: f64) -> Centred {
+        let mut rows = if rows.is_standard_layout() { rows } else { rows.as_standard_layout().into_owned() };
+        let weights: Vec<f64> = weights.map_or_else(Vec::new, |w| w.iter().map(|&w| f64::from(w)).collect());
+        let d = rows.ncols();
+        let mean_of = |rows: &Array2<f32>| {
+            let mut sums = vec![0.0; d];
+            add_columns(rows.as_slice().expect("stored row by row"), d, &weights, &mut sums);
+            Array1::from(sums) / weight
+        };
+        let mean = mean_of(&rows);
+        let shift: Vec<f32> = mean.iter().map(|&m| m as f32).collect();
+        subtract_from_rows(rows.as_slice_mut().expect("stored row by row"), &shift);
+        let rest = mean_of(&rows);
+        Centred { rows, mean, rest }
+    }
+}
+
+wide_fn! {
+    /// Adds each column to its sum, in `f64`; a row counts as often as its weight says, or once if there are none.
+    fn add_columns<'a, F>(rows: &'a [F], d: usize, weights: &'a [f64], sums: &'a mut [f64]) {
+        if d == 0 {
+            return;
+        }
+        for (i, row) in rows.chunks_exact(d).enumerate() {
+            let weight = if weights.is_empty() { 1.0 } else { weights[i] };
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += weight * x.wide();
+            }
+        }
+    }
+}
+
+wide_fn! {
+    fn subtract_from_rows<'a, F>(rows: &'a mut [F], shift: &'a [F]) {
+        for row in rows.chunks_exact_mut(shift.len().max(1)) {
+            for (x, &s) in row.iter_mut().zip(shift) {
+                *x -= s;
+            }
+        }
+    }
+}
+
+/// Which part of a matrix of sums is added to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    All,
+    /// What a symmetric matrix has below its diagonal, with the diagonal; [`mirror`] brings the rest.
+    Lower,
+}
+
+/// `s ← s + leftᵀ W right + Σ_k c_k u_k v_kᵀ`, where `W` are the rows' weights and each `(c_k, u_k, v_k)` is one of `outer`.
+///
+/// Products of up to [`BLOCK`] rows are summed in `f32`, everything else in `f64`. Bands of `s` go to all threads; nothing depends on their
+/// number.
+pub(crate) fn add_products(
+    s: &mut Array2<f64>,
+    part: Part,
+    left: ArrayView2<f32>,
+    right: ArrayView2<f32>,
+    weights: Option<ArrayView1<f32>>,
+    outer: &[(f64, &[f64], &[f64])],
+) {
+    let weighted = weights.map(|w| &right * &w.insert_axis(Axis(1)));
+    let right = weighted.as_ref().map_or(right, |w| w.view());
+    let n_columns = s.ncols();
+    let bands: Vec<(usize, ArrayViewMut2<f64>)> =
+        s.axis_chunks_iter_mut(Axis(0), TILE.0).enumerate().collect();
+    bands.into_par_iter().for_each(|(band, mut sums)| {
+        let (from, height) = (band * TILE.0, sums.nrows());
+        let upto = if part == Part::Lower { from + height } else { n_columns };
+        let mut product = Array2::<f32>::zeros((height, TILE.1.min(upto)));
+        let mut total = Array2::<f64>::zeros(product.dim());
+        let mut column = 0;
+        while column < upto {
+            let width = TILE.1.min(upto - column);
+            let mut total = total.slice_mut(s![.., ..width]);
+            total.fill(0.0);
+            let mut product = product.slice_mut(s![.., ..width]);
+            for row in (0..left.nrows()).step_by(BLOCK) {
+                let rows = row..(row + BLOCK).min(left.nrows());
+                let left = left.slice(s![rows.clone(), from..from + height]);
+                let right = right.slice(s![rows, column..column + width]);
+                matmul_into(product.view_mut(), left.t(), right);
+                for (mut total, product) in total.rows_mut().into_iter().zip(product.rows()) {
+                    add_wide(total.as_slice_mut().expect("a row"), product.as_slice().expect("a row"));
+                }
+            }
+            for (i, (mut sums, total)) in sums.rows_mut().into_iter().zip(total.rows()).enumerate() {
+                let sums = &mut sums.as_slice_mut().expect("a row")[column..column + width];
+                add(sums, 1.0, total.as_slice().expect("a row"));
+                for (c, u, v) in outer {
+                    add(sums, c * u[from + i], &v[column..column + width]);
+                }
+            }
+            column += width;
+        }
+    });
+}
+
+/// `s ← s + other + Σ_k c_k u_k v_kᵀ`, in one pass over the memory.
+pub(crate) fn add_matrix(s: &mut Array2<f64>, other: ArrayView2<f64>, outer: &[(f64, &[f64], &[f64])]) {
+    let bands: Vec<(usize, ArrayViewMut2<f64>)> =
+        s.axis_chunks_iter_mut(Axis(0), TILE.0).enumerate().collect();
+    bands.into_par_iter().for_each(|(band, mut sums)| {
+        let from = band * TILE.0;
+        for (i, mut sums) in sums.rows_mut().into_iter().enumerate() {
+            let sums = sums.as_slice_mut().expect("a row");
+            match other.row(from + i).as_slice() {
+                Some(other) => add(sums, 1.0, other),
+                None => sums.iter_mut().zip(other.row(from + i)).for_each(|(s, o)| *s += o),
+            }
+            for (c, u, v) in outer {
+                add(sums, c * u[from + i], v);
+            }
+        }
+    });
+}
+
+wide_fn! {
+    fn add_wide<'a, F>(sums: &'a mut [f64], more: &'a [F]) {
+        for (sum, x) in sums.iter_mut().zip(more) {
+            *sum += x.wide();
+        }
+    }
+}
+
+wide_fn! {
+    fn add<'a, F>(sums: &'a mut [F], scale: F, more: &'a [F]) {
+        for (sum, &x) in sums.iter_mut().zip(more) {
+            *sum += scale * x;
+        }
+    }
+}
+
+/// Copies what is below the diagonal to above it.
+pub(crate) fn mirror(s: &mut Array2<f64>) {
+    // In squares, so that neither rows nor columns leave the cache.
+    const SQUARE: usize = 32;
+    let n = s.nrows();
+    for i in (0..n).step_by(SQUARE) {
+        for j in (0..=i).step_by(SQUARE) {
+            for row in i..(i + SQUARE).min(n) {
+                for column in j..(j + SQUARE).min(row) {
+                    s[(column, row)] = s[(row, column)];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_every_part_are_those_of_the_definition() {
+        // Small integers: nothing rounds. More rows than a block, more columns than a tile.
+        let (n, d) = (BLOCK + 40, TILE.1 + 7);
+        let x = Array2::from_shape_fn((n, d), |(i, j)| ((i * 5 + j * 3) % 7) as f32 - 3.0);
+        let z = Array2::from_shape_fn((n, 5), |(i, j)| ((i * 2 + j) % 5) as f32 - 2.0);
+        let w = Array1::from_shape_fn(n, |i| (i % 3) as f32);
+        let wide = |a: &Array2<f32>| a.mapv(f64::from);
+        let (u, v): (Vec<f64>, Vec<f64>) =
+            ((0..d).map(|i| (i % 4) as f64).collect(), (0..d).map(|i| (i % 3) as f64).collect());
+        let outer = Array2::from_shape_fn((d, d), |(i, j)| -2.0 * u[i] * u[j]);
+
+        let mut s = Array2::<f64>::ones((d, d));
+        add_products(&mut s, Part::Lower, x.view(), x.view(), None, &[(-2.0, &u, &u)]);
+        mirror(&mut s);
+        assert_eq!(s, wide(&x).t().dot(&wide(&x)) + outer + 1.0);
+
+        let mut s = Array2::<f64>::zeros((5, d));
+        add_products(&mut s, Part::All, z.view(), x.view(), Some(w.view()), &[(3.0, &u, &v)]);
+        let weighted = wide(&x) * w.mapv(f64::from).insert_axis(Axis(1));
+        let want = wide(&z).t().dot(&weighted) + Array2::from_shape_fn((5, d), |(i, j)| 3.0 * u[i] * v[j]);
+        assert_eq!(s, want);
+        add_matrix(&mut s, want.view(), &[]);
+        assert_eq!(s, want * 2.0);
+    }
+}
