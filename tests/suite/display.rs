@@ -745,7 +745,6 @@ fn where_styles_are_stripped_there_is_a_picture_and_nothing_else() {
 
 /// What GitHub leaves of the outputs of every notebook: neither styles nor scripts, neither `style` nor `class`.
 #[test]
-#[ignore = "the notebooks have to be run once more before it can pass"]
 fn every_figure_of_the_notebooks_is_a_picture_where_styles_are_stripped() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("notebooks");
     let text_of = |value: &serde_json::Value| match value {
