@@ -61,8 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "\nmean prediction: {:.3} nats; KL to the final prediction in nats, and the left-out share",
         tables[0].1.floor
     );
-    let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
-    println!("stream | logit lens | {}", names.join(" own, left out, share | "));
+    let names: Vec<String> = tables.iter().map(|(name, _)| format!("{name}: own, left out, share")).collect();
+    println!("stream | logit lens | {}", names.join(" | "));
     for l in 0..=model.config.n_layers {
         print!("{l:>6} | {:>7.3}", tables[0].1.curves[2].kl[l]);
         for (_, c) in &tables {

@@ -16,7 +16,7 @@
 //!
 //! It is for whoever wants to know what happens between the layers of a transformer, and for those who write Rust and want a notebook for
 //! it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a notebook, and `onelens lab` opens JupyterLab.
-//! It needs Linux, computes on the processor in `f32`, and is made for models of up to about a billion parameters.
+//! It needs Linux and computes on the processor in `f32`; the largest model tried here is SmolLM2 with 135 million parameters.
 //!
 //! # The map
 //!

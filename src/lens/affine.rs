@@ -7,9 +7,9 @@ use std::time::Instant;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use super::layers::check_fingerprint;
+use super::layers::{check_fingerprint, no_stream};
 use super::{LayerMoments, Scale, Target};
-use crate::model::Transformer;
+use crate::model::{Transformer, check_width};
 use crate::num::{log_softmax_rows, matmul};
 use crate::{Error, ErrorKind, Result, record};
 
@@ -93,18 +93,6 @@ pub trait Lens: Sync {
     fn fit_seconds(&self) -> f64 {
         0.0
     }
-}
-
-/// Refuses rows of another width.
-pub(crate) fn check_width(what: &str, width: usize, rows: ArrayView2<f32>) -> Result<()> {
-    if rows.ncols() == width {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Shape,
-        format!("{what} rows of {width} numbers; these are {} rows of {}", rows.nrows(), rows.ncols()),
-        format!("pass `[rows, {width}]`, a row for each token"),
-    ))
 }
 
 /// Reads every residual stream as it is (nostalgebraist 2020). Nothing to fit.
@@ -292,17 +280,8 @@ impl Lens for LayerLenses {
     }
 
     fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
-        let Some(lens) = self.lenses.get(layer) else {
-            return Err(Error::new(
-                ErrorKind::Shape,
-                format!("there is no residual stream {layer} among {}", self.len()),
-                format!("streams are 0 (the embedding) to {}", self.len() - 1),
-            ));
-        };
-        match self.scale {
-            Scale::AsItIs => lens.transport(h),
-            Scale::UnitRms => lens.transport(self.scale.of(h).view()),
-        }
+        let lens = self.lenses.get(layer).ok_or_else(|| no_stream(layer, self.len()))?;
+        lens.transport(self.scale.of(h).view())
     }
 
     fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {

@@ -4,6 +4,7 @@ use ndarray::{Array1, Array2, Array3, ArrayView1, Axis};
 use rayon::prelude::*;
 
 use super::decoder::{Decoder, Wanted};
+use super::layers::no_stream;
 use super::lbfgs::Lbfgs;
 use super::{AffineLens, LayerLenses, Lens, Scale};
 use crate::model::{Hook, Intervention, Transformer};
@@ -49,13 +50,7 @@ impl CausalBasis {
         lens.check_model(model)?;
         model.check_tokens(tokens)?;
         let d = model.config.d_model;
-        let Some(map) = lens.layer(layer) else {
-            return Err(Error::new(
-                ErrorKind::Shape,
-                format!("there is no residual stream {layer} among {}", lens.len()),
-                format!("streams are 0 (the embedding) to {}", lens.len() - 1),
-            ));
-        };
+        let map = lens.layer(layer).ok_or_else(|| no_stream(layer, lens.len()))?;
         if lens.scale() != Scale::AsItIs {
             return Err(Error::new(
                 ErrorKind::Config,

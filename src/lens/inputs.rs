@@ -194,18 +194,14 @@ impl<'a> Inputs<'a> {
         let wanted = match self.labels {
             None => {
                 let last = streams.last().expect("a model has streams");
-                Wanted::of_logits(self.model.logits(self.model.normalised(last.view()).view()).view())
+                Wanted::of_logits(self.model.logits(last.view()).view())
             }
             Some((labels, n_classes)) => {
                 let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);
                 Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
             }
         };
-        let streams = match self.scale {
-            Scale::AsItIs => streams,
-            Scale::UnitRms => streams.iter().map(|h| self.scale.of(h.view())).collect(),
-        };
-        Ok((streams, wanted))
+        Ok((self.scale.of_all(streams), wanted))
     }
 }
 

@@ -263,13 +263,7 @@ impl LayerMoments {
     pub fn pooled(&self, layers: &[usize]) -> Result<Moments> {
         let mut sum: Option<Moments> = None;
         for &l in layers {
-            let m = self.layers.get(l).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Shape,
-                    format!("there is no residual stream {l} among {}", self.layers.len()),
-                    format!("streams are 0 (the embedding) to {}", self.layers.len() - 1),
-                )
-            })?;
+            let m = self.layers.get(l).ok_or_else(|| no_stream(l, self.layers.len()))?;
             match &mut sum {
                 None => sum = Some(m.clone()),
                 Some(sum) => sum.merge(m)?,
@@ -407,15 +401,12 @@ impl Seen {
                 Some(numbers.to_shape(shape).expect("one row per token").into_owned())
             }
             (Target::Normalised, _) => Some(model.normalised(last)),
-            (Target::LogProbabilities, _) => Some(centred_rows(
-                log_softmax_rows(model.logits(model.normalised(last).view()).view()).view(),
-            )),
+            (Target::LogProbabilities, _) => {
+                Some(centred_rows(log_softmax_rows(model.logits(last).view()).view()))
+            }
         };
         let sum_p = sum_of_predictions(model, last);
-        let streams = match scale {
-            Scale::AsItIs => streams,
-            Scale::UnitRms => streams.iter().map(|h| scale.of(h.view())).collect(),
-        };
+        let streams = scale.of_all(streams);
         Seen { streams, z, sum_p }
     }
 
@@ -423,6 +414,15 @@ impl Seen {
         let streams: Vec<_> = self.streams.iter().map(|h| h.view()).collect();
         moments.absorb(&streams, self.z.as_ref().map(|z| z.view()), &self.sum_p)
     }
+}
+
+/// The error of a residual stream that does not exist.
+pub(crate) fn no_stream(l: usize, n_streams: usize) -> Error {
+    Error::new(
+        ErrorKind::Shape,
+        format!("there is no residual stream {l} among {n_streams}"),
+        format!("streams are 0 (the embedding) to {}", n_streams - 1),
+    )
 }
 
 /// Refuses to use something fitted on one model with another.

@@ -21,7 +21,7 @@ pub(crate) fn sum_of_predictions(model: &Transformer, h: ArrayView2<f32>) -> Arr
     let d_vocab = model.config.d_vocab;
     let mut sums = Array1::zeros(d_vocab);
     for h in h.axis_chunks_iter(Axis(0), rows_at_once(d_vocab)) {
-        let logits = model.logits(model.normalised(h).view());
+        let logits = model.logits(h);
         sums += &sum_of_softmax(logits.view());
     }
     sums
@@ -176,7 +176,7 @@ pub(crate) fn read_blocks<T: Send>(
             let rows = start..n_pos.min(start + at_once);
             let streams: Vec<_> = streams.iter().map(|h| h.slice(s![rows.clone(), ..])).collect();
             let last = streams.last().expect("a model has streams");
-            let log_p = log_probabilities(model.logits(model.normalised(*last).view()));
+            let log_p = log_probabilities(model.logits(*last));
             let p = log_p.mapv(|x| if x > f32::NEG_INFINITY { x.exp_real() } else { 0.0 });
             let next = &tokens[n_pos.min(start + 1)..n_pos.min(rows.end + 1)];
             each(Block { sequence, start, next, streams, log_p, p })

@@ -1,11 +1,10 @@
 //! What a lens predicts, and how that becomes a prediction of the next token.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2};
 use serde::{Deserialize, Serialize};
 
-use super::affine::check_width;
 use crate::Result;
-use crate::model::{Config, Transformer};
+use crate::model::{Config, Transformer, check_width};
 use crate::nn::rms_norm;
 
 /// What stands on the left of `z = A h_l + b`.
@@ -41,11 +40,19 @@ pub enum Scale {
 
 impl Scale {
     /// `h: [rows, d_model]` at this scale.
-    pub(crate) fn of(self, h: ArrayView2<f32>) -> Array2<f32> {
+    pub(crate) fn of(self, h: ArrayView2<'_, f32>) -> CowArray<'_, f32, Ix2> {
         match self {
-            Scale::AsItIs => h.to_owned(),
+            Scale::AsItIs => h.into(),
             // So small that it is nothing beside any stream but one of zeros.
-            Scale::UnitRms => rms_norm(h, 1e-30).0,
+            Scale::UnitRms => rms_norm(h, 1e-30).0.into(),
+        }
+    }
+
+    /// All streams at this scale.
+    pub(crate) fn of_all(self, streams: Vec<Array2<f32>>) -> Vec<Array2<f32>> {
+        match self {
+            Scale::AsItIs => streams,
+            Scale::UnitRms => streams.iter().map(|h| self.of(h.view()).into_owned()).collect(),
         }
     }
 }
@@ -68,8 +75,8 @@ impl Target {
             check_width("what this lens guesses is decoded from", width, z)?;
         }
         Ok(match self {
-            Target::Residual => model.logits(model.normalised(z).view()),
-            Target::Normalised => model.logits(z),
+            Target::Residual => model.logits(z),
+            Target::Normalised => model.logits_of_normalised(z),
             Target::LogProbabilities | Target::Given => z.to_owned(),
         })
     }

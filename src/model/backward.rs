@@ -6,7 +6,7 @@ use super::architecture::{Positions, Residual};
 use super::attention_layer::attend_backward;
 use super::forward::{
     BlockTape, LN_FINAL_HOOKS, Tape, embed_norm, ln1_hooks, ln1_post_hooks, ln2_hooks, ln2_post_hooks,
-    scale_and_cap_backward,
+    scale_and_cap_backward, scales_or_caps,
 };
 use super::mlp_layer::mlp_backward;
 use super::network::Network;
@@ -78,7 +78,7 @@ pub(crate) fn unembed_backward(
 ) -> Array2<f32> {
     let (c, p) = (net.config, net.params);
     let mut dlogits = CowArray::from(dlogits);
-    if c.logit_scale != 1.0 || c.logit_cap.is_some() {
+    if scales_or_caps(c) {
         let mut changed = dlogits.into_owned();
         scale_and_cap_backward(c, &mut changed, logits);
         dlogits = changed.into();

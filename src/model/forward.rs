@@ -9,7 +9,7 @@ use super::mlp_layer::{MlpTape, mlp};
 use super::network::{Network, Past};
 use super::norm_layer::{NormHooks, NormTape, norm};
 use super::taps::Taps;
-use super::{Config, Hook};
+use super::{Config, Hook, Params};
 use crate::nn::{Norm, linear, soft_cap};
 use crate::num::matmul_into;
 
@@ -82,7 +82,7 @@ pub(crate) fn next_logits(net: Network, tokens: &[u32]) -> (Array1<f32>, Past) {
     }
     let stream = stream.unwrap_or(embed);
     let last = stream.slice(s![-1.., ..]);
-    let normed = final_norm(&net, last, &mut taps).out;
+    let normed = final_norm(c, p, last, &mut taps).out;
     let mut logits = p.logits_of_few(normed.view()).remove_axis(Axis(0));
     scale_and_cap(c, logits.as_slice_mut().expect("one row"));
     (logits, net.into_past())
@@ -150,7 +150,7 @@ pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<Arra
         .par_iter_mut()
         .map(|part| {
             let last = part.take_stream();
-            final_norm(net, last.view(), &mut part.taps).out
+            final_norm(net.config, p, last.view(), &mut part.taps).out
         })
         .zip(logits)
         .collect();
@@ -161,10 +161,8 @@ pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<Arra
             if !p.b_u.is_empty() {
                 logits += &p.b_u.slice(s![tokens.clone()]);
             }
-            if scales_or_caps(net.config) {
-                for mut row in logits.rows_mut() {
-                    scale_and_cap(net.config, row.as_slice_mut().expect("a row lies in one piece"));
-                }
+            for mut row in logits.rows_mut() {
+                scale_and_cap(net.config, row.as_slice_mut().expect("a row lies in one piece"));
             }
         });
     };
@@ -308,27 +306,31 @@ fn norm_in(
 
 /// The final norm and the unembedding of `h: [rows, d_model]`.
 pub(crate) fn unembed(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> UnembedTape {
-    let p = net.params;
-    let ln_final = final_norm(net, h, taps);
-    let mut logits = linear(ln_final.out.view(), p.unembedding(), p.b_u.view());
-    if scales_or_caps(net.config) {
-        scale_and_cap(net.config, logits.as_slice_mut().expect("a product lies row by row"));
-    }
+    let ln_final = final_norm(net.config, net.params, h, taps);
+    let logits = logits_of(net.config, net.params, ln_final.out.view());
     UnembedTape { ln_final, logits }
 }
 
-fn final_norm(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> NormTape {
-    let (c, p) = (net.config, net.params);
+/// `h: [rows, d_model]` after the final norm.
+pub(crate) fn final_norm(c: &Config, p: &Params, h: ArrayView2<f32>, taps: &mut Taps) -> NormTape {
     let (gain, bias) = (p.ln_final_w.view(), p.ln_final_b.view());
     norm((c.final_norm(), c.eps), h, gain, bias, LN_FINAL_HOOKS, taps)
 }
 
-fn scales_or_caps(c: &Config) -> bool {
+/// Logits `[rows, d_vocab]` of what the final norm gave.
+pub(crate) fn logits_of(c: &Config, p: &Params, y: ArrayView2<f32>) -> Array2<f32> {
+    let mut logits = linear(y, p.unembedding(), p.b_u.view());
+    scale_and_cap(c, logits.as_slice_mut().expect("a product lies row by row"));
+    logits
+}
+
+/// Whether anything is done to logits after the unembedding.
+pub(crate) fn scales_or_caps(c: &Config) -> bool {
     c.logit_scale != 1.0 || c.logit_cap.is_some()
 }
 
 /// What the configuration does to logits after the unembedding, in place.
-pub(crate) fn scale_and_cap(c: &Config, logits: &mut [f32]) {
+fn scale_and_cap(c: &Config, logits: &mut [f32]) {
     if c.logit_scale != 1.0 {
         logits.iter_mut().for_each(|x| *x *= c.logit_scale as f32);
     }
@@ -363,5 +365,5 @@ pub(crate) fn ln2_post_hooks(l: usize) -> Option<NormHooks> {
     Some(NormHooks { scale: Hook::Ln2PostScale(l), normalized: Hook::Ln2PostNormalized(l) })
 }
 
-pub(crate) const LN_FINAL_HOOKS: Option<NormHooks> =
+pub(super) const LN_FINAL_HOOKS: Option<NormHooks> =
     Some(NormHooks { scale: Hook::LnFinalScale, normalized: Hook::LnFinalNormalized });

@@ -59,6 +59,7 @@ pub use params::{BlockParams, Params};
 pub use training::{EarlyStop, Training, TrainingLog};
 pub use training_run::TrainingRun;
 pub use transformer::Transformer;
+pub(crate) use transformer::check_width;
 pub use weights::Provenance;
 pub(crate) use weights::Tensors;
 pub use weights::{download, downloaded};

@@ -5,12 +5,10 @@ use std::borrow::Cow;
 use ndarray::{Array2, ArrayView2};
 
 use super::architecture::Mlp;
-use super::forward::{LN_FINAL_HOOKS, Tape, forward, scale_and_cap, streams_of};
+use super::forward::{Tape, final_norm, forward, logits_of, streams_of};
 use super::network::Network;
-use super::norm_layer::norm;
 use super::taps::Taps;
 use super::{Config, Params};
-use crate::nn::linear;
 use crate::num::log_softmax_rows;
 use crate::record::Fnv;
 use crate::{Error, ErrorKind, Result};
@@ -23,6 +21,18 @@ pub struct Transformer {
     pub config: Config,
     /// The weights.
     pub params: Params,
+}
+
+/// Refuses rows of another width.
+pub(crate) fn check_width(what: &str, width: usize, rows: ArrayView2<f32>) -> Result<()> {
+    if rows.ncols() == width {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Shape,
+        format!("{what} rows of {width} numbers; these are {} rows of {}", rows.nrows(), rows.ncols()),
+        format!("pass `[rows, {width}]`, a row for each token"),
+    ))
 }
 
 impl Transformer {
@@ -46,15 +56,8 @@ impl Transformer {
     /// Fails on rows of another width, or a configuration that does not fit the weights.
     pub fn unembed(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
         self.check_fit()?;
-        let d_model = self.config.d_model;
-        if h.ncols() != d_model {
-            return Err(Error::new(
-                ErrorKind::Shape,
-                format!("rows of {} numbers are no residual vectors of this model", h.ncols()),
-                format!("pass `[rows, {d_model}]`, a row for each token"),
-            ));
-        }
-        Ok(log_softmax_rows(self.logits(self.normalised(h).view()).view()))
+        check_width("the unembedding reads", self.config.d_model, h)?;
+        Ok(log_softmax_rows(self.logits(h).view()))
     }
 
     /// The same network for many passes of few tokens: what is stored in fewer bits is expanded once, and takes as much memory as `f32`.
@@ -92,24 +95,17 @@ impl Transformer {
 
     /// `h: [rows, d_model]` after the final norm, with its gain and bias: what the unembedding reads.
     pub(crate) fn normalised(&self, h: ArrayView2<f32>) -> Array2<f32> {
-        let p = &self.params;
-        let taps = &mut Taps::none(&self.config);
-        norm(
-            (self.config.final_norm(), self.config.eps),
-            h,
-            p.ln_final_w.view(),
-            p.ln_final_b.view(),
-            LN_FINAL_HOOKS,
-            taps,
-        )
-        .out
+        final_norm(&self.config, &self.params, h, &mut Taps::none(&self.config)).out
     }
 
     /// Logits of what the final norm gave, `[rows, d_vocab]`.
-    pub(crate) fn logits(&self, y: ArrayView2<f32>) -> Array2<f32> {
-        let mut logits = linear(y, self.params.unembedding(), self.params.b_u.view());
-        scale_and_cap(&self.config, logits.as_slice_mut().expect("a product lies row by row"));
-        logits
+    pub(crate) fn logits_of_normalised(&self, y: ArrayView2<f32>) -> Array2<f32> {
+        logits_of(&self.config, &self.params, y)
+    }
+
+    /// Logits of residual vectors `h: [rows, d_model]`, `[rows, d_vocab]`.
+    pub(crate) fn logits(&self, h: ArrayView2<f32>) -> Array2<f32> {
+        self.logits_of_normalised(self.normalised(h).view())
     }
 
     /// Refuses what cannot be run, naming the number that does not fit.

@@ -5,12 +5,9 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::sync::LazyLock;
 
 use ab_glyph_rasterizer::{Point, Rasterizer, point};
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
 use super::canvas::{Anchor, Drawing, MARGIN, Shape};
@@ -180,26 +177,26 @@ impl Pixels {
         });
     }
 
-    /// The file, one byte a pixel: PNG (W3C, third edition) with a palette.
+    /// The file, one byte a pixel.
     fn png(&self, scale: f64) -> Vec<u8> {
         let (palette, indices) = self.palette();
-        let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-        let mut header = Vec::new();
-        header.extend((self.width as u32).to_be_bytes());
-        header.extend((self.height as u32).to_be_bytes());
-        // Eight bits, a palette, the one compression and filtering there are, not interlaced.
-        header.extend([8, 3, 0, 0, 0]);
-        chunk(&mut file, b"IHDR", &header);
-        chunk(&mut file, b"PLTE", &palette.iter().flat_map(|c| [c.0, c.1, c.2]).collect::<Vec<_>>());
+        let mut file = Vec::new();
+        let mut header = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
+        header.set_color(png::ColorType::Indexed);
+        header.set_depth(png::BitDepth::Eight);
+        header.set_palette(palette.iter().flat_map(|c| [c.0, c.1, c.2]).collect::<Vec<_>>());
         // Pixels a metre, so that paper shows it as large as a screen does: 96 an inch for one of the drawing.
-        let density = ((96.0 * scale / 0.0254) as u32).to_be_bytes();
-        chunk(&mut file, b"pHYs", &[&density[..], &density[..], &[1]].concat());
-        let mut packed = ZlibEncoder::new(Vec::new(), Compression::best());
-        for row in indices.chunks(self.width) {
-            packed.write_all(&[0]).and_then(|()| packed.write_all(row)).expect("writes into memory");
-        }
-        chunk(&mut file, b"IDAT", &packed.finish().expect("writes into memory"));
-        chunk(&mut file, b"IEND", &[]);
+        let density = (96.0 * scale / 0.0254) as u32;
+        header.set_pixel_dims(Some(png::PixelDimensions {
+            xppu: density,
+            yppu: density,
+            unit: png::Unit::Meter,
+        }));
+        // Neighbours among indices are not alike in number: a filter would not help.
+        header.set_filter(png::Filter::NoFilter);
+        header.set_deflate_compression(png::DeflateCompression::Level(9));
+        let written = header.write_header().and_then(|mut image| image.write_image_data(&indices));
+        written.expect("writes into memory");
         file
     }
 
@@ -229,16 +226,6 @@ impl Pixels {
 /// The paper is a hair off white, so that the style sheet can tell it from data; a picture has no need of that.
 fn white(colour: Rgb) -> Rgb {
     if colour == PAPER { (255, 255, 255) } else { colour }
-}
-
-fn chunk(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
-    file.extend((data.len() as u32).to_be_bytes());
-    let mut sum = crc32fast::Hasher::new();
-    for part in [kind.as_slice(), data] {
-        file.extend(part);
-        sum.update(part);
-    }
-    file.extend(sum.finalize().to_be_bytes());
 }
 
 fn disc(centre: Point, radius: f32) -> Vec<Point> {
