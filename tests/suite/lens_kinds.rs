@@ -463,7 +463,7 @@ fn streams_that_do_not_exist_and_rows_of_another_width_are_refused() {
             .contains("rows of 8 numbers; these are 2 rows of 7")
     );
     assert!(said(own.decode(&model, wrong.view()).unwrap_err()).contains("rows of 8 numbers"));
-    assert!(said(model.unembed(wrong.view()).unwrap_err()).contains("rows of 7 numbers"));
+    assert!(said(model.unembed(wrong.view()).unwrap_err()).contains("these are 2 rows of 7"));
     assert!(said(own.layer(1).unwrap().transport(wrong.view()).unwrap_err()).contains("[rows, 8]"));
     let mut other = model.clone();
     other.config.n_layers = 2;
