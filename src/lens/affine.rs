@@ -7,9 +7,9 @@ use std::time::Instant;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{check_fingerprint, no_stream};
+use super::layers::check_fingerprint;
 use super::{LayerMoments, Scale, Target};
-use crate::model::{Transformer, check_width};
+use crate::model::{Transformer, check_width, no_stream};
 use crate::num::{log_softmax_rows, matmul};
 use crate::{Error, ErrorKind, Result, record};
 

@@ -4,10 +4,9 @@ use ndarray::{Array1, Array2, Array3, ArrayView1, Axis};
 use rayon::prelude::*;
 
 use super::decoder::{Decoder, Wanted};
-use super::layers::no_stream;
 use super::lbfgs::Lbfgs;
 use super::{AffineLens, LayerLenses, Lens, Scale};
-use crate::model::{Hook, Intervention, Transformer};
+use crate::model::{Hook, Intervention, Transformer, no_stream};
 use crate::num::{SymmetricEigen, kl_divergence, log_softmax_rows, matmul, spearman};
 use crate::session;
 use crate::{Error, ErrorKind, Result};
@@ -113,7 +112,7 @@ impl<'a> Ablation<'a> {
         layer: usize,
         tokens: &Array2<u32>,
     ) -> Result<Self> {
-        let hook = stream_hook(layer);
+        let hook = Hook::of_stream(layer);
         let (_, cache) = model.run_with_cache_of(tokens, &[], &|h| h == hook)?;
         let kept = cache.get(hook)?;
         let shape = (tokens.len(), model.config.d_model);
@@ -215,7 +214,7 @@ impl<'a> Ablation<'a> {
             .collect();
         let (n_seqs, n_pos) = tokens.dim();
         let ablated = Array3::from_shape_vec((n_seqs, n_pos, d), ablated).expect("one row per token");
-        let change = [Intervention::replace(stream_hook(self.layer), ablated)];
+        let change = [Intervention::replace(Hook::of_stream(self.layer), ablated)];
         let rows = |logits: Array3<f32>| -> Array2<f32> {
             let width = logits.len_of(Axis(2));
             let logits = logits.into_shape_with_order((tokens.len(), width)).expect("one row per token");
@@ -225,13 +224,5 @@ impl<'a> Ablation<'a> {
             (rows(self.model.forward(tokens)?), rows(self.model.run_with(tokens, &change)?));
         let total: f64 = before.rows().into_iter().zip(after.rows()).map(|(p, q)| kl_divergence(p, q)).sum();
         Ok(total / self.n_tokens)
-    }
-}
-
-/// Where residual stream `layer` can be changed.
-fn stream_hook(layer: usize) -> Hook {
-    match layer {
-        0 => Hook::ResidPre(0),
-        l => Hook::ResidPost(l - 1),
     }
 }

@@ -10,7 +10,7 @@ use super::accumulator::Accumulator;
 use super::readout::sum_of_predictions;
 use super::target::centred_rows;
 use super::{Moments, Scale, Target};
-use crate::model::Transformer;
+use crate::model::{Transformer, no_stream};
 use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
@@ -414,15 +414,6 @@ impl Seen {
         let streams: Vec<_> = self.streams.iter().map(|h| h.view()).collect();
         moments.absorb(&streams, self.z.as_ref().map(|z| z.view()), &self.sum_p)
     }
-}
-
-/// The error of a residual stream that does not exist.
-pub(crate) fn no_stream(l: usize, n_streams: usize) -> Error {
-    Error::new(
-        ErrorKind::Shape,
-        format!("there is no residual stream {l} among {n_streams}"),
-        format!("streams are 0 (the embedding) to {}", n_streams - 1),
-    )
 }
 
 /// Refuses to use something fitted on one model with another.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array, Array3, Array4, ArrayD, ArrayViewD, ArrayViewMutD, Dimension, Ix3, Ix4};
+use ndarray::{Array, Array2, Array3, Array4, ArrayD, ArrayViewD, ArrayViewMutD, Axis, Dimension, Ix3, Ix4};
 
+use super::hook::no_stream;
 use super::{Config, Hook};
 use crate::{Error, ErrorKind, Result};
 
@@ -106,8 +107,86 @@ impl ActivationCache {
         Err(Error::new(
             ErrorKind::Shape,
             format!("`{hook}` was not kept"),
-            "let the filter of `run_with_cache_of` keep it",
+            "let the filter of the pass keep it",
         ))
+    }
+
+    /// Writes what this cache holds into that of a larger batch, where its sequences and positions are.
+    pub(crate) fn scatter(&self, all: &mut ActivationCache, seqs: &[usize], positions: &[usize]) {
+        for (hook, from) in &self.places {
+            let own =
+                ArrayViewD::from_shape(&from.shape[..], &self.numbers[from.from..from.from + from.len()]);
+            let place = &all.places[hook];
+            let numbers = &mut all.numbers[place.from..place.from + place.len()];
+            let to = ArrayViewMutD::from_shape(&place.shape[..], numbers);
+            let (own, mut to) = (own.expect("as many numbers"), to.expect("as many numbers"));
+            let axes = hook.axes(&self.config).positions();
+            for (at, &x) in own.indexed_iter() {
+                let mut place = at.clone();
+                place[0] = seqs[at[0]];
+                axes.iter().for_each(|axis| place[axis.index()] = positions[at[axis.index()]]);
+                to[place] = x;
+            }
+        }
+    }
+
+    /// Residual stream `l` of `0 ..= n_layers` as rows, `[batch · pos, d_model]`: what lenses read. Stream 0 is what the first block
+    /// reads, stream `l` what block `l - 1` leaves.
+    ///
+    /// Fails if there is no such stream, or the cache does not hold it.
+    ///
+    /// ```
+    /// use onelens::{lens::{Lens, LogitLens}, model::{Config, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, n_layers: 2, ..Default::default() })?;
+    /// let (_, cache) = model.run_with_cache(&array![[0, 1, 2], [3, 4, 0]])?;
+    /// assert_eq!(cache.stream(0)?.dim(), (6, 64));
+    /// assert_eq!(LogitLens.transport(2, cache.stream(2)?.view())?, cache.stream(2)?);
+    /// assert!(cache.stream(3).unwrap_err().help().contains("0 (the embedding) to 2"));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn stream(&self, l: usize) -> Result<Array2<f32>> {
+        if l > self.config.n_layers {
+            return Err(no_stream(l, self.config.n_layers + 1));
+        }
+        let stream = self.view(Hook::of_stream(l))?;
+        let (rows, width) = (stream.len() / self.config.d_model, self.config.d_model);
+        Ok(stream.into_shape_with_order((rows, width)).expect("kept row by row").to_owned())
+    }
+
+    /// The residual stream as it grows, `[component, batch, pos, d_model]`, with a name for each: what every block up to `layer` reads
+    /// (`n_layers` for all, which ends with what the last one leaves), and, where blocks add one part after the other and `mid` asks for
+    /// it, the stream between attention and MLP. The names are those of TransformerLens.
+    ///
+    /// Fails if the cache does not hold one of them.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, n_layers: 2, ..Default::default() })?;
+    /// let (_, cache) = model.run_with_cache(&array![[0, 1, 2]])?;
+    /// let (stream, names) = cache.accumulated_resid(2, true)?;
+    /// assert_eq!(names, ["0_pre", "0_mid", "1_pre", "1_mid", "final_post"]);
+    /// assert_eq!(stream.dim(), (5, 1, 3, 64));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn accumulated_resid(&self, layer: usize, mid: bool) -> Result<(Array4<f32>, Vec<String>)> {
+        let n_layers = self.config.n_layers;
+        if layer > n_layers {
+            return Err(no_stream(layer, n_layers + 1));
+        }
+        let mut parts: Vec<(Hook, String)> = Vec::new();
+        for l in 0..=layer {
+            match l == n_layers {
+                true => parts.push((Hook::of_stream(l), "final_post".into())),
+                false => parts.push((Hook::ResidPre(l), format!("{l}_pre"))),
+            }
+            if mid && l < layer {
+                parts.push((Hook::ResidMid(l), format!("{l}_mid")));
+            }
+        }
+        let views = parts.iter().map(|(hook, _)| self.view(*hook)).collect::<Result<Vec<_>>>()?;
+        let stacked = ndarray::stack(Axis(0), &views).expect("streams of one shape");
+        let stacked = stacked.into_dimensionality().expect("three axes and one more");
+        Ok((stacked, parts.into_iter().map(|(_, name)| name).collect()))
     }
 
     /// Residual stream before block `layer`, `[batch, pos, d_model]`.

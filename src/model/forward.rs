@@ -107,11 +107,11 @@ impl<'a> Passing<'a> {
     }
 }
 
-/// Takes all parts through the layers. All pass a layer before the next begins, so that its weights are expanded once; of what
-/// happens, only the stream is kept.
-pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing]) {
+/// Takes all parts through the first `n_layers` layers. All pass a layer before the next begins, so that its weights are expanded once;
+/// of what happens, only the stream is kept.
+pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing], n_layers: usize) {
     parts.par_iter_mut().for_each(|part| part.embed = embed_tokens(net, part.tokens, &mut part.taps));
-    for l in 0..net.config.n_layers {
+    for l in 0..n_layers {
         // Before the threads come, who would wait for each other here.
         drop(net.block(l));
         parts.par_iter_mut().for_each(|part| {
@@ -143,17 +143,20 @@ pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Ar
 /// Tokens of the vocabulary whose unembedding is expanded at a time.
 const VOCAB_AT_A_TIME: usize = 8192;
 
-/// The logits of all parts into their rows of `logits`, which is filled with nothing else.
-pub(crate) fn logits_into(net: &Network, parts: &mut [Passing], logits: Vec<ArrayViewMut2<f32>>) {
-    let (p, d_vocab) = (net.params, net.config.d_vocab);
-    let mut rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)> = parts
+/// What the final norm makes of the last stream of each part, `[sequence · pos, d_model]`.
+pub(crate) fn normalise_last(net: &Network, parts: &mut [Passing]) -> Vec<Array2<f32>> {
+    parts
         .par_iter_mut()
         .map(|part| {
             let last = part.take_stream();
-            final_norm(net.config, p, last.view(), &mut part.taps).out
+            final_norm(net.config, net.params, last.view(), &mut part.taps).out
         })
-        .zip(logits)
-        .collect();
+        .collect()
+}
+
+/// The logits of what the final norm gave, each into its place, which is filled with nothing else.
+pub(crate) fn unembed_into(net: &Network, mut rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)>) {
+    let (p, d_vocab) = (net.params, net.config.d_vocab);
     let mut write = |tokens: std::ops::Range<usize>, w: ArrayView2<f32>| {
         rows.par_iter_mut().for_each(|(x, logits)| {
             let mut logits = logits.slice_mut(s![.., tokens.clone()]);

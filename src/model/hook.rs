@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ndarray::Axis;
+
 use super::Config;
 use super::architecture::{Attention, Mlp, Positions, Residual};
 use crate::nn::Norm;
@@ -127,6 +129,16 @@ pub(crate) enum Axes {
     Pattern(usize),
 }
 
+impl Axes {
+    /// Which axes count positions.
+    pub(crate) fn positions(self) -> &'static [Axis] {
+        match self {
+            Axes::Rows(_) | Axes::Heads(..) => &[Axis(1)],
+            Axes::Pattern(_) => &[Axis(2), Axis(3)],
+        }
+    }
+}
+
 impl Hook {
     /// Every hook of a network of this shape, in the order of the forward pass.
     ///
@@ -142,6 +154,60 @@ impl Hook {
         let ends = |ends: [(Hook, &'static str); 2]| ends.into_iter().map(|(hook, _)| hook);
         let all = ends(BEFORE).chain(blocks).chain(ends(AFTER));
         all.filter(|hook| hook.check(config).is_ok()).collect()
+    }
+
+    /// The hooks whose names begin with `prefix`, whole parts of the name only: `blocks.1` is not `blocks.10`.
+    ///
+    /// Fails if there is none, with the names nearest to it.
+    ///
+    /// ```
+    /// use onelens::model::{Config, Hook, Transformer};
+    /// let model = Transformer::new(Config { d_vocab: 5, ..Config::default() })?;
+    /// let attention = Hook::with_prefix(&model.config, "blocks.3.attn")?;
+    /// assert!(attention.contains(&Hook::Pattern(3)) && !attention.contains(&Hook::MlpOut(3)));
+    /// let cache = model.pass(&onelens::ndarray::array![[0, 1, 2]]).cache(&|hook| attention.contains(&hook))?;
+    /// assert_eq!(cache.hooks(), attention);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn with_prefix(config: &Config, prefix: &str) -> Result<Vec<Hook>> {
+        let begins = |name: &str| {
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || prefix.ends_with(['.', '_']))
+        };
+        let found: Vec<Hook> =
+            Hook::all(config).into_iter().filter(|hook| begins(&hook.to_string())).collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        if let Some(layer) = prefix.strip_prefix("blocks.").and_then(|rest| rest.split('.').next())
+            && let Ok(layer) = layer.parse()
+            && layer >= config.n_layers
+        {
+            return Err(no_layer(layer, config.n_layers));
+        }
+        let all = Hook::all(config);
+        let nearest = all.iter().map(ToString::to_string).min_by_key(|name| distance(name, prefix));
+        Err(Error::new(
+            ErrorKind::Config,
+            format!("no hook of this model begins with `{prefix}`"),
+            format!(
+                "the nearest one is `{}`; parts of it such as `blocks.0.attn` are prefixes",
+                nearest.unwrap_or_default()
+            ),
+        ))
+    }
+
+    /// Whether all blocks come before it.
+    pub(crate) fn is_after_the_blocks(self) -> bool {
+        AFTER.iter().any(|(hook, _)| *hook == self)
+    }
+
+    /// Where residual stream `l` of `0 ..= n_layers` is read.
+    pub(crate) fn of_stream(l: usize) -> Hook {
+        match l {
+            0 => Hook::ResidPre(0),
+            l => Hook::ResidPost(l - 1),
+        }
     }
 
     /// The layer, for a hook inside a block.
@@ -328,6 +394,15 @@ pub(crate) fn no_layer(layer: usize, n_layers: usize) -> Error {
         ErrorKind::Shape,
         format!("there is no layer {layer} in a model of {n_layers}"),
         format!("layers are 0 to {}", n_layers - 1),
+    )
+}
+
+/// A residual stream that does not exist.
+pub(crate) fn no_stream(l: usize, n_streams: usize) -> Error {
+    Error::new(
+        ErrorKind::Shape,
+        format!("there is no residual stream {l} among {n_streams}"),
+        format!("streams are 0 (the embedding) to {}", n_streams - 1),
     )
 }
 

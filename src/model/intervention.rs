@@ -1,6 +1,9 @@
 //! Changes made to activations while a network runs.
 
-use ndarray::{Array, ArrayD, Axis, Dimension, IxDyn};
+use std::fmt;
+use std::sync::Arc;
+
+use ndarray::{Array, ArrayD, ArrayViewMutD, Axis, Dimension, IxDyn};
 
 use super::hook::Axes;
 use super::{ActivationCache, Config, Hook};
@@ -32,12 +35,39 @@ pub struct Intervention {
 }
 
 /// What happens to an activation. The numbers are spread over the shape of the activation as NumPy does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub enum Change {
     /// These take its place; no gradient flows back through them.
     Replace(ArrayD<f32>),
     /// These are added; the gradient flows as before.
     Add(ArrayD<f32>),
+    /// A function of the sequence's number in the batch and its activation changes it in place; there is no gradient
+    /// through it.
+    Map(Function),
+}
+
+/// What [`Intervention::map`] is given.
+pub type Function = Arc<dyn Fn(usize, ArrayViewMutD<f32>) + Send + Sync>;
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Replace(value) => f.debug_tuple("Replace").field(value).finish(),
+            Change::Add(value) => f.debug_tuple("Add").field(value).finish(),
+            Change::Map(_) => f.write_str("Map(a function)"),
+        }
+    }
+}
+
+/// Two functions are equal if they are one.
+impl PartialEq for Change {
+    fn eq(&self, other: &Change) -> bool {
+        match (self, other) {
+            (Change::Replace(a), Change::Replace(b)) | (Change::Add(a), Change::Add(b)) => a == b,
+            (Change::Map(a), Change::Map(b)) => Arc::ptr_eq(a, b),
+            (Change::Replace(_) | Change::Add(_) | Change::Map(_), _) => false,
+        }
+    }
 }
 
 impl Intervention {
@@ -55,6 +85,25 @@ impl Intervention {
     /// Adds `value`, for example a steering vector. Shapes as in [`replace`](Intervention::replace).
     pub fn add<D: Dimension>(hook: Hook, value: Array<f32, D>) -> Self {
         Self::new(hook, Change::Add(value.into_dyn()))
+    }
+
+    /// Lets a function change the activation in place, as a hook function of TransformerLens does. It is called once for each
+    /// sequence (and each position and head that is [chosen](Intervention::at)), with the number of the sequence in the batch and
+    /// its activation: the hook's axes without `batch`.
+    ///
+    /// Gradients cannot be taken through it.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Hook, Intervention, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, ..Default::default() })?;
+    /// let tokens = array![[0, 1, 2]];
+    /// let halved = Intervention::map(Hook::ResidPre(3), |_, mut x| x *= 0.5);
+    /// let flipped = Intervention::map(Hook::ResidPre(3), |_, mut x| x *= -1.0).at(2);
+    /// assert_ne!(model.run_with(&tokens, &[halved])?, model.run_with(&tokens, &[flipped])?);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn map(hook: Hook, change: impl Fn(usize, ArrayViewMutD<f32>) + Send + Sync + 'static) -> Self {
+        Self::new(hook, Change::Map(Arc::new(change)))
     }
 
     /// Puts the activation of another run in its place. With several sequences the `i`-th takes from the `i`-th.
@@ -93,8 +142,9 @@ impl Intervention {
         self.hook.check(config)?;
         let hook = self.hook;
         let shape = hook.shape(config, n_seqs, n_pos);
-        let (Change::Replace(value) | Change::Add(value)) = &self.change;
-        if value.broadcast(shape.clone()).is_none() {
+        if let Change::Replace(value) | Change::Add(value) = &self.change
+            && value.broadcast(shape.clone()).is_none()
+        {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!("a value of shape {:?} does not spread to {shape:?} at `{hook}`", value.shape()),
@@ -125,5 +175,49 @@ impl Intervention {
             },
             (Axes::Rows(_), None) => Ok(()),
         }
+    }
+
+    /// Refuses a function where a gradient is asked for.
+    pub(crate) fn check_gradient(&self) -> Result<()> {
+        match self.change {
+            Change::Replace(_) | Change::Add(_) => Ok(()),
+            Change::Map(_) => Err(Error::new(
+                ErrorKind::Config,
+                format!("a function changes `{}`, and there is no gradient through it", self.hook),
+                "take the gradient with `Intervention::replace` or `Intervention::add`",
+            )),
+        }
+    }
+
+    /// The same for some sequences of the batch and some of their positions, both in order, as if there were no others.
+    pub(crate) fn restricted(
+        &self,
+        config: &Config,
+        (n_seqs, n_pos): (usize, usize),
+        seqs: &[usize],
+        kept: &[usize],
+    ) -> Self {
+        let of = |value: &ArrayD<f32>| -> ArrayD<f32> {
+            if value.len() == 1 {
+                return value.clone();
+            }
+            let all = value.broadcast(self.hook.shape(config, n_seqs, n_pos));
+            let mut part = all.expect("interventions were checked").select(Axis(0), seqs);
+            for &axis in self.hook.axes(config).positions() {
+                part = part.select(axis, kept);
+            }
+            part
+        };
+        let change = match &self.change {
+            Change::Replace(value) => Change::Replace(of(value)),
+            Change::Add(value) => Change::Add(of(value)),
+            Change::Map(change) => {
+                let (change, seqs) = (change.clone(), seqs.to_vec());
+                Change::Map(Arc::new(move |seq, x| change(seqs[seq], x)))
+            }
+        };
+        let place = |&position: &usize| kept.iter().position(|&k| k == position);
+        let positions = self.positions.as_ref().map(|all| all.iter().filter_map(place).collect());
+        Intervention { hook: self.hook, change, positions, heads: self.heads.clone() }
     }
 }

@@ -58,7 +58,7 @@ impl Transformer {
                 Passing::new(part.tokens.slice(s![.., ..batch.1]), taps)
             })
             .collect();
-        pass_layers(&net, &mut passing);
+        pass_layers(&net, &mut passing, self.config.n_layers);
         let losses: Vec<f64> = passing
             .par_iter_mut()
             .zip(&parts)
@@ -166,6 +166,7 @@ impl Transformer {
         self.check_tokens(tokens)?;
         let batch @ (n_seqs, n_pos) = tokens.dim();
         interventions.iter().try_for_each(|i| i.check(&self.config, n_seqs, n_pos))?;
+        interventions.iter().try_for_each(Intervention::check_gradient)?;
         let shape = (n_seqs, n_pos, self.config.d_vocab);
         if dlogits.dim() != shape {
             return Err(Error::new(
@@ -201,6 +202,7 @@ impl Transformer {
         gradients: &mut Gradients,
     ) -> Result<(f64, f64)> {
         let batch = self.check_loss(tokens, interventions)?;
+        interventions.iter().try_for_each(Intervention::check_gradient)?;
         let net = Network::new(&self.config, &self.params, batch.1);
         let n_supervised = match self.config.supervision {
             Supervision::Final => 1,
@@ -238,7 +240,7 @@ impl Transformer {
     }
 
     /// Positions that do not see their next token.
-    fn n_counted(&self, (n_seqs, n_pos): (usize, usize)) -> usize {
+    pub(super) fn n_counted(&self, (n_seqs, n_pos): (usize, usize)) -> usize {
         n_seqs * counted(self.config.mask, n_pos).len()
     }
 

@@ -1,12 +1,9 @@
-//! Running a network forward: for its logits, for its activations, with interventions.
+//! Running a network forward: for its logits, for its activations, with interventions. All of it is a [`Pass`](super::Pass).
 
 use std::collections::BTreeMap;
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayViewMutD, Axis};
 
-use super::forward::{Passing, logits_into, pass_layers};
-use super::network::Network;
-use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Transformer};
 use crate::Result;
 
@@ -44,7 +41,7 @@ impl Transformer {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn forward(&self, tokens: &Array2<u32>) -> Result<Array3<f32>> {
-        self.run_with(tokens, &[])
+        self.pass(tokens).logits()
     }
 
     /// The logits of the network with interventions, made in the order given.
@@ -52,7 +49,7 @@ impl Transformer {
     /// Fails, besides as [`forward`](Transformer::forward) does, on a hook, position or head that there is not, or a value
     /// that does not fit. [`Intervention`] has an example.
     pub fn run_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<Array3<f32>> {
-        self.run(tokens, interventions, None)
+        self.pass(tokens).with(interventions).logits()
     }
 
     /// The logits, and everything the network computed on the way, except what single heads add to the stream
@@ -89,36 +86,7 @@ impl Transformer {
         interventions: &[Intervention],
         keep: &dyn Fn(Hook) -> bool,
     ) -> Result<(Array3<f32>, ActivationCache)> {
-        self.check_tokens(tokens)?;
-        let mut cache = self.empty_cache(tokens.dim(), keep);
-        let logits = self.run(tokens, interventions, Some(&mut cache))?;
-        Ok((logits, cache))
-    }
-
-    fn run(
-        &self,
-        tokens: &Array2<u32>,
-        interventions: &[Intervention],
-        kept: Option<&mut ActivationCache>,
-    ) -> Result<Array3<f32>> {
-        self.check_tokens(tokens)?;
-        let (n_seqs, n_pos) = tokens.dim();
-        interventions.iter().try_for_each(|i| i.check(&self.config, n_seqs, n_pos))?;
-        let net = Network::new(&self.config, &self.params, n_pos);
-        let parts = parts(tokens, kept);
-        let rows_of_part = parts[0].tokens.len();
-        let mut passing: Vec<Passing> = parts
-            .into_iter()
-            .map(|part| {
-                let batch = (n_seqs, n_pos);
-                let taps = Taps::new(&self.config, interventions, part.first_seq, batch, part.kept);
-                Passing::new(part.tokens, taps)
-            })
-            .collect();
-        pass_layers(&net, &mut passing);
-        let mut logits = Array2::zeros((n_seqs * n_pos, self.config.d_vocab));
-        logits_into(&net, &mut passing, logits.axis_chunks_iter_mut(Axis(0), rows_of_part).collect());
-        Ok(logits.into_shape_with_order((n_seqs, n_pos, self.config.d_vocab)).expect("one row per token"))
+        self.pass(tokens).with(interventions).logits_and_cache(keep)
     }
 
     /// Zeros for what `keep` asks for of a batch of this shape.

@@ -55,17 +55,25 @@ impl<'a> Taps<'a> {
         }
         let mut x = self.shaped(hook, x);
         for i in self.interventions.iter().filter(|i| i.hook == hook) {
-            let (Change::Replace(value) | Change::Add(value)) = &i.change;
-            let value = self.part_of(value, hook, x.len_of(Axis(0)));
             for region in self.regions(i) {
-                let (mut x, mut value) = (x.view_mut(), value.view());
-                for (axis, range) in region {
-                    x.slice_axis_inplace(axis, range);
-                    value.slice_axis_inplace(axis, range);
-                }
-                match i.change {
-                    Change::Replace(_) => x.assign(&value),
-                    Change::Add(_) => x += &value,
+                let mut x = x.view_mut();
+                region.iter().for_each(|&(axis, range)| x.slice_axis_inplace(axis, range));
+                let n_seqs = x.len_of(Axis(0));
+                let value = |value| {
+                    let mut value = self.part_of(value, hook, n_seqs);
+                    region.iter().for_each(|&(axis, range)| value.slice_axis_inplace(axis, range));
+                    value
+                };
+                match &i.change {
+                    Change::Replace(by) => x.assign(&value(by)),
+                    Change::Add(what) => {
+                        let what = value(what);
+                        x += &what;
+                    }
+                    Change::Map(change) => {
+                        let sequences = x.outer_iter_mut().enumerate();
+                        sequences.for_each(|(i, x)| change(self.first_seq + i, x));
+                    }
                 }
             }
         }
@@ -96,8 +104,10 @@ impl<'a> Taps<'a> {
             copy(kept, dx.as_slice());
         }
         for i in self.interventions.iter().filter(|i| i.hook == hook) {
-            if matches!(i.change, Change::Add(_)) {
-                continue;
+            match i.change {
+                Change::Add(_) => continue,
+                // Nobody asks for a gradient through a function: it was refused.
+                Change::Replace(_) | Change::Map(_) => {}
             }
             for region in self.regions(i) {
                 let mut dx = dx.view_mut();

@@ -115,7 +115,7 @@ impl Transformer {
     }
 
     /// Refuses weights that are not those of the configuration: both are open to change.
-    fn check_fit(&self) -> Result<()> {
+    pub(super) fn check_fit(&self) -> Result<()> {
         let Some(tensor) = self.params.misfit(&self.config) else { return Ok(()) };
         Err(Error::new(
             ErrorKind::Config,

@@ -174,7 +174,7 @@ fn slow_tap(i: &Intervention, n_heads_axis: Option<usize>) -> impl Fn(Hook, usiz
         if hook != i.hook {
             return;
         }
-        let (Change::Replace(value) | Change::Add(value)) = &i.change;
+        let (Change::Replace(value) | Change::Add(value)) = &i.change else { panic!("{i:?}") };
         let mut full = vec![2];
         full.extend(x.shape());
         let value = value.broadcast(full).unwrap();

@@ -18,6 +18,7 @@ mod layers;
 mod lens_kinds;
 mod model;
 mod moments;
+mod passes;
 mod predictive;
 mod readers;
 mod real_model;
