@@ -16,6 +16,8 @@ pub enum ErrorKind {
     File,
     /// A computation has no finite answer: a singular system, a loss that is not a number.
     Numeric,
+    /// It takes more memory than there is.
+    Memory,
     /// The user interrupted it; what it says is how far it was.
     Interrupted,
 }

@@ -89,6 +89,7 @@
 pub use ndarray;
 
 mod error;
+mod memory;
 mod record;
 
 pub mod session;

@@ -121,7 +121,8 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
             file,
             from_registry: package_id.starts_with("registry+"),
             proc_macro,
-            for_build: message["profile"]["opt_level"] == "0",
+            // `profile.release.build-override` of the workspace, which nothing else is compiled with.
+            for_build: message["profile"]["overflow_checks"] == true,
         })
     };
     messages.iter().filter_map(unit).collect()

@@ -38,7 +38,7 @@ impl Images {
         let (images, labels) = (images.as_ref(), labels.as_ref());
         let help =
             "give the files of MNIST, such as `t10k-images-idx3-ubyte.gz` and `t10k-labels-idx1-ubyte.gz`";
-        let (image_bytes, label_bytes) = (unpacked(images)?, unpacked(labels)?);
+        let (image_bytes, label_bytes) = (unpacked(images, 3)?, unpacked(labels, 1)?);
         let (shape, pixels) = idx(&image_bytes, 3).map_err(|why| refuse(images, &why, help))?;
         let (_, digits) = idx(&label_bytes, 1).map_err(|why| refuse(labels, &why, help))?;
         let [n, height, width] = shape[..] else { unreachable!("three axes were asked for") };
@@ -107,32 +107,54 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         .map_err(|e| refuse(path, &format!("cannot be read: {e}"), "check the path and its permissions"))
 }
 
-/// Most bytes that a compressed file may unpack to, for each of its own: deflate cannot do more.
-const LARGEST_RATIO: usize = 1032;
+/// Most bytes of numbers that a compressed file may say it holds: MNIST has 47 million.
+const LARGEST: u64 = 1 << 30;
 
-fn unpacked(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of an IDX file with `n_axes` axes. What is packed is unpacked as far as its header says, and one byte more, so that a file
+/// that goes on is found out.
+fn unpacked(path: &Path, n_axes: usize) -> Result<Vec<u8>> {
     let bytes = read(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
-    let mut out = Vec::new();
-    let limit = bytes.len().saturating_mul(LARGEST_RATIO) as u64;
-    flate2::read::GzDecoder::new(&bytes[..]).take(limit).read_to_end(&mut out).map_err(|e| {
+    let cannot = |e: std::io::Error| {
         refuse(path, &format!("cannot be unpacked: {e}"), "was it cut off on the way? fetch it anew")
-    })?;
+    };
+    let mut from = flate2::read::GzDecoder::new(&bytes[..]);
+    let mut out = Vec::new();
+    (&mut from).take(4 + 4 * n_axes as u64).read_to_end(&mut out).map_err(cannot)?;
+    if !out.starts_with(&magic(n_axes)) {
+        return Ok(out);
+    }
+    let n = axes(&out, n_axes).iter().try_fold(1_u64, |n, &axis| n.checked_mul(axis as u64));
+    if n.is_none_or(|n| n > LARGEST) {
+        let what = format!("says that it holds {:?} bytes, more than {LARGEST}", axes(&out, n_axes));
+        return Err(refuse(path, &what, "is it a file of MNIST? unpack it to use it all the same"));
+    }
+    from.take(n.unwrap_or(0) + 1).read_to_end(&mut out).map_err(cannot)?;
     Ok(out)
+}
+
+/// How an IDX file of bytes begins.
+fn magic(n_axes: usize) -> [u8; 4] {
+    [0, 0, 8, n_axes as u8]
+}
+
+/// The lengths of the axes in the header, big-endian numbers; fewer if it is cut off.
+fn axes(bytes: &[u8], n_axes: usize) -> Vec<usize> {
+    let lengths = bytes.get(4..).unwrap_or_default().as_chunks::<4>().0;
+    lengths.iter().take(n_axes).map(|&b| u32::from_be_bytes(b) as usize).collect()
 }
 
 /// The lengths of the axes and the bytes of an IDX file: two zeros, the type (8: bytes), the number of axes, their lengths as
 /// big-endian numbers, the data.
 fn idx(bytes: &[u8], n_axes: usize) -> Result<(Vec<usize>, &[u8]), String> {
-    let magic = [0, 0, 8, n_axes as u8];
+    let magic = magic(n_axes);
     if !bytes.starts_with(&magic) {
         return Err(format!("does not begin with {magic:?} as an IDX file with {n_axes} axes of bytes does"));
     }
     let data = bytes.get(4 + 4 * n_axes..).ok_or("is cut off in its header")?;
-    let shape: Vec<usize> =
-        bytes[4..].as_chunks::<4>().0[..n_axes].iter().map(|&b| u32::from_be_bytes(b) as usize).collect();
+    let shape = axes(bytes, n_axes);
     let n = shape.iter().try_fold(1_usize, |n, &axis| n.checked_mul(axis));
     if n != Some(data.len()) || data.is_empty() {
         return Err(format!("says that it holds {shape:?} bytes and holds {}", data.len()));

@@ -181,6 +181,35 @@ impl LanguageModel {
         Ok(Array2::from_shape_vec((1, tokens.len()), tokens).expect("one row"))
     }
 
+    /// Texts of different lengths as one batch, `[text, pos]`, and the mask that a [`Pass`](crate::model::Pass) takes: shorter texts begin
+    /// later, so that all end at the last position.
+    ///
+    /// ```no_run
+    /// # let model = onelens::language::LanguageModel::from_pretrained("HuggingFaceTB/SmolLM2-135M")?;
+    /// let (tokens, mask) = model.to_padded_batch(&["The capital of France is", "Two and two are"])?;
+    /// let next = model.pass(&tokens).mask(&mask).last_logits()?;
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    ///
+    /// Fails if there is no text, or one without tokens.
+    pub fn to_padded_batch(&self, texts: &[&str]) -> Result<(Array2<u32>, Array2<bool>)> {
+        let all = texts.iter().map(|text| self.to_tokens(text)).collect::<Result<Vec<_>>>()?;
+        if let Some(at) = all.iter().position(Vec::is_empty) {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("text {at}, {:?}, has no tokens", texts[at]),
+                "leave it out",
+            ));
+        }
+        let longest = all.iter().map(Vec::len).max().unwrap_or(0);
+        let first = |i: usize| longest - all[i].len();
+        let mask = Array2::from_shape_fn((all.len(), longest), |(i, pos)| pos >= first(i));
+        let token = |(i, pos): (usize, usize)| if pos < first(i) { 0 } else { all[i][pos - first(i)] };
+        let tokens = Array2::from_shape_fn((all.len(), longest), token);
+        self.model.check_tokens(&tokens)?;
+        Ok((tokens, mask))
+    }
+
     /// Mean cross-entropy of the next token over `text`, in nats.
     pub fn loss(&self, text: &str) -> Result<f64> {
         self.model.loss(&self.to_batch(text)?)

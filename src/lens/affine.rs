@@ -147,6 +147,23 @@ impl LayerLenses {
         }
     }
 
+    /// Lenses from elsewhere, which predict the last residual stream from streams as they are.
+    pub(super) fn published(name: &str, model: &Transformer, lenses: Vec<Arc<AffineLens>>) -> Self {
+        LayerLenses {
+            name: name.into(),
+            fingerprint: model.fingerprint(),
+            scale: Scale::AsItIs,
+            target: Target::Residual,
+            seconds: 0.0,
+            lenses,
+        }
+    }
+
+    /// Puts another map in the place of that for the last stream.
+    pub(super) fn set_last(&mut self, lens: Arc<AffineLens>) {
+        *self.lenses.last_mut().expect("a model has an embedding") = lens;
+    }
+
     /// The same lenses under another name, for legends.
     pub fn named(&self, name: &str) -> Self {
         LayerLenses { name: name.into(), ..self.clone() }

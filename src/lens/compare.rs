@@ -17,7 +17,7 @@ pub struct Comparison {
     pub floor: f64,
     /// Standard error of `floor` over sequences.
     pub floor_se: f64,
-    /// Cross-entropy of the model's own final prediction with the next token, in nats; NaN for sequences of one token.
+    /// Cross-entropy of the model's own final prediction with the next token, in nats.
     pub model_cross_entropy: f64,
     /// Held-out sequences.
     pub n_seqs: usize,
@@ -34,8 +34,7 @@ pub struct LensCurve {
     pub kl: Vec<f64>,
     /// Standard error of `kl` over sequences. Tokens of one sequence are not independent, so the sequence is the unit.
     pub se: Vec<f64>,
-    /// Cross-entropy of the reading with the next token, in nats, over all tokens but the last of each sequence; NaN for
-    /// sequences of one token.
+    /// Cross-entropy of the reading with the next token, in nats, over all tokens but the last of each sequence.
     pub cross_entropy: Vec<f64>,
     /// Share of tokens at which the reading's most probable token is that of the final prediction.
     pub agreement: Vec<f64>,
@@ -103,7 +102,8 @@ impl Part {
 /// However large the vocabulary and however many the lenses, a thread holds the logits of a few positions at a time; the final prediction
 /// is made once for all lenses.
 ///
-/// Fails if a lens or the moments are of another model, a lens predicts no tokens, or the tokens do not fit the model.
+/// Fails if a lens or the moments are of another model, a lens predicts no tokens, the tokens do not fit the model, or sequences are of one
+/// token, so that none comes next.
 pub fn compare(
     model: &Transformer,
     lenses: &[&dyn Lens],
@@ -111,6 +111,13 @@ pub fn compare(
     tokens: &Array2<u32>,
 ) -> Result<Comparison> {
     moments.check_model(model)?;
+    if tokens.ncols() == 1 {
+        return Err(Error::new(
+            ErrorKind::Data,
+            format!("{} sequences of one token have no next token to compare with", tokens.nrows()),
+            "pass sequences of at least two tokens",
+        ));
+    }
     let n_streams = model.config.n_layers + 1;
     let log_mean = moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32);
     let parts = read_blocks(model, lenses, tokens, |block| {

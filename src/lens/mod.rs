@@ -15,6 +15,7 @@
 //! | classifier of labels | [`Probe`] |
 //! | tuned lens (Belrose et al. 2023) | [`Refine`] |
 //! | Jacobian lens | [`Jacobian`] |
+//! | published by others | [`LayerLenses::from_tuned_lens`], [`LayerLenses::from_jacobian_lens`] |
 //! | one for all, for any subset, for all other or all later layers | [`Ridge::shared`], [`fitted_on`](Ridge::fitted_on), [`left_out`](Ridge::left_out), [`later`](Ridge::later) |
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
@@ -38,6 +39,7 @@ mod lbfgs;
 mod moments;
 mod objective;
 mod probe;
+mod published;
 mod readout;
 mod ridge;
 mod ridge_path;

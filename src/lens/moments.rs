@@ -361,18 +361,23 @@ fn numbers(v: &Array1<f64>) -> &[f64] {
     v.as_slice().expect("vectors are contiguous")
 }
 
-/// Names the first number that is none.
+/// Numbers beyond this have squares of which 256 have no sum in `f32`.
+const LARGEST: f32 = 1e17;
+
+/// Refuses numbers that have no second moments in single precision.
 pub(super) fn check_finite(name: &str, a: ArrayView2<f32>) -> Result<()> {
     // Without a way out in the middle, so that it runs on vectors.
-    if a.iter().fold(true, |fine, x| fine & x.is_finite()) {
+    if a.iter().fold(true, |fine, x| fine & (x.abs() <= LARGEST)) {
         return Ok(());
     }
-    match a.indexed_iter().find(|(_, v)| !v.is_finite()) {
-        None => Ok(()),
-        Some(((row, column), value)) => Err(Error::new(
-            ErrorKind::Numeric,
-            format!("{name} holds {value} at row {row}, column {column}"),
-            "find out which layer of the model first gives it (`run_with_cache`); moments take finite numbers only",
-        )),
-    }
+    let Some(((row, column), value)) = a.indexed_iter().find(|(_, v)| v.is_nan() || v.abs() > LARGEST) else {
+        return Ok(());
+    };
+    let help = match value.is_finite() {
+        true => "moments are made of squares, and take numbers up to 1e17; scale what you give",
+        false => {
+            "find out which layer of the model first gives it (`run_with_cache`); moments take finite numbers only"
+        }
+    };
+    Err(Error::new(ErrorKind::Numeric, format!("{name} holds {value} at row {row}, column {column}"), help))
 }

@@ -27,6 +27,14 @@ impl Towards {
                 "use `towards: Towards::Zero`",
             ));
         }
+        // No penalty that is relative to how much the features vary makes up for features that do not.
+        if m.n > d_x as u64 && m.s_xx.diag().sum() == 0.0 {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("the input never varies over {} rows, so that nothing can be read off it", m.n),
+                "leave this stream out, or collect moments of different tokens",
+            ));
+        }
         if m.n < d_x as u64 + 1 {
             return Err(Error::new(
                 ErrorKind::Data,

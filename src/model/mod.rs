@@ -65,6 +65,6 @@ pub use training_run::TrainingRun;
 pub use transformer::Transformer;
 pub(crate) use transformer::check_width;
 pub use weights::Provenance;
-pub(crate) use weights::Tensors;
+pub(crate) use weights::{Tensors, TorchFile, save_state_dict};
 pub use weights::{download, downloaded};
 pub use weights::{from_candle, to_candle};

@@ -8,7 +8,7 @@ use super::network::Network;
 use super::run::parts;
 use super::taps::Taps;
 use super::{ActivationCache, Config, Hook, Intervention, Transformer};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, memory};
 
 /// A pass over `tokens: [batch, pos]`, described in one expression and then asked for one thing. It computes no more than that needs.
 ///
@@ -200,6 +200,24 @@ impl<'a> Pass<'a> {
     fn rows(self, keep: &dyn Fn(Hook) -> bool, wanted: Wanted) -> Result<(Array2<f32>, ActivationCache)> {
         let (model, batch) = (self.model, self.tokens.dim());
         model.check_shape(batch)?;
+        let kept: u128 = Hook::all(&model.config)
+            .into_iter()
+            .filter(|hook| keep(*hook))
+            .map(|hook| {
+                hook.shape(&model.config, batch.0, batch.1).iter().map(|&n| n as u128).product::<u128>()
+            })
+            .sum();
+        let wanted_numbers =
+            (batch.0 * wanted.rows_of_seq(batch.1)) as u128 * wanted.width(&model.config) as u128;
+        memory::check(
+            4 * (kept + wanted_numbers),
+            &format!(
+                "what comes out of {} tokens, {} numbers of logits and the like and {kept} kept activations,",
+                self.tokens.len(),
+                wanted_numbers
+            ),
+            "pass fewer sequences at a time, keep less, or ask for `last_logits`, `loss` or lenses, which hold little at a time",
+        )?;
         let mut cache = model.empty_cache(batch, keep);
         let per_seq = wanted.rows_of_seq(batch.1);
         let mut all = Array2::zeros((batch.0 * per_seq, wanted.width(&model.config)));

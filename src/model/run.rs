@@ -9,7 +9,7 @@ use crate::Result;
 
 /// How many parts a batch is cut into. Fixed, and the parts are summed in order, so that results do not depend on the
 /// number of threads.
-const N_PARTS: usize = 8;
+pub(super) const N_PARTS: usize = 8;
 
 /// Sequences of a batch that run together, where they begin, and what their hooks keep.
 pub(crate) struct Part<'a> {

@@ -7,11 +7,12 @@ use ndarray::{Array2, ArrayView2};
 use super::architecture::Mlp;
 use super::forward::{Tape, final_norm, forward, logits_of, streams_of};
 use super::network::Network;
+use super::run::N_PARTS;
 use super::taps::Taps;
 use super::{Config, Params};
 use crate::num::log_softmax_rows;
 use crate::record::Fnv;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, memory};
 
 /// A decoder-only transformer. The default [`Config`] is GPT-2's architecture (Radford et al. 2019): pre-norm blocks,
 /// learned positions, GELU; with a free unembedding.
@@ -150,7 +151,13 @@ impl Transformer {
                 ),
             ));
         }
-        Ok(())
+        // Of one block, one part of the batch at a time.
+        let pattern = [n_seqs.div_ceil(N_PARTS), self.config.n_heads, n_pos, n_pos, size_of::<f32>()];
+        memory::check(
+            pattern.iter().map(|&n| n as u128).product(),
+            &format!("attention patterns of {n_seqs} sequences with {n_pos} tokens"),
+            "pass shorter sequences, or fewer at a time",
+        )
     }
 
     pub(crate) fn check_range(&self, tokens: &Array2<u32>) -> Result<()> {

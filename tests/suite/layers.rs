@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 /// Modules with what each may import, besides `error` and `record`, which know nobody.
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("memory", &[]),
     ("record", &[]),
     ("session", &[]),
     ("num", &[]),
     ("data", &["num"]),
     ("nn", &["num"]),
-    ("model", &["session", "num", "data", "nn"]),
+    ("model", &["memory", "session", "num", "data", "nn"]),
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
     ("lens", &["session", "num", "data", "nn", "model", "vision"]),

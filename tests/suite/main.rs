@@ -20,6 +20,7 @@ mod model;
 mod moments;
 mod passes;
 mod predictive;
+mod published;
 mod readers;
 mod real_model;
 mod refinement_resumed;

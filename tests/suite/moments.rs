@@ -1,6 +1,6 @@
 //! Moments: one pass, any split, any order, any file: the same statistic; and the lenses that follow from it.
 
-use ndarray::{Array1, Array2, Axis, concatenate};
+use ndarray::{Array1, Array2, Axis, concatenate, s};
 use onelens::data::{Markov, Source};
 use onelens::lens::{LayerMoments, LogitLens, Moments, Ridge, Towards, Transfer, compare};
 use onelens::model::{Config, Training, Transformer};
@@ -294,6 +294,19 @@ fn what_does_not_fit_is_refused_with_both_sides() {
     let e = m.push(bad.view(), x.view()).unwrap_err();
     assert!(e.to_string().contains("NaN at row 1, column 2"), "{e}");
     assert_eq!(m, Moments::new(3, 3), "a refused push changes nothing");
+    // Finite, but squares of it have no sum in single precision.
+    for size in [3e38, -3e38] {
+        bad[(1, 2)] = size;
+        let e = m.push(x.view(), bad.view()).unwrap_err();
+        assert!(e.what().starts_with("z holds") && e.what().contains("at row 1, column 2"), "{e}");
+        assert_eq!(m, Moments::new(3, 3));
+    }
+    let large = x.mapv(|x| x.signum() * 1e17);
+    m.push(large.view(), large.view()).unwrap();
+    assert!(m.s_xx.iter().chain(&m.s_zz).all(|x| x.is_finite()));
+    m = Moments::new(3, 3);
+    let e = compare(&model, &[&own], &moments, &held_out.slice(s![.., ..1]).to_owned()).unwrap_err();
+    assert!(e.what().contains("one token"), "{e}");
     m.push(x.view(), x.view()).unwrap();
     let e = Ridge::default().fit(&m).unwrap_err();
     assert!(e.to_string().contains("3 rows") && e.to_string().contains("at least 4"), "{e}");
@@ -304,8 +317,10 @@ fn what_does_not_fit_is_refused_with_both_sides() {
     let constant = Array2::<f32>::ones((50, 3));
     let mut flat = Moments::new(3, 3);
     flat.push(constant.view(), concatenate![Axis(0), x, random(9, 47, 3, 0.0)].view()).unwrap();
-    let e = Ridge { lambda: 0.0, ..Default::default() }.fit(&flat).unwrap_err();
-    assert!(e.to_string().contains("positive definite"), "{e}");
+    for lambda in [0.0, 1.0] {
+        let e = Ridge { lambda, ..Default::default() }.fit(&flat).unwrap_err();
+        assert!(e.what().contains("never varies") && !e.help().contains("raise"), "{e}");
+    }
 }
 
 #[test]

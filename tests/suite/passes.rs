@@ -125,7 +125,8 @@ fn a_function_does_what_its_numbers_would_do() {
         assert_eq!(a, b, "{hook}");
     }
     let each = Intervention::map(Hook::Embed, |seq, mut x| x.fill(seq as f32));
-    let (_, cache) = model.run_with_cache_of(&tokens, &[each.clone()], &|h| h == Hook::Embed).unwrap();
+    let (_, cache) =
+        model.run_with_cache_of(&tokens, std::slice::from_ref(&each), &|h| h == Hook::Embed).unwrap();
     let embed = cache.get(Hook::Embed).unwrap();
     assert!((0..3).all(|seq| embed.index_axis(Axis(0), seq).iter().all(|&x| x == seq as f32)));
     let e = model.loss_and_hook_grads(&tokens, &[each], &|_| true).unwrap_err();
@@ -243,4 +244,39 @@ fn qk_and_ov_give_scores_and_results() {
     }
     assert!(model.qk_matrix(0, 4).unwrap_err().help().contains("0 to 3"));
     assert!(model.ov_matrix(2, 0).unwrap_err().to_string().contains("no layer 2"));
+}
+
+/// The process would be ended by the system: 2^20 tokens have logits of 206 GB, and one sequence of them patterns of 17 TB.
+#[test]
+fn what_no_memory_holds_is_refused_with_what_it_takes() {
+    let config = Config {
+        d_vocab: 49152,
+        d_model: 8,
+        n_layers: 1,
+        n_heads: 4,
+        d_head: 2,
+        n_ctx: 1 << 20,
+        ..Config::default()
+    };
+    let model = Transformer::new(config).unwrap();
+    let many = Array2::<u32>::zeros((1 << 10, 1 << 10));
+    let e = model.forward(&many).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Memory, "{e}");
+    assert!(e.what().contains("206.2 GB") && e.help().contains("last_logits"), "{e}");
+    let long = Array2::<u32>::zeros((1, 1 << 20));
+    let e = model.pass(&long).last_logits().unwrap_err();
+    assert!(e.kind() == ErrorKind::Memory && e.what().contains("17592.2 GB"), "{e}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_says_where_it_comes_from() {
+    let tokens = array![[1, 2, 3, 4], [4, 3, 2, 1]];
+    let mut model = models()[0].clone();
+    model.params.blocks[1].b_o[3] = f32::NAN;
+    let e = model.loss(&tokens).unwrap_err();
+    assert!(e.what().contains("`blocks.1.hook_resid_post` holds NaN at sequence 0, position 0"), "{e}");
+    assert_eq!(e.kind(), ErrorKind::Numeric);
+    let mut model = models()[0].clone();
+    model.params.ln_final_w[0] = f32::INFINITY;
+    assert!(model.loss(&tokens).unwrap_err().what().contains("streams are finite"));
 }

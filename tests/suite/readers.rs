@@ -104,7 +104,19 @@ fn the_files_are_read_while_they_are_whole() {
     let (folder, path) = file("pixels.gz", &gzip(&PIXELS));
     let labels = folder.path().join("labels");
     std::fs::write(&labels, LABELS).unwrap();
-    assert_eq!(Images::mnist(path, labels).unwrap().labels, [7, 9]);
+    assert_eq!(Images::mnist(&path, &labels).unwrap().labels, [7, 9]);
+    // Three megabytes that unpack to three gigabytes: what the header says is all that is unpacked, and it may not say that much.
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zeros.write_all(&PIXELS).unwrap();
+    (0..64).for_each(|_| zeros.write_all(&[0; 1 << 20]).unwrap());
+    std::fs::write(&path, zeros.finish().unwrap()).unwrap();
+    let e = Images::mnist(&path, &labels).unwrap_err();
+    assert!(e.what().contains("[2, 1, 3] bytes and holds 7"), "{e}");
+    let mut header = PIXELS;
+    header[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+    std::fs::write(&path, gzip(&header)).unwrap();
+    let e = Images::mnist(&path, &labels).unwrap_err();
+    assert!(e.what().contains("[4294967295, 1, 3] bytes, more than"), "{e}");
 }
 
 #[test]

@@ -101,3 +101,24 @@ fn weights_stay_as_they_are_stored() {
     let far = all.slice(s![.., ..4, ..]).iter().zip(&few).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(far < 1e-3, "{far}");
 }
+
+/// What transformers says of each prompt alone; one batch of all, padded on the left, says the same.
+#[test]
+fn prompts_of_different_lengths_pass_as_one_batch() {
+    let (Some(golden), Some(model)) = (golden(), model()) else { return };
+    let cases = golden["prompts"].as_array().unwrap();
+    let texts: Vec<&str> = cases.iter().map(|case| case["prompt"].as_str().unwrap()).collect();
+    let (tokens, mask) = model.to_padded_batch(&texts).unwrap();
+    assert!(mask.iter().any(|shown| !shown) && mask.column(mask.ncols() - 1).iter().all(|&shown| shown));
+    let logits = model.pass(&tokens).mask(&mask).last_logits().unwrap();
+    for (case, logits) in cases.iter().zip(logits.rows()) {
+        let largest = case["top5"][0][1].as_f64().unwrap();
+        for pair in case["top5"].as_array().unwrap() {
+            let (token, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
+            let got = f64::from(logits[token]);
+            assert!((got - want).abs() < 1e-3 * largest, "{}: {got} for {want}", case["prompt"]);
+        }
+    }
+    let e = model.to_padded_batch(&["one", ""]).unwrap_err();
+    assert!(e.what().contains("text 1"), "{e}");
+}

@@ -21,12 +21,14 @@ mod hugging_face;
 mod llama2c;
 mod own;
 mod tensors;
+mod torch_file;
 
 pub use candle::{from_candle, to_candle};
 pub use hub::{download, downloaded};
 pub use own::Provenance;
 pub(crate) use own::{read_document, write_document};
 pub(crate) use tensors::Tensors;
+pub(crate) use torch_file::{TorchFile, save_state_dict};
 
 use std::path::Path;
 
