@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
-use super::{LayerMoments, Scale, Target};
+use super::{LayerMoments, Pool, Scale, Target};
 use crate::model::{Transformer, check_width, no_stream};
 use crate::num::{log_softmax_rows, matmul};
 use crate::{Error, ErrorKind, Result, record};
@@ -120,6 +120,7 @@ pub struct LayerLenses {
     fingerprint: u64,
     scale: Scale,
     target: Target,
+    pool: Pool,
     seconds: f64,
     // A shared lens is one matrix, however many layers read through it.
     lenses: Vec<Arc<AffineLens>>,
@@ -142,6 +143,7 @@ impl LayerLenses {
             fingerprint: m.fingerprint,
             scale: m.scale,
             target: m.target,
+            pool: Pool::Own,
             seconds: began.elapsed().as_secs_f64(),
             lenses,
         }
@@ -154,6 +156,7 @@ impl LayerLenses {
             fingerprint: model.fingerprint(),
             scale: Scale::AsItIs,
             target: Target::Residual,
+            pool: Pool::Own,
             seconds: 0.0,
             lenses,
         }
@@ -167,6 +170,17 @@ impl LayerLenses {
     /// The same lenses under another name, for legends.
     pub fn named(&self, name: &str) -> Self {
         LayerLenses { name: name.into(), ..self.clone() }
+    }
+
+    /// The same lenses, fitted to more than a stream each.
+    pub(super) fn of_pool(self, pool: Pool) -> Self {
+        LayerLenses { pool, ..self }
+    }
+
+    /// Which streams the lens of each stream was fitted to. Lenses with gains, biases or a rank of their own, and those that others have
+    /// published, count as each stream's own.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// What the lenses read: of which `x` the [maps](LayerLenses::layer) are.
@@ -255,6 +269,7 @@ impl LayerLenses {
             fingerprint: self.fingerprint,
             scale: self.scale,
             target: self.target,
+            pool: self.pool.clone(),
             seconds: self.seconds,
             maps: maps.into_iter().map(|map| map.as_ref().clone()).collect(),
             map_of,
@@ -262,10 +277,10 @@ impl LayerLenses {
     }
 
     pub(super) fn from_stored(stored: Stored) -> Option<Self> {
-        let Stored { name, fingerprint, scale, target, seconds, maps, map_of } = stored;
+        let Stored { name, fingerprint, scale, target, pool, seconds, maps, map_of } = stored;
         let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
         let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>()?;
-        Some(LayerLenses { name, fingerprint, scale, target, seconds, lenses })
+        Some(LayerLenses { name, fingerprint, scale, target, pool, seconds, lenses })
     }
 
     /// Whether these are lenses of this model, for whatever they predict.
@@ -275,8 +290,8 @@ impl LayerLenses {
 }
 
 const KIND: &str = "lenses";
-/// 2: what the lenses read.
-const VERSION: u32 = 2;
+/// 2: what the lenses read. 3: which streams they were fitted to.
+const VERSION: u32 = 3;
 
 /// Lenses as a file holds them: a map that several streams share is there once.
 #[derive(Serialize, Deserialize)]
@@ -285,6 +300,7 @@ pub(super) struct Stored {
     fingerprint: u64,
     scale: Scale,
     target: Target,
+    pool: Pool,
     seconds: f64,
     maps: Vec<AffineLens>,
     /// For each residual stream, which of them.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ndarray::{Array1, Array2, s};
 
-use super::{AffineLens, LayerLenses, LayerMoments, Moments, Ridge, Towards};
+use super::{AffineLens, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards};
 use crate::num::{SymmetricEigen, matmul};
 use crate::{Error, ErrorKind, Result};
 
@@ -13,43 +13,49 @@ use crate::{Error, ErrorKind, Result};
 const MAX_ALTERNATIONS: usize = 200;
 
 impl Ridge {
+    /// The lenses of a pool.
+    ///
+    /// Fails on a stream that does not exist, where there is none to fit to, and where [`fit`](Ridge::fit) does.
+    pub fn pooled(&self, m: &LayerMoments, pool: &Pool) -> Result<LayerLenses> {
+        let began = Instant::now();
+        let (maps, map_of) = pool.maps(m)?;
+        let fit = |(map, streams): (usize, &Vec<usize>)| {
+            let moments = m.pooled(streams)?;
+            self.fit(&moments).map(Arc::new).map_err(|e| {
+                let of: Vec<usize> = (0..map_of.len()).filter(|&l| map_of[l] == map).collect();
+                at_streams(&of, e)
+            })
+        };
+        let fitted = maps.iter().enumerate().map(fit).collect::<Result<Vec<_>>>()?;
+        let lenses = map_of.iter().map(|&map| fitted[map].clone()).collect();
+        Ok(LayerLenses::new(&pool.name(), m, lenses, began).of_pool(pool.clone()))
+    }
+
     /// A lens of its own for every layer.
     pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.for_each_layer("own lens", m, |l| self.fit(&m.layers[l]))
+        self.pooled(m, &Pool::Own)
     }
 
     /// One lens for all layers, fitted to all of them.
     pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let every: Vec<usize> = (0..m.layers.len()).collect();
-        Ok(self.fitted_on(m, &every)?.named("shared lens"))
+        self.pooled(m, &Pool::Shared)
     }
 
     /// One lens for all layers, fitted to some of them.
     ///
     /// Fails on a layer that does not exist, or on none.
     pub fn fitted_on(&self, m: &LayerMoments, layers: &[usize]) -> Result<LayerLenses> {
-        let began = Instant::now();
-        let lens = Arc::new(self.fit(&m.pooled(layers)?)?);
-        let name = format!("lens of streams {layers:?}");
-        Ok(LayerLenses::new(&name, m, vec![lens; m.layers.len()], began))
+        self.pooled(m, &Pool::Streams(layers.to_vec()))
     }
 
     /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
     pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.for_each_layer("left-out lens", m, |l| {
-            let others: Vec<usize> = (0..m.layers.len()).filter(|&k| k != l).collect();
-            self.fit(&m.pooled(&others)?)
-        })
+        self.pooled(m, &Pool::LeftOut)
     }
 
-    /// For each layer one lens fitted to all *later* layers: does what is said here stand already in the words that later layers use?
-    /// The last layer has none behind it and keeps its own.
+    /// For each layer one lens fitted to all *later* layers ([`Pool::Later`]).
     pub fn later(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let last = m.layers.len().saturating_sub(1);
-        self.for_each_layer("later-layers lens", m, |l| {
-            let later: Vec<usize> = ((l + 1).min(last)..=last).collect();
-            self.fit(&m.pooled(&later)?)
-        })
+        self.pooled(m, &Pool::Later)
     }
 
     /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
@@ -129,11 +135,20 @@ impl Ridge {
         let lenses = (0..m.layers.len())
             .map(|l| match fit(l) {
                 Ok(lens) => Ok(Arc::new(lens)),
-                Err(e) => Err(Error::new(e.kind(), format!("residual stream {l}: {}", e.what()), e.help())),
+                Err(e) => Err(at_streams(&[l], e)),
             })
             .collect::<Result<_>>()?;
         Ok(LayerLenses::new(name, m, lenses, began))
     }
+}
+
+/// What went wrong with the lens of these streams.
+fn at_streams(streams: &[usize], e: Error) -> Error {
+    let which = match streams {
+        [l] => format!("residual stream {l}"),
+        _ => format!("residual streams {streams:?}"),
+    };
+    Error::new(e.kind(), format!("{which}: {}", e.what()), e.help())
 }
 
 /// The sum of all layers' second moments, each about the mean of its own layer and with its inputs scaled.

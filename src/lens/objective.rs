@@ -1,5 +1,6 @@
 //! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over tokens.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView2};
@@ -21,12 +22,20 @@ const WIDEST: usize = 1024;
 /// Chunks that the curvature is looked at.
 const LOOKED: usize = 16;
 
-/// Lenses with one target on one set of tokens.
+/// Lenses with one target on one set of tokens. Each is a map that reads the streams of its pool, and its KL is the mean over those.
 pub(super) struct Objective<'a> {
     pub(super) inputs: Inputs<'a>,
     decoder: Decoder,
+    /// Of every stream.
     x_means: Vec<Array1<f64>>,
-    penalties: Vec<Penalty>,
+    maps: Vec<Map<'a>>,
+}
+
+/// One lens: the streams that it reads, and their moments together.
+struct Map<'a> {
+    pool: Vec<usize>,
+    moments: Cow<'a, Moments>,
+    penalty: Penalty,
 }
 
 /// `½ weight ‖A - towards‖²`, in nats, of one layer.
@@ -96,30 +105,39 @@ impl Meter {
 }
 
 impl<'a> Objective<'a> {
-    /// Of inputs with the means of these moments, and penalties relative to their variances.
+    /// Of inputs with the means of these moments, and penalties relative to their variances, for a lens for each of the `pools` of streams.
     pub(super) fn new(
         model: &Transformer,
         mut inputs: Inputs<'a>,
-        moments: &LayerMoments,
+        moments: &'a LayerMoments,
+        pools: Vec<Vec<usize>>,
         lambda: f64,
     ) -> Result<Self> {
         let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
         inputs.centre(&x_means)?;
         let target = moments.target;
-        let penalties = moments.layers.iter().map(|m| Penalty::new(lambda, m, target)).collect();
-        Ok(Objective { inputs, decoder: Decoder::new(model, target), x_means, penalties })
+        let map = |pool: Vec<usize>| {
+            let together = match pool[..] {
+                [l] => Cow::Borrowed(&moments.layers[l]),
+                _ => Cow::Owned(moments.pooled(&pool)?),
+            };
+            Ok(Map { penalty: Penalty::new(lambda, &together, target), moments: together, pool })
+        };
+        let maps = pools.into_iter().map(map).collect::<Result<_>>()?;
+        Ok(Objective { inputs, decoder: Decoder::new(model, target), x_means, maps })
     }
 
-    /// Coordinates for all layers, from the curvatures that were seen ([`fisher`](Objective::fisher)).
-    pub(super) fn whiten(
-        &self,
-        moments: &LayerMoments,
-        curvatures: &[Option<Array2<f64>>],
-    ) -> Result<Vec<Whitened>> {
-        let layers = moments.layers.par_iter().zip(curvatures).zip(&self.penalties);
-        layers
-            .map(|((m, f), penalty)| Whitened::new(m, f.as_ref().map(|f| f.view()), penalty.weight))
+    /// Coordinates for all lenses, from the curvatures that were seen ([`fisher`](Objective::fisher)).
+    pub(super) fn whiten(&self, curvatures: &[Option<Array2<f64>>]) -> Result<Vec<Whitened>> {
+        let maps = self.maps.par_iter().zip(curvatures);
+        maps.map(|(map, f)| Whitened::new(&map.moments, f.as_ref().map(|f| f.view()), map.penalty.weight))
             .collect()
+    }
+
+    /// Looks at the first lens that cost no more than one at any other: more than one where it reads the first stream alone, and
+    /// the rows of that are few.
+    pub(super) fn cheap_looks(&self) -> usize {
+        if self.maps[0].pool == [0] { self.inputs.cheap_looks() } else { 1 }
     }
 
     /// One pass over the tokens for all lenses that are `active`; zeros for the others.
@@ -133,7 +151,7 @@ impl<'a> Objective<'a> {
         self.evaluate_on(&all, lenses, active, meter)
     }
 
-    /// The same over some chunks of the tokens. Where the rows of the first stream are few, its lens looks at all of them.
+    /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
@@ -142,8 +160,13 @@ impl<'a> Objective<'a> {
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let mut sums: Vec<Evaluation> = lenses.iter().map(Evaluation::nothing).collect();
-        let apart = usize::from(self.inputs.first().is_some());
-        let layers: Vec<usize> = (apart..lenses.len()).filter(|&l| active[l]).collect();
+        let apart = self.inputs.first().is_some();
+        // Each lens with each stream that it reads, but for what is looked at apart.
+        let looks: Vec<(usize, usize)> = (0..lenses.len())
+            .filter(|&map| active[map])
+            .flat_map(|map| self.maps[map].pool.iter().map(move |&l| (map, l)))
+            .filter(|&(_, l)| !(apart && l == 0))
+            .collect();
         let mut n = 0;
         for round in chunks.chunks(ROUND) {
             check_interrupt()?;
@@ -151,46 +174,76 @@ impl<'a> Objective<'a> {
                 .par_iter()
                 .map(|&i| {
                     let read = self.inputs.read(i)?;
-                    let look = |&l: &usize| self.look(&read, l, &lenses[l]);
-                    Ok((read.wanted.p.nrows(), layers.iter().map(look).collect()))
+                    // Those of one lens after each other: their sum is all that is kept.
+                    let mut seen: Vec<Evaluation> = Vec::new();
+                    for (k, &(map, l)) in looks.iter().enumerate() {
+                        let look = self.look(&read, map, l, &lenses[map]);
+                        match seen.last_mut() {
+                            Some(sum) if looks[k - 1].0 == map => sum.add(&look),
+                            _ => seen.push(look),
+                        }
+                    }
+                    Ok((read.wanted.p.nrows(), seen))
                 })
                 .collect::<Result<_>>()?;
+            let mut of_lens: Vec<usize> = looks.iter().map(|(map, _)| *map).collect();
+            of_lens.dedup();
             for (n_tokens, part) in parts {
                 n += n_tokens;
                 meter.add(n_tokens);
-                layers.iter().zip(&part).for_each(|(&l, part)| sums[l].add(part));
+                of_lens.iter().zip(&part).for_each(|(&map, part)| sums[map].add(part));
             }
         }
-        for &l in &layers {
-            sums[l].divide(n as f64);
-            self.penalties[l].add_to(&mut sums[l], &lenses[l]);
-        }
-        if active[0]
-            && let Some(seen) = self.evaluate_first(&lenses[0])
-        {
-            sums[0] = seen;
+        for (map, sum) in sums.iter_mut().enumerate().filter(|(map, _)| active[*map]) {
+            sum.divide(n as f64);
+            if self.maps[map].pool.contains(&0)
+                && let Some(first) = self.look_at_first(map, &lenses[map])
+            {
+                sum.add(&first);
+            }
+            sum.divide(self.maps[map].pool.len() as f64);
+            self.maps[map].penalty.add_to(sum, &lenses[map]);
         }
         Ok(sums)
     }
 
-    /// All tokens for the lens of the first stream, if its rows are few.
+    /// All tokens for the lens of the first stream, if it has one of its own and the rows are few.
     pub(super) fn evaluate_first(&self, lens: &AffineLens) -> Option<Evaluation> {
+        if self.maps[0].pool != [0] {
+            return None;
+        }
+        let mut sum = self.look_at_first(0, lens)?;
+        self.maps[0].penalty.add_to(&mut sum, lens);
+        Some(sum)
+    }
+
+    /// The mean over all tokens of what a lens makes of the first stream, if the rows of that are few.
+    fn look_at_first(&self, map: usize, lens: &AffineLens) -> Option<Evaluation> {
         let Distinct { pieces, entropy, .. } = self.inputs.first()?;
-        let parts: Vec<Evaluation> = pieces.par_iter().map(|read| self.look(read, 0, lens)).collect();
+        let parts: Vec<Evaluation> = pieces.par_iter().map(|read| self.look(read, map, 0, lens)).collect();
         let mut sum = Evaluation::nothing(lens);
         parts.iter().for_each(|part| sum.add(part));
         sum.kl -= entropy;
         sum.divide(self.inputs.n_tokens() as f64);
-        self.penalties[0].add_to(&mut sum, lens);
         Some(sum)
     }
 
-    /// Sums over the rows of one stream.
-    fn look(&self, read: &Read, l: usize, lens: &AffineLens) -> Evaluation {
+    /// Sums over the rows of stream `l`.
+    fn look(&self, read: &Read, map: usize, l: usize, lens: &AffineLens) -> Evaluation {
         let (kl, dz) = self.decoder.kl_and_gradient(&read.wanted, self.guess(read, l, lens));
         let mut db = Array1::<f32>::zeros(dz.ncols());
         add_rows(db.view_mut(), dz.view());
-        Evaluation { kl, da: matmul(dz.t(), read.streams[l].view()).mapv(f64::from), db: db.mapv(f64::from) }
+        let mut da = matmul(dz.t(), read.streams[l].view()).mapv(f64::from);
+        let db = db.mapv(f64::from);
+        let map = &self.maps[map];
+        if map.pool.len() > 1 {
+            // Rows are kept about the mean of their own stream: `h - x̄ = (h - x̄_l) + (x̄_l - x̄)`.
+            let off = &self.x_means[l] - &map.moments.x_mean;
+            for (mut row, &db) in da.rows_mut().into_iter().zip(&db) {
+                row.scaled_add(db, &off);
+            }
+        }
+        Evaluation { kl, da, db }
     }
 
     /// `A h + b`, `[rows, d_z]`.
@@ -217,14 +270,16 @@ impl<'a> Objective<'a> {
                 let i = k * n_chunks / n_looked;
                 let read = self.inputs.read(i)?;
                 let mut random = rng(0, i as u64);
-                let one = |(l, lens): (usize, &AffineLens)| {
+                let mut one = |l: usize, lens: &AffineLens| {
                     let z = self.guess(&read, l, lens);
                     let q = Wanted::of_logits(self.decoder.logits(z.view()).view()).p;
                     let drawn = drawn(q.view(), &mut random);
                     let (_, g) = self.decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
-                Ok((read.wanted.p.nrows(), lenses.iter().enumerate().map(one).collect()))
+                // Of a pool a stream is enough: another one in each chunk.
+                let looked = |(map, lens): (&Map, &AffineLens)| one(map.pool[k % map.pool.len()], lens);
+                Ok((read.wanted.p.nrows(), self.maps.iter().zip(lenses).map(looked).collect()))
             })
             .collect::<Result<_>>()?;
         let zeros = |lens: &AffineLens| Array2::zeros((lens.b.len(), lens.b.len()));
@@ -288,7 +343,8 @@ mod tests {
         let see = |keep| {
             let mut inputs = Inputs::new(&model, &tokens, None);
             assert_eq!(inputs.keep(keep, None).unwrap(), keep > 0);
-            let objective = Objective::new(&model, inputs, &moments, 1e-3).unwrap();
+            let objective =
+                Objective::new(&model, inputs, &moments, vec![vec![0], vec![1], vec![2]], 1e-3).unwrap();
             assert_eq!(objective.inputs.first().is_some(), keep > 0);
             objective.evaluate(&lenses, &[true; 3], &mut Meter::new(1, 0)).unwrap()
         };

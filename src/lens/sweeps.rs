@@ -5,9 +5,9 @@ use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::AffineLens;
 use super::objective::{Meter, Objective};
 use super::whitened::Whitened;
-use super::{AffineLens, LayerMoments};
 use crate::Result;
 
 /// Tokens per step, about.
@@ -52,7 +52,6 @@ impl Moving {
     pub(super) fn sweep(
         &mut self,
         objective: &Objective,
-        moments: &LayerMoments,
         active: &[bool],
         (sweep, sweeps): (usize, usize),
         meter: &mut Meter,
@@ -67,7 +66,7 @@ impl Moving {
         }
         let whitened = match self.whitened.take() {
             Some(whitened) => whitened,
-            None => objective.whiten(moments, &self.curvatures)?,
+            None => objective.whiten(&self.curvatures)?,
         };
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();

@@ -14,7 +14,7 @@ use super::objective::{Evaluation, Meter, Objective};
 use super::ridge::check_lambda;
 use super::sweeps::Moving;
 use super::token_chunks::TokenChunks;
-use super::{AffineLens, LayerLenses, LayerMoments, Lens, Ridge};
+use super::{AffineLens, LayerLenses, LayerMoments, Lens, Pool, Ridge};
 use crate::model::Transformer;
 use crate::{Error, ErrorKind, Result, record};
 
@@ -30,6 +30,21 @@ use crate::{Error, ErrorKind, Result, record};
 /// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only for the sum of the
 /// `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens looks at all of those in each step, and a
 /// pass brings it as many steps as cost what one step of another layer does.
+///
+/// It keeps the [pool](LayerLenses::pool) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one lens for all
+/// streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for each. Lenses with a gain, a bias
+/// or a rank of their own become each stream's own.
+///
+/// ```
+/// use onelens::{data::{Corpus, Source}, lens::{LayerMoments, Refine, Ridge}, model::{Config, Transformer}, num::rng};
+/// let corpus = Corpus::from_text("cats", &"the cat sat on the mat. ".repeat(20))?;
+/// let model = Transformer::new(Config { d_vocab: corpus.d_vocab(), d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
+/// let tokens = corpus.sample(8, 16, &mut rng(1, 0))?;
+/// let moments = LayerMoments::collect(&model, &tokens)?;
+/// let one = Refine { sweeps: 2, passes: 1, ..Refine::default() }.fit(&model, &Ridge::default().shared(&moments)?, &moments, &tokens)?;
+/// assert_eq!(one.lenses.layer(0), one.lenses.layer(6));
+/// # Ok::<(), onelens::Error>(())
+/// ```
 ///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
 /// to get there.
@@ -54,13 +69,14 @@ impl Default for Refine {
     }
 }
 
-/// Lenses of least KL, one for each residual stream.
+/// Lenses of least KL, one for each residual stream, or one for each pool of them.
 #[derive(Clone)]
 pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the search began, then
-    /// after all sweeps if there were any, then after each pass. No column ever rises.
+    /// after all sweeps if there were any, then after each pass. No column ever rises. A lens of a [pool](Pool) has the mean KL over the
+    /// streams it was fitted to, the same for each stream that it reads.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -73,6 +89,7 @@ pub(super) struct Refined {
     pub(super) lenses: Vec<Arc<AffineLens>>,
     pub(super) training_kl: Array2<f64>,
     pub(super) gradient_norm: Vec<f64>,
+    pub(super) pool: Pool,
 }
 
 impl Refine {
@@ -161,8 +178,12 @@ impl Refine {
     ) -> Result<Refined> {
         check_lambda(self.lambda)?;
         inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
-        let objective = Objective::new(model, inputs, moments, self.lambda)?;
-        let every = vec![true; moments.layers.len()];
+        let (pools, map_of) = start.pool().maps(moments)?;
+        let n_maps = pools.len();
+        // The first stream that reads through it.
+        let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
+        let objective = Objective::new(model, inputs, moments, pools, self.lambda)?;
+        let every = vec![true; n_maps];
         let n_tokens = objective.inputs.n_tokens();
         let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
         let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
@@ -171,11 +192,12 @@ impl Refine {
         let mut at = match found {
             Some(at) => at,
             None => {
-                let lenses: Vec<AffineLens> = start.lenses().iter().map(|l| l.as_ref().clone()).collect();
+                let lenses: Vec<AffineLens> =
+                    (0..n_maps).map(|map| start.lenses()[first(map)].as_ref().clone()).collect();
                 meter.what = "where it begins".into();
                 let seen = objective.evaluate(&lenses, &every, &mut meter)?;
                 let phase = match self.sweeps {
-                    0 => Phase::passes(&objective, moments, &lenses, &seen)?,
+                    0 => Phase::passes(&objective, &lenses, &seen)?,
                     _ => Phase::Sweeps(Moving::from(&lenses)),
                 };
                 Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
@@ -190,7 +212,7 @@ impl Refine {
             let next = match &mut at.phase {
                 Phase::Sweeps(moving) => {
                     meter.what = format!("sweep {} of {}", at.done + 1, self.sweeps);
-                    moving.sweep(&objective, moments, &can_fall, (at.done, self.sweeps), &mut meter)?;
+                    moving.sweep(&objective, &can_fall, (at.done, self.sweeps), &mut meter)?;
                     if at.done + 1 == self.sweeps {
                         meter.what = "where sweeps led".into();
                         let there = objective.evaluate(&moving.lenses, &can_fall, &mut meter)?;
@@ -201,7 +223,7 @@ impl Refine {
                             }
                         }
                         at.training_kl.extend(at.seen.iter().map(|seen| seen.kl));
-                        Some(Phase::passes(&objective, moments, &at.lenses, &at.seen)?)
+                        Some(Phase::passes(&objective, &at.lenses, &at.seen)?)
                     } else {
                         None
                     }
@@ -212,11 +234,11 @@ impl Refine {
                         .iter()
                         .zip(&can_fall)
                         .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()));
-                    let active = worth_a_pass(&gains.collect::<Vec<_>>(), objective.inputs.cheap_looks() > 1);
+                    let active = worth_a_pass(&gains.collect::<Vec<_>>(), objective.cheap_looks() > 1);
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
                             Some(whitened) => whitened,
-                            None => objective.whiten(moments, curvatures)?,
+                            None => objective.whiten(curvatures)?,
                         };
                         let trials: Vec<AffineLens> =
                             searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
@@ -227,7 +249,7 @@ impl Refine {
                             }
                         }
                         // More steps of the first lens, where they are cheap.
-                        for _ in 1..objective.inputs.cheap_looks() {
+                        for _ in 1..objective.cheap_looks() {
                             if !active[0] || searches[0].done() {
                                 break;
                             }
@@ -251,18 +273,21 @@ impl Refine {
                 record::save(path, KIND, STANDING_VERSION, &at)?;
             }
         }
-        let n_layers = at.lenses.len();
-        meter.finish(&format!("{n_layers} layers, {} sweeps, {} passes", self.sweeps, self.passes));
+        meter.finish(&format!("{n_maps} lenses, {} sweeps, {} passes", self.sweeps, self.passes));
         // A search without sweeps and passes stands at the passes, too.
-        let gradient_norm = match &at.phase {
+        let gradient_norm: Vec<f64> = match &at.phase {
             Phase::Passes { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),
             Phase::Sweeps(_) => unreachable!("the last sweep leads to the passes"),
         };
-        let shape = (at.training_kl.len() / n_layers, n_layers);
+        let n_steps = at.training_kl.len() / n_maps;
+        let lenses: Vec<Arc<AffineLens>> = at.lenses.into_iter().map(Arc::new).collect();
         Ok(Refined {
-            lenses: at.lenses.into_iter().map(Arc::new).collect(),
-            training_kl: Array2::from_shape_vec(shape, at.training_kl).expect("one row per pass"),
-            gradient_norm,
+            lenses: map_of.iter().map(|&map| lenses[map].clone()).collect(),
+            training_kl: Array2::from_shape_fn((n_steps, map_of.len()), |(step, l)| {
+                at.training_kl[step * n_maps + map_of[l]]
+            }),
+            gradient_norm: map_of.iter().map(|&map| gradient_norm[map]).collect(),
+            pool: start.pool().clone(),
         })
     }
 }
@@ -291,8 +316,8 @@ fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
 
 const KIND: &str = "refinement";
 const STANDING_VERSION: u32 = 2;
-/// Of finished lenses.
-const VERSION: u32 = 1;
+/// Of finished lenses. 2: with their pools.
+const VERSION: u32 = 2;
 
 /// Where a search stands between two sweeps or passes.
 #[derive(Serialize, Deserialize)]
@@ -326,14 +351,9 @@ impl Standing {
 
 impl Phase {
     /// Searches from lenses at which the objective was seen.
-    fn passes(
-        objective: &Objective,
-        moments: &LayerMoments,
-        lenses: &[AffineLens],
-        seen: &[Evaluation],
-    ) -> Result<Phase> {
+    fn passes(objective: &Objective, lenses: &[AffineLens], seen: &[Evaluation]) -> Result<Phase> {
         let curvatures = objective.fisher(lenses)?;
-        let whitened = objective.whiten(moments, &curvatures)?;
+        let whitened = objective.whiten(&curvatures)?;
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
         let searches = searches.collect();
@@ -344,8 +364,12 @@ impl Phase {
 impl Refined {
     /// Since `began`.
     fn tuned(self, moments: &LayerMoments, began: Instant) -> TunedLens {
+        let name = match &self.pool {
+            Pool::Own => "tuned lens".into(),
+            pool => format!("tuned {}", pool.name()),
+        };
         TunedLens {
-            lenses: LayerLenses::new("tuned lens", moments, self.lenses, began),
+            lenses: LayerLenses::new(&name, moments, self.lenses, began).of_pool(self.pool),
             training_kl: self.training_kl,
             gradient_norm: self.gradient_norm,
             seconds: began.elapsed().as_secs_f64(),
