@@ -19,6 +19,8 @@ use crate::session::Progress;
 
 /// Outputs wider than this are not whitened.
 const WIDEST: usize = 1024;
+/// Streams of its pool that a lens is shown of each chunk in a sweep: as many steps as if it were all of them, for less work each.
+const SHOWN: usize = 4;
 /// Chunks that the curvature is looked at.
 const LOOKED: usize = 16;
 
@@ -148,63 +150,67 @@ impl<'a> Objective<'a> {
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let all: Vec<usize> = (0..self.inputs.n_chunks()).collect();
-        self.evaluate_on(&all, lenses, active, meter)
+        self.evaluate_on(&all, lenses, active, None, meter)
     }
 
-    /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
+    /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at. In sweep number
+    /// `sampled`, a chunk shows each lens some streams of its pool, which take turns.
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
         lenses: &[AffineLens],
         active: &[bool],
+        sampled: Option<usize>,
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let mut sums: Vec<Evaluation> = lenses.iter().map(Evaluation::nothing).collect();
-        let apart = self.inputs.first().is_some();
-        // Each lens with each stream that it reads, but for what is looked at apart.
-        let looks: Vec<(usize, usize)> = (0..lenses.len())
-            .filter(|&map| active[map])
-            .flat_map(|map| self.maps[map].pool.iter().map(move |&l| (map, l)))
-            .filter(|&(_, l)| !(apart && l == 0))
-            .collect();
-        let mut n = 0;
+        let mut rows = vec![0; lenses.len()];
         for round in chunks.chunks(ROUND) {
             check_interrupt()?;
-            let parts: Vec<(usize, Vec<Evaluation>)> = round
-                .par_iter()
-                .map(|&i| {
-                    let read = self.inputs.read(i)?;
-                    // Those of one lens after each other: their sum is all that is kept.
-                    let mut seen: Vec<Evaluation> = Vec::new();
-                    for (k, &(map, l)) in looks.iter().enumerate() {
-                        let look = self.look(&read, map, l, &lenses[map]);
-                        match seen.last_mut() {
-                            Some(sum) if looks[k - 1].0 == map => sum.add(&look),
-                            _ => seen.push(look),
-                        }
-                    }
-                    Ok((read.wanted.p.nrows(), seen))
-                })
-                .collect::<Result<_>>()?;
-            let mut of_lens: Vec<usize> = looks.iter().map(|(map, _)| *map).collect();
-            of_lens.dedup();
-            for (n_tokens, part) in parts {
-                n += n_tokens;
+            let look = |&i: &usize| {
+                let read = self.inputs.read(i)?;
+                let of_lens = |map: usize| {
+                    let streams = self.shown(map, i, sampled);
+                    let mut sum = Evaluation::nothing(&lenses[map]);
+                    streams.iter().for_each(|&l| sum.add(&self.look(&read, map, l, &lenses[map])));
+                    (map, streams.len(), sum)
+                };
+                let seen: Vec<_> = (0..lenses.len()).filter(|&map| active[map]).map(of_lens).collect();
+                Ok((read.wanted.p.nrows(), seen))
+            };
+            for (n_tokens, seen) in round.par_iter().map(look).collect::<Result<Vec<_>>>()? {
                 meter.add(n_tokens);
-                of_lens.iter().zip(&part).for_each(|(&map, part)| sums[map].add(part));
+                for (map, n_streams, part) in seen {
+                    rows[map] += n_tokens * n_streams;
+                    sums[map].add(&part);
+                }
             }
         }
         for (map, sum) in sums.iter_mut().enumerate().filter(|(map, _)| active[*map]) {
-            sum.divide(n as f64);
+            let n_streams = self.maps[map].pool.len() as f64;
+            sum.divide(rows[map].max(1) as f64);
             if self.maps[map].pool.contains(&0)
                 && let Some(first) = self.look_at_first(map, &lenses[map])
             {
+                sum.divide(1.0 / (n_streams - 1.0));
                 sum.add(&first);
+                sum.divide(n_streams);
             }
-            sum.divide(self.maps[map].pool.len() as f64);
             self.maps[map].penalty.add_to(sum, &lenses[map]);
         }
         Ok(sums)
+    }
+
+    /// The streams of a lens's pool that chunk `i` is looked at through; the first one not where that is looked at apart.
+    fn shown(&self, map: usize, i: usize, sampled: Option<usize>) -> Vec<usize> {
+        let apart = self.inputs.first().is_some();
+        let pool: Vec<usize> = self.maps[map].pool.iter().copied().filter(|&l| !(apart && l == 0)).collect();
+        match sampled {
+            Some(sweep) if pool.len() > SHOWN => {
+                (0..SHOWN).map(|k| pool[((i + sweep) * SHOWN + k) % pool.len()]).collect()
+            }
+            Some(_) | None => pool,
+        }
     }
 
     /// All tokens for the lens of the first stream, if it has one of its own and the rows are few.

@@ -48,7 +48,7 @@ impl Moving {
     /// Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses have no less KL for certain: whoever calls
     /// compares.
     ///
-    /// Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
+    /// Lenses of large pools look at some streams of each chunk, in turns. Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
     pub(super) fn sweep(
         &mut self,
         objective: &Objective,
@@ -70,7 +70,7 @@ impl Moving {
         };
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, &self.lenses, active, meter)?;
+            let seen = objective.evaluate_on(&batch, &self.lenses, active, Some(sweep), meter)?;
             let done = (sweep * n_batches + k) as f64 / (sweeps * n_batches) as f64;
             let moving = self.lenses.par_iter_mut().zip(&mut self.velocities).zip(&seen).zip(&whitened);
             moving.zip(active).filter(|(_, active)| **active).for_each(|((((lens, velocity), at), w), _)| {
