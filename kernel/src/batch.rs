@@ -178,6 +178,9 @@ the same command goes on behind the last sweep or pass.")]
         /// Keep the tokens, and how far the search is, in this folder
         #[arg(long, value_name = "FOLDER")]
         keep: PathBuf,
+        /// Which streams a lens is fitted to: own, shared, left-out, left-out-without-last, later, every-3
+        #[arg(long, default_value = "own")]
+        kind: String,
         /// Times through the tokens in batches [default: the library's]
         #[arg(long)]
         sweeps: Option<usize>,
@@ -198,7 +201,7 @@ the same command goes on behind the last sweep or pass.")]
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lens: logit, own, shared, left-out, later, own-bias, own-gain, or a file of `onelens lens refine`
+        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias, own-gain, or a file of `onelens lens refine`
         #[arg(long, default_value = "own")]
         lens: String,
         #[command(flatten)]
@@ -404,9 +407,10 @@ pub(crate) fn lens(command: LensCommand) -> Request {
             let (model, texts) = texts.tokens();
             Request { json: output.json, work: Work::Fit { model, texts, output: out, shard_bytes, keep } }
         }
-        LensCommand::Refine { texts, moments, out, keep, sweeps, passes, lambda, output } => {
+        LensCommand::Refine { texts, moments, out, keep, kind, sweeps, passes, lambda, output } => {
             let (model, texts) = texts.tokens();
-            let work = Work::Refine { model, texts, moments, output: out, keep, sweeps, passes, lambda };
+            let work =
+                Work::Refine { model, texts, moments, output: out, keep, kind, sweeps, passes, lambda };
             Request { json: output.json, work }
         }
         LensCommand::Eval { texts, fitted, lens, output } => {

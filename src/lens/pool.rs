@@ -1,5 +1,7 @@
 //! Which streams a lens is fitted to: between "every layer its own" and "one for all".
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::LayerMoments;
@@ -100,5 +102,35 @@ impl Pool {
             }));
         }
         Ok((maps, map_of))
+    }
+}
+
+impl FromStr for Pool {
+    type Err = Error;
+
+    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `every-3` (or another number), or numbers of streams with commas
+    /// between them, as the command line has them.
+    fn from_str(name: &str) -> Result<Pool> {
+        let unknown = || {
+            Error::new(
+                ErrorKind::Config,
+                format!("no streams are called {name:?}"),
+                "say own, shared, left-out, left-out-without-last, later, every-3 or numbers such as 0,3,6",
+            )
+        };
+        match name {
+            "own" => Ok(Pool::Own),
+            "shared" => Ok(Pool::Shared),
+            "left-out" => Ok(Pool::LeftOut),
+            "left-out-without-last" => Ok(Pool::LeftOutWithoutLast),
+            "later" => Ok(Pool::Later),
+            _ => match name.strip_prefix("every-") {
+                Some(m) => m.parse().map(Pool::Every).map_err(|_| unknown()),
+                None => {
+                    let streams: Result<Vec<usize>, _> = name.split(',').map(str::parse).collect();
+                    streams.map(Pool::Streams).map_err(|_| unknown())
+                }
+            },
+        }
     }
 }

@@ -400,4 +400,11 @@ fn pools_of_nothing_are_refused() {
     assert!(said(Pool::Streams(vec![])).what().contains("has no streams"));
     assert!(said(Pool::Streams(vec![1, 4])).what().contains("no residual stream 4 among 4"));
     assert!(said(Pool::Every(0)).help().contains("1 is one lens for all"));
+    for (name, pool) in
+        [("left-out", Pool::LeftOut), ("every-3", Pool::Every(3)), ("0,2", Pool::Streams(vec![0, 2]))]
+    {
+        assert_eq!(name.parse::<Pool>().unwrap(), pool);
+    }
+    let e = "every-".parse::<Pool>().unwrap_err();
+    assert!(e.what().contains("\"every-\"") && e.help().contains("left-out"), "{e}");
 }

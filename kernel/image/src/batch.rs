@@ -208,7 +208,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             );
             (told, json!({ "model": output, "fingerprint": format!("{:016x}", model.fingerprint()) }))
         }
-        Work::Refine { model, texts, moments, output, keep, sweeps, passes, lambda } => {
+        Work::Refine { model, texts, moments, output, keep, kind, sweeps, passes, lambda } => {
             check_folder(output)?;
             let (model, moments) = (open(model, &texts.tokenizer)?, LayerMoments::load(moments)?);
             let documents = TextFiles::open(&texts.texts)?;
@@ -219,8 +219,8 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 passes: passes.unwrap_or(usual.passes),
                 lambda: lambda.unwrap_or(usual.lambda),
             };
-            let own = Ridge::default().own(&moments)?;
-            let tuned = how.refine(&refine, &model, &model.tokenizer, &documents, &own, &moments)?;
+            let start = Ridge::default().pooled(&moments, &kind.parse()?)?;
+            let tuned = how.refine(&refine, &model, &model.tokenizer, &documents, &start, &moments)?;
             tuned.save(output)?;
             let (before, after) =
                 (tuned.training_kl.row(0), tuned.training_kl.row(tuned.training_kl.nrows() - 1));
@@ -364,20 +364,20 @@ pub(crate) fn read_tokens(model: &LanguageModel, texts: &Tokens, n: usize) -> Re
 fn fit(name: &str, ridge: &Ridge, moments: &LayerMoments) -> Result<Box<dyn Lens>> {
     let lenses = match name {
         "logit" => return Ok(Box::new(LogitLens)),
-        "own" => ridge.own(moments)?,
-        "shared" => ridge.shared(moments)?,
-        "left-out" => ridge.left_out(moments)?,
-        "later" => ridge.later(moments)?,
         "own-bias" => ridge.shared_own_bias(moments)?,
         "own-gain" => ridge.shared_own_gain(moments)?,
         file if Path::new(file).is_file() => return Ok(Box::new(TunedLens::load(file)?)),
-        _ => {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("there is no lens {name:?}, and no such file"),
-                "lenses are logit, own, shared, left-out, later, own-bias and own-gain, or a file of `onelens lens refine`",
-            ));
-        }
+        _ => match name.parse() {
+            Ok(pool) => ridge.pooled(moments, &pool)?,
+            Err(_) => {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("there is no lens {name:?}, and no such file"),
+                    "lenses are logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias and own-gain, or a file of \
+                     `onelens lens refine`",
+                ));
+            }
+        },
     };
     Ok(Box::new(lenses))
 }

@@ -49,6 +49,8 @@ pub enum Work {
         moments: PathBuf,
         output: PathBuf,
         keep: PathBuf,
+        /// Which streams a lens is fitted to, by its name on the command line.
+        kind: String,
         sweeps: Option<usize>,
         passes: Option<usize>,
         lambda: Option<f64>,
