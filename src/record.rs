@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -76,12 +77,19 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Has `write` fill a file with a temporary name, which then gets this one.
+///
+/// The name cannot be foretold, and the file is a new one: where others write, too, nobody can have put a link there.
 fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
+    // The keys of a `RandomState` are the system's random bytes.
+    name.push(format!(".{:016x}.tmp", RandomState::new().hash_one(std::process::id())));
     let temporary = path.with_file_name(name);
     let whole = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create_new(&temporary)?;
+        // What was private is so at every moment.
+        if let Ok(old) = path.metadata() {
+            file.set_permissions(old.permissions())?;
+        }
         write(&mut file)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
@@ -315,5 +323,28 @@ mod tests {
         assert!(
             save(nowhere, "numbers", 3, &value).unwrap_err().to_string().contains("/no/such/folder/file")
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn no_link_is_followed_and_what_was_private_stays_so() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let [path, victim] = ["lens", "victim"].map(|name| folder.path().join(name));
+        std::fs::write(&victim, "whole").unwrap();
+        // The name that the file had when it could be foretold.
+        let foretold = folder.path().join(format!("lens.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &foretold).unwrap();
+        write_atomic(&path, b"first").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        write_whole(&path, |file| {
+            assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600);
+            file.write_all(b"second")
+        })
+        .unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(&victim).unwrap(), b"whole");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

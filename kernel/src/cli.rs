@@ -57,7 +57,11 @@ Exit codes:
   onelens convert notebooks/01_one_lens.ipynb
   onelens convert notebooks/01_one_lens.ipynb --to rust --output examples/one_lens.rs
 
-Nothing is run. The page holds the outputs that the notebook holds. The program has the items of all cells at the top and
+Nothing is run. The page holds the outputs that the notebook holds; HTML among them stands in it as it is. Browsers are
+told that the page runs no script and loads nothing from elsewhere, but HTML can still look like what it is not, and its
+links lead anywhere: open pages of trusted notebooks only.
+
+The program has the items of all cells at the top and
 their statements in `main`; where a cell shows a value it prints it with `{:?}`; text becomes comments.
 
 Exit codes:

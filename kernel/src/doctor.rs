@@ -1,6 +1,7 @@
 //! `onelens doctor`: what is there, what is missing, how to get it.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
@@ -77,18 +78,27 @@ fn cargo() -> Finding {
 
 /// Links an empty program, since a `cc` on the path proves little.
 fn linker() -> Finding {
-    let folder = std::env::temp_dir().join(format!("onelens-doctor-{}", std::process::id()));
-    let finding = link_in(&folder);
-    let _ = fs::remove_dir_all(&folder);
-    finding
+    let temporary = std::env::temp_dir();
+    match environment::new_folder(&temporary, "onelens-doctor-") {
+        Ok(folder) => {
+            let finding = link_in(&folder);
+            let _ = fs::remove_dir_all(&folder);
+            finding
+        }
+        Err(e) => cannot_link_in(&temporary, &e),
+    }
+}
+
+fn cannot_link_in(folder: &Path, error: &io::Error) -> Finding {
+    let help = "free space there, or set TMPDIR to a folder you can write to";
+    Missing(format!("cannot write to {}: {error}", folder.display()), help.into())
 }
 
 fn link_in(folder: &Path) -> Finding {
     let help = environment::LINKER_HELP;
     let source = folder.join("empty.rs");
-    if let Err(e) = fs::create_dir_all(folder).and_then(|()| fs::write(&source, "fn main() {}\n")) {
-        let help = "free space there, or set TMPDIR to a folder you can write to";
-        return Missing(format!("cannot write to {}: {e}", folder.display()), help.into());
+    if let Err(e) = fs::write(&source, "fn main() {}\n") {
+        return cannot_link_in(folder, &e);
     }
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     match Command::new(rustc).arg(&source).arg("--out-dir").arg(folder).output() {
@@ -109,10 +119,18 @@ fn link_in(folder: &Path) -> Finding {
 
 /// Writes a file there, since permissions, quotas and mounts all have a say.
 fn cache() -> Finding {
-    let folder = Image::folder();
-    let try_file = folder.join(format!(".doctor-{}", std::process::id()));
-    let tried = fs::create_dir_all(&folder).and_then(|()| fs::write(&try_file, [0; 4096]));
-    let _ = fs::remove_file(&try_file);
+    let folder = match Image::make_folder() {
+        Ok(folder) => folder,
+        Err(why) => {
+            let (what, help) =
+                split(&why).unwrap_or((&why, "set ONELENS_CACHE to a folder you can write to"));
+            return Missing(what.into(), help.into());
+        }
+    };
+    let tried = environment::new_file(&folder, ".doctor-", 0o600).and_then(|(path, mut file)| {
+        let written = file.write_all(&[0; 4096]);
+        fs::remove_file(&path).and(written)
+    });
     match tried {
         Ok(()) if environment::may_run_code_in(&folder) => Good(folder.display().to_string()),
         Ok(()) => Missing(

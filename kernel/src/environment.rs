@@ -1,9 +1,12 @@
 //! What around this program can fail while it works: disks, mounts, the linker, the network. In sentences with a remedy.
 
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::jupyter::message::random_hex;
 
 /// How to get a linker, on the systems that most people have.
 pub const LINKER_HELP: &str =
@@ -89,11 +92,31 @@ pub fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Makes a file in `folder` whose name nobody can foretell, so that where others write, too, nobody can have put a link
+/// in its place. `mode` is who may do what with it, from the beginning.
+pub fn new_file(folder: &Path, begin: &str, mode: u32) -> io::Result<(PathBuf, File)> {
+    let path = unforeseen(folder, begin)?;
+    // It fails where there is something of that name, be it a link that leads nowhere.
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+    Ok((path, file))
+}
+
+/// Makes a folder of its owner's alone, whose name nobody can foretell.
+pub fn new_folder(base: &Path, begin: &str) -> io::Result<PathBuf> {
+    let path = unforeseen(base, begin)?;
+    fs::DirBuilder::new().mode(0o700).create(&path)?;
+    Ok(path)
+}
+
+fn unforeseen(folder: &Path, begin: &str) -> io::Result<PathBuf> {
+    Ok(folder.join(format!("{begin}{}", random_hex(8).map_err(io::Error::other)?)))
+}
+
 /// Makes a folder that nobody else can write to, in a place where everybody can; an older one is taken if it is so too.
 ///
 /// What lies there is loaded as code, so a folder that another user has prepared is refused.
 pub fn private_folder(folder: &Path) -> Result<(), String> {
-    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => {

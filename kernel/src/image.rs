@@ -172,7 +172,7 @@ impl Image {
         let toolchain = Toolchain::find()?;
         let source = sources::folder(&toolchain.cargo)?;
         if Self::own_folder().is_none() {
-            environment::private_folder(&Self::folder())?;
+            Self::make_folder()?;
         }
         let folder = Self::folder().join("images").join(key(&toolchain, &source)?);
         Ok((toolchain, source, folder))
@@ -183,6 +183,16 @@ impl Image {
     pub fn folder() -> PathBuf {
         let shared = || std::env::temp_dir().join(format!("onelens-cache-{}", environment::user()));
         Self::own_folder().unwrap_or_else(shared)
+    }
+
+    /// The same, made if it is not there.
+    pub fn make_folder() -> Result<PathBuf, String> {
+        let folder = Self::folder();
+        match Self::own_folder() {
+            Some(own) => fs::create_dir_all(own).map_err(|e| cannot("create", &folder, &e))?,
+            None => environment::private_folder(&folder)?,
+        }
+        Ok(folder)
     }
 
     /// The same, where the user has a place of their own.

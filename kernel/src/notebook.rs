@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::environment;
 use crate::failure::Failure;
 
 /// The name of the kernelspec.
@@ -270,36 +271,47 @@ pub fn lines_of(text: &str) -> Value {
     text.split_inclusive('\n').map(Value::from).collect()
 }
 
+/// How the names of files begin that are there for a moment.
+const TEMPORARY: &str = ".onelens-";
+
 /// Writes a file in one step, under a temporary name first: a reader, or a power cut, finds the old file or the new.
 pub fn write_whole(path: &Path, content: &str) -> Result<(), Failure> {
     // A link stays a link: what it points to is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary: PathBuf = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let cannot = |e: io::Error| {
+        Failure::new(
+            format!("cannot write {}: {e}", path.display()),
+            "check that the folder is writable and the disk is not full",
+        )
+    };
+    let old = fs::metadata(&path).ok().map(|about| about.permissions());
+    // Nobody reads what is not for them, at no moment.
+    let mode = if old.is_some() { 0o600 } else { 0o666 };
+    let (temporary, mut file) = environment::new_file(folder_of(&path), TEMPORARY, mode).map_err(cannot)?;
     let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(content.as_bytes())?;
-        if let Ok(old) = fs::metadata(&path) {
-            file.set_permissions(old.permissions())?;
+        if let Some(old) = old {
+            file.set_permissions(old)?;
         }
+        file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     };
     write().map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        Failure::new(
-            format!("cannot write {}: {e}", path.display()),
-            "check that the folder is writable and the disk is not full",
-        )
+        cannot(e)
     })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Checks, before minutes are spent, that a file could be written there.
 pub fn check_folder_of(path: &Path) -> Result<(), Failure> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     if path.is_dir() {
         return Err(Failure::bad_input(
             format!("{} is a folder, so no file can be written there", path.display()),
@@ -313,10 +325,9 @@ pub fn check_folder_of(path: &Path) -> Result<(), Failure> {
         ));
     }
     // Only writing tells whether writing is possible: permissions, read-only disks, full ones.
-    let probe = folder.join(format!(".onelens-{}.tmp", std::process::id()));
-    let written = fs::File::create(&probe);
-    let _ = fs::remove_file(&probe);
-    written.map(drop).map_err(|e| {
+    let written =
+        environment::new_file(folder, TEMPORARY, 0o600).and_then(|(probe, _)| fs::remove_file(probe));
+    written.map_err(|e| {
         Failure::bad_input(
             format!("nothing can be written in the folder {}: {e}", folder.display()),
             "choose another place with --output FILE",
@@ -365,6 +376,55 @@ mod tests {
         assert!(refuse(r#"{"nbformat":4,"cells":[{}]}"#).contains("cell 1"));
         let python = r#"{"nbformat":4,"cells":[],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python"}}}"#;
         assert!(refuse(python).contains("\"Python 3\""));
+    }
+
+    /// The names that these files had when they could be foretold.
+    #[test]
+    fn a_link_that_somebody_has_put_there_is_not_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("victim"), "whole").unwrap();
+        let own = std::process::id();
+        let foretold = [format!(".t.ipynb.{own}.tmp"), format!(".onelens-{own}.tmp")];
+        for name in &foretold {
+            std::os::unix::fs::symlink(path("victim"), path(name)).unwrap();
+        }
+        check_folder_of(&path("t.ipynb")).unwrap();
+        write_whole(&path("t.ipynb"), "new").unwrap();
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "whole");
+        assert_eq!(fs::read_to_string(path("t.ipynb")).unwrap(), "new");
+        assert!(foretold.iter().all(|name| path(name).is_symlink()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing else stays");
+    }
+
+    /// While a private notebook is written, the file that takes its place is private, too.
+    #[test]
+    fn what_was_private_is_so_at_every_moment_and_what_was_not_stays_so() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.ipynb");
+        let mode = |path: &Path| fs::metadata(path).map(|about| about.permissions().mode() & 0o777);
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let over = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut seen = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let there = fs::read_dir(folder.path()).unwrap().flatten();
+                    seen.extend(there.filter_map(|entry| mode(&entry.path()).ok()));
+                }
+                seen
+            });
+            write_whole(&path, &"x".repeat(64 << 20)).unwrap();
+            over.store(true, Ordering::Relaxed);
+            watch.join().unwrap()
+        });
+        assert!(!seen.is_empty() && seen.iter().all(|mode| *mode == 0o600), "{seen:?}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+        write_whole(&path, "new").unwrap();
+        assert_eq!(mode(&path).unwrap(), 0o664);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::socket::{PeerId, lock};
 use crate::assist::Assistant;
 use crate::clock;
 use crate::engine::{Bundle, CellError, Output};
+use crate::page::ansi;
 use crate::session::{Session, Start};
 
 /// What the thread of cells is asked to do.
@@ -325,11 +326,13 @@ fn output_message(output: Output, count: u64) -> (&'static str, Value) {
     }
 }
 
-/// A bundle as the protocol wants it: JSON types as JSON, everything else as text.
+/// A bundle as the protocol wants it: JSON types as JSON, everything else as text. Plain text ends in terminals, which
+/// it must not command.
 fn data(bundle: Bundle) -> Map<String, Value> {
     bundle
         .into_iter()
         .map(|(mime, text)| {
+            let text = if mime == "text/plain" { ansi::only_colours(&text) } else { text };
             let is_json = mime == "application/json" || mime.ends_with("+json");
             match serde_json::from_str(&text) {
                 Ok(value) if is_json => (mime, value),
@@ -347,5 +350,13 @@ mod tests {
     fn json_travels_as_json_and_numbers_in_text_stay_text() {
         let bundle = vec![("application/json".into(), "[1]".into()), ("text/plain".into(), "1".into())];
         assert_eq!(Value::Object(data(bundle)), json!({ "application/json": [1], "text/plain": "1" }));
+    }
+
+    #[test]
+    fn plain_text_keeps_its_colours_and_commands_no_terminal() {
+        let text = "\x1b[2J\x1b[1mbold\x1b[0m\x08\n\tplain\x1b]52;c;eA==\x07";
+        let bundle = vec![("text/plain".into(), text.into()), ("text/x-raw".into(), "\x08".into())];
+        let expected = json!({ "text/plain": "\x1b[1mbold\x1b[0m\n\tplain", "text/x-raw": "\x08" });
+        assert_eq!(Value::Object(data(bundle)), expected);
     }
 }

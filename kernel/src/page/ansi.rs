@@ -1,4 +1,4 @@
-//! Text with ANSI escapes as HTML: colours and weights become spans, every other escape vanishes.
+//! Text with ANSI escapes as HTML: colours and weights become spans, every other escape and control character vanishes.
 
 use super::escape;
 
@@ -28,7 +28,7 @@ pub(super) fn to_html(text: &str) -> String {
         match piece {
             Piece::Text(text) => {
                 let (open, close) = style.tags();
-                out.push_str(&format!("{open}{}{close}", escape(text)));
+                out.push_str(&format!("{open}{}{close}", escape(&readable(text))));
             }
             Piece::Sgr(codes) => style.apply(codes),
         }
@@ -36,9 +36,25 @@ pub(super) fn to_html(text: &str) -> String {
     out
 }
 
-/// The text without its escapes.
+/// The text without its escapes and control characters.
 pub(crate) fn strip(text: &str) -> String {
-    pieces(text).filter_map(|piece| if let Piece::Text(text) = piece { Some(text) } else { None }).collect()
+    let text_of = |piece| if let Piece::Text(text) = piece { Some(readable(text)) } else { None };
+    pieces(text).filter_map(text_of).collect()
+}
+
+/// The text with colours and weights, and without everything else by which it could command a terminal.
+pub(crate) fn only_colours(text: &str) -> String {
+    let kept = |piece| match piece {
+        Piece::Text(text) => readable(text),
+        Piece::Sgr(codes) => format!("\x1b[{codes}m"),
+    };
+    pieces(text).map(kept).collect()
+}
+
+/// What can be read of text without escapes. Some terminals take characters beyond ASCII for the beginning of an
+/// escape.
+fn readable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t' | '\r')).collect()
 }
 
 enum Piece<'a> {
@@ -66,7 +82,7 @@ fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
                     None => (body, "", ""),
                 };
                 rest = after;
-                if kind == "m" {
+                if kind == "m" && codes.bytes().all(|b| b.is_ascii_digit() || b";:".contains(&b)) {
                     return Some(Piece::Sgr(codes));
                 }
             } else if let Some(body) = after.strip_prefix(']') {
@@ -159,6 +175,17 @@ mod tests {
         );
         assert_eq!(to_html("\x1b[38;5;196mx"), "<span class=\"\" style=\"color:rgb(255,0,0);\">x</span>");
         assert_eq!(strip("\x1b[1;38;5;9merror\x1b[0m[E0425]"), "error[E0425]");
+    }
+
+    #[test]
+    fn what_commands_a_terminal_is_left_out_and_colours_stay() {
+        // Clears the screen, sets the title, writes to the clipboard, goes back, rings, and the short form of an
+        // escape.
+        let text = "\x1b[2J\x1b]0;t\x07\x1b]52;c;eA==\x1b\\a\x08\x07\u{9b}2Jb\n\x1b[31mc\x1b[0m\t\x1b";
+        assert_eq!(only_colours(text), "a2Jb\n\x1b[31mc\x1b[0m\t");
+        assert_eq!(strip(text), "a2Jb\nc\t");
+        // What sets how keys are sent ends as a colour does.
+        assert_eq!(only_colours("\x1b[>4;2mx"), "x");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Markdown cells as HTML. HTML inside Markdown is shown as text; formulas are shown as they were written.
+//! Markdown cells as HTML. HTML inside Markdown is shown as text; formulas are shown as they were written. A picture
+//! that would have to be fetched is a link, as a page fetches nothing.
 
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 use serde_json::Value;
@@ -22,6 +23,8 @@ pub(super) fn to_html(source: &str, attachments: &Value) -> String {
     let mut events = Vec::new();
     // Inside a fenced block of Rust: its text so far.
     let mut rust: Option<String> = None;
+    // The pictures that are open, each with whether it is a link instead, and whether a link is around them.
+    let (mut pictures, mut in_link) = (Vec::new(), false);
     for event in parser(source) {
         if let Some(code) = &mut rust {
             match event {
@@ -48,12 +51,32 @@ pub(super) fn to_html(source: &str, attachments: &Value) -> String {
                 Event::Html(format!("<code class=\"math display\">{}</code>", escape(text.trim())).into())
             }
             Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+                in_link = true;
                 Event::Start(Tag::Link { link_type, dest_url: page_of(harmless(dest_url)), title, id })
             }
-            Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
-                let dest_url = attached(&dest_url, attachments).unwrap_or(dest_url);
-                Event::Start(Tag::Image { link_type, dest_url, title, id })
+            Event::End(TagEnd::Link) => {
+                in_link = false;
+                Event::End(TagEnd::Link)
             }
+            Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
+                let remote = is_remote(&dest_url);
+                pictures.push(remote);
+                match (remote, in_link) {
+                    (true, true) => continue,
+                    (true, false) => {
+                        Event::Start(Tag::Link { link_type, dest_url: harmless(dest_url), title, id })
+                    }
+                    (false, _) => {
+                        let dest_url = attached(&dest_url, attachments).unwrap_or(dest_url);
+                        Event::Start(Tag::Image { link_type, dest_url, title, id })
+                    }
+                }
+            }
+            Event::End(TagEnd::Image) => match (pictures.pop(), in_link) {
+                (Some(true), true) => continue,
+                (Some(true), false) => Event::End(TagEnd::Link),
+                _ => Event::End(TagEnd::Image),
+            },
             other => other,
         });
     }
@@ -98,6 +121,12 @@ fn harmless(target: CowStr<'_>) -> CowStr<'_> {
     if matches!(scheme.as_str(), "javascript" | "vbscript" | "data") { CowStr::Borrowed("#") } else { target }
 }
 
+/// Whether a picture lies on another machine.
+fn is_remote(target: &str) -> bool {
+    let target = target.trim_start().to_ascii_lowercase();
+    ["http:", "https:", "ftp:", "//"].iter().any(|start| target.starts_with(start))
+}
+
 /// A link to a notebook of the same collection leads from a page to its page.
 fn page_of(target: CowStr<'_>) -> CowStr<'_> {
     let (path, part) = target.split_at(target.find(['#', '?']).unwrap_or(target.len()));
@@ -133,6 +162,18 @@ mod tests {
         for link in ["\"08_b.html\"", "\"../d.html#e\"", "\"https://x.org/g.ipynb\"", "\"i.md\""] {
             assert!(html.contains(link), "{html}");
         }
+    }
+
+    #[test]
+    fn a_picture_from_elsewhere_is_a_link_and_one_that_is_there_a_picture() {
+        let html = to_html(
+            "![far](https://x.org/a.png \"t\") ![near](b.png) [![badge](//x.org/c.svg)](https://y.org)",
+            &Value::Null,
+        );
+        assert!(html.contains("<a href=\"https://x.org/a.png\" title=\"t\">far</a>"), "{html}");
+        assert!(html.contains("<img src=\"b.png\" alt=\"near\" />"), "{html}");
+        assert!(html.contains("<a href=\"https://y.org\">badge</a>"), "{html}");
+        assert_eq!(html.matches("<img").count(), 1, "{html}");
     }
 
     #[test]

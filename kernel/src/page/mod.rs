@@ -1,5 +1,7 @@
 //! An executed notebook as one HTML page that needs nothing else: no network, no script, light and dark.
 //!
+//! HTML that a notebook holds as an output stands in the page as it is. What it could do there ends at [`POLICY`].
+//!
 //! The same notebook gives the same page, byte for byte.
 
 pub(crate) mod ansi;
@@ -12,6 +14,11 @@ use serde_json::Value;
 
 use crate::notebook::{Cell, Notebook, text_of};
 
+/// What browsers are told a page may do: show itself and pictures that lie beside it. It runs nothing, loads nothing
+/// from elsewhere, and sends nothing.
+const POLICY: &str = "default-src 'none'; img-src 'self' file: data:; media-src data:; font-src data:; \
+                      style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
 /// The page. `fallback_title` is used when no cell has a heading.
 pub fn render(notebook: &Notebook, fallback_title: &str) -> String {
     let title = notebook
@@ -23,6 +30,7 @@ pub fn render(notebook: &Notebook, fallback_title: &str) -> String {
     let _ = write!(
         page,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"generator\" content=\"onelens\">\n\
          <title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n",
@@ -167,6 +175,32 @@ mod tests {
             output(json!({ "output_type": "display_data", "data": { "image/png": "\"><script>" } })),
         ] {
             assert!(!html.contains("<script"), "{html}");
+        }
+    }
+
+    #[test]
+    fn a_page_says_first_of_all_that_it_runs_and_loads_nothing() {
+        let stored = "<script>alert(1)</script><img src=\"https://x.org/seen.png\">";
+        let html = output(json!({ "output_type": "display_data", "data": { "text/html": stored } }));
+        let policy = html.find("<meta http-equiv=\"Content-Security-Policy\" content=\"").unwrap();
+        let [head_end, first] = ["</head>", stored].map(|text| html.find(text).unwrap());
+        assert!(policy < head_end && head_end < first, "{html}");
+        let policy = html[policy..].split('"').nth(3).unwrap();
+        assert!(policy.starts_with("default-src 'none';"), "{policy}");
+        for open in ["http", "*", "script-src", "connect-src"] {
+            assert!(!policy.contains(open), "{policy}");
+        }
+    }
+
+    #[test]
+    fn characters_that_command_a_terminal_are_left_out() {
+        let text = "a\u{1b}[2J\u{8}b\u{9b}31mc\u{7}\td";
+        for html in [
+            output(json!({ "output_type": "stream", "name": "stdout", "text": text })),
+            output(json!({ "output_type": "display_data", "data": { "text/plain": text } })),
+            output(json!({ "output_type": "error", "ename": "", "evalue": "", "traceback": [text] })),
+        ] {
+            assert!(html.contains(">ab31mc\td</pre>"), "{html:?}");
         }
     }
 

@@ -114,7 +114,7 @@ impl Run {
             let part = |name: &str| content[name].as_str().unwrap_or("error").to_string();
             text = format!("{}: {}", part("ename"), part("evalue"));
         }
-        if self.screen.is_terminal() { text } else { page::ansi::strip(&text) }
+        if self.screen.is_terminal() { page::ansi::only_colours(&text) } else { page::ansi::strip(&text) }
     }
 }
 

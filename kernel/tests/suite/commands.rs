@@ -55,6 +55,38 @@ fn doctor_names_what_is_missing_and_how_to_get_it() {
     assert!(said.contains("MISSING") && said.contains("rustup.rs"), "{said}");
 }
 
+/// A shell knows its number before it becomes the program.
+#[test]
+fn doctor_follows_no_link_that_somebody_has_put_in_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let [victim, temporary, cache] = ["victim", "tmp", "cache"].map(|name| folder.path().join(name));
+    for folder in [&victim, &temporary, &cache] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let script = "ln -s \"$1\" \"$TMPDIR/onelens-doctor-$$\"\nln -s \"$1/file\" \"$ONELENS_CACHE/.doctor-$$\"\nexec \"$2\" doctor";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args([victim.as_os_str(), ONELENS.as_ref()])
+        .env("TMPDIR", &temporary)
+        .env("ONELENS_CACHE", &cache)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("links a program") && said.contains(&cache.display().to_string()), "{said}");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0, "{said}");
+    // Nothing of its own stays either.
+    for folder in [&temporary, &cache] {
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn the_help_of_convert_says_what_a_page_is_trusted_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, said) = onelens(&["convert", "--help"], folder.path());
+    assert!(said.contains("trusted") && said.contains("no script"), "{said}");
+}
+
 #[test]
 fn every_command_has_help_with_an_example() {
     for command in ["run", "convert", "install", "uninstall", "lab", "doctor", "kernel"] {
