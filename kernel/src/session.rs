@@ -19,6 +19,9 @@ pub trait Session: Send {
     fn variables(&self) -> BTreeMap<String, String>;
     /// Whom to ask when a cell of this session reads standard input; a session may have no way to notice that.
     fn on_input(&mut self, _ask: Ask) {}
+    /// Hands over what threads of earlier cells have put out since the last cell ended; called now and then between
+    /// cells.
+    fn idle(&mut self, _on_output: &mut dyn FnMut(Output)) {}
     /// Finishes what was put off until the user has the cell's outputs.
     fn settle(&mut self) {}
     /// What is in force between cells, for those who complete code while the next one runs.
@@ -85,6 +88,10 @@ impl Session for Engine {
 
     fn on_input(&mut self, ask: Ask) {
         Engine::on_input(self, ask);
+    }
+
+    fn idle(&mut self, on_output: &mut dyn FnMut(Output)) {
+        Engine::idle(self, on_output);
     }
 
     fn settle(&mut self) {

@@ -17,6 +17,8 @@ use crate::paths;
 pub(super) struct Analyzer {
     running: Option<Running>,
     starts: usize,
+    /// When it was started last.
+    started: Option<Instant>,
     /// What the program was started for; other crates need another start.
     sources: Option<Sources>,
 }
@@ -68,6 +70,7 @@ impl Analyzer {
         let alive = self.running.as_ref().is_some_and(|running| running.server.phase() != Phase::Gone);
         if !alive && self.starts < MOST_STARTS {
             self.starts += 1;
+            self.started = Some(Instant::now());
             self.running = start(sources, &shadow, &position);
         }
         let running = self.running.as_mut()?;
@@ -88,6 +91,11 @@ impl Analyzer {
     /// Waits until the program has all sources, if it was started; whether it has.
     pub(super) fn wait_ready(&self, deadline: Instant) -> bool {
         self.running.as_ref().is_some_and(|running| running.server.wait_ready(deadline))
+    }
+
+    /// When the program was started, if it was.
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.started
     }
 
     /// Whether the program has all sources.
@@ -162,8 +170,11 @@ fn start(sources: &Sources, shadow: &Shadow, position: &Value) -> Option<Running
         .env("CARGO", sources.rustc.with_file_name("cargo"));
     let document = json!({ "uri": uri, "languageId": "rust", "version": 1, "text": shadow.text });
     let asked = json!({ "textDocument": { "uri": uri }, "position": position });
+    let mut document = Some(document);
     let warm_up = move |server: &super::lsp::Notifier| {
-        server.notify("textDocument/didOpen", json!({ "textDocument": document }));
+        if let Some(document) = document.take() {
+            server.notify("textDocument/didOpen", json!({ "textDocument": document }));
+        }
         server.prepare("textDocument/completion", &asked);
     };
     let server = Server::start(command, initialize(&uri_of(folder), &project), warm_up).ok()?;

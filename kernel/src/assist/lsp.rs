@@ -46,14 +46,16 @@ struct Waiting {
 
 /// The request that opens a session; its reply comes before any other.
 const INITIALIZE: u64 = 0;
+/// What the thread that reads writes into a reply that came when the server had not all sources.
+const WHILE_LOADING: &str = "whileLoading";
 
 impl Server {
-    /// Starts the program and opens the session. `on_ready` runs once, when the server has all sources and before
-    /// anybody else takes it for ready.
+    /// Starts the program and opens the session. `on_ready` runs whenever the server has all sources, and before
+    /// anybody else takes it for ready: what it is shown then may have it read more.
     pub(super) fn start(
         mut command: Command,
         initialize: Value,
-        on_ready: impl FnOnce(&Notifier) + Send + 'static,
+        on_ready: impl FnMut(&Notifier) + Send + 'static,
     ) -> io::Result<Server> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         end_with_this_thread(&mut command);
@@ -104,6 +106,11 @@ impl Server {
             let (id, reply) = self.link.request(method, params);
             let left = deadline.saturating_duration_since(Instant::now());
             match reply.recv_timeout(left) {
+                // Files that it is shown may have it read others: until then it knows nothing.
+                Ok(message)
+                    if message["result"].is_null()
+                        && message[WHILE_LOADING] == true
+                        && self.wait_ready(deadline) => {}
                 Ok(mut message) if message.get("error").is_none() => return Some(message["result"].take()),
                 // The sources changed meanwhile, or the server gave the request up for another one.
                 Ok(message) if matches!(message["error"]["code"].as_i64(), Some(-32801 | -32802)) => {}
@@ -177,29 +184,32 @@ impl Link {
         self.changed.notify_all();
     }
 
-    fn listen(self: &Arc<Self>, output: ChildStdout, on_ready: impl FnOnce(&Notifier)) {
+    fn listen(self: &Arc<Self>, output: ChildStdout, mut on_ready: impl FnMut(&Notifier)) {
         let mut output = BufReader::new(output);
-        let mut on_ready = Some(on_ready);
-        while let Some(message) = read(&mut output) {
-            let id = message.get("id");
+        while let Some(mut message) = read(&mut output) {
+            let id = message.get("id").cloned();
+            let number = id.as_ref().and_then(Value::as_u64);
             match message["method"].as_str() {
                 // The server asks for settings or to be told of changed files: it has everything already.
                 Some(_) if id.is_some() => self.send(&json!({ "id": id, "result": null })),
                 Some("experimental/serverStatus") if message["params"]["quiescent"] == true => {
-                    if let Some(on_ready) = on_ready.take() {
-                        // In this order: who waits for this phase may send at once, and that has to come second.
-                        on_ready(&Notifier(self.clone()));
-                        self.enter(Phase::Ready);
-                    }
+                    // In this order: who waits for this phase may send at once, and that has to come second.
+                    on_ready(&Notifier(self.clone()));
+                    self.enter(Phase::Ready);
+                }
+                Some("experimental/serverStatus") if message["params"]["quiescent"] == false => {
+                    self.enter(Phase::Loading);
                 }
                 Some(_) => {}
-                None if id.and_then(Value::as_u64) == Some(INITIALIZE) => {
+                None if number == Some(INITIALIZE) => {
                     self.enter(Phase::Loading);
                     self.send(&json!({ "method": "initialized", "params": {} }));
                 }
                 None => {
-                    let reply =
-                        id.and_then(Value::as_u64).and_then(|id| lock(&self.waiting).replies.remove(&id));
+                    if *lock(&self.phase) < Phase::Ready {
+                        message[WHILE_LOADING] = true.into();
+                    }
+                    let reply = number.and_then(|id| lock(&self.waiting).replies.remove(&id));
                     if let Some(reply) = reply {
                         let _ = reply.send(message);
                     }
@@ -269,6 +279,28 @@ mod tests {
         let server = Server::start(command, Value::Null, on_ready).unwrap();
         assert!(server.wait_ready(Instant::now() + Duration::from_secs(60)));
         assert_eq!(sent.try_recv(), Ok(()));
+    }
+
+    /// As rust-analyzer does when it is shown a file: it reads sources again, and meanwhile it knows nothing.
+    #[test]
+    fn a_server_that_has_begun_to_read_again_is_asked_once_more() {
+        let says = |message: Value| format!("Content-Length: {}\r\n\r\n{message}", message.to_string().len());
+        let status = |quiescent: bool| {
+            says(json!({ "method": "experimental/serverStatus", "params": { "quiescent": quiescent } }))
+        };
+        let reply = |id: u64, result: Value| says(json!({ "id": id, "result": result }));
+        let before = status(true);
+        let meanwhile = status(false) + &reply(1, Value::Null);
+        let (again, found) = (status(true), reply(2, json!("found")));
+        // Of each message the end is read with the next one, and two more lines: so it answers when it has been asked.
+        let script = r#"printf %s "$1"; read -r x; read -r x; read -r x; printf %s "$2"; sleep 0.3; printf %s "$3"
+            read -r x; read -r x; printf %s "$4"; exec cat 3>&1 > /dev/null"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", &before, &meanwhile, &again, &found]);
+        let server = Server::start(command, Value::Null, |_: &Notifier| {}).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        assert!(server.wait_ready(deadline));
+        assert_eq!(server.ask("textDocument/hover", &Value::Null, deadline), Some(json!("found")));
     }
 
     #[test]

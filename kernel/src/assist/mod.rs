@@ -1,8 +1,8 @@
 //! Completion and documentation for the code in a cell, also while another cell runs.
 //!
 //! Names that the session knows are there at once. Everything else is asked of the program rust-analyzer, which is
-//! started when somebody first asks, sees the session as a file of its own, and ends with the kernel. While it is not
-//! ready, or not there, the names have to do.
+//! started when somebody first asks, or has time to, sees the session as a file of its own, and ends with the kernel.
+//! While it is not ready, or not there, the names have to do; where there are none, one waits for it a few seconds.
 //!
 //! | module | idea |
 //! |---|---|
@@ -80,6 +80,10 @@ impl Documentation {
 
 /// After this a Tab is answered with what is there, and a tooltip is given up.
 const TAB: Duration = Duration::from_millis(800);
+/// How long after the start of rust-analyzer a question waits that has no other answer.
+const LOADING: Duration = Duration::from_secs(15);
+/// What is said of a name when that was not enough.
+const STILL_AT_WORK: &str = "rust-analyzer is still reading the crates; ask again in a few seconds";
 /// How long a cell that asks for documentation waits, where rust-analyzer has to be started for it.
 const QUESTION: Duration = Duration::from_secs(20);
 
@@ -87,6 +91,18 @@ impl Assistant {
     /// Takes over what is in force from now on.
     pub fn set_scene(&self, scene: Scene) {
         *lock(&self.scene) = scene;
+    }
+
+    /// Whether the session is there, and with it what rust-analyzer needs.
+    pub fn has_sources(&self) -> bool {
+        lock(&self.scene).sources.is_some()
+    }
+
+    /// Starts rust-analyzer, if nobody has asked for anything yet.
+    pub fn warm_up(&self) {
+        let scene = lock(&self.scene).clone();
+        let now = Instant::now();
+        lock(&self.analyzer).show(&scene, "", 0, Patience { ready_by: now, answered_by: now });
     }
 
     /// A cell begins to run: what it defines can be completed meanwhile.
@@ -148,7 +164,9 @@ impl Assistant {
         // A variable's type is an answer already: its documentation may come the next time.
         let patience = wait(&analyzer, known().is_some(), deadline);
         let asking = analyzer.show(&scene, code, subject, patience);
-        asking.and_then(|asking| inspect::inspect(&asking, with_source)).or_else(known)
+        let found = asking.and_then(|asking| inspect::inspect(&asking, with_source)).or_else(known);
+        let late = Instant::now() >= patience.answered_by;
+        found.or_else(|| late.then(|| Documentation { markdown: STILL_AT_WORK.into() }))
     }
 
     /// The process of rust-analyzer, while there is one.
@@ -163,8 +181,14 @@ impl Assistant {
     }
 }
 
-/// One waits for the program to start only where there is nothing to say without it.
+/// One waits for the program only where there is nothing to say without it, and longer while it is new: it reads
+/// sources then, and works out much for the first time. Many questions in a row wait no longer than one.
 fn wait(analyzer: &Analyzer, has_answer: bool, deadline: Instant) -> Patience {
-    let ready_by = if has_answer && !analyzer.is_ready() { Instant::now() } else { deadline };
-    Patience { ready_by, answered_by: deadline }
+    let now = Instant::now();
+    if has_answer {
+        let ready_by = if analyzer.is_ready() { deadline } else { now };
+        return Patience { ready_by, answered_by: deadline };
+    }
+    let until = (analyzer.started().unwrap_or(now) + LOADING).max(deadline);
+    Patience { ready_by: until, answered_by: until }
 }

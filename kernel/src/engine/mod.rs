@@ -158,6 +158,11 @@ impl Engine {
         Interrupter(Arc::clone(&self.session.control))
     }
 
+    /// Hands over what threads of earlier cells have put out since the last cell ended.
+    pub fn idle(&mut self, on_output: &mut dyn FnMut(Output)) {
+        self.session.idle(on_output);
+    }
+
     /// Finishes what was put off until the user has the cell's outputs.
     pub fn settle(&mut self) {
         self.session.settle();

@@ -167,6 +167,15 @@ impl Process {
         }
     }
 
+    /// What has come meanwhile, without waiting: hands over what was printed, and returns a frame if there is one.
+    pub(super) fn poll(&mut self, on_text: &mut dyn FnMut(Printed)) -> Option<Vec<String>> {
+        if available(&self.channel) > 0 {
+            append(&mut self.channel, &mut self.frames);
+        }
+        self.drain(on_text);
+        frame::decode(&mut self.frames)
+    }
+
     /// Waits for a millisecond, or until there is something else to read than what is printed.
     #[allow(unsafe_code)]
     fn nap(&self) {

@@ -162,6 +162,46 @@ impl Session {
         }
     }
 
+    /// Between cells: what threads of earlier ones put out.
+    pub(super) fn idle(&mut self, on_output: &mut dyn FnMut(Output)) {
+        let mut quiet = true;
+        loop {
+            let blocks = &mut self.blocks;
+            let frame = self.process.poll(&mut |text| {
+                quiet = false;
+                match text {
+                    Printed::Stdout(text) => blocks.push(&text, on_output),
+                    Printed::Stderr(text) => on_output(Output::Stderr(text)),
+                }
+            });
+            let Some(parts) = frame else { break };
+            self.put_out(&parts, on_output);
+        }
+        // A block waits for others of its output, which would have come by now.
+        if quiet {
+            self.blocks.finish_line(on_output);
+        }
+    }
+
+    /// An output in the order of what is printed, which its sender waits to be read; false for frames of other kinds.
+    fn put_out(&mut self, parts: &[String], on_output: &mut dyn FnMut(Output)) -> bool {
+        match parts[0].as_str() {
+            kind @ ("result" | "display" | "update") => {
+                self.blocks.finish_line(on_output);
+                on_output(shown(kind, parts));
+            }
+            "showing" => self.blocks.result_begins(on_output),
+            "shown" => self.blocks.result_ends(on_output),
+            "clear" => {
+                self.blocks.finish_line(on_output);
+                on_output(Output::Clear { wait: parts[1] == "wait" });
+            }
+            _ => return false,
+        }
+        self.process.acknowledge();
+        true
+    }
+
     /// Whether the cell is over.
     fn frame(
         &mut self,
@@ -170,28 +210,13 @@ impl Session {
         course: &mut Course,
         on_output: &mut dyn FnMut(Output),
     ) -> bool {
+        if self.put_out(parts, on_output) {
+            return false;
+        }
         match parts[0].as_str() {
             "ready" => self.control.set_worker(number(parts, 1)),
             "forked" => course.copy = number(parts, 1),
-            kind @ ("result" | "display" | "update") => {
-                self.blocks.finish_line(on_output);
-                on_output(shown(kind, parts));
-                self.process.acknowledge();
-            }
-            "showing" => {
-                self.blocks.result_begins(on_output);
-                self.process.acknowledge();
-            }
-            "shown" => {
-                self.blocks.result_ends(on_output);
-                self.process.acknowledge();
-            }
             "overflow" => course.overflow = true,
-            "clear" => {
-                self.blocks.finish_line(on_output);
-                on_output(Output::Clear { wait: parts[1] == "wait" });
-                self.process.acknowledge();
-            }
             "failed" => {
                 course.not_loaded = parts.get(1).is_some_and(|kind| kind == "load");
                 course.error = Some(failure(parts, ready, &self.libraries));

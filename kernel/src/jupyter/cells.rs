@@ -31,12 +31,25 @@ pub(super) enum Job {
 /// How long a failed cell waits for requests that are already on their way, before it aborts them.
 const GRACE: Duration = Duration::from_millis(10);
 
+/// How often one looks between cells for what threads of earlier ones have put out.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Nobody has sent a cell for so long: somebody reads or types, and may want a completion.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// Runs jobs until told to stop.
 pub(super) fn run(kernel: Arc<Kernel>, jobs: &Receiver<Job>, start: Start) {
     let start: Arc<Start> = start.into();
     let session = Preparation::begin(&start, &kernel.assistant);
-    let mut cells = Cells { kernel, session, start, count: 0 };
-    while let Ok(job) = jobs.recv() {
+    let mut cells = Cells { kernel, session, start, count: 0, last: None, since: Instant::now() };
+    loop {
+        let job = match jobs.recv_timeout(LOOK_EVERY) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                cells.idle();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         match job {
             Job::Cell(peer, request) => {
                 if let Some(done) = cells.cell(peer, &request, jobs) {
@@ -92,9 +105,32 @@ struct Cells {
     session: Preparation,
     start: Arc<Start>,
     count: u64,
+    /// The last cell, below which stands what its threads put out later.
+    last: Option<Message>,
+    /// When that had ended, or the kernel started.
+    since: Instant,
 }
 
 impl Cells {
+    /// Nothing is to be run just now.
+    fn idle(&mut self) {
+        self.late_output();
+        if self.since.elapsed() > PAUSE {
+            self.kernel.prepare_answers();
+        }
+    }
+
+    /// Publishes what threads of earlier cells have put out since.
+    fn late_output(&mut self) {
+        if let (Preparation::Ready(session), Some(last)) = (&mut self.session, &self.last) {
+            let (kernel, count) = (&self.kernel, self.count);
+            session.idle(&mut |output| {
+                let (kind, content) = output_message(output, count);
+                kernel.publish(last, kind, content);
+            });
+        }
+    }
+
     /// Runs one cell, and aborts those behind it if it fails. Returns the request to stop if one came meanwhile.
     fn cell(&mut self, peer: PeerId, request: &Message, jobs: &Receiver<Job>) -> Option<Sender<()>> {
         let kernel = &*self.kernel.clone();
@@ -103,6 +139,7 @@ impl Cells {
         let silent = flag("silent", false);
         let counted = !silent && flag("store_history", true) && !code.trim().is_empty();
 
+        self.late_output();
         kernel.status(request, "busy");
         let metadata = json!({ "started": clock::now() });
         self.count += u64::from(counted);
@@ -145,6 +182,8 @@ impl Cells {
             session.settle();
             kernel.assistant.set_scene(session.scene());
         }
+        self.last = Some(request.clone());
+        self.since = Instant::now();
 
         for job in waiting {
             match job {

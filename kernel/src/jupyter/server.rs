@@ -55,7 +55,9 @@ pub(super) struct Kernel {
     pub(super) history: Mutex<History>,
     pub(super) assistant: Arc<Assistant>,
     /// Completion and documentation, which take a while and must not hold up the shell.
-    questions: Sender<(PeerId, Message)>,
+    questions: Sender<Asked>,
+    /// Whether what answers them was started before anybody asked.
+    prepared: AtomicBool,
     pub(super) running: Mutex<Running>,
     pub(super) stopping: AtomicBool,
     end: Sender<()>,
@@ -81,6 +83,13 @@ pub(super) struct Running {
     pub(super) interrupted: bool,
 }
 
+/// What the thread for questions has to do.
+enum Asked {
+    Request(PeerId, Box<Message>),
+    /// To be ready for requests.
+    Prepare,
+}
+
 /// What the control thread takes turns with.
 enum Control {
     Request(PeerId, Vec<Vec<u8>>),
@@ -100,7 +109,7 @@ impl Server {
         let mut connection = Connection::read(file)?;
         let ip = connection.address()?;
         let (jobs, job_queue) = mpsc::channel();
-        let (questions, question_queue) = mpsc::channel::<(PeerId, Message)>();
+        let (questions, question_queue) = mpsc::channel::<Asked>();
         let (end, ended) = mpsc::channel();
         let (shell_sender, shell_queue) = mpsc::channel();
         let (control_sender, control_queue) = mpsc::channel();
@@ -138,6 +147,7 @@ impl Server {
             history: Mutex::new(history),
             assistant: Arc::default(),
             questions,
+            prepared: AtomicBool::new(false),
             running: Mutex::default(),
             stopping: AtomicBool::new(false),
             end,
@@ -158,8 +168,11 @@ impl Server {
         spawn("cells", move || cells::run(k, &job_queue, start))?;
         let k = kernel.clone();
         spawn("questions", move || {
-            for (peer, request) in question_queue {
-                k.answer(peer, &request);
+            for asked in question_queue {
+                match asked {
+                    Asked::Request(peer, request) => k.answer(peer, &request),
+                    Asked::Prepare => k.assistant.warm_up(),
+                }
             }
         })?;
         let k = kernel.clone();
@@ -234,7 +247,7 @@ impl Kernel {
             return;
         }
         if matches!(request.kind(), "complete_request" | "inspect_request") {
-            let _ = self.questions.send((peer, request.clone()));
+            let _ = self.questions.send(Asked::Request(peer, Box::new(request.clone())));
             return;
         }
         if request.kind() == "shutdown_request" {
@@ -256,6 +269,16 @@ impl Kernel {
         let running = lock(&self.running);
         if let Some(cell) = &running.request {
             self.status(cell, "busy");
+        }
+    }
+
+    /// Starts what answers questions, once, if somebody is there who could ask: the first Tab should not wait for it.
+    pub(super) fn prepare_answers(&self) {
+        if self.shell.has_peer()
+            && self.assistant.has_sources()
+            && !self.prepared.swap(true, Ordering::Relaxed)
+        {
+            let _ = self.questions.send(Asked::Prepare);
         }
     }
 

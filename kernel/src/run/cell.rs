@@ -20,6 +20,9 @@ pub(super) struct Run {
     pub(super) interrupts: Arrived,
     pub(super) timeout: Option<Duration>,
     pub(super) outputs: Outputs,
+    /// The requests so far, with the positions of their cells: a thread may put something out when its cell is long
+    /// over.
+    pub(super) sent: Vec<(String, usize)>,
 }
 
 /// How the run of one cell ended.
@@ -43,6 +46,7 @@ impl Run {
             return End::Interrupted;
         }
         let id = self.kernel.client.execute(source);
+        self.sent.push((id.clone(), at));
         let started = Instant::now();
         let (mut reply, mut idle): (Option<Message>, bool) = (None, false);
         let mut half_done: Option<Instant> = None;
@@ -56,6 +60,11 @@ impl Run {
                     }
                     idle |= record.note(&m);
                     self.outputs.apply(at, m.kind(), &m.content);
+                }
+                Some(FromKernel::IoPub(m)) => {
+                    if let Some((_, at)) = self.sent.iter().find(|(id, _)| m.parent_id() == *id) {
+                        self.outputs.apply(*at, m.kind(), &m.content);
+                    }
                 }
                 Some(FromKernel::Shell(m)) if m.parent_id() == id => {
                     record.time("shell.execute_reply", &m);

@@ -105,8 +105,14 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     for (todo, done) in todo.iter().zip(&done) {
         notebook.set_result(todo.at, done.outputs.clone(), done.count, done.times.clone());
     }
-    let mut run =
-        Run { kernel, screen, interrupts, timeout: options.timeout, outputs: Outputs::new(n_cells) };
+    let mut run = Run {
+        kernel,
+        screen,
+        interrupts,
+        timeout: options.timeout,
+        outputs: Outputs::new(n_cells),
+        sent: vec![],
+    };
     let code = all(&mut run, &mut notebook, &todo, &mut done, options.allow_errors);
 
     let written = write(&notebook, &output, html.as_deref());

@@ -175,6 +175,9 @@ fn everything_that_can_stand_at_the_cursor_is_offered_with_its_kind_and_type() {
         ("place.lon|", "longitude", "field", "f64"),
         ("Place { la|", "latitude", "field", "f64"),
         ("Config { d_vo|", "d_vocab", "field", "usize"),
+        ("Training { |", "batch_size", "field", "usize"),
+        ("let t = Training { steps: 3, |", "seed", "field", "u64"),
+        ("Training { lr: 1.0, | ..Default::default() }", "clip", "field", "f64"),
         // The session's variables and items.
         ("numb|", "numbers", "instance", "Vec<f64>"),
         ("let y = tab|", "table", "instance", "Array2<f64>"),
@@ -330,6 +333,41 @@ fn a_cell_that_is_a_question_is_answered_in_the_pager() {
         let text = page["data"]["text/plain"].as_str().unwrap();
         assert!(text.contains(words), "{cell}:\n{text}");
     }
+}
+
+#[test]
+fn the_first_questions_are_answered_or_say_why_they_are_not() {
+    if !analyzer_is_there() {
+        return;
+    }
+    let kernel = Kernel::start();
+    kernel.run("let anchor = 1;");
+    let since = Instant::now();
+    let reply = kernel.ask("inspect_request", "Vec::ne|w", json!({ "detail_level": 0 }));
+    let text = reply["data"]["text/plain"].as_str().unwrap_or_default();
+    assert!(reply["found"] == true, "{reply}");
+    assert!(text.contains("pub const fn new() -> Self") || text.contains("still reading"), "{text}");
+    // By now it is there, or the first question has waited in vain for as long as one may.
+    let offered = kernel.texts("let v = vec![1];\nv.pus|");
+    assert!(offered.contains(&"push".into()) || since.elapsed() > Duration::from_secs(14), "{offered:?}");
+}
+
+#[test]
+fn rust_analyzer_starts_before_the_first_question_where_somebody_sits_and_thinks() {
+    if !analyzer_is_there() {
+        return;
+    }
+    let kernel = Kernel::start();
+    kernel.run("let anchor = 1;");
+    let since = Instant::now();
+    while kernel.analyzer().is_none() {
+        assert!(since.elapsed() < Duration::from_secs(30), "it does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(
+        since.elapsed() > Duration::from_secs(1),
+        "cells that follow each other have the machine to themselves"
+    );
 }
 
 #[test]

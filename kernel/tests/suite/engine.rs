@@ -595,6 +595,32 @@ fn a_loop_that_prints_is_few_messages_and_a_slow_one_is_heard_at_once() {
 }
 
 #[test]
+fn what_threads_put_out_between_cells_comes_without_another_cell() {
+    let mut n = Notebook::new();
+    // A display waits to be read, and must not hold up the next cell either.
+    let code = r#"std::thread::spawn(|| {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        println!("late");
+        eprintln!("careful");
+        onelens::session::display(&vec![("text/plain".into(), "shown".into())]);
+        println!("EVCXR_BEGIN_CONTENT text/plain\nblock\nEVCXR_END_CONTENT");
+    });"#;
+    let ran = n.ok(code);
+    assert_eq!(ran.stdout(), "");
+    let mut seen = Vec::new();
+    let since = Instant::now();
+    while seen.len() < 4 && since.elapsed() < Duration::from_secs(20) {
+        n.engine.idle(&mut |output| seen.push(output));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let shown = |text: &str| Output::Display { bundle: vec![("text/plain".into(), text.into())], id: None };
+    let expected =
+        [Output::Stdout("late\n".into()), Output::Stderr("careful\n".into()), shown("shown"), shown("block")];
+    assert_eq!(seen, expected);
+    assert_eq!(n.value("1 + 1"), "2");
+}
+
+#[test]
 fn an_unused_result_is_warned_about() {
     let mut n = Notebook::new();
     let told = n.ok("\"1\".parse::<i32>();\nlet unused = 1;").stderr();

@@ -25,6 +25,8 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Fake {
     ask: Option<Ask>,
+    /// What a thread puts out when no cell runs.
+    late: Vec<Output>,
     stop: Arc<AtomicBool>,
     variables: BTreeMap<String, String>,
 }
@@ -42,16 +44,20 @@ impl Session for Fake {
                 "update" => on_output(Output::Update { bundle: plain(rest), id: "d".into() }),
                 "clear" => on_output(Output::Clear { wait: true }),
                 "let" => drop(self.variables.insert(rest.into(), "Vec<f64>".into())),
-                "ask" => match self.ask.as_mut().unwrap()() {
-                    Input::Line(line) => on_output(Output::Stdout(line)),
-                    other => {
-                        return Err(CellError {
-                            ename: format!("{other:?}"),
-                            evalue: String::new(),
-                            traceback: vec![],
-                        });
+                "ask" | "hide" => {
+                    let question = Question { prompt: rest.into(), password: word == "hide" };
+                    match self.ask.as_mut().unwrap()(&question) {
+                        Input::Line(line) => on_output(Output::Stdout(line)),
+                        other => {
+                            return Err(CellError {
+                                ename: format!("{other:?}"),
+                                evalue: String::new(),
+                                traceback: vec![],
+                            });
+                        }
                     }
-                },
+                }
+                "late" => self.late.push(Output::Stdout(rest.into())),
                 "flood" => (0..64).for_each(|_| on_output(Output::Stdout("x".repeat(1 << 17)))),
                 "fail" => {
                     return Err(CellError {
@@ -90,6 +96,10 @@ impl Session for Fake {
 
     fn on_input(&mut self, ask: Ask) {
         self.ask = Some(ask);
+    }
+
+    fn idle(&mut self, on_output: &mut dyn FnMut(Output)) {
+        self.late.drain(..).for_each(on_output);
     }
 }
 
@@ -533,6 +543,43 @@ fn a_question_goes_to_the_client_whose_cell_asks() {
     while let Some(event) = other.next(Duration::from_millis(50)) {
         assert!(!matches!(event, FromKernel::Stdin(_)), "nobody else is asked");
     }
+}
+
+#[test]
+fn a_password_is_asked_for_as_one() {
+    let pair = Pair::new();
+    let id =
+        pair.client.request("execute_request", json!({ "code": "hide the word: ", "allow_stdin": true }));
+    let asked = question(&pair);
+    assert_eq!(asked.content, json!({ "prompt": "the word: ", "password": true }));
+    pair.client.answer(&asked, "sesame");
+    assert_eq!(pair.collect(&id).0["status"], "ok");
+}
+
+#[test]
+fn what_comes_between_cells_is_published_as_the_last_cells() {
+    let pair = Pair::new();
+    let id = pair.client.execute("late news");
+    pair.collect(&id);
+    let late = loop {
+        if let FromKernel::IoPub(m) = pair.client.next(SOON).expect("nothing came") {
+            break m;
+        }
+    };
+    assert_eq!((late.kind(), late.parent_id(), &late.content["text"]), ("stream", &*id, &json!("news")));
+    // What came before the next cell has begun is the last one's, too.
+    let id = pair.client.execute("late a");
+    pair.collect(&id);
+    let next = pair.client.execute("out b");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        if let FromKernel::IoPub(m) = pair.client.next(SOON).expect("nothing came")
+            && m.kind() == "stream"
+        {
+            seen.push((m.parent_id().to_string(), m.content["text"].clone()));
+        }
+    }
+    assert_eq!(seen, [(id, json!("a")), (next, json!("b\n"))]);
 }
 
 #[test]
