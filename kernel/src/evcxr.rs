@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use evcxr::{CommandContext, CompilationError, Error, EvalCallbacks, EvalContext, Theme};
 
-use crate::engine::{Ask, CellError, Input, Output};
+use crate::engine::{Ask, CellError, Input, Output, Question};
 use crate::jupyter::socket::lock;
 use crate::session::Session;
 
@@ -174,9 +174,12 @@ fn run_cells(
         };
         // `evcxr_input` is evcxr's own way to read a line; it asks here.
         let mut callbacks = EvalCallbacks {
-            input_reader: &|_| match lock(ask).as_mut().map(|ask| ask()) {
-                Some(Input::Line(line)) => line,
-                _ => String::new(),
+            input_reader: &|asked| {
+                let question = Question { prompt: asked.prompt, password: asked.is_password };
+                match lock(ask).as_mut().map(|ask| ask(&question)) {
+                    Some(Input::Line(line)) => line,
+                    _ => String::new(),
+                }
             },
         };
         let result = context.execute_with_callbacks(&code, &mut callbacks);

@@ -22,8 +22,17 @@ pub enum Input {
     Interrupted,
 }
 
+/// What a user is asked.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Question {
+    /// What stands before the answer; mostly empty, as the cell has printed that above.
+    pub prompt: String,
+    /// Whether nobody should see what is typed.
+    pub password: bool,
+}
+
 /// Asks for a line of input; called while a cell waits for it.
-pub type Ask = Box<dyn FnMut() -> Input + Send>;
+pub type Ask = Box<dyn FnMut(&Question) -> Input + Send>;
 
 /// `read` among the system's calls, where `/proc` shows them.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -56,7 +56,7 @@ mod worker;
 pub(crate) use commands::names as command_names;
 pub(crate) use commands::without_commands as code_of;
 pub use completeness::{Completeness, completeness};
-pub use input::{Ask, Input};
+pub use input::{Ask, Input, Question};
 pub use interrupt::Interrupter;
 pub(crate) use types::with_aliases;
 pub use worker::{batch, worker_main};

@@ -256,7 +256,8 @@ impl Session {
         if course.refused {
             return;
         }
-        match self.ask.as_mut().map_or(Input::Unavailable, |ask| ask()) {
+        let question = self.blocks.question();
+        match self.ask.as_mut().map_or(Input::Unavailable, |ask| ask(&question)) {
             Input::Line(line) => self.process.input.give(&line),
             // Whoever interrupts also sees to it that the cell ends.
             Input::Interrupted => {}

@@ -1,9 +1,12 @@
-//! What a cell prints: text as it comes, and rich outputs between `EVCXR_BEGIN_CONTENT` and `EVCXR_END_CONTENT`.
+//! What a cell prints: text as it comes, rich outputs between `EVCXR_BEGIN_CONTENT` and `EVCXR_END_CONTENT`, and what
+//! the crate `evcxr_input` asks.
 
-use super::{Bundle, Output};
+use super::{Bundle, Output, Question};
 
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT";
 const END: &str = "EVCXR_END_CONTENT";
+const QUESTION: &str = "EVCXR_INPUT_REQUEST:";
+const PASSWORD: &str = "EVCXR_INPUT_REQUEST_PASSWORD:";
 
 /// Bytes of a stream that are not yet whole characters.
 #[derive(Default)]
@@ -42,9 +45,11 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
         .unwrap_or(len)
 }
 
-/// Takes rich outputs out of standard output.
+/// Takes rich outputs and questions out of standard output.
 #[derive(Default)]
 pub(super) struct Blocks {
+    /// What the next line of input is about.
+    question: Option<Question>,
     /// The beginning of a line that may become a marker, or the block so far.
     held: String,
     in_block: bool,
@@ -83,6 +88,11 @@ impl Blocks {
         self.as_result = false;
     }
 
+    /// What the input is about that the cell waits for.
+    pub(super) fn question(&mut self) -> Question {
+        self.question.take().unwrap_or_default()
+    }
+
     /// The end of a cell, or an output that must stand behind all this.
     pub(super) fn finish(&mut self, on_output: &mut dyn FnMut(Output)) {
         let held = std::mem::take(&mut self.held);
@@ -93,6 +103,7 @@ impl Blocks {
         self.show(on_output);
         self.mid_line = false;
         self.as_result = false;
+        self.question = None;
     }
 
     /// An output of another kind follows: what is held goes out first.
@@ -129,7 +140,12 @@ impl Blocks {
                 self.held.clear();
                 self.in_block = true;
             }
-        } else if !BEGIN.starts_with(self.held.as_str()) {
+        } else if let Some(question) = question(&self.held) {
+            if self.held.ends_with('\n') {
+                self.question = Some(question);
+                self.held.clear();
+            }
+        } else if ![BEGIN, QUESTION, PASSWORD].iter().any(|mark| mark.starts_with(self.held.as_str())) {
             self.mid_line = !self.held.ends_with('\n');
             plain.push_str(&std::mem::take(&mut self.held));
         }
@@ -152,6 +168,15 @@ impl Blocks {
             on_output(Output::Stdout(text));
         }
     }
+}
+
+fn question(line: &str) -> Option<Question> {
+    let (prompt, password) = match (line.strip_prefix(QUESTION), line.strip_prefix(PASSWORD)) {
+        (Some(prompt), _) => (prompt, false),
+        (_, Some(prompt)) => (prompt, true),
+        _ => return None,
+    };
+    Some(Question { prompt: prompt.trim_end_matches(['\r', '\n']).into(), password })
 }
 
 #[cfg(test)]
@@ -183,6 +208,21 @@ mod tests {
         let single: Vec<String> = all.chars().map(String::from).collect();
         let single: Vec<&str> = single.iter().map(String::as_str).collect();
         assert_eq!(outputs(&single).concat(), expected.concat());
+    }
+
+    #[test]
+    fn a_question_is_not_shown_as_text_and_what_only_looks_like_one_is() {
+        let mut blocks = Blocks::default();
+        let mut seen = String::new();
+        for letter in "a\nEVCXR_INPUT_REQUEST_PASSWORD:the word: \nEVCXR_INPUT_REQUESTED\nb".chars() {
+            blocks.push(letter.encode_utf8(&mut [0; 4]), &mut |output| match output {
+                Output::Stdout(text) => seen.push_str(&text),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(seen, "a\nEVCXR_INPUT_REQUESTED\nb");
+        assert_eq!(blocks.question(), Question { prompt: "the word: ".into(), password: true });
+        assert_eq!(blocks.question(), Question::default());
     }
 
     #[test]

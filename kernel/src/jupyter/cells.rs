@@ -217,7 +217,7 @@ impl Cells {
                 }
                 running.interrupt = Some(session.interrupter());
             }
-            session.on_input(Box::new(move || asking.0.ask(peer, &asking.1)));
+            session.on_input(Box::new(move |question| asking.0.ask(peer, &asking.1, question)));
             kernel.assistant.cell_begins(code);
             let result = session.execute(code, &mut |output| {
                 if let Output::Result(bundle) = &output {

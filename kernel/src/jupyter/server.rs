@@ -26,7 +26,7 @@ use super::requests;
 use super::socket::{Listener, PeerId, lock};
 use super::zmtp::{Incoming, Kind};
 use crate::assist::Assistant;
-use crate::engine::Input;
+use crate::engine::{Input, Question};
 use crate::failure::Failure;
 use crate::session::Start;
 
@@ -351,7 +351,7 @@ impl Kernel {
     }
 
     /// Asks the client that sent `request` for a line, and waits for it.
-    pub(super) fn ask(&self, peer: PeerId, request: &Message) -> Input {
+    pub(super) fn ask(&self, peer: PeerId, request: &Message, question: &Question) -> Input {
         if request.content["allow_stdin"] == false {
             return Input::Unavailable;
         }
@@ -360,8 +360,7 @@ impl Kernel {
         let answers = lock(&self.answers);
         // Answers to questions that are no longer open.
         while answers.try_recv().is_ok() {}
-        // What the cell printed stands above; there is nothing to add to it.
-        let content = json!({ "prompt": "", "password": false });
+        let content = json!({ "prompt": question.prompt, "password": question.password });
         let question = request.child(&self.session, "input_request", content);
         self.stdin.send(client, &question.encode(&self.signer));
         loop {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use onelens_kernel::engine::{Ask, CellError, Input, Output};
+use onelens_kernel::engine::{Ask, CellError, Input, Output, Question};
 use onelens_kernel::jupyter::client::{Client, FromKernel};
 use onelens_kernel::jupyter::connection::Connection;
 use onelens_kernel::jupyter::message::{Dropped, Message, Signer};

@@ -79,3 +79,33 @@ fn a_question_that_stays_open_is_interrupted() {
     assert_eq!(reply["ename"], "KeyboardInterrupt");
     assert_eq!(run(&kernel, "print!(\"on\");", None).1, "on");
 }
+
+#[test]
+fn a_password_is_hidden_as_the_crate_evcxr_input_asks() {
+    let program = Path::new(env!("CARGO_BIN_EXE_onelens"));
+    let kernel = KernelProcess::start(program, EngineKind::Instant, Path::new("."), None).unwrap();
+    // What `get_password` and `get_string` of that crate do.
+    let code = "fn get(kind: &str, prompt: &str) -> String { println!(\"{kind}:{prompt}\"); std::io::stdin().lines().next().unwrap().unwrap() }\n\
+                let word = get(\"EVCXR_INPUT_REQUEST_PASSWORD\", \"the word: \");\nlet name = get(\"EVCXR_INPUT_REQUEST\", \"the name: \");\n\
+                print!(\"{} {}\", word.len(), name);";
+    let id = kernel.client.request("execute_request", json!({ "code": code, "allow_stdin": true }));
+    let (mut asked, mut printed) = (Vec::new(), String::new());
+    loop {
+        match kernel.client.next(Duration::from_secs(120)).expect("the kernel is silent") {
+            FromKernel::Stdin(question) => {
+                asked.push(question.content.clone());
+                kernel.client.answer(&question, "sesame");
+            }
+            FromKernel::IoPub(m) if m.parent_id() == id => {
+                printed.push_str(m.content["text"].as_str().unwrap_or_default());
+                if m.content["execution_state"] == "idle" {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    let expected = [("the word: ", true), ("the name: ", false)]
+        .map(|(prompt, password)| json!({ "prompt": prompt, "password": password }));
+    assert_eq!((asked.as_slice(), printed.as_str()), (&expected[..], "6 sesame"));
+}
