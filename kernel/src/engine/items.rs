@@ -613,7 +613,7 @@ impl Items {
     pub(super) fn title_at(&self, at: &Quote) -> Option<String> {
         let holds = |part: &Part| match part {
             Part::Quote(quote) => {
-                quote.text.cell == at.text.cell
+                quote.text.is(&at.text)
                     && quote.range.start <= at.range.start
                     && at.range.end <= quote.range.end
             }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `commands`, `dependencies`, `shell` | lines that begin with `:` or `!` |
 //! | `completeness`, `open` | whether a cell is whole |
+//! | `files` | what a cell takes from files beside the notebook |
 //! | `parse`, `uses`, `items`, `macros`, `mentions` | a cell taken apart |
 //! | `reach` | what the meaning of an item depends on |
 //! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
@@ -26,6 +27,7 @@ mod completeness;
 mod dependencies;
 mod diagnostics;
 mod draft;
+mod files;
 #[path = "../../image/src/frame.rs"]
 #[allow(dead_code, unreachable_pub, reason = "written for both ends of the pipes")]
 mod frame;

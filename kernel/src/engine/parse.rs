@@ -3,7 +3,7 @@
 use super::items::{Item, items_of};
 use super::source::{Quote, Text};
 use super::uses::{Use, flatten};
-use super::{CellError, diagnostics};
+use super::{CellError, diagnostics, files};
 use super::{macros, mentions};
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -133,6 +133,11 @@ fn take_apart(
             // There already, in every cell.
             syn::Stmt::Item(syn::Item::ExternCrate(item))
                 if item.ident == "alloc" && item.rename.is_none() => {}
+            syn::Stmt::Item(syn::Item::Mod(module)) if module.content.is_none() => {
+                let text = files::module(&module, text)?;
+                let module = files::parsed(&text, syn::parse_str)?;
+                cell.items.extend(items_of(&syn::Item::Mod(module), &text));
+            }
             syn::Stmt::Item(item) => cell.items.extend(items_of(&item, text)),
             syn::Stmt::Macro(call) if is_item_macro(&call, &item_macros) => {
                 let item = syn::ItemMacro {

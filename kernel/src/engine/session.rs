@@ -5,6 +5,7 @@ use super::compile::Compiler;
 use super::dependencies::{Added, Dependencies};
 use super::diagnostics;
 use super::draft::{Draft, Linked};
+use super::files;
 use super::generate::Taken;
 use super::input::Ask;
 use super::interrupt::Control;
@@ -169,7 +170,7 @@ impl Session {
         }
         loop {
             self.number += 1;
-            let text = Text { cell: self.number, code: code.into() };
+            let text = Text::of_cell(self.number, &files::with_whole_paths(code, &files::beside()));
             let cell = parse::parse(&text, &self.scope.items.item_macros())?;
             let main_waits = cell.items.iter().any(|item| item.names == ["main"] && item.word() == "fn")
                 && !cell.mentions.contains("main");

@@ -3,14 +3,45 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The text of one cell, shared by everything that quotes it. Numbers count cells executed.
+/// The text of one cell, or of a module that it takes from files, shared by everything that quotes it. Numbers count
+/// cells executed.
 #[derive(Clone, Debug)]
 pub(super) struct Text {
     pub(super) cell: usize,
     pub(super) code: Arc<str>,
+    /// Where what comes from files begins, in order; empty for a cell.
+    pub(super) files: Arc<[FromFile]>,
+}
+
+/// From this line of a text on, its lines are those of a file.
+#[derive(Clone, Debug)]
+pub(super) struct FromFile {
+    /// From 1.
+    pub(super) line: usize,
+    pub(super) name: String,
+    /// The line of the file, from 1.
+    pub(super) line_there: usize,
 }
 
 impl Text {
+    /// What the user wrote into a cell.
+    pub(super) fn of_cell(cell: usize, code: &str) -> Self {
+        Text { cell, code: code.into(), files: Arc::default() }
+    }
+
+    /// Whether both are the same text, and not only of the same cell.
+    pub(super) fn is(&self, other: &Text) -> bool {
+        Arc::ptr_eq(&self.code, &other.code)
+    }
+
+    /// The file that a line is from, if it is from one, and its number there.
+    pub(super) fn place(&self, line: usize) -> (Option<&str>, usize) {
+        match self.files.iter().rfind(|from| from.line <= line) {
+            Some(from) => (Some(&from.name), line - from.line + from.line_there),
+            None => (None, line),
+        }
+    }
+
     /// All of it.
     pub(super) fn whole(&self) -> Quote {
         Quote { text: self.clone(), range: 0..self.code.trim_end().len() }
@@ -89,7 +120,7 @@ impl Source {
         // What was inserted into an item lies between two quotes.
         let last = self.quotes[..self.quotes.partition_point(|(start, _)| *start < range.end)].last();
         let (start, last) =
-            last.filter(|last| last.1.text.cell == quote.text.cell).map_or((start, quote), |l| (&l.0, &l.1));
+            last.filter(|last| last.1.text.is(&quote.text)).map_or((start, quote), |l| (&l.0, &l.1));
         let end = (last.range.start + range.end.saturating_sub(*start)).min(last.range.end).max(begin);
         Some(Quote { text: quote.text.clone(), range: begin..end })
     }

@@ -419,3 +419,43 @@ fn ctrl_c_keeps_the_kernel_of_a_run_that_can_be_resumed() {
     assert!(said(&output).contains("going on at cell 2"), "{}", said(&output));
     assert_eq!(folder.cells("t.ipynb")[2]["outputs"][0]["data"]["text/plain"], json!(["2"]));
 }
+
+#[test]
+fn modules_and_texts_beside_the_notebook_are_part_of_its_cells_as_they_stand_then() {
+    let change = r#"std::fs::write("place.rs", "pub struct Place { pub y: f64 }")?;"#;
+    let folder = Folder::with(&notebook(&[
+        "mod place;\nlet p = place::Place { x: 2.5 };",
+        "println!(\"{} {} {}\", p.x, place::names::LONG, include_str!(\"data.txt\"));",
+        change,
+        "p.x",
+        "mod place;",
+        "p.x",
+        "mod broken;",
+        "mod round;",
+        "place::Place { y: 1.0 }.y",
+    ]));
+    fs::create_dir(folder.path("place")).unwrap();
+    for (name, text) in [
+        ("data.txt", "data"),
+        ("place.rs", "//! Where.\npub mod names;\n#[derive(Debug)] pub struct Place { pub x: f64 }"),
+        ("place/names.rs", "#![allow(unused)]\npub const LONG: &str = include_str!(\"long.txt\");"),
+        ("place/long.txt", "longitude"),
+        ("broken.rs", "pub fn fine() {}\n\npub fn f() -> u8 { \"a\" }"),
+        ("round.rs", "#[path = \"round.rs\"] mod round;"),
+    ] {
+        fs::write(folder.path(name), text).unwrap();
+    }
+    let output = folder.run(&["--no-html", "--allow-errors"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let cells = folder.cells("t.ipynb");
+    let text = |i: usize| cells[i]["outputs"].to_string();
+    assert_eq!(cells[1]["outputs"][0]["text"], json!(["2.5 longitude data\n"]), "{}", said(&output));
+    // A file that has changed changes nothing until a cell takes it again; then values of the old type are gone.
+    assert!(text(3).contains("2.5"), "{}", text(3));
+    assert!(text(4).contains("`p`") && text(4).contains("was dropped"), "{}", text(4));
+    assert!(text(5).contains("E0425"), "{}", text(5));
+    let plain = |i: usize| text(i).replace("\\u001b", "").replace("[0m", "");
+    assert!(plain(6).contains("broken.rs:3:20") && plain(6).contains("E0308"), "{}", text(6));
+    assert!(plain(7).contains("leads to itself"), "{}", text(7));
+    assert!(text(8).contains("1.0"), "{}", text(8));
+}
