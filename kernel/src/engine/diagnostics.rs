@@ -7,12 +7,13 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-const RED: &str = "\x1b[1;31m";
-// Dark blue cannot be read on a dark ground.
-const BLUE: &str = "\x1b[1;94m";
+// Of the colours that are the same everywhere those that can be read on every ground: what a theme makes of "red" is
+// often too dark for a dark one, and for bold text JupyterLab takes a darker one still.
+const RED: &str = "\x1b[1;38;5;196m";
+const BLUE: &str = "\x1b[1;38;5;32m";
 const BOLD: &str = "\x1b[1m";
-const CYAN: &str = "\x1b[1;36m";
-const YELLOW: &str = "\x1b[1;33m";
+const CYAN: &str = "\x1b[1;38;5;31m";
+const YELLOW: &str = "\x1b[1;38;5;166m";
 const RESET: &str = "\x1b[0m";
 
 /// Something to point at, with what to say there.
@@ -45,7 +46,9 @@ pub(super) fn syntax(error: &syn::Error, text: &Text) -> CellError {
     let at = Quote { text: text.clone(), range };
     let (line, column) = at.position(at.range.start);
     let mut reported = report("SyntaxError", &message, &help, &at, "");
-    reported.evalue = format!("{message} (line {line}, column {column})");
+    let (file, line) = text.place(line);
+    let of_file = file.map_or(String::new(), |name| format!("{name}, "));
+    reported.evalue = format!("{message} ({of_file}line {line}, column {column})");
     reported
 }
 
@@ -315,6 +318,7 @@ fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String)
         "onelens_cell",
         "`evcxr_display`",
         "`Show`",
+        "`__Onelens",
     ];
     let in_image = |span: &Value| {
         span["file_name"]
@@ -350,16 +354,16 @@ fn child_message(child: &Value, source: &Source, cell: usize, text: &mut String)
 /// The lines that are pointed at, each with its marks below.
 fn excerpt(marks: &[Mark], cell: usize, text: &mut String) {
     let Some(main) = marks.iter().find(|mark| mark.primary).or(marks.first()) else { return };
-    let mut files: Vec<usize> = vec![main.at.text.cell];
+    let mut texts: Vec<&Text> = vec![&main.at.text];
     for mark in marks {
-        if !files.contains(&mark.at.text.cell) {
-            files.push(mark.at.text.cell);
+        if !texts.iter().any(|text| text.is(&mark.at.text)) {
+            texts.push(&mark.at.text);
         }
     }
-    for file in files {
-        let here: Vec<&Mark> = marks.iter().filter(|mark| mark.at.text.cell == file).collect();
+    for one in texts {
+        let here: Vec<&Mark> = marks.iter().filter(|mark| mark.at.text.is(one)).collect();
         let head = here.iter().find(|mark| mark.primary).unwrap_or(&here[0]);
-        let arrow = if file == main.at.text.cell { "-->" } else { ":::" };
+        let arrow = if one.is(&main.at.text) { "-->" } else { ":::" };
         let _ = writeln!(text, " {BLUE}{arrow}{RESET} {}", place(&head.at, cell));
         excerpt_of(&here, text);
     }
@@ -370,7 +374,8 @@ fn excerpt_of(marks: &[&Mark], text: &mut String) {
     for mark in marks {
         by_line.entry(mark.at.position(mark.at.range.start).0).or_default().push(mark);
     }
-    let width = by_line.keys().last().map_or(1, |line| line.to_string().len());
+    let there = |line: usize| marks[0].at.text.place(line).1;
+    let width = by_line.keys().map(|line| there(*line).to_string().len()).max().unwrap_or(1);
     let blank = format!("{:width$} {BLUE}|{RESET}", "");
     let _ = writeln!(text, "{blank}");
     let mut previous = None;
@@ -380,15 +385,22 @@ fn excerpt_of(marks: &[&Mark], text: &mut String) {
         }
         previous = Some(line);
         let code = marks[0].at.text.code.lines().nth(line - 1).unwrap_or_default();
-        let _ = writeln!(text, "{BLUE}{line:width$} |{RESET} {}", code.replace('\t', "    "));
-        marks.sort_by_key(|mark| !mark.primary);
+        let shown = there(line);
+        let _ = writeln!(text, "{BLUE}{shown:width$} |{RESET} {}", code.replace('\t', "    "));
+        marks.sort_by_key(|mark| (mark.at.range.start, !mark.primary));
         for mark in marks {
             let (colour, sign) = if mark.primary { (RED, "^") } else { (BLUE, "-") };
             let column = mark.at.position(mark.at.range.start).1 - 1;
             let indent: usize = code.chars().take(column).map(|c| if c == '\t' { 4 } else { 1 }).sum();
             let first = mark.at.as_str().lines().next().unwrap_or_default();
             let signs = sign.repeat(first.chars().count().max(1));
-            let _ = writeln!(text, "{blank} {:indent$}{colour}{signs} {}{RESET}", "", mark.label);
+            let mut label = mark.label.lines();
+            let begin = label.next().unwrap_or_default();
+            let _ = writeln!(text, "{blank} {:indent$}{colour}{signs} {begin}{RESET}", "");
+            let indent = indent + signs.len() + 1;
+            for line in label {
+                let _ = writeln!(text, "{blank} {:indent$}{colour}{line}{RESET}", "");
+            }
         }
     }
 }
@@ -429,7 +441,8 @@ fn line_of(text: &Text, line: usize) -> Option<Quote> {
 /// `cell:3:5`.
 fn place(quote: &Quote, cell: usize) -> String {
     let (line, column) = quote.position(quote.range.start);
-    let name = if quote.text.cell == cell { "cell" } else { "earlier cell" };
+    let (file, line) = quote.text.place(line);
+    let name = file.unwrap_or(if quote.text.cell == cell { "cell" } else { "earlier cell" });
     format!("{name}:{line}:{column}")
 }
 
@@ -440,4 +453,63 @@ pub(super) fn plain(ename: &str, text: &str) -> CellError {
         *first = format!("{RED}{ename}{RESET}{BOLD}: {first}{RESET}");
     }
     CellError { ename: ename.into(), evalue: text.into(), traceback }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_beside_the_bar_in_the_order_of_what_they_are_about() {
+        let text = Text::of_cell(1, "let x: i32 = \"a\";");
+        let mark = |range, label: &str, primary| {
+            let at = Quote { text: text.clone(), range };
+            Mark { at, label: label.into(), primary }
+        };
+        let marks =
+            [mark(13..16, "expected `i32`\nfound `&str`", true), mark(7..10, "because of this", false)];
+        let mut report = String::new();
+        excerpt(&marks, 1, &mut report);
+        let expected = " --> cell:1:14
+  |
+1 | let x: i32 = \"a\";
+  |        --- because of this
+  |              ^^^ expected `i32`
+  |                  found `&str`
+";
+        assert_eq!(crate::page::ansi::strip(&report), expected);
+    }
+
+    /// By the contrast of the Web Content Accessibility Guidelines, which ask for 3 where letters are bold.
+    #[test]
+    fn colours_can_be_read_on_light_and_on_dark_grounds() {
+        let light = |(r, g, b): (u8, u8, u8)| {
+            let [r, g, b] = [r, g, b].map(|part| {
+                let part = f64::from(part) / 255.0;
+                if part <= 0.03928 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+            });
+            0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05
+        };
+        // JupyterLab's outputs and errors, light and dark; a terminal; VS Code; the pages of `onelens convert`.
+        let grounds = [
+            (0xff, 0xff, 0xff),
+            (0xff, 0xdd, 0xdd),
+            (0x11, 0x11, 0x11),
+            (0x51, 0x1f, 0x1b),
+            (0, 0, 0),
+            (0x1e, 0x1e, 0x1e),
+            (0xfd, 0xf1, 0xf0),
+            (0x2d, 0x1c, 0x1b),
+        ];
+        for colour in [RED, BLUE, CYAN, YELLOW] {
+            let n: u8 = between(colour, "38;5;", "m").unwrap().parse().unwrap();
+            let level = |i: u8| if i == 0 { 0 } else { 55 + 40 * i };
+            let here = light((level((n - 16) / 36), level((n - 16) / 6 % 6), level((n - 16) % 6)));
+            for ground in grounds {
+                let there = light(ground);
+                let contrast = here.max(there) / here.min(there);
+                assert!(contrast >= 3.0, "{colour:?} on {ground:x?}: {contrast:.2}");
+            }
+        }
+    }
 }

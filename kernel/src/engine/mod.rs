@@ -114,6 +114,13 @@ pub struct CellError {
     pub traceback: Vec<String>,
 }
 
+impl CellError {
+    /// An error with a text of its own and no place in the cell.
+    pub(crate) fn plain(ename: &str, text: &str) -> CellError {
+        diagnostics::plain(ename, text)
+    }
+}
+
 /// A session: variables, items, and the process they live in.
 pub struct Engine {
     session: Session,

@@ -307,13 +307,13 @@ impl Cells {
                 Ok(session) => Preparation::Ready(session),
                 Err(why) => {
                     self.session = Preparation::Failed;
-                    return Err(cell_error("KernelNotReady", &why));
+                    return Err(CellError::plain("KernelNotReady", &why));
                 }
             };
         }
         match &mut self.session {
             Preparation::Ready(session) => Ok(session),
-            _ => Err(cell_error(
+            _ => Err(CellError::plain(
                 "KernelNotReady",
                 "the engine did not start\nhelp: `onelens doctor` says what is missing",
             )),
@@ -322,17 +322,10 @@ impl Cells {
 }
 
 fn interrupted() -> CellError {
-    cell_error(
+    CellError::plain(
         "KeyboardInterrupt",
         "interrupted while the library was being prepared; the next cell goes on waiting for it",
     )
-}
-
-fn cell_error(ename: &str, evalue: &str) -> CellError {
-    let mut traceback =
-        vec![format!("\x1b[31m{ename}\x1b[0m: {}", evalue.lines().next().unwrap_or_default())];
-    traceback.extend(evalue.lines().skip(1).map(str::to_string));
-    CellError { ename: ename.into(), evalue: evalue.into(), traceback }
 }
 
 /// A cell that asks for documentation gets it in the pager.
