@@ -17,6 +17,10 @@ pub(super) enum Command {
     ShowDeps,
     Timing,
     Env(String),
+    /// How values are shown that have no way of their own.
+    Fmt(String),
+    /// How errors are shown that `?` ends a cell with.
+    ErrorFmt(String),
     Clear,
     Version,
     Shell(String),
@@ -73,6 +77,8 @@ fn parse(line: &str) -> Command {
         ":show_deps" => Command::ShowDeps,
         ":timing" => Command::Timing,
         ":env" => Command::Env(rest),
+        ":fmt" => Command::Fmt(rest),
+        ":efmt" => Command::ErrorFmt(rest),
         ":clear" => Command::Clear,
         ":version" => Command::Version,
         _ if SETTINGS.contains(&name) => Command::Setting(name.to_string()),
@@ -81,12 +87,10 @@ fn parse(line: &str) -> Command {
 }
 
 /// How stock evcxr builds and shows; notebooks that came from there may set it and run on.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 10] = [
     ":allow_static_linking",
     ":cache",
     ":codegen_backend",
-    ":efmt",
-    ":fmt",
     ":linker",
     ":load_config",
     ":offline",
@@ -128,6 +132,42 @@ pub(super) fn other_toolchain(asked: &str) -> String {
     )
 }
 
+/// A format as `println!` takes it, for one value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Format {
+    pub(super) text: String,
+    /// The trait of `std::fmt` that a value needs for it.
+    pub(super) of: &'static str,
+}
+
+/// The format that `:fmt` or `:efmt` asks for; none is the one of the beginning.
+pub(super) fn format(command: &str, asked: &str) -> Result<Option<Format>, String> {
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    let inside = asked.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let how = inside.and_then(|inside| if inside.is_empty() { Some("") } else { inside.strip_prefix(':') });
+    // A width or a precision may be written as numbers, not as names.
+    let plain = |how: &&str| how.chars().all(|c| c.is_ascii_digit() || "<^>+-#.?xXobeEp ".contains(c));
+    let Some(how) = how.filter(plain) else {
+        return Err(format!(
+            "`{command} {asked}` is not how one value can be shown\nhelp: write it as for `println!`, such as `{command} {{:#?}}`"
+        ));
+    };
+    let of = match how.chars().last() {
+        Some('?') => "Debug",
+        Some('x') => "LowerHex",
+        Some('X') => "UpperHex",
+        Some('o') => "Octal",
+        Some('b') => "Binary",
+        Some('e') => "LowerExp",
+        Some('E') => "UpperExp",
+        Some('p') => "Pointer",
+        _ => "Display",
+    };
+    Ok(Some(Format { text: asked.into(), of }))
+}
+
 /// `NAME=value`.
 pub(super) fn setting_of_environment(setting: &str) -> Result<(String, String), String> {
     let parts = setting.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
@@ -156,6 +196,8 @@ pub(super) const HELP: &str = "\
 :explain           what rustc has to say about the last error, or about another: `:explain E0382`
 :last_error_json   the last errors as rustc gave them
 :show_deps         the crates asked for
+:fmt {:#?}         how values are shown that have no `evcxr_display`; `:fmt` alone as in the beginning, `{:?}`
+:efmt {:?}         how errors are shown that end a cell by `?`; `:efmt` alone as in the beginning, `{:#}`
 :env NAME=value    sets a variable of the environment, for cells and for their compiler
 :timing            turns on, and off again, that each cell says how long it took
 :toolchain         the compiler
@@ -206,6 +248,24 @@ pub(super) fn opt_level(asked: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_are_those_of_one_value() {
+        let of = |asked: &str| format(":fmt", asked).map(|format| format.map(|format| format.of));
+        for (asked, expected) in [
+            ("{:#?}", "Debug"),
+            ("{}", "Display"),
+            ("{:8.3}", "Display"),
+            ("{:#x}", "LowerHex"),
+            ("{:x?}", "Debug"),
+        ] {
+            assert_eq!(of(asked), Ok(Some(expected)), "{asked}");
+        }
+        assert_eq!(of(""), Ok(None));
+        for asked in ["json", "{x}", "{:?} {:?}", "{:width$}", "{", "{:?}\"); f("] {
+            assert!(of(asked).unwrap_err().contains("help: "), "{asked}");
+        }
+    }
 
     #[test]
     fn an_exclamation_mark_at_the_top_calls_the_shell_except_before_a_parenthesis() {

@@ -1,13 +1,12 @@
 //! One call of rustc: a cell's source in, a shared library or diagnostics out.
 
-use super::generate::Runtime;
 use super::interrupt::Control;
 use super::linker;
 use super::types::CRATE;
 use crate::extension::Extension;
 use crate::image::{Crate, Image};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +28,8 @@ pub(super) struct Compiler {
     control: Arc<Control>,
     /// What rustc said about the last cell that did not compile.
     last_errors: RefCell<Vec<Value>>,
+    /// The tokio that `:dep` brought has no runtime.
+    without_runtime: Cell<bool>,
     /// Variables of the environment that `:env` has set.
     pub(super) environment: BTreeMap<String, String>,
     links: String,
@@ -103,6 +104,7 @@ impl Compiler {
             library_folders: Vec::new(),
             control,
             last_errors: RefCell::default(),
+            without_runtime: Cell::new(false),
             environment: BTreeMap::new(),
             links: String::new(),
             opt_level: "0".into(),
@@ -118,6 +120,7 @@ impl Compiler {
     /// Further crates for all that is compiled from now on.
     pub(super) fn extend(&mut self, extension: &Extension) {
         let library = extension.library();
+        self.without_runtime.set(false);
         self.links.push_str(&format!("extern crate {};\n", extension.name));
         self.arguments.push(format!("--extern={}={}", extension.name, library.display()));
         self.arguments.push(format!("-Ldependency={}", extension.deps().display()));
@@ -217,12 +220,14 @@ impl Compiler {
         Some((child, path))
     }
 
-    /// What futures run in: tokio where the session has it.
-    pub(super) fn runtime(&self) -> Runtime {
-        match self.arguments.iter().any(|argument| argument.starts_with("--extern=tokio=")) {
-            true => Runtime::Tokio,
-            false => Runtime::None,
-        }
+    /// Whether cells can run in tokio.
+    pub(super) fn has_tokio(&self) -> bool {
+        !self.without_runtime.get() && self.arguments.iter().any(|one| one.starts_with("--extern=tokio="))
+    }
+
+    /// Cells cannot, as this tokio was built without what it takes.
+    pub(super) fn forget_tokio(&self) {
+        self.without_runtime.set(true);
     }
 
     /// Everything besides the source that a compiled crate depends on.

@@ -5,7 +5,7 @@ use super::diagnostics::{self, spans};
 use super::generate::{Fates, Generated, Generator, Site, Taken};
 use super::items::Items;
 use super::parse::Cell;
-use super::session::Scope;
+use super::session::{Formats, Scope};
 use super::source::{Quote, Source, Text};
 use super::statics::Homes;
 use super::{CellError, mentions};
@@ -25,6 +25,9 @@ pub(super) struct Draft {
     /// Where the items are, if the cell need not compile them.
     linked: Option<Linked>,
     homes: Homes,
+    /// Stages that turned out to wait.
+    waiting: BTreeSet<usize>,
+    formats: Formats,
     /// Items of earlier cells that had to go, and why.
     pub(super) retired: BTreeMap<String, String>,
 }
@@ -54,8 +57,9 @@ impl Draft {
         linked: Option<Linked>,
         homes: Homes,
     ) -> Self {
-        let (fates, retired) = (Fates::default(), BTreeMap::new());
-        Draft { cell, text, scope, taken, fates, hints, linked, homes, retired }
+        let (fates, waiting, retired) = (Fates::default(), BTreeSet::new(), BTreeMap::new());
+        let formats = scope.formats.clone();
+        Draft { cell, text, scope, taken, fates, hints, linked, homes, waiting, formats, retired }
     }
 
     /// Compiles until rustc has nothing to say that another way of generating the crate would answer.
@@ -65,10 +69,14 @@ impl Draft {
         displays_itself: &mut bool,
     ) -> Result<Settled, CellError> {
         let number = self.text.cell;
-        // Each variable is learnt of at most twice in each stage, each item retired once, the display changed once.
+        // Each variable is learnt of at most twice in each stage, each item retired once, the display changed once,
+        // each stage made to wait once, the runtime left out once, and the format once.
         let (variables, stages) = (self.taken.len() + self.binds(), self.cell.stages.len());
-        let mut rounds =
-            2 * variables * stages.max(1) + self.scope.items.iter().count() + 2 * self.taken.len() + 2;
+        let mut rounds = 2 * variables * stages.max(1)
+            + self.scope.items.iter().count()
+            + 2 * self.taken.len()
+            + stages
+            + 4;
         let displayed_itself = *displays_itself;
         loop {
             let generated = self.generate(*displays_itself, compiler);
@@ -94,7 +102,10 @@ impl Draft {
             }
             rounds = rounds.saturating_sub(1);
             let another_way = rounds > 0
-                && (learn_types(&errors, &generated, &mut self.taken, &mut self.hints)
+                && (learn_runtime(&errors, &generated, compiler)
+                    || learn_waits(&errors, &generated, &mut self.waiting)
+                    || self.learn_format(&errors, &generated)
+                    || learn_types(&errors, &generated, &mut self.taken, &mut self.hints)
                     || learn_moves(&errors, &generated, &self.cell, &mut self.fates)
                     || (*displays_itself == displayed_itself
                         && learn_display(&errors, &generated, displays_itself))
@@ -146,9 +157,25 @@ impl Draft {
             displays_itself,
             homes: &self.homes,
             linked: self.linked.as_ref().map(|linked| &linked.uses),
-            runtime: compiler.runtime(),
+            formats: &self.formats,
+            in_tokio: compiler.has_tokio() && self.may_need_tokio(),
+            waiting: &self.waiting,
         };
         generator.generate()
+    }
+
+    /// What has no such format as the user wants is shown as usual.
+    fn learn_format(&mut self, errors: &[Value], generated: &Generated) -> bool {
+        errors.iter().any(|error| diagnostics::cannot_show(error, generated))
+            && self.formats.value.take().is_some()
+    }
+
+    /// Whether the cell waits, or may call something of tokio's, be it through an item.
+    fn may_need_tokio(&self) -> bool {
+        !self.waiting.is_empty()
+            || self.cell.mentions.contains("tokio")
+            || self.cell.stages.iter().any(|stage| mentions::awaits(&stage.tokens))
+            || self.scope.items.may_name(&self.scope.uses, "tokio")
     }
 }
 
@@ -192,6 +219,35 @@ fn learn_types(
         true
     });
     !wrong.is_empty()
+}
+
+/// The session's tokio may have been built without a runtime.
+fn learn_runtime(errors: &[Value], generated: &Generated, compiler: &Compiler) -> bool {
+    let Some(runtime) = &generated.runtime else { return false };
+    let of_runtime = |span: &Value| {
+        diagnostics::is_cells(span) && runtime.contains(&diagnostics::byte(span, "byte_start"))
+    };
+    let missing = errors.iter().flat_map(spans).any(of_runtime);
+    if missing {
+        compiler.forget_tokio();
+    }
+    missing
+}
+
+/// A macro may wait, as `join!` and `select!` do: then so does the stage that calls it.
+fn learn_waits(errors: &[Value], generated: &Generated, waiting: &mut BTreeSet<usize>) -> bool {
+    let outside_async = errors.iter().filter(|error| error["code"]["code"] == "E0728");
+    let primary = outside_async.flat_map(spans).filter(|span| span["is_primary"] == true).map(called);
+    let stages: BTreeSet<usize> = primary
+        .filter(|span| diagnostics::is_cells(span))
+        .filter_map(|span| {
+            let at = diagnostics::byte(span, "byte_start");
+            generated.stages.iter().position(|stage| stage.contains(&at))
+        })
+        .collect();
+    let before = waiting.len();
+    waiting.extend(stages);
+    waiting.len() > before
 }
 
 /// A `use` of the session may bring its own `evcxr_display` for everything that has `Debug`.

@@ -13,11 +13,15 @@
 //! Stages borrow what they use, so a panic or a `?` in one leaves every variable alive. A variable that a stage
 //! moves cannot be put back, which rustc says (E0382, E0505) at the place of the `put`: [`Site`] leads from there
 //! to the variable, [`Fates`] remembers, and the cell is generated once more.
+//!
+//! A stage that waits is `async`, and the cell's own thread drives it. With tokio in the session all of the cell runs
+//! inside one runtime of it, entered but not blocked on: so tasks can be spawned anywhere, and `block_on` is no error.
 
+use super::commands::Format;
 use super::items::{Items, Kind};
 use super::mentions;
 use super::parse::{Attribute, Cell, Stage};
-use super::session::Scope;
+use super::session::{Formats, Scope};
 use super::source::{Quote, Source};
 use super::statics::Homes;
 use super::types::CRATE;
@@ -62,6 +66,7 @@ pub(super) struct Site {
 }
 
 /// A cell ready to be compiled.
+#[derive(Default)]
 pub(super) struct Generated {
     pub(super) source: Source,
     pub(super) sites: Vec<Site>,
@@ -71,6 +76,10 @@ pub(super) struct Generated {
     pub(super) shown: Option<Range<usize>>,
     /// The last expression.
     pub(super) tail: Option<Quote>,
+    /// The code that enters the runtime.
+    pub(super) runtime: Option<Range<usize>>,
+    /// The code of each stage.
+    pub(super) stages: Vec<Range<usize>>,
 }
 
 /// What every generated crate starts with, around the attributes of the session. Unused results are the one warning a
@@ -138,44 +147,43 @@ pub(super) struct Generator<'a> {
     pub(super) homes: &'a Homes,
     /// The declarations that come with the library of items, if the cell links that.
     pub(super) linked: Option<&'a BTreeSet<String>>,
-    /// What futures at the top of a cell run in.
-    pub(super) runtime: Runtime,
+    /// How things are shown.
+    pub(super) formats: &'a Formats,
+    /// Whether the cell runs inside the runtime of tokio.
+    pub(super) in_tokio: bool,
+    /// Stages that wait though no `.await` is written there, as in `join!(..)`.
+    pub(super) waiting: &'a BTreeSet<usize>,
 }
 
-/// What drives the futures of a cell.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Runtime {
-    /// The cell's own thread, for futures that need no runtime.
-    None,
-    /// One runtime of tokio's for the whole session, so that spawned tasks go on between cells.
-    Tokio,
-}
+const FAILURE: &str = "::onelens_image::rt::Failure";
+const OWN_FAILURE: &str = "__OnelensFailure";
 
-/// With tokio in the session.
-const BLOCK_ON_TOKIO: &str = "\
-fn __onelens_block_on<R>(future: impl ::core::future::Future<Output = ::core::result::Result<R, ::onelens_image::rt::Failure>>) -> ::core::result::Result<R, ::onelens_image::rt::Failure> {
-    let runtime = ::onelens_image::rt::once_per_process(\"tokio\", ::tokio::runtime::Runtime::new)?;
-    runtime.block_on(::onelens_image::rt::until_interrupted(future))
-}
+/// One runtime of tokio's for the whole session, so that spawned tasks go on between cells.
+const ENTER_TOKIO: &str = "\
+let __onelens_runtime = ::onelens_image::rt::stage(\"\", || ::onelens_image::rt::once_per_process(\"tokio\", ::tokio::runtime::Runtime::new));
+let ::core::option::Option::Some(__onelens_runtime) = __onelens_runtime else { return };
+let __onelens_entered = __onelens_runtime.enter();
 ";
 
 impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
-        let mut out =
-            Generated { source: Source::default(), sites: vec![], takes: vec![], shown: None, tail: None };
+        let mut out = Generated::default();
         out.source.push(LINTS);
         write_attributes(self.attributes, &mut out.source);
         out.source.push(CRATES);
         out.source.push(self.links);
         self.write_items(&mut out.source);
-        if self.runtime == Runtime::Tokio && self.cell.stages.iter().any(|s| mentions::awaits(&s.tokens)) {
-            out.source.push(BLOCK_ON_TOKIO);
-        }
+        self.write_formats(&mut out.source);
         // A function of its own for each cell, so that types defined inside have `TypeId`s of their own.
         let number = self.cell.number;
         out.source.push(&format!(
             "#[unsafe(export_name = \"onelens_cell\")]\nextern \"C\" fn __onelens_cell{number}() {{\n"
         ));
+        if self.in_tokio {
+            let start = out.source.code.len();
+            out.source.push(ENTER_TOKIO);
+            out.runtime = Some(start..out.source.code.len());
+        }
         for taken in self.taken.iter().filter(|taken| taken.asks) {
             let (ty, name) = (&taken.ty, &taken.name);
             let start = out.source.code.len();
@@ -205,6 +213,34 @@ impl Generator<'_> {
         self.put_all(self.cell.stages.len().wrapping_sub(1), live.iter(), &mut out);
         out.source.push("}\n");
         out
+    }
+
+    /// What shows values and errors as the user wants it, in place of the library's own.
+    fn write_formats(&self, source: &mut Source) {
+        if let Some(Format { text, of }) = &self.formats.value {
+            source.push(&format!(
+                "trait __OnelensShow {{ fn evcxr_display(&self); }}
+impl<T: ::core::fmt::{of} + ?Sized> __OnelensShow for T {{
+    fn evcxr_display(&self) {{
+        if ::core::any::type_name::<T>() != \"()\" {{
+            ::onelens_image::rt::Show::evcxr_display(&::core::format_args!(\"{text}\", self));
+        }}
+    }}
+}}
+"
+            ));
+        }
+        if let Some(Format { text, of }) = &self.formats.error {
+            source.push(&format!(
+                "struct __OnelensFailure(::onelens_image::rt::Failure);
+impl<E: ::core::fmt::{of}> ::core::convert::From<E> for __OnelensFailure {{
+    fn from(error: E) -> Self {{
+        __OnelensFailure(::core::convert::From::from(::alloc::format!(\"{text}\", error)))
+    }}
+}}
+"
+            ));
+        }
     }
 
     fn write_items(&self, source: &mut Source) {
@@ -237,14 +273,23 @@ impl Generator<'_> {
         handed.extend(live.iter().filter(returned).cloned());
 
         let names: Vec<&str> = handed.iter().map(|l| l.name.as_str()).collect();
-        let waits = mentions::awaits(&stage.tokens);
-        let wait = match (waits, self.runtime) {
-            (false, _) => "",
-            (true, Runtime::None) => "::onelens_image::rt::block_on(async ",
-            (true, Runtime::Tokio) => "__onelens_block_on(async ",
+        let waits = self.waiting.contains(&k) || mentions::awaits(&stage.tokens);
+        // What stands around the statements: what drives them, and what turns their error into one that the library
+        // knows.
+        let own_error = self.formats.error.is_some();
+        let (begin, failure, end) = match (waits, own_error) {
+            (false, false) => ("", FAILURE, ""),
+            (true, false) => ("::onelens_image::rt::block_on(async ", FAILURE, ")"),
+            (false, true) => ("::core::result::Result::map_err((|| ", OWN_FAILURE, ")(), |e| e.0)"),
+            (true, true) => (
+                "::onelens_image::rt::block_on(async { ::core::result::Result::map_err(async ",
+                OWN_FAILURE,
+                ".await, |e| e.0) })",
+            ),
         };
+        let start = out.source.code.len();
         out.source.push(&format!(
-            "let __onelens_stage = ::onelens_image::rt::stage({:?}, || {wait}{{\n",
+            "let __onelens_stage = ::onelens_image::rt::stage({:?}, || {begin}{{\n",
             names.join(",")
         ));
         for statement in &stage.statements {
@@ -255,12 +300,13 @@ impl Generator<'_> {
         if let Some(tail) = &stage.tail {
             self.show(tail, out);
         }
-        out.source.push("::core::result::Result::Ok::<_, ::onelens_image::rt::Failure>((");
+        out.source.push(&format!("::core::result::Result::Ok::<_, {failure}>(("));
         handed.retain(|l| !self.is_gone(l.binding, k));
         for l in &handed {
             out.site(l, k, true, &format!("{}, ", l.name));
         }
-        out.source.push(if waits { "))\n}));\n" } else { "))\n});\n" });
+        out.source.push(&format!("))\n}}{end});\n"));
+        out.stages.push(start..out.source.code.len());
 
         let is_last = k + 1 == self.cell.stages.len();
         if !is_last || !handed.is_empty() || !stage.binds.is_empty() {
@@ -288,7 +334,10 @@ impl Generator<'_> {
         out.source.quote(tail);
         out.source.push("\n) { ref __onelens_value => { ");
         if !self.displays_itself {
-            out.source.push("use ::onelens_image::rt::Show as _; ");
+            out.source.push(match &self.formats.value {
+                Some(_) => "use __OnelensShow as _; ",
+                None => "use ::onelens_image::rt::Show as _; ",
+            });
         }
         out.source.push(
             "::onelens_image::rt::result_begins(); (*__onelens_value).evcxr_display(); \

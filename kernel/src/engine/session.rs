@@ -1,6 +1,6 @@
 //! What is in force between cells, and how a cell changes it.
 
-use super::commands::{self, Command};
+use super::commands::{self, Command, Format};
 use super::compile::Compiler;
 use super::dependencies::{Added, Dependencies};
 use super::diagnostics;
@@ -46,6 +46,14 @@ pub(super) struct Scope {
     pub(super) attributes: Vec<Attribute>,
     pub(super) uses: Uses,
     pub(super) items: Items,
+    pub(super) formats: Formats,
+}
+
+/// How things are shown, where the user said so.
+#[derive(Clone, Default)]
+pub(super) struct Formats {
+    pub(super) value: Option<Format>,
+    pub(super) error: Option<Format>,
 }
 
 pub(super) struct Session {
@@ -340,6 +348,14 @@ impl Session {
                 let (name, value) = commands::setting_of_environment(&setting).map_err(error)?;
                 self.compiler.environment.insert(name.clone(), value.clone());
                 self.cell(&format!("unsafe {{ ::std::env::set_var({name:?}, {value:?}) }}"), on_output)
+            }
+            Command::Fmt(asked) => {
+                self.scope.formats.value = commands::format(":fmt", &asked).map_err(error)?;
+                Ok(())
+            }
+            Command::ErrorFmt(asked) => {
+                self.scope.formats.error = commands::format(":efmt", &asked).map_err(error)?;
+                Ok(())
             }
             Command::Clear => {
                 self.scope = Scope::default();

@@ -122,6 +122,45 @@ fn tokio_runs_what_is_awaited_before_and_after_a_cell_that_fails() {
 }
 
 #[test]
+fn a_cell_runs_as_a_whole_in_one_runtime_of_tokio() {
+    let mut engine = session();
+    let features = "[\"rt-multi-thread\", \"time\", \"macros\"]";
+    run(&mut engine, &format!(":dep tokio = {{ version = \"1\", features = {features} }}")).unwrap();
+    // The first statement spawns, the second waits; the handle is kept.
+    let code = "use tokio::time::{Duration, sleep};\nlet kept = tokio::spawn(async { sleep(Duration::from_millis(5)).await; 20 });\nlet waited = 1;\nsleep(Duration::from_millis(1)).await;\nwaited";
+    assert_eq!(value(&mut engine, code), "1");
+    assert_eq!(value(&mut engine, "kept.await? + 1"), "21");
+    // Macros that wait, though no `.await` is written.
+    let code =
+        "let (a, b) = tokio::join!(async { 1 }, async { sleep(Duration::from_millis(1)).await; 2 });\na + b";
+    assert_eq!(value(&mut engine, code), "3");
+    let code = "tokio::select! { _ = sleep(Duration::from_secs(60)) => 0, x = async { 7 } => x }";
+    assert_eq!(value(&mut engine, code), "7");
+    // Nothing waits, and a function spawns.
+    let code =
+        "fn spawns() -> tokio::task::JoinHandle<u8> { tokio::spawn(async { 5 }) }\nlet five = spawns();";
+    assert_eq!(value(&mut engine, code), "");
+    assert_eq!(value(&mut engine, "let six = spawns(); five.await? + six.await?"), "10");
+    // `block_on`, beside an `.await` and without.
+    let block_on = "tokio::runtime::Handle::current().block_on(async { 2 })";
+    assert_eq!(value(&mut engine, block_on), "2");
+    assert_eq!(value(&mut engine, &format!("async {{ 1 }}.await + {block_on}")), "3");
+    assert_eq!(value(&mut engine, "tokio::runtime::Runtime::new()?.block_on(async { 4 })"), "4");
+    // A mistake is told as one.
+    fails(&mut engine, "{ let f = || async { 1 }.await; f() }", &["only allowed inside `async`"]);
+}
+
+#[test]
+fn a_tokio_without_a_runtime_does_no_harm() {
+    let mut engine = session();
+    run(&mut engine, ":dep tokio = { version = \"1\", default-features = false, features = [\"sync\"] }")
+        .unwrap();
+    let code = "let (sender, receiver) = tokio::sync::oneshot::channel();\nsender.send(3).unwrap();\nreceiver.await?";
+    assert_eq!(value(&mut engine, code), "3");
+    assert_eq!(value(&mut engine, "async { 4 }.await"), "4");
+}
+
+#[test]
 fn procedural_macros_build_scripts_and_renamed_crates_work() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
