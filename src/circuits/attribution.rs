@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// The last stream is `h = Σ c`, over the embedding, positions, heads, biases and MLPs. With the final norm held at the
 /// scale `s` it had, the logit difference is linear in `h`: each part contributes
-/// `gain ∘ (c - mean(c)) / s · (W_U[correct] - W_U[wrong])`, and what is left is the biases of norm and unembedding. Averaged
-/// over sequences.
+/// `gain ∘ (c - mean(c)) / s · (W_U[correct] - W_U[wrong])`, and what is left is the biases of norm and unembedding.
+/// Averaged over sequences.
 ///
 /// ```
 /// use onelens::circuits::{LogitAttribution, LogitDifference};

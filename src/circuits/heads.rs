@@ -6,7 +6,8 @@ use crate::model::{Hook, Transformer};
 use crate::num::{rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
-/// A number for each head: the share of its attention, averaged over queries and sequences, that goes where a kind of head looks.
+/// A number for each head: the share of its attention, averaged over queries and sequences, that goes where a kind of
+/// head looks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadScores {
     /// What is scored.
@@ -72,8 +73,8 @@ impl RepeatedTokens {
 }
 
 impl HeadScores {
-    /// Induction: prefix matching (Olsson et al. 2022). On random tokens that repeat, the share of attention that goes from a token
-    /// to those that came *after* its earlier occurrences, averaged over all repeats but the first.
+    /// Induction: prefix matching (Olsson et al. 2022). On random tokens that repeat, the share of attention that goes
+    /// from a token to those that came *after* its earlier occurrences, averaged over all repeats but the first.
     ///
     /// A head that looks everywhere alike scores about `1 / period`.
     ///

@@ -1,7 +1,7 @@
 //! Which parts of a network do what: attribution, patching, and what heads attend to.
 //!
-//! Axes: what has a number per part is `[layer, head]` or `[layer, pos]`. Numbers here are `f64`, in the unit of the question:
-//! a logit difference, or a share of attention.
+//! Axes: what has a number per part is `[layer, head]` or `[layer, pos]`. Numbers here are `f64`, in the unit of the
+//! question: a logit difference, or a share of attention.
 //!
 //! | question | answer |
 //! |---|---|

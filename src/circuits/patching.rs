@@ -4,13 +4,13 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::LogitDifference;
-use crate::data::TokenText;
+use crate::data::{TokenText, Tokens};
 use crate::model::{ActivationCache, Hook, Intervention, Transformer};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
-/// How much of the clean run's answer each activation restores in the corrupted run (Meng et al. 2022; Heimersheim & Nanda
-/// 2024).
+/// How much of the clean run's answer each activation restores in the corrupted run (Meng et al. 2022; Heimersheim &
+/// Nanda 2024).
 ///
 /// 0: the corrupted run's answer; 1: the clean run's. Rows are layers, columns positions or heads.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,15 +31,15 @@ pub struct PatchMap {
 
 impl PatchMap {
     /// The map with positions named by these tokens.
-    pub fn with_tokens(&self, tokens: &[u32], texts: &dyn TokenText) -> Self {
-        PatchMap { ticks: tokens.iter().map(|&t| texts.token_text(t)).collect(), ..self.clone() }
+    pub fn with_tokens(&self, tokens: impl Tokens, texts: &dyn TokenText) -> Self {
+        PatchMap { ticks: tokens.tokens().iter().map(|&t| texts.token_text(t)).collect(), ..self.clone() }
     }
 }
 
 /// Runs `corrupted`, and again with the activation of the `clean` run at one layer and one position at a time.
 ///
-/// `hook` is one with a layer: `Hook::ResidPre`, `Hook::AttnOut`, `Hook::MlpOut`. Both inputs are `[batch, pos]`, alike in shape;
-/// the `i`-th sequence is patched from the `i`-th.
+/// `hook` is one with a layer: `Hook::ResidPre`, `Hook::AttnOut`, `Hook::MlpOut`. Both inputs are `[batch, pos]`, alike
+/// in shape; the `i`-th sequence is patched from the `i`-th.
 ///
 /// ```
 /// use onelens::circuits::{LogitDifference, patch_positions};
@@ -63,8 +63,8 @@ pub fn patch_positions(
     patch(model, clean, corrupted, hook, question, "position", n_pos, |patch, pos| patch.at(pos))
 }
 
-/// The same for one head at a time, at all positions: `hook` is `Hook::Z`, `Hook::Result`, `Hook::Q`, `Hook::Pattern` and their
-/// like.
+/// The same for one head at a time, at all positions: `hook` is `Hook::Z`, `Hook::Result`, `Hook::Q`, `Hook::Pattern`
+/// and their like.
 pub fn patch_heads(
     model: &Transformer,
     clean: &Array2<u32>,

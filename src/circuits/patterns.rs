@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, Axis};
 
-use crate::data::TokenText;
+use crate::data::{TokenText, Tokens};
 use crate::model::{Hook, Transformer};
 use crate::{Error, ErrorKind, Result};
 
@@ -21,7 +21,13 @@ pub struct AttentionPatterns {
 
 impl AttentionPatterns {
     /// Runs `tokens` and keeps what the heads of `layer` look at.
-    pub fn new(model: &Transformer, tokens: &[u32], layer: usize, texts: &dyn TokenText) -> Result<Self> {
+    pub fn new(
+        model: &Transformer,
+        tokens: impl Tokens,
+        layer: usize,
+        texts: &dyn TokenText,
+    ) -> Result<Self> {
+        let tokens = tokens.tokens();
         let hook = Hook::Pattern(layer);
         hook.check(&model.config)?;
         let batch = Array2::from_shape_vec((1, tokens.len()), tokens.to_vec()).expect("one row");

@@ -6,12 +6,12 @@ use super::Source;
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
-/// Sequences that repeat a stretch of random tokens. Each sequence draws its own stretch, the length uniform in a range, the
-/// tokens uniform; it starts at the stretch's beginning.
+/// Sequences that repeat a stretch of random tokens. Each sequence draws its own stretch, the length uniform in a
+/// range, the tokens uniform; it starts at the stretch's beginning.
 ///
-/// Whoever knew the length `P` would find the next token uniform before position `P` and certain after it. It is not known, but
-/// its posterior is: with `n` tokens seen, `P` has the weight `V^(-min(n, P))` if the tokens repeat with it, else 0; the true
-/// conditional is the mixture.
+/// Given the length `P`, the next token is uniform before position `P` and certain after it. The length is not known,
+/// but its posterior is: after `n` tokens, `P` has the weight `V^(-min(n, P))` if the tokens repeat with it, else 0; the
+/// true conditional is the mixture.
 ///
 /// ```
 /// use onelens::data::{Copies, Source};

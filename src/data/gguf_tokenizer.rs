@@ -33,7 +33,8 @@ enum Cut {
     Qwen2,
 }
 
-/// The regular expressions with which the models were trained (Hugging Face's `tokenizer.json` of Meta-Llama-3-8B and Qwen2-0.5B).
+/// The regular expressions with which the models were trained (Hugging Face's `tokenizer.json` of Meta-Llama-3-8B and
+/// Qwen2-0.5B).
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 

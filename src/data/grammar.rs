@@ -21,13 +21,13 @@ pub struct Rule {
     pub weight: f64,
 }
 
-/// Sentences of a probabilistic context-free grammar in Greibach normal form: every rule begins with a token. A sequence is
-/// sentence after sentence from symbol 0, the first from its beginning.
+/// Sentences of a probabilistic context-free grammar in Greibach normal form: every rule begins with a token. A
+/// sequence is sentence after sentence from symbol 0, the first from its beginning.
 ///
-/// What is still to be written is a stack of symbols. Given the tokens so far the stack may not be certain, but its posterior is
-/// known: each token turns every possible stack into those that the rules allow, with their weights (the forward
-/// algorithm, over stacks). The true conditional of the next token is the mixture of what the top symbols begin with. A
-/// grammar in which many stacks stay possible at once takes as much longer.
+/// What is still to be written is a stack of symbols. Given the tokens so far the stack may not be certain, but its
+/// posterior is known: each token turns every possible stack into those that the rules allow, with their weights (the
+/// forward algorithm, over stacks). The true conditional of the next token is the mixture of what the top symbols begin
+/// with. A grammar in which many stacks stay possible at once takes as much longer.
 ///
 /// ```
 /// use onelens::data::{Grammar, Source};
@@ -85,8 +85,8 @@ impl Grammar {
         Ok(Grammar { d_vocab, rules: by_symbol })
     }
 
-    /// Nested brackets of `kinds` kinds: a sentence is the last token, or, with probability `nest`, a sentence in brackets of a
-    /// random kind. Kind `k` opens with token `2k` and closes with `2k + 1`.
+    /// Nested brackets of `kinds` kinds: a sentence is the last token, or, with probability `nest`, a sentence in
+    /// brackets of a random kind. Kind `k` opens with token `2k` and closes with `2k + 1`.
     pub fn brackets(kinds: usize, nest: f64) -> Result<Self> {
         if kinds == 0 || kinds > 1 << 20 || !(0.0..1.0).contains(&nest) {
             return Err(Error::new(

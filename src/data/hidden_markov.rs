@@ -2,16 +2,16 @@
 
 use ndarray::{Array1, Array2, Array3, Axis};
 
-use super::Source;
+use super::{Source, Tokens};
 use crate::num::{Rng, sample_index};
 use crate::{Error, ErrorKind, Result};
 
 /// A hidden Markov process that emits a token on every transition: from state `i` it goes to `j` and emits `x` with
 /// probability `T[x, i, j]`. Sequences begin in the stationary distribution.
 ///
-/// The belief `b` about the state, given the tokens so far, follows from Bayes' rule: `b ← b T[x] / (b T[x] 1)`; the true
-/// conditional of the next token is `p(x) = b T[x] 1`. In a trained transformer the belief can be read off the residual
-/// stream by least squares (Shai et al. 2024).
+/// The belief `b` about the state, given the tokens so far, follows from Bayes' rule: `b ← b T[x] / (b T[x] 1)`; the
+/// true conditional of the next token is `p(x) = b T[x] 1`. In a trained transformer the belief can be read off the
+/// residual stream by least squares (Shai et al. 2024).
 ///
 /// ```
 /// use onelens::{data::{HiddenMarkov, Source}, ndarray::array};
@@ -60,9 +60,9 @@ impl HiddenMarkov {
         Ok(HiddenMarkov { stationary: stationary(&chain), transitions })
     }
 
-    /// The process Mess3 of Shai et al. 2024 (Marzen & Crutchfield 2017), whose beliefs form a fractal: three states, three
-    /// tokens. A state is kept with probability `1 - 2x`; the new state is told with probability `alpha`, else one of the
-    /// other two tokens is emitted. The paper has `alpha = 0.85`, `x = 0.05`.
+    /// The process Mess3 of Shai et al. 2024 (Marzen & Crutchfield 2017), whose beliefs form a fractal: three states,
+    /// three tokens. A state is kept with probability `1 - 2x`; the new state is told with probability `alpha`, else
+    /// one of the other two tokens is emitted. The paper has `alpha = 0.85`, `x = 0.05`.
     pub fn mess3(alpha: f64, x: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&alpha) || !(0.0..=0.5).contains(&x) {
             return Err(Error::new(
@@ -84,8 +84,10 @@ impl HiddenMarkov {
         self.stationary.len()
     }
 
-    /// What can be known of the hidden state after each token: `[len, n_states]`. `None` if the process never emits these tokens.
-    pub fn beliefs(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    /// What can be known of the hidden state after each token: `[len, n_states]`. `None` if the process never emits
+    /// these tokens.
+    pub fn beliefs(&self, tokens: impl Tokens) -> Option<Array2<f64>> {
+        let tokens = tokens.tokens();
         let mut out = Array2::zeros((tokens.len(), self.n_states()));
         let mut belief = self.stationary.clone();
         for (&token, mut row) in tokens.iter().zip(out.rows_mut()) {
@@ -198,7 +200,7 @@ mod tests {
     #[test]
     fn mess3_has_the_matrices_of_its_paper() {
         let source = HiddenMarkov::mess3(0.85, 0.05).unwrap();
-        // T(A) of appendix: [αy βx βx; αx βy βx; αx βx βy] with β = (1 - α) / 2 = .075 and y = 1 - 2x = .9.
+        // T(A) of appendix: [αy βx βx; αx βy βx; αx βx βy] with β = (1 - α) / 2 = 0.075 and y = 1 - 2x = 0.9.
         let a = array![[0.765, 0.00375, 0.00375], [0.0425, 0.0675, 0.00375], [0.0425, 0.00375, 0.0675]];
         let ours = source.transitions.index_axis(Axis(0), 0);
         assert!((&ours - &a).iter().all(|e| e.abs() < 1e-15), "{ours}");

@@ -23,8 +23,8 @@ pub struct Images {
 }
 
 impl Images {
-    /// Reads the digits of UCI's Optical Recognition data: a line for each image of 8x8 pixels, 64 numbers from 0 to 16, then
-    /// the digit.
+    /// Reads the digits of UCI's Optical Recognition data: a line for each image of 8x8 pixels, 64 numbers from 0 to
+    /// 16, then the digit.
     pub fn digits(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = read(path)?;
@@ -146,8 +146,8 @@ fn axes(bytes: &[u8], n_axes: usize) -> Vec<usize> {
     lengths.iter().take(n_axes).map(|&b| u32::from_be_bytes(b) as usize).collect()
 }
 
-/// The lengths of the axes and the bytes of an IDX file: two zeros, the type (8: bytes), the number of axes, their lengths as
-/// big-endian numbers, the data.
+/// The lengths of the axes and the bytes of an IDX file: two zeros, the type (8: bytes), the number of axes, their
+/// lengths as big-endian numbers, the data.
 fn idx(bytes: &[u8], n_axes: usize) -> Result<(Vec<usize>, &[u8]), String> {
     let magic = magic(n_axes);
     if !bytes.starts_with(&magic) {

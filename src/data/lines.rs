@@ -6,8 +6,9 @@ use super::Source;
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
-/// Sequences `x y x y ..` with `y = a x + b`, rounded and cut to the range of the tokens. Tokens are the whole numbers from `-largest` to
-/// `largest`; each sequence draws its slope from `-2, -1.5, .., 2` and its intercept from `-2, -1, .., 2`, each `x` is uniform.
+/// Sequences `x y x y ..` with `y = a x + b`, rounded and cut to the range of the tokens. Tokens are the whole numbers
+/// from `-largest` to `largest`; each sequence draws its slope from `-2, -1.5, .., 2` and its intercept from
+/// `-2, -1, .., 2`, each `x` is uniform.
 ///
 /// The line is not known, but there are only 45 of them, so its posterior is, and with it the true conditional.
 ///

@@ -4,12 +4,13 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 use std::path::Path;
 
+use super::Tokens;
 use crate::{Error, ErrorKind, Result};
 
 /// A vocabulary of pieces with scores (SentencePiece's BPE), read from the `tokenizer.bin` of llama2.c.
 ///
-/// Text begins with BOS and a space; characters without a piece of their own become bytes; then the adjacent pair that makes
-/// the piece of the highest score is merged until none does.
+/// Text begins with BOS and a space; characters without a piece of their own become bytes; then the adjacent pair that
+/// makes the piece of the highest score is merged until none does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PieceTokenizer {
     pieces: Vec<Vec<u8>>,
@@ -159,7 +160,8 @@ impl PieceTokenizer {
     }
 
     /// The text of `tokens`. BOS and the space after it are not part of it; bytes that are no text become `�`.
-    pub fn decode(&self, tokens: &[u32]) -> String {
+    pub fn decode(&self, tokens: impl Tokens) -> String {
+        let tokens = tokens.tokens();
         let mut bytes = Vec::new();
         for (i, &token) in tokens.iter().enumerate() {
             if Some(token) == self.bos {
@@ -250,7 +252,7 @@ mod tests {
         // A character without a piece is its bytes: é is C3 A9.
         assert_eq!(t.encode("é"), [1, 259, 3 + 0xC3, 3 + 0xA9]);
         for text in ["aba", "é ab\n", "", " a"] {
-            assert_eq!(t.decode(&t.encode(text)), text);
+            assert_eq!(t.decode(t.encode(text)), text);
         }
     }
 
@@ -299,7 +301,7 @@ mod tests {
             }
             bytes.truncate(len);
             if let Ok(t) = PieceTokenizer::parse(&bytes) {
-                t.decode(&t.encode(&text));
+                t.decode(t.encode(&text));
             }
         }
     }

@@ -52,7 +52,7 @@ impl Corpus {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         if meta.is_file() {
             let text = read_text(path)?;
-            return Self::from_text(&name, &text);
+            return Self::from_text(name, text);
         }
         let mut files = Vec::new();
         collect_files(path, &mut files)?;
@@ -66,7 +66,7 @@ impl Corpus {
                 format!("no text files below {shown} ({} files looked at)", files.len()),
                 "give a folder that holds UTF-8 text files",
             )),
-            1 => Self::from_text(&name, &texts[0]),
+            1 => Self::from_text(name, &texts[0]),
             _ => Self::from_files(&name, &texts),
         }
     }
@@ -75,11 +75,12 @@ impl Corpus {
     ///
     /// ```
     /// use onelens::data::{Corpus, Source};
-    /// let corpus = Corpus::from_text("alphabet", &"abcdefghij\n".repeat(100))?;
+    /// let corpus = Corpus::from_text("alphabet", "abcdefghij\n".repeat(100))?;
     /// assert_eq!(corpus.d_vocab(), 12); // ten letters, the line break and �
     /// # Ok::<(), onelens::Error>(())
     /// ```
-    pub fn from_text(name: &str, text: &str) -> Result<Self> {
+    pub fn from_text(name: impl AsRef<str>, text: impl AsRef<str>) -> Result<Self> {
+        let (name, text) = (name.as_ref(), text.as_ref());
         let mut cut = text.len() / HELD_OUT_EVERY * (HELD_OUT_EVERY - 1);
         while !text.is_char_boundary(cut) {
             cut -= 1;
@@ -187,7 +188,7 @@ impl Source for Corpus {
     }
 
     fn token_text(&self, token: u32) -> String {
-        self.vocab.decode(&[token])
+        self.vocab.decode([token])
     }
 
     fn describe(&self) -> String {

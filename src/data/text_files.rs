@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Result};
 /// | `.json` | the elements of one array, likewise; the file is read whole |
 /// | any other | plain UTF-8 text; a line `<\|endoftext\|>` ends a document, and so does the first line end after [1 MiB](TextFiles::LONGEST) |
 ///
-/// each also with `.gz` or `.zst` behind.
+/// each also followed by `.gz` or `.zst`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFiles {
     files: Vec<PathBuf>,
@@ -27,7 +27,8 @@ impl TextFiles {
     /// A document of plain text is cut at the first line end after so many bytes, and at this many without one.
     pub const LONGEST: usize = 1 << 20;
 
-    /// The texts in these files, and in all files below these folders, in the order of their paths, each once. Hidden files are left out.
+    /// The texts in these files, and in all files below these folders, in the order of their paths, each once. Hidden
+    /// files are left out.
     ///
     /// Fails if a path does not exist, or if there is no file.
     ///
@@ -279,7 +280,7 @@ fn broken(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::File,
         format!("{} {why}", path.display()),
-        "texts are UTF-8 (plain, .jsonl with the field `text`, or .json with an array), also with .gz or .zst behind",
+        "texts are UTF-8 (plain, .jsonl with the field `text`, or .json with an array), also followed by .gz or .zst",
     )
 }
 

@@ -9,8 +9,8 @@ use super::{Source, TokenText, Tokenize};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
-/// Texts as a [`Source`] for a model with a tokenizer of its own. Every sequence is a stretch of one text, from its beginning
-/// if it is short; the last tenth of the texts is held out.
+/// Texts as a [`Source`] for a model with a tokenizer of its own. Every sequence is a stretch of one text, from its
+/// beginning if it is short; the last tenth of the texts is held out.
 ///
 /// ```
 /// use onelens::{data::{Source, Texts}, num::rng};

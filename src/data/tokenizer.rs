@@ -3,10 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::{PieceTokenizer, TokenText, Tokenize, Vocab};
+use super::{PieceTokenizer, TokenText, Tokenize, Tokens, Vocab};
 use crate::{Error, ErrorKind, Result};
 
-/// The tokenizer of a model: a Hugging Face `tokenizer.json`, the one that a GGUF file describes, the pieces of llama2.c, or characters.
+/// The tokenizer of a model: a Hugging Face `tokenizer.json`, the one that a GGUF file describes, the pieces of
+/// llama2.c, or characters.
 ///
 /// ```no_run
 /// use onelens::data::Tokenizer;
@@ -28,10 +29,11 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer by what the file is: a `tokenizer.json` or the folder that holds one, a GGUF file, or the `tokenizer.bin` of
-    /// llama2.c (such as `tok512.bin`).
+    /// Reads a tokenizer by what the file is: a `tokenizer.json` or the folder that holds one, a GGUF file, or the
+    /// `tokenizer.bin` of llama2.c (such as `tok512.bin`).
     ///
-    /// Fails on anything else: a text is no tokenizer. For a model whose tokens are characters, see [`characters`](Tokenizer::characters).
+    /// Fails on anything else: a text is no tokenizer. For a model whose tokens are characters, see
+    /// [`characters`](Tokenizer::characters).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let shown = path.display();
@@ -60,8 +62,8 @@ impl Tokenizer {
                 )),
             };
         }
-        // The crate expects JSON to be whole, and panics in places where it is not. Its `from_bytes` is generic: what it needs of
-        // serde would be compiled here once more, a tenth of this library.
+        // The crate expects JSON to be whole, and panics in places where it is not. Its `from_bytes` is generic: what
+        // it needs of serde would be compiled here once more, a tenth of this library.
         let json: serde_json::Result<serde_json::Value> = serde_json::from_slice(&bytes);
         let read = match (json, String::from_utf8(bytes)) {
             (Ok(_), Ok(text)) => guarded(|| text.parse::<tokenizers::Tokenizer>()),
@@ -144,13 +146,13 @@ impl Tokenizer {
     }
 
     /// The text of `tokens`, without special ones such as `<|endoftext|>`.
-    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.write(tokens, true)
+    pub fn decode(&self, tokens: impl Tokens) -> Result<String> {
+        self.write(&tokens.tokens(), true)
     }
 
     /// The text of `tokens`, special ones by their names.
-    pub fn decode_all(&self, tokens: &[u32]) -> Result<String> {
-        self.write(tokens, false)
+    pub fn decode_all(&self, tokens: impl Tokens) -> Result<String> {
+        self.write(&tokens.tokens(), false)
     }
 
     fn write(&self, tokens: &[u32], without_special: bool) -> Result<String> {
@@ -172,7 +174,7 @@ impl Tokenizer {
                 if read.is_empty() { inner.id_to_token(token).unwrap_or_else(|| "�".into()) } else { read }
             }
             Kind::Pieces(pieces) => pieces.token_text(token),
-            Kind::Characters(vocab) => vocab.decode(&[token]),
+            Kind::Characters(vocab) => vocab.decode([token]),
         }
     }
 }

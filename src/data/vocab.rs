@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Tokens;
 use crate::{Error, ErrorKind, Result};
 
 /// A character vocabulary. Token 0 is `�`, which stands for every character too rare to have a token of its own.
@@ -67,7 +68,7 @@ impl Vocab {
     }
 
     /// The text of `tokens`; a number that is no token becomes `�`.
-    pub fn decode(&self, tokens: &[u32]) -> String {
-        tokens.iter().map(|&t| self.chars.get(t as usize).copied().unwrap_or(RARE)).collect()
+    pub fn decode(&self, tokens: impl Tokens) -> String {
+        tokens.tokens().iter().map(|&t| self.chars.get(t as usize).copied().unwrap_or(RARE)).collect()
     }
 }

@@ -3,7 +3,7 @@
 use super::figure::show;
 use super::{Card, Figure, Heatmap};
 use crate::Result;
-use crate::data::Source;
+use crate::data::{Source, Tokens};
 use crate::dual::{PredictiveCache, PredictiveCoding};
 
 impl PredictiveCoding {
@@ -41,9 +41,10 @@ impl PredictiveCache {
         self.errors_figure(vec![])
     }
 
-    /// The same with the tokens of a sequence under it: `tokens` are those that were run, of which the errors are about all but the first.
-    pub fn figure_with(&self, tokens: &[u32], source: &dyn Source) -> Result<Figure> {
-        self.errors_figure(tokens.iter().skip(1).map(|&t| source.token_text(t)).collect())
+    /// The same with the tokens of a sequence under it: `tokens` are those that were run, of which the errors are about
+    /// all but the first.
+    pub fn figure_with(&self, tokens: impl Tokens, source: &dyn Source) -> Result<Figure> {
+        self.errors_figure(tokens.tokens().iter().skip(1).map(|&t| source.token_text(t)).collect())
     }
 
     fn errors_figure(&self, x_ticks: Vec<String>) -> Result<Figure> {

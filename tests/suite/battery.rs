@@ -252,7 +252,8 @@ fn lesions_change_the_network_as_said() {
 
 #[test]
 fn an_untrained_network_takes_no_gradient_steps() {
-    // The literal test on a network whose updates are not gradient steps: positive definiteness and shared R² stay at chance.
+    // The literal test on a network whose updates are not gradient steps: positive definiteness and shared R² stay at
+    // chance.
     let source = Markov::new(6, 0.3).unwrap();
     let tokens = source.sample(60, 12, &mut rng(0, 0)).unwrap();
     let seen = LiteralGradient::measure(&small(&source, 2), &tokens).unwrap();
@@ -321,7 +322,7 @@ fn what_the_battery_cannot_look_at_is_refused_with_a_sentence() {
     let e = Streams::of_probabilities(widths, Array2::zeros((8, 2))).unwrap_err().to_string();
     assert!(e.contains("[3, 3, 4]") && e.contains("pool"), "{e}");
     // Without a known truth, alignment is with the network's own prediction, and says so.
-    let text = Corpus::from_text("letters", &"the cat sat on the mat. ".repeat(80)).unwrap();
+    let text = Corpus::from_text("letters", "the cat sat on the mat. ".repeat(80)).unwrap();
     let tokens = text.sample(20, 12, &mut rng(0, 0)).unwrap();
     let streams = Streams::of_transformer(&small(&text, 0), &tokens, Some(&text)).unwrap();
     assert!(!measure(&streams, 1e-4, false).unwrap().truth_known);

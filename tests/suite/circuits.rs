@@ -42,8 +42,8 @@ fn attributions_sum_to_the_logit_difference_in_every_architecture_with_skips() {
     }
 }
 
-/// A part's contribution is what is missing when it alone is taken away: everything else, and the scale of the final norm, held as
-/// they were.
+/// A part's contribution is what is missing when it alone is taken away: everything else, and the scale of the final
+/// norm, held as they were.
 #[test]
 fn the_attribution_of_a_head_is_what_is_missing_without_it() {
     let config = Config {
@@ -71,8 +71,8 @@ fn the_attribution_of_a_head_is_what_is_missing_without_it() {
     }
 }
 
-/// One layer, one head, no norm and no MLP: the query at `t` looks at `t - shift` and nowhere else, since positions are one-hot
-/// and the query turns them by `shift`. Without a place to look at it looks everywhere alike.
+/// One layer, one head, no norm and no MLP: the query at `t` looks at `t - shift` and nowhere else, since positions are
+/// one-hot and the query turns them by `shift`. Without a place to look at it looks everywhere alike.
 fn looks_back(shift: usize) -> Transformer {
     let n = 12;
     let mut model = Transformer::new(Config {
@@ -184,14 +184,14 @@ fn the_figures_say_what_the_numbers_say() {
     let shown = text(HeadScores::induction(&copies_back(3), &how).unwrap().figure());
     assert!(shown.contains("Highest: head 1.1, 1.00."), "{shown}");
     let source = Markov::new(6, 1.0).unwrap();
-    let patterns = AttentionPatterns::new(&model, &[0, 1, 2, 3], 1, &source).unwrap();
+    let patterns = AttentionPatterns::new(&model, [0, 1, 2, 3], 1, &source).unwrap();
     assert_eq!(patterns.patterns.dim(), (2, 4, 4));
     let one = patterns.head(1).unwrap();
     assert_eq!(one.patterns[(0, 3, 1)], 1.0, "position 3 looks two back");
     assert!(text(one.figure()).contains("Head 1.1"));
     assert!(patterns.head(2).unwrap_err().to_string().contains("[0, 1]"));
     assert!(
-        AttentionPatterns::new(&model, &[0], 2, &source)
+        AttentionPatterns::new(&model, [0], 2, &source)
             .unwrap_err()
             .to_string()
             .contains("layers are 0 to 1")

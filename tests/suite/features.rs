@@ -116,7 +116,8 @@ mod candle {
                     (&there.mean_prediction - &ours.mean_prediction).iter().all(|e| e.abs() < 1e-6),
                     "{name}"
                 );
-                // Few tokens leave a first stream without full rank, in which a small penalty magnifies the last digits.
+                // Few tokens leave a first stream without full rank, in which a small penalty magnifies the last
+                // digits.
                 let ridge = Ridge { lambda: 1e-2, ..Default::default() };
                 let (a, b) = (ridge.own(&there).unwrap(), ridge.own(&ours).unwrap());
                 for l in 0..a.len() {
@@ -241,7 +242,7 @@ mod tokenizers {
         let tokenizer = Tokenizer::open(&path).unwrap();
         assert_eq!(tokenizer.len(), 6);
         assert_eq!(tokenizer.encode("abcbab").unwrap(), [5, 4, 1, 3]);
-        assert_eq!(tokenizer.decode(&[5, 4, 1, 3]).unwrap(), "abcbab");
+        assert_eq!(tokenizer.decode([5, 4, 1, 3]).unwrap(), "abcbab");
         assert_eq!((tokenizer.token_text(3), tokenizer.token_text(99)), ("ab".into(), "�".into()));
     }
 

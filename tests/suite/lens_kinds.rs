@@ -158,7 +158,7 @@ fn all_kinds_go_through_one_comparison() {
     {
         assert!(curve.kl[2] < seen.floor, "{}: {} and {}", curve.name, curve.kl[2], seen.floor);
     }
-    // A row for each, one for not looking and one for the model.
+    // A row for each, one for the baseline and one for the model.
     assert_eq!(seen.table().rows.len(), 16);
     assert!(seen.table().figure().unwrap().text().contains("top-1 agreement"));
     assert!(seen.agreement_figure().is_ok() && seen.cross_entropy_figure().is_ok());
@@ -237,7 +237,8 @@ fn low_rank_loses_the_variance_of_the_directions_it_leaves_out() {
     moments.layers = vec![m.clone(); 4];
     let full = LEAST_SQUARES.own(&moments).unwrap();
     let mse = |lenses: &LayerLenses| Transfer::mse(&moments, lenses).unwrap().values[(0, 0)];
-    // What the full lens predicts, as a matrix; by Eckart and Young its best approximation of rank r lacks the other directions.
+    // What the full lens predicts, as a matrix; by Eckart and Young its best approximation of rank r lacks the other
+    // directions.
     let fitted = full.layer(0).unwrap().a.dot(&m.s_xx).dot(&full.layer(0).unwrap().a.t());
     let spread = onelens::num::SymmetricEigen::new(fitted.view()).unwrap().values;
     for rank in 0..=6 {
@@ -364,7 +365,7 @@ fn given_numbers_are_read_and_measured_but_not_decoded() {
     let tokens = source.sample(40, 16, &mut rng(0, 0)).unwrap();
     let mut beliefs = Array3::<f32>::zeros((40, 16, 3));
     for (i, row) in tokens.rows().into_iter().enumerate() {
-        let b = source.beliefs(&row.to_vec()).unwrap();
+        let b = source.beliefs(row).unwrap();
         beliefs.index_axis_mut(Axis(0), i).assign(&b.mapv(|x| x as f32));
     }
     let moments = LayerMoments::collect_given(&model, &tokens, &beliefs).unwrap();

@@ -208,7 +208,7 @@ fn held_out_files_are_never_trained_on() {
             .rows()
             .into_iter()
             .map(|r| {
-                let text = corpus.vocab().decode(&r.to_vec());
+                let text = corpus.vocab().decode(r);
                 let first = text.chars().next().unwrap();
                 assert!(
                     text.chars().all(|c| c == first),
@@ -238,5 +238,5 @@ fn rust_source_is_found_and_is_rust() {
         corpus.describe()
     );
     assert_eq!(corpus.vocab().encode("fn main() {}").unwrap().len(), 12);
-    assert_eq!(Vocab::from_text("zz�a", 1).decode(&[0, 1, 2]), "�az");
+    assert_eq!(Vocab::from_text("zz�a", 1).decode([0, 1, 2]), "�az");
 }
