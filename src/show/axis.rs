@@ -81,7 +81,7 @@ fn widen(v: f64) -> (f64, f64) {
 }
 
 /// The least of 1, 2, 5 times a power of ten that is at least `step`.
-fn nice_step(step: f64) -> f64 {
+pub(super) fn nice_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|f| f * power >= step * (1.0 - 1e-9)).unwrap_or(10.0);
     factor * power

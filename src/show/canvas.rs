@@ -26,7 +26,7 @@ pub(super) enum Anchor {
     UpEnd,
 }
 
-/// Drawings side by side that would be wider than this go on below, as they do on a page.
+/// Drawings side by side that would be wider than this continue below, as they do on a page.
 const MAX_ROW: f64 = 1300.0;
 /// Between drawings that are put together.
 const GAP: f64 = 28.0;
@@ -67,7 +67,8 @@ impl Shape {
     }
 }
 
-/// A finished drawing: as SVG elements in units of a tenth of a pixel, and as the shapes that a picture is painted from.
+/// A finished drawing: as SVG elements in units of a tenth of a pixel, and as the shapes that a picture is painted
+/// from.
 #[derive(Clone)]
 pub(super) struct Drawing {
     pub(super) width: f64,

@@ -167,8 +167,8 @@ impl Figure {
         }
     }
 
-    /// The figure whose files [`save`](Figure::save) writes for dark pages: `.png` and `.svg` in the colours that others have
-    /// where the theme is dark. In a notebook a figure follows the theme by itself.
+    /// The figure whose files [`save`](Figure::save) writes for dark pages: `.png` and `.svg` in the colours that
+    /// others have where the theme is dark. In a notebook a figure follows the theme by itself.
     pub fn dark(&self) -> Figure {
         Figure { drawing: self.drawing.dark(), ..self.clone() }
     }
@@ -180,8 +180,8 @@ impl Figure {
 
     /// The forms that a notebook chooses from, richest first: HTML, PNG in base64, text.
     ///
-    /// The HTML holds the picture too. Who strips the styles shows the picture and not the rest: GitHub, JupyterLab with a notebook
-    /// that it does not trust.
+    /// The HTML holds the picture too. Who strips the styles shows the picture and not the rest: GitHub, JupyterLab
+    /// with a notebook that it does not trust.
     pub fn bundle(&self) -> Bundle {
         let picture = BASE64.encode(self.png());
         vec![
@@ -192,9 +192,9 @@ impl Figure {
     }
 
     /// The HTML with a picture that the style sheet hides, and all else in what is hidden without it: `hidden` is left
-    /// in place by JupyterLab if it has a value, and `rp`, which no browser shows, by GitHub. The style sheet knows both by `data-ol`, which
-    /// JupyterLab takes away with the style sheet: so that of another figure, in a cell that was run since, does not
-    /// hide the picture.
+    /// in place by JupyterLab if it has a value, and `rp`, which no browser shows, by GitHub. The style sheet knows
+    /// both by `data-ol`, which JupyterLab takes away with the style sheet: so that of another figure, in a cell that
+    /// was run since, does not hide the picture.
     fn with_still(&self, picture: &str) -> String {
         wrap(&format!(
             "<div class=\"ol-still\" data-ol><img width=\"{}\" alt=\"{}\" src=\"data:image/png;base64,{picture}\"></div>\

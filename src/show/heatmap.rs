@@ -1,10 +1,11 @@
 //! A number per pair, such as what the lens of one layer loses on another. Axes: `[y, x]`, row 0 at the top.
 
-use ndarray::Array2;
+use ndarray::{Array2, Ix2};
 
 use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
+use super::numbers::Numbers;
 use super::text;
 use super::theme::{self, AXIS, HATCH, INK, MUTED, NOTHING};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,14 +51,41 @@ pub struct Heatmap {
     pub diverging: bool,
     /// Logarithmic colours; values that are not positive are hatched.
     pub log: bool,
-    /// The ends of the colours, such as those of another map to compare with; values beyond have the colour of the end, and a
-    /// triangle that points down or up. None: from the least value to the greatest.
+    /// The ends of the colours, such as those of another map to compare with; values beyond have the colour of the end,
+    /// and a triangle that points down or up. None: from the least value to the greatest.
     pub range: Option<(f64, f64)>,
+    /// Cells as high as they are wide, as pixels are.
+    pub square: bool,
     /// Caption under the figure.
     pub note: String,
 }
 
 impl Heatmap {
+    /// A map of these values, `[y, x]`, without names.
+    ///
+    /// # Errors
+    /// For values of more or fewer than two axes.
+    ///
+    /// ```
+    /// use ndarray::array;
+    /// use onelens::show::Heatmap;
+    /// assert_eq!(Heatmap::new("weights", array![[0.5_f32, 2.0]])?.values, array![[0.5, 2.0]]);
+    /// assert!(Heatmap::new("weights", [0.5, 2.0]).unwrap_err().to_string().contains("the shape [2]"));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn new(title: impl Into<String>, values: impl Numbers) -> Result<Self> {
+        let values = values.numbers();
+        let shape = values.shape().to_vec();
+        let values = values.into_dimensionality::<Ix2>().map_err(|_| {
+            Error::new(
+                ErrorKind::Shape,
+                format!("a heat map takes values of two axes, and these have the shape {shape:?}"),
+                "choose a part of two axes, such as `a.index_axis(Axis(0), 0)`, or make a row of them: `a.insert_axis(Axis(0))`",
+            )
+        })?;
+        Ok(Heatmap { title: title.into(), values, ..Default::default() })
+    }
+
     /// Checks the data and draws them.
     ///
     /// # Errors
@@ -79,7 +107,7 @@ impl Heatmap {
         {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("a range of colours from {lo} to {hi}"),
+                format!("colours cannot range from {lo} to {hi}"),
                 "give two finite numbers, the smaller one first, and both positive where colours are logarithmic",
             ));
         }
@@ -124,12 +152,14 @@ struct Cells {
     bar: Axis,
     log: bool,
     diverging: bool,
+    square: bool,
 }
 
 impl Cells {
     fn new(map: &Heatmap) -> Cells {
         let (n_rows, n_columns) = map.values.dim();
         let block = (n_rows.div_ceil(MAX_SIDE), n_columns.div_ceil(MAX_SIDE));
+        let block = if map.square { (block.0.max(block.1), block.0.max(block.1)) } else { block };
         let names = |given: &[String], n: usize, block: usize| -> Vec<String> {
             let all: Vec<String> =
                 if given.is_empty() { (0..n).map(|i| i.to_string()).collect() } else { given.to_vec() };
@@ -171,6 +201,7 @@ impl Cells {
             bar,
             log: map.log,
             diverging: map.diverging,
+            square: map.square,
         }
     }
 
@@ -211,7 +242,8 @@ impl Cells {
         text::sentences(&[&blocks, &cut, &hatched])
     }
 
-    /// The numbers, all with as many decimals as the largest needs; on a logarithmic scale each with two or three digits.
+    /// The numbers, all with as many decimals as the largest needs; on a logarithmic scale each with two or three
+    /// digits.
     fn numbers(&self) -> Vec<String> {
         let values = self.values.as_standard_layout();
         let values = values.as_slice().unwrap_or(&[]);
@@ -232,9 +264,15 @@ impl Cells {
         let printed = self.printed();
         let print_width = printed.iter().flatten().map(|l| text::ems(l)).fold(0.0, f64::max) * TICK + 8.0;
         let side = if printed.is_some() { print_width.clamp(38.0, 64.0) } else { 4.0 };
-        let cell_width = (460.0 / n_columns as f64).clamp(side, side.max(46.0));
-        let square = n_rows == n_columns;
-        let cell_height = (if square { cell_width } else { 360.0 / n_rows as f64 }).clamp(4.0, 34.0);
+        let square = map.square || n_rows == n_columns;
+        let room = if map.square {
+            f64::min(460.0 / n_columns as f64, 400.0 / n_rows as f64)
+        } else {
+            460.0 / n_columns as f64
+        };
+        let cell_width = room.clamp(side, side.max(46.0));
+        let cell_height = (if square { cell_width } else { 360.0 / n_rows as f64 })
+            .clamp(4.0, if map.square { 64.0 } else { 34.0 });
 
         let widest = |names: &[String]| names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * TICK;
         let x_every = |room: f64| ((widest(&self.x_names) + 8.0) / room).ceil().max(1.0) as usize;
@@ -305,8 +343,9 @@ impl Cells {
         printed: Option<&[String]>,
     ) {
         let n_columns = self.values.ncols();
-        // A hairline between cells where they are large enough to spare it.
-        let gap = if w >= 14.0 && h >= 14.0 { 1.0 } else { 0.0 };
+        // A hairline between cells where they are large enough to spare it, but not between the pixels of an image.
+        let spare = w >= 14.0 && h >= 14.0 && (printed.is_some() || !self.square);
+        let gap = if spare { 1.0 } else { 0.0 };
         for (i, row) in self.values.outer_iter().enumerate() {
             let mut j = 0;
             while j < n_columns {

@@ -1,48 +1,84 @@
-//! Curves over a common axis, such as a number per layer for several lenses. Axes: `[series][x]`.
+//! Curves, points or bars over a common axis, such as a number per layer for several lenses. Axes: `[series][x]`.
 
 use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
+use super::numbers::Numbers;
 use super::text;
 use super::theme::{self, AXIS, GRID, INK, MUTED, Rgb};
 use crate::error::Result;
 
 /// Rows of numbers in the text twin, and the number of points up to which each gets a mark.
 const TEXT_ROWS: usize = 40;
-/// Curves of more points are drawn as the lowest and highest point of each of half as many stretches.
+/// Curves and bars of more values are drawn as the lowest and highest of each of half as many stretches; of more points
+/// so many are drawn.
 const MAX_POINTS: usize = 1200;
 
-/// One curve of a [`LineChart`].
+/// How a [`Series`] is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// A curve through the values.
+    #[default]
+    Line,
+    /// A curve with dashes: for baselines and references.
+    Dashed,
+    /// A mark at each value and nothing between them.
+    Points,
+    /// A bar from zero to each value. Those of several series stand beside each other; those at given [`LineChart::x`]
+    /// touch, as in a histogram.
+    Bars,
+}
+
+/// One curve of a [`LineChart`], or its points or bars.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// What stands at the end of the curve.
+    /// What stands at the end of the curve; may be empty.
     pub name: String,
     /// One value per `x`; NaN and infinities leave gaps.
     pub y: Vec<f64>,
-    /// Draw with dashes: for baselines and references.
-    pub dashed: bool,
+    /// A curve, points or bars.
+    pub style: Style,
     /// Lower and upper limits around `y`, such as a confidence interval.
     pub band: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 impl Series {
-    /// A solid curve without a band.
-    pub fn new(name: impl Into<String>, y: impl Into<Vec<f64>>) -> Self {
-        Series { name: name.into(), y: y.into(), ..Default::default() }
+    /// A solid curve without a band. An array of more than one axis is read row by row.
+    ///
+    /// ```
+    /// use onelens::show::Series;
+    /// assert_eq!(Series::new("own", [0.5_f32, 0.25]).y, [0.5, 0.25]);
+    /// ```
+    pub fn new(name: impl Into<String>, y: impl Numbers) -> Self {
+        Series { name: name.into(), y: list(y), ..Default::default() }
     }
 
     /// The same curve with dashes.
     pub fn dashed(self) -> Self {
-        Series { dashed: true, ..self }
+        Series { style: Style::Dashed, ..self }
     }
 
-    /// The same curve with a band from `lower` to `upper`.
-    pub fn band(self, lower: impl Into<Vec<f64>>, upper: impl Into<Vec<f64>>) -> Self {
-        Series { band: Some((lower.into(), upper.into())), ..self }
+    /// The same values as points.
+    pub fn points(self) -> Self {
+        Series { style: Style::Points, ..self }
+    }
+
+    /// The same values as bars.
+    pub fn bars(self) -> Self {
+        Series { style: Style::Bars, ..self }
+    }
+
+    /// The same curve with a band from `lower` to `upper`; bars get a line.
+    pub fn band(self, lower: impl Numbers, upper: impl Numbers) -> Self {
+        Series { band: Some((list(lower), list(upper))), ..self }
     }
 }
 
-/// Curves over a common axis.
+fn list(numbers: impl Numbers) -> Vec<f64> {
+    numbers.numbers().into_iter().collect()
+}
+
+/// Curves, points or bars over a common axis.
 ///
 /// ```
 /// use onelens::show::{LineChart, Series};
@@ -77,9 +113,12 @@ pub struct LineChart {
     pub series: Vec<Series>,
     /// Let the vertical axis contain zero.
     pub y_from_zero: bool,
+    /// What the vertical axis covers at the least, such as what that of another chart does, to compare with.
+    pub y_range: Option<(f64, f64)>,
     /// Logarithmic vertical axis; values that are not positive leave gaps.
     pub y_log: bool,
-    /// Values below this are drawn at it, as arrows that point down; in the text twin and as CSV they are what they are.
+    /// Values below this are drawn at it, as arrows that point down; in the text twin and as CSV they are what they
+    /// are.
     pub y_lowest: Option<f64>,
     /// Caption under the figure.
     pub note: String,
@@ -101,9 +140,10 @@ impl LineChart {
     fn csv(&self, x: &[f64]) -> String {
         let mut header = vec![if self.x_label.is_empty() { "x".into() } else { self.x_label.clone() }];
         for s in &self.series {
-            header.push(s.name.clone());
+            let name = self.heading(s);
+            header.push(name.to_string());
             if s.band.is_some() {
-                header.extend(["lower limit", "upper limit"].map(|limit| format!("{}, {limit}", s.name)));
+                header.extend(["lower limit", "upper limit"].map(|limit| format!("{name}, {limit}")));
             }
         }
         let rows = (0..x.len()).map(|i| {
@@ -128,7 +168,7 @@ impl LineChart {
         let nothing =
             || empty("line chart", &self.title, "give it at least one series with at least one value");
         let first = self.series.first().ok_or_else(nothing)?;
-        let name = |s: &Series| text::cut(&text::one_line(&s.name), 60);
+        let name = |s: &Series| text::cut(&text::one_line(self.heading(s)), 60);
         let (n, of) = match (self.x.len(), self.x_ticks.len()) {
             (0, 0) => (first.y.len(), format!("values in series \"{}\"", name(first))),
             (0, n) => (n, "names in x_ticks".into()),
@@ -148,6 +188,11 @@ impl LineChart {
             return Err(nothing());
         }
         Ok(if self.x.is_empty() { (0..n).map(|i| i as f64).collect() } else { self.x.clone() })
+    }
+
+    /// The name of a series in tables, where there has to be one.
+    fn heading<'a>(&'a self, series: &'a Series) -> &'a str {
+        [&series.name, &self.y_label].into_iter().find(|name| !name.is_empty()).map_or("y", String::as_str)
     }
 
     fn has_place(&self, y: f64) -> bool {
@@ -170,7 +215,8 @@ impl LineChart {
             let n = s.y.iter().zip(x).filter(|(y, x)| !self.has_place(**y) || !is_drawable(**x)).count();
             if n > 0 {
                 let name = text::cut(&text::one_line(&s.name), 60);
-                gaps.push(format!("{} in \"{name}\"", text::count(n, "value")));
+                let of = if name.is_empty() { name } else { format!(" in \"{name}\"") };
+                gaps.push(text::count(n, "value") + &of);
             }
         }
         if gaps.len() > 6 {
@@ -190,7 +236,12 @@ impl LineChart {
         } else {
             format!("Not drawn, because {why}: {}.", gaps.join(", "))
         };
-        text::sentences(&[&below, &missing])
+        let points = self.series.iter().filter(|s| s.style == Style::Points).map(|s| s.y.len()).max();
+        let thinned = match points {
+            Some(n) if n > MAX_POINTS => format!("{MAX_POINTS} of {n} points are drawn, evenly picked."),
+            Some(_) | None => String::new(),
+        };
+        text::sentences(&[&below, &missing, &thinned])
     }
 
     fn x_name(&self, x: &[f64]) -> Vec<String> {
@@ -209,7 +260,7 @@ impl LineChart {
             .iter()
             .map(|s| {
                 let shown: Vec<f64> = rows.iter().map(|&i| s.y[i]).collect();
-                let heading = std::iter::once(text::cut(&text::one_line(&s.name), 24));
+                let heading = std::iter::once(text::cut(&text::one_line(self.heading(s)), 24));
                 // On a logarithmic axis the small values matter as much as the large ones.
                 let numbers = if self.y_log {
                     shown.iter().map(|v| text::number(*v)).collect()
@@ -233,7 +284,10 @@ impl LineChart {
 
         let mut body = String::new();
         let by = if text::columns(&label) > 24 { format!("by {label}") } else { String::new() };
-        let heading = text::sentences(&[&text::one_line(&self.y_label), &by]);
+        // Series without a name have that of the axis.
+        let unnamed = self.series.iter().all(|s| s.name.is_empty());
+        let y_label = if unnamed { String::new() } else { text::one_line(&self.y_label) };
+        let heading = text::sentences(&[&y_label, &by]);
         if !heading.is_empty() {
             body += &format!("{heading}\n");
         }
@@ -256,9 +310,11 @@ impl LineChart {
         if rows.len() < x.len() {
             body += &format!("({} of {} rows, evenly spread)\n", rows.len(), x.len());
         }
+        // Points need not come in the order of the axis.
         let sparks: Vec<Vec<String>> = self
             .series
             .iter()
+            .filter(|s| s.style != Style::Points)
             .map(|s| {
                 let ends: Vec<f64> = s.y.iter().copied().filter(|v| v.is_finite()).collect();
                 let ends = match ends[..] {
@@ -266,7 +322,7 @@ impl LineChart {
                     [only] => text::number(only),
                     [first, .., last] => format!("{} -> {}", text::number(first), text::number(last)),
                 };
-                vec![text::cut(&text::one_line(&s.name), 24), text::sparkline(&s.y), ends]
+                vec![text::cut(&text::one_line(self.heading(s)), 24), text::sparkline(&s.y), ends]
             })
             .collect();
         body += &text::aligned(&sparks, &[false, false, false]);
@@ -298,6 +354,9 @@ struct Layout<'a> {
     top: f64,
     bottom: f64,
     height: f64,
+    /// What the bars of one `x` have to share, and how many they are.
+    step: f64,
+    n_bars: usize,
 }
 
 impl<'a> Layout<'a> {
@@ -308,16 +367,21 @@ impl<'a> Layout<'a> {
             chart.series.iter().map(|s| text::cut(&text::one_line(&s.name), 28)).collect();
         let name_width = names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * LABEL_SIZE;
         let left = tick_width + 16.0;
-        let right = WIDTH - (name_width + 40.0);
+        let right = WIDTH - if name_width > 0.0 { name_width + 40.0 } else { 16.0 };
 
         let (lo, hi) = range(x.iter().copied().filter(|v| is_drawable(*v))).unwrap_or((0.0, 1.0));
+        let n_bars = chart.series.iter().filter(|s| s.style == Style::Bars).count();
+        let step = if n_bars > 0 { least_step(x) } else { 0.0 };
+        let (lo, hi) = (lo - step / 2.0, hi + step / 2.0);
         let named = !chart.x_ticks.is_empty();
         let whole = x.iter().all(|v| !is_drawable(*v) || v.fract() == 0.0);
         let x_axis = Axis::tight(lo, hi, 10, whole);
         let (x_names, upright) = if named {
             named_ticks(chart, x, right - left)
         } else {
-            (numbered_ticks(x, &x_axis, right - left), false)
+            // Bars that touch have ticks at round numbers, which are their edges more often than their middles.
+            let own = if n_bars > 0 && !chart.x.is_empty() { &[][..] } else { x };
+            (numbered_ticks(own, &x_axis, right - left), false)
         };
         let x_name_height = if upright {
             x_names.iter().map(|(_, n)| text::ems(n)).fold(0.0, f64::max) * TICK_SIZE + 8.0
@@ -353,6 +417,8 @@ impl<'a> Layout<'a> {
             top,
             bottom,
             height: height.ceil(),
+            step,
+            n_bars,
         }
     }
 
@@ -440,6 +506,9 @@ impl<'a> Layout<'a> {
 
     fn draw_band(&self, canvas: &mut Canvas, series: &Series, c: Rgb) {
         let Some((lower, upper)) = &series.band else { return };
+        if series.style == Style::Bars {
+            return;
+        }
         for run in self.runs(|i| self.chart.has_place(lower[i]) && self.chart.has_place(upper[i])) {
             let run: Vec<usize> = text::pick(run.len(), MAX_POINTS).into_iter().map(|i| run[i]).collect();
             let there = run.iter().map(|&i| self.at(self.x[i], upper[i]));
@@ -449,26 +518,71 @@ impl<'a> Layout<'a> {
     }
 
     fn draw_curve(&self, canvas: &mut Canvas, series: &Series, i: usize) {
-        for run in self.runs(|j| self.chart.has_place(series.y[j])) {
-            let single = run.len() == 1;
-            let points: Vec<(f64, f64)> =
-                thin(&run, &series.y).into_iter().map(|j| self.at(self.x[j], series.y[j])).collect();
-            let c = self.colours[i];
-            if series.dashed {
-                canvas.dashed(&points, c, 2.0);
-            } else if !single {
-                canvas.path(&points, c, 2.0);
-            }
-            for &j in run.iter().filter(|_| self.x.len() <= TEXT_ROWS) {
-                let (at, below) = (self.at(self.x[j], series.y[j]), self.chart.is_below(series.y[j]));
-                if below {
-                    canvas.arrow_down(at, c);
-                } else if single || !series.dashed {
-                    canvas.mark(at, i, c);
+        let c = self.colours[i];
+        let few = self.x.len() <= TEXT_ROWS;
+        match series.style {
+            Style::Bars => self.draw_bars(canvas, series, i),
+            Style::Points => {
+                let all = self.runs(|j| self.chart.has_place(series.y[j])).concat();
+                for k in text::pick(all.len(), MAX_POINTS) {
+                    self.draw_mark(canvas, series, i, all[k]);
                 }
             }
-            if single && self.x.len() > TEXT_ROWS {
-                canvas.mark(points[0], i, c);
+            Style::Line | Style::Dashed => {
+                let dashed = series.style == Style::Dashed;
+                for run in self.runs(|j| self.chart.has_place(series.y[j])) {
+                    let single = run.len() == 1;
+                    let points: Vec<(f64, f64)> =
+                        thin(&run, &series.y).into_iter().map(|j| self.at(self.x[j], series.y[j])).collect();
+                    if dashed {
+                        canvas.dashed(&points, c, 2.0);
+                    } else if !single {
+                        canvas.path(&points, c, 2.0);
+                    }
+                    for &j in run.iter().filter(|_| few) {
+                        if single || !dashed || self.chart.is_below(series.y[j]) {
+                            self.draw_mark(canvas, series, i, j);
+                        }
+                    }
+                    if single && !few {
+                        canvas.mark(points[0], i, c);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A mark at the `j`-th value, or an arrow where that lies below the axis.
+    fn draw_mark(&self, canvas: &mut Canvas, series: &Series, i: usize, j: usize) {
+        let at = self.at(self.x[j], series.y[j]);
+        if self.chart.is_below(series.y[j]) {
+            canvas.arrow_down(at, self.colours[i]);
+        } else {
+            canvas.mark(at, i, self.colours[i]);
+        }
+    }
+
+    fn draw_bars(&self, canvas: &mut Canvas, series: &Series, i: usize) {
+        let before = self.chart.series[..i].iter().filter(|s| s.style == Style::Bars).count();
+        let whole = self.at(self.step, 1.0).0 - self.at(0.0, 1.0).0;
+        // Bars at given places touch up to a hairline; others stand apart.
+        let all = if self.chart.x.is_empty() { 0.75 * whole } else { whole };
+        let width = (all / self.n_bars as f64).max(1.0);
+        let gap = if width > 4.0 { 1.0 } else { 0.0 };
+        let zero = if self.chart.y_log { self.bottom } else { self.at(0.0, 0.0).1 };
+        let run = self.runs(|j| self.chart.has_place(series.y[j])).concat();
+        for j in thin(&run, &series.y) {
+            let (x, y) = self.at(self.x[j], series.y[j]);
+            let left = x - all / 2.0 + before as f64 * width;
+            let size = (width - gap, (zero - y).abs());
+            canvas.rect((left, y.min(zero)), size, self.colours[i]);
+            if let Some((lower, upper)) = &series.band
+                && self.chart.has_place(lower[j])
+                && self.chart.has_place(upper[j])
+            {
+                let middle = left + (width - gap) / 2.0;
+                let ends = [lower[j], upper[j]].map(|limit| (middle, self.at(self.x[j], limit).1));
+                canvas.line(ends[0], ends[1], INK, 1.5);
             }
         }
     }
@@ -480,27 +594,44 @@ impl<'a> Layout<'a> {
         };
         let ends: Vec<Option<(f64, f64)>> =
             self.chart.series.iter().map(|s| end(s).map(|i| self.at(self.x[i], s.y[i]))).collect();
-        let wanted: Vec<f64> = ends.iter().map(|e| e.map_or(self.bottom, |(_, y)| y)).collect();
+        // Points and bars have no end: their names stand at the top.
+        let is_curve = |s: &Series| matches!(s.style, Style::Line | Style::Dashed);
+        let place = |(end, s): (&Option<(f64, f64)>, &Series)| {
+            if is_curve(s) { end.map_or(self.bottom, |(_, y)| y) } else { self.top }
+        };
+        let wanted: Vec<f64> = ends.iter().zip(&self.chart.series).map(place).collect();
         let places = spread(&wanted, NAME_STEP, self.top, self.bottom);
-        for (i, series) in self.chart.series.iter().enumerate() {
+        for (i, series) in self.chart.series.iter().enumerate().filter(|(i, _)| !self.names[*i].is_empty()) {
             let (y, u) = (places[i], self.right + 12.0);
             if let Some((end_x, end_y)) = ends[i]
                 && end_x > self.right - 12.0
+                && is_curve(series)
             {
                 canvas.line((end_x + 5.0, end_y), (u - 3.0, y), GRID, 1.0);
             }
             let c = self.colours[i];
-            if series.dashed {
-                canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0);
-            } else {
-                canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
-                if self.x.len() <= TEXT_ROWS {
-                    canvas.mark((u + 8.0, y), i, c);
+            match series.style {
+                Style::Dashed => canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0),
+                Style::Points => canvas.mark((u + 8.0, y), i, c),
+                Style::Bars => canvas.rect((u + 3.0, y - 5.0), (10.0, 10.0), c),
+                Style::Line => {
+                    canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
+                    if self.x.len() <= TEXT_ROWS {
+                        canvas.mark((u + 8.0, y), i, c);
+                    }
                 }
             }
             canvas.text((u + 22.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
         }
     }
+}
+
+/// The least distance between two places; 1 where there is one place.
+fn least_step(x: &[f64]) -> f64 {
+    let mut all: Vec<f64> = x.iter().copied().filter(|v| is_drawable(*v)).collect();
+    all.sort_by(f64::total_cmp);
+    all.dedup();
+    all.windows(2).map(|w| w[1] - w[0]).reduce(f64::min).unwrap_or(1.0)
 }
 
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -515,8 +646,11 @@ fn y_axis(chart: &LineChart) -> Axis {
         .filter_map(|s| s.band.as_ref())
         .flat_map(|(lower, upper)| lower.iter().chain(upper));
     let all = curves.chain(bands).copied().filter(|v| chart.has_place(*v)).map(|v| chart.drawn(v));
-    let zero = (chart.y_from_zero && !chart.y_log).then_some(0.0);
-    let (lo, hi) = range(all.chain(zero)).unwrap_or((if chart.y_log { 0.1 } else { 0.0 }, 1.0));
+    let from_zero = chart.y_from_zero || chart.series.iter().any(|s| s.style == Style::Bars);
+    let zero = (from_zero && !chart.y_log).then_some(0.0);
+    let covered = chart.y_range.into_iter().flat_map(|(lo, hi)| [lo, hi]).filter(|v| chart.has_place(*v));
+    let (lo, hi) =
+        range(all.chain(zero).chain(covered)).unwrap_or((if chart.y_log { 0.1 } else { 0.0 }, 1.0));
     if chart.y_log { Axis::log(lo, hi, false) } else { Axis::linear(lo, hi, 5) }
 }
 
@@ -541,7 +675,7 @@ fn numbered_ticks(x: &[f64], axis: &Axis, width: f64) -> Vec<(f64, String)> {
     own.sort_by(|a, b| a.0.total_cmp(&b.0));
     own.dedup_by(|a, b| a.0 == b.0);
     let apart = own.windows(2).all(|w| (axis.place(w[1].0) - axis.place(w[0].0)) * width >= widest);
-    if own.len() <= 16 && apart { own } else { axis.ticks.clone() }
+    if !own.is_empty() && own.len() <= 16 && apart { own } else { axis.ticks.clone() }
 }
 
 /// Indices that look the same when drawn: the lowest and highest of each stretch, in order.

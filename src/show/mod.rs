@@ -1,10 +1,12 @@
 //! Figures: the only place in this crate that writes HTML or SVG.
 //!
-//! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[x]` per series), [`Heatmap`]
+//! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[series][x]`), [`Heatmap`]
 //! (`[y, x]`), [`TrajectoryTable`] (`[layer, pos]`), [`Table`] (`[row, column]`) and [`Card`] (`[row]`). Its `figure()`
 //! checks the data and returns a [`Figure`]: HTML for a notebook, the same drawing as SVG and as PNG for where styles are
-//! stripped, a text twin for a terminal. Those know nothing of lenses and models. `of_model`, `of_circuits`, `of_dual`, `of_predictive`, `of_heads` and `of_lens` fill them in, as the `figure()` of
-//! [`Comparison`](crate::lens::Comparison), [`Transfer`](crate::lens::Transfer) and their like. Nothing here computes.
+//! stripped, a text twin for a terminal. [`plot()`], [`scatter`], [`bar`], [`histogram`] and [`image()`] fill one in from
+//! whatever holds numbers; [`display()`] shows it in the middle of a cell. Those know nothing of lenses and models, whose
+//! figures (of a [`Comparison`](crate::lens::Comparison), a [`Transfer`](crate::lens::Transfer) and their like) are in
+//! the files `of_*`. Nothing here computes, but that a histogram counts.
 //!
 //! The same data give the same bytes: no time, no chance, no element ids. No script runs, nothing is fetched, every
 //! text is escaped, and long data are cut at a bound that the figure states. Colours follow the notebook's light or
@@ -28,9 +30,11 @@
 mod axis;
 mod canvas;
 mod card;
+mod display;
 mod figure;
 mod heatmap;
 mod line_chart;
+mod numbers;
 mod of_battery;
 mod of_circuits;
 mod of_dual;
@@ -40,6 +44,7 @@ mod of_lens;
 mod of_model;
 mod of_predictive;
 mod picture;
+mod plots;
 mod sheet;
 mod simplex;
 mod table;
@@ -48,9 +53,12 @@ mod theme;
 mod trajectory_table;
 
 pub use card::Card;
+pub use display::{Show, display};
 pub use figure::Figure;
 pub use heatmap::Heatmap;
-pub use line_chart::{LineChart, Series};
+pub use line_chart::{LineChart, Series, Style};
+pub use numbers::{Number, Numbers};
+pub use plots::{Plot, bar, histogram, image, plot, scatter};
 pub use simplex::Simplex;
 pub use table::{Table, TableCell};
 pub use trajectory_table::{TrajectoryCell, TrajectoryTable};

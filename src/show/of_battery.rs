@@ -5,11 +5,13 @@ use super::{Card, Figure, LineChart, Series, Table, TableCell};
 use crate::battery::{Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
 use crate::{Error, ErrorKind, Result};
 
-/// Fractions below this are drawn here, as arrows: a lens in the wrong basis is worse than not looking, without limit.
+/// Fractions below this are drawn here, as arrows: a lens in the wrong basis does worse than the baseline, without
+/// limit.
 const LOWEST: f64 = -0.5;
 
 impl Report {
-    /// The whole report: the verdict in a sentence, the table of controls, figures, methods. [`Figure::save`] makes it a page.
+    /// The whole report: the verdict in a sentence, the table of controls, figures, methods. [`Figure::save`] makes it
+    /// a page.
     pub fn figure(&self) -> Result<Figure> {
         let mut all = self.verdict_card().figure()?.above(&self.controls().figure()?);
         // Curves over layers that count, if there are any.
@@ -174,20 +176,20 @@ impl Report {
         let n = first.summary.layers.len();
         let mut series: Vec<Series> =
             LensKind::ALL.iter().map(|k| Series::new(k.name(), first.kl(*k))).collect();
-        series.push(Series::new("not looking", vec![first.summary.floor; n]).dashed());
+        series.push(Series::new("baseline", vec![first.summary.floor; n]).dashed());
         LineChart {
             title: format!("What each kind of lens reads: {}", first.summary.name),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: "KL (nats)".into(),
             series,
             y_from_zero: true,
-            note: "\"not looking\" is the mean prediction.".into(),
+            note: "The baseline is the mean prediction.".into(),
             ..Default::default()
         }
         .figure()
     }
 
-    /// Own lenses of every kind of network, over the floor: that they improve proves nothing.
+    /// Own lenses of every kind of network, as shares of the baseline: that they improve proves nothing.
     pub fn own_lenses(&self) -> Result<Figure> {
         self.some_count()?;
         let series = |g: &Group| {
@@ -197,7 +199,7 @@ impl Report {
         LineChart {
             title: "Own lenses improve with depth in any network".into(),
             x_label: "residual stream (0 is the embedding)".into(),
-            y_label: "KL over that of not looking".into(),
+            y_label: "KL, as a share of the baseline's".into(),
             series: self.groups.iter().filter(|g| !g.summary.kept().is_empty()).map(series).collect(),
             y_from_zero: true,
             ..Default::default()
@@ -258,7 +260,8 @@ impl Report {
         }
     }
 
-    /// How many blocks the gradient passes on its way to the embedding. Fails if no network is a transformer with skip connections.
+    /// How many blocks the gradient passes on its way to the embedding. Fails if no network is a transformer with skip
+    /// connections.
     pub fn paths(&self) -> Result<Figure> {
         let with_paths: Vec<&Group> = self.groups.iter().filter(|g| !g.paths.is_empty()).collect();
         let first = with_paths.first().ok_or_else(|| not_there("paths of the gradient"))?;
@@ -324,8 +327,8 @@ impl Report {
         })
     }
 
-    /// Loss behind lesions of the networks in question, above that of the whole network. Fails if these are not transformers of distinct
-    /// blocks with skip connections.
+    /// Loss after lesions of the networks in question, above that of the whole network. Fails if these are not
+    /// transformers of distinct blocks with skip connections.
     pub fn lesions(&self) -> Result<Table> {
         let all = &self.groups[0].lesions;
         let first = all.first().ok_or_else(|| not_there("lesions"))?;

@@ -87,8 +87,10 @@ impl HeadScores {
             title: format!("Heads: {}", self.name),
             x_label: "head".into(),
             y_label: "layer".into(),
-            values: self.values.clone(),
+            // Sums of shares, rounded.
+            values: self.values.mapv(|x| x.min(1.0)),
             unit: "share of attention".into(),
+            range: Some((0.0, 1.0)),
             note: format!("Highest: head {layer}.{head}, {:.2}.", self.values[(layer, head)]),
             ..Default::default()
         }
@@ -115,6 +117,7 @@ impl AttentionPatterns {
                 y_ticks: self.tokens.clone(),
                 values: pattern.mapv(f64::from),
                 unit: "share of attention".into(),
+                range: Some((0.0, 1.0)),
                 note: match left_out {
                     0 => String::new(),
                     n => format!("The first {MAX_HEADS} heads; {n} more are left out."),

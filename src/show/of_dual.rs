@@ -1,4 +1,5 @@
-//! How gradient descent in a context looks in a notebook: contributions, updates, losses, alignments, retrievals, slots.
+//! How gradient descent in a context looks in a notebook: contributions, updates, losses, alignments, retrievals,
+//! slots.
 
 use super::figure::show;
 use super::{Figure, Heatmap, LineChart, Series, Table};
@@ -14,8 +15,8 @@ const MAX_PAIRS: usize = 40;
 const MAX_POINTS: usize = 150;
 
 impl Contributions {
-    /// What each training pair adds to the answer: outputs down, pairs across, in the order of training. Of many pairs only those that add
-    /// most.
+    /// What each training pair adds to the answer: outputs down, pairs across, in the order of training. Of many pairs
+    /// only those that add most.
     pub fn figure(&self) -> Result<Figure> {
         let n = self.values.nrows();
         if n == 0 {

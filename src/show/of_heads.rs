@@ -14,8 +14,14 @@ impl ContextSplit {
             title: "How much of a head comes from the context?".into(),
             x_label: "query after the context".into(),
             y_label: "head".into(),
-            values: self.lambda.mean_axis(ndarray::Axis(0)).expect("a batch has sequences"),
+            // Sums of shares, rounded.
+            values: self
+                .lambda
+                .mean_axis(ndarray::Axis(0))
+                .expect("a batch has sequences")
+                .mapv(|x| x.min(1.0)),
             unit: "λ".into(),
+            range: Some((0.0, 1.0)),
             note: format!("The two parts mix to what the heads gathered, within {:.1e}.", self.error),
             ..Default::default()
         }
@@ -72,6 +78,7 @@ impl FeatureCurve {
                 Series::new("1 / √features", root.collect::<Vec<_>>()).dashed(),
             ],
             y_log: true,
+            y_range: Some((0.01, 1.0)),
             note: format!("Slope {:.2} on logarithmic axes.", self.slope),
             ..Default::default()
         }
@@ -102,7 +109,7 @@ impl UpdateSimilarity {
                 series("layer-causal", &self.layer_causal),
                 series("other context", &self.other_context).dashed(),
             ],
-            y_from_zero: true,
+            y_range: Some((-0.2, 1.0)),
             note: "Bands are two standard errors to each side.".into(),
             ..Default::default()
         }

@@ -11,8 +11,9 @@ use crate::num::Mantel;
 const Z: f64 = 1.96;
 
 impl Comparison {
-    /// Every lens in a row: mean KL from the final prediction, mean cross-entropy with the next token, and agreement with the model's
-    /// most probable token, over all streams but the last, which is the model's own; and the time it took to fit.
+    /// Every lens in a row: mean KL from the final prediction, mean cross-entropy with the next token, and agreement
+    /// with the model's most probable token, over all streams but the last, which is the model's own; and the time it
+    /// took to fit.
     pub fn table(&self) -> Table {
         let digits = |x: f64| TableCell::Number((x * 1e4).round() / 1e4);
         let mean = |values: &[f64]| {
@@ -32,7 +33,7 @@ impl Comparison {
                 ]
             })
             .collect();
-        rows.push(vec!["not looking".into(), digits(self.floor), "".into(), "".into(), "".into()]);
+        rows.push(vec!["baseline".into(), digits(self.floor), "".into(), "".into(), "".into()]);
         rows.push(vec![
             "the model itself".into(),
             digits(0.0),
@@ -84,7 +85,7 @@ impl Comparison {
         .figure()
     }
 
-    /// Held-out KL by residual stream, one curve per lens, with the floor.
+    /// Held-out KL by residual stream, one curve per lens, with the baseline.
     pub fn figure(&self) -> Result<Figure> {
         let mut series: Vec<Series> = self
             .curves
@@ -96,7 +97,7 @@ impl Comparison {
             })
             .collect();
         let n = self.curves.first().map_or(0, |c| c.kl.len());
-        series.push(Series::new("not looking", vec![self.floor; n]).dashed());
+        series.push(Series::new("baseline", vec![self.floor; n]).dashed());
         // Near the end all curves lie on the axis, unless it is logarithmic; of the last stream some are exactly 0.
         let earlier = || self.curves.iter().flat_map(|c| c.kl.iter().take(n.saturating_sub(1)).copied());
         let (least, most) = (earlier().fold(f64::INFINITY, f64::min), earlier().fold(self.floor, f64::max));
@@ -110,7 +111,7 @@ impl Comparison {
             series,
             y_from_zero: !log,
             note: format!(
-                "{} held-out tokens in {} sequences; bands are 95 % over sequences. \"not looking\" is the mean prediction.",
+                "{} held-out tokens in {} sequences; bands are 95 % over sequences. The baseline is the mean prediction.",
                 self.n_tokens, self.n_seqs
             ),
             ..Default::default()
@@ -120,8 +121,8 @@ impl Comparison {
 
     /// The shared fraction of every lens at every residual stream, against the lens called `own`, as a table.
     ///
-    /// Where the own lens reads hardly more than the floor, the fraction divides by almost nothing; those streams, with a
-    /// difference under three standard errors, show `-`.
+    /// Where the own lens reads hardly more than the baseline, the fraction divides by almost nothing; those streams,
+    /// with a difference under three standard errors, show `-`.
     pub fn fractions(&self, own: &str) -> Result<Table> {
         let reference = self.curve(own)?;
         let mut header = vec!["lens".to_string()];
@@ -144,7 +145,7 @@ impl Comparison {
             title: format!("Share of what the {own} reads"),
             header,
             rows,
-            note: "1: reads as much as the layer's own lens. 0: as much as not looking. -: the own lens itself reads too little to compare.".into(),
+            note: "1: reads as much as the layer's own lens. 0: as much as the baseline. -: the own lens reads too little to compare with.".into(),
         })
     }
 

@@ -1,22 +1,22 @@
 //! A drawing as PNG: coverage of outlines by `ab_glyph_rasterizer`, letters from DejaVu Sans, at most 256 colours.
 //!
-//! Light colours on white paper, unless dark ones are asked for: for every place that shows neither styles nor SVG: GitHub, a notebook that is not
-//! trusted, a PDF. The same drawing gives the same bytes.
+//! Light colours on white paper, unless dark ones are asked for: for every place that shows neither styles nor SVG:
+//! GitHub, a notebook that is not trusted, a PDF. The same drawing gives the same bytes.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use ab_glyph_rasterizer::{Point, Rasterizer, point};
-use ttf_parser::{Face, GlyphId, OutlineBuilder};
+use ttf_parser::{Face, OutlineBuilder};
 
 use super::canvas::{Anchor, Drawing, MARGIN, Shape};
 use super::theme::{self, MUTED, PAPER, Rgb};
 
 /// A picture has at most this many bytes, where that can be had with fewer pixels.
 const MAX_BYTES: usize = 60_000;
-/// Pixels of the picture for one of the drawing, from the sharpest down. Letters of fewer pixels than the last gives could not be
-/// read: what is still too large then is cut off below, and says so.
+/// Pixels of the picture for one of the drawing, from the sharpest down. Letters of fewer pixels than the last gives
+/// could not be read: what is still too large then is cut off below, and says so.
 const SCALES: [f64; 3] = [2.0, 1.5, 1.0];
 
 /// The drawing as a PNG file of two pixels for one of the drawing, or of fewer where the file would be large.
@@ -200,8 +200,8 @@ impl Pixels {
         file
     }
 
-    /// At most 256 colours and which of them each pixel has. Where there are more, the rarest, which are edges of letters
-    /// and curves, become the nearest of the others; white comes first.
+    /// At most 256 colours and which of them each pixel has. Where there are more, the rarest, which are edges of
+    /// letters and curves, become the nearest of the others; white comes first.
     fn palette(&self) -> (Vec<Rgb>, Vec<u8>) {
         let mut counts: HashMap<Rgb, usize> = HashMap::new();
         for colour in &self.colours {
@@ -258,23 +258,53 @@ struct Letters {
     outlines: Vec<Vec<(f32, f32)>>,
     /// Where the next letter begins.
     pen: f32,
+    /// How far it stands above the line.
+    rise: f32,
     scale: f32,
     last: (f32, f32),
 }
 
 impl Letters {
     fn write(&mut self, words: &str, face: &Face<'_>, size: f64) {
-        self.scale = size as f32 / f32::from(face.units_per_em());
+        let scale = size as f32 / f32::from(face.units_per_em());
         for letter in words.chars() {
-            let glyph = face.glyph_index(letter).unwrap_or(GlyphId(0));
+            let Some(glyph) = face.glyph_index(letter) else {
+                self.write_code(letter, face, size);
+                continue;
+            };
+            self.scale = scale;
             face.outline_glyph(glyph, self);
             // Whole pixels: so that a letter has the same pixels wherever it stands, and the file stays small.
             self.pen += (f32::from(face.glyph_hor_advance(glyph).unwrap_or(0)) * self.scale).round();
         }
     }
 
+    /// A letter that the font lacks, such as a Chinese one or an emoji: its code point, in two rows in a box.
+    fn write_code(&mut self, letter: char, face: &Face<'_>, size: f64) {
+        let code = format!("{:04X}", letter as u32);
+        let (upper, lower) = code.split_at(code.len().div_ceil(2));
+        let (left, height, line) =
+            (self.pen.round() + 1.0, size as f32, (size as f32 / 16.0).max(1.0).round());
+        let mut right = left;
+        for (row, rise) in [(upper, 0.47 * height), (lower, 0.0)] {
+            (self.pen, self.rise) = (left + 2.0 * line, rise);
+            self.write(row, face, 0.5 * size);
+            right = right.max(self.pen + line);
+        }
+        self.rise = 0.0;
+        let (top, bottom) = ((-0.92 * height).round(), (0.1 * height).round());
+        let corners = |in_by: f32| {
+            let (l, t, r, b) = (left + in_by, top + in_by, right - in_by, bottom - in_by);
+            vec![(l, t), (r, t), (r, b), (l, b)]
+        };
+        // The inner corners turn the other way, so that the box is not filled.
+        let inner = corners(line).into_iter().rev().collect();
+        self.outlines.extend([corners(0.0), inner]);
+        self.pen = right + 1.0;
+    }
+
     fn place(&self, x: f32, y: f32) -> (f32, f32) {
-        (self.pen + x * self.scale, -y * self.scale)
+        (self.pen + x * self.scale, -y * self.scale - self.rise)
     }
 
     fn push(&mut self, p: (f32, f32)) {

@@ -9,8 +9,8 @@ use super::text;
 use super::theme::{self, AXIS, INK, MUTED};
 use crate::error::Result;
 
-/// Pixels of a side of the triangle, of the square in which points are counted, and of the room around the triangle for points that
-/// lie outside of it, as what is read off a network may.
+/// Pixels of a side of the triangle, of the square in which points are counted, and of the room around the triangle for
+/// points that lie outside of it, as what is read off a network may.
 const SIDE: f64 = 420.0;
 const SQUARE: f64 = 5.0;
 const ROOM: f64 = 20.0;
@@ -41,7 +41,8 @@ pub struct Simplex {
     pub title: String,
     /// What stands at the lower left, the lower right and the top.
     pub corners: [String; 3],
-    /// Weights of the corners, `[point, corner]`; those of a point need not be positive, as they are not where a probe reads them.
+    /// Weights of the corners, `[point, corner]`; those of a point need not be positive, as they are not where a probe
+    /// reads them.
     pub points: Array2<f64>,
     /// Caption under the figure.
     pub note: String,
@@ -146,7 +147,8 @@ impl Simplex {
             let (from, to) = (apex.1, left.1);
             canvas.text((bar_left, from - 13.0), "points", LABEL, Anchor::Start, MUTED);
             for k in 0..STEPS {
-                // From the top, each step down to the bottom and covered by the next: so there are no seams between them.
+                // From the top, each step down to the bottom and covered by the next: so there are no seams between
+                // them.
                 let edge = (to - from) * k as f64 / STEPS as f64;
                 let colour = theme::map_colour(1.0 - (k as f64 + 0.5) / STEPS as f64, false);
                 canvas.rect((bar_left, from + edge), (12.0, to - from - edge), colour);

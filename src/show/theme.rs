@@ -24,8 +24,8 @@ pub(super) const NOTHING: Rgb = (0xD9, 0xDC, 0xE0);
 /// Hatching of a cell without a value.
 pub(super) const HATCH: Rgb = (0xA6, 0xAC, 0xB4);
 
-/// Line colours, each at least 3:1 against the background. Those that meet in one chart are told apart without red and green, or have
-/// different marks; the first few follow Okabe and Ito (2008).
+/// Line colours, each at least 3:1 against the background. Those that meet in one chart are told apart without red and
+/// green, or have different marks; the first few follow Okabe and Ito (2008).
 pub(super) const LINES: [Rgb; 13] = [
     (0x00, 0x72, 0xB2),
     (0xD5, 0x5E, 0x00),
@@ -52,7 +52,7 @@ fn meaning(name: &str) -> Option<usize> {
         "shared" | "shared lens" => Some(1),
         "left out" | "left-out lens" => Some(2),
         "logit lens" => Some(3),
-        "mean prediction" | "not looking" => Some(4),
+        "mean prediction" | "baseline" => Some(4),
         "trained" => Some(5),
         "untrained" => Some(6),
         "rotated copy" => Some(7),

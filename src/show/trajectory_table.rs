@@ -39,8 +39,8 @@ pub struct TrajectoryCell {
     pub target_rank: Option<usize>,
 }
 
-/// Layers by positions: the most probable token in each cell, the colour by a number, the five best on hover. Of eight and more layers a range
-/// can be looked at alone: buttons above the table hide the others, without any script.
+/// Layers by positions: the most probable token in each cell, the colour by a number, the five best on hover. Of eight
+/// and more layers a range can be looked at alone: buttons above the table hide the others, without any script.
 ///
 /// Row 0 of `cells` is the first layer and is drawn at the bottom.
 ///
@@ -271,8 +271,8 @@ impl View<'_> {
         1 + layer * n_ranges / n
     }
 
-    /// The buttons that choose a range of layers, in a form that ends behind the table; a form, so that the buttons of two figures on a page have nothing to do
-    /// with each other, and one that Enter does not send anywhere.
+    /// The buttons that choose a range of layers, in a form that ends after the table; a form, so that the buttons of
+    /// two figures on a page have nothing to do with each other, and one that Enter does not send anywhere.
     fn zoom(&self) -> String {
         let layers = &self.table.layers;
         let n_ranges = layers.len().checked_sub(1).map_or(0, |last| self.range_of(last));

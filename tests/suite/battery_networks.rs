@@ -28,7 +28,8 @@ fn residual_network(
     };
     let mut streams = vec![turned(x, 0)];
     for (l, (w1, w2)) in blocks.iter().enumerate() {
-        // What the block reads and writes is in the basis of the stream before it; the rotation after it goes on to the next one.
+        // What the block reads and writes is in the basis of the stream before it; the rotation after it goes on to the
+        // next one.
         let (w1, w2, back) = match rotations {
             Some(all) => (w1.dot(&all[l].t()), all[l].dot(w2), all[l].t().to_owned()),
             None => (w1.clone(), w2.clone(), Array2::eye(x.ncols())),
@@ -251,7 +252,7 @@ fn the_ready_mnist_network_is_pooled_to_one_width_or_refused() {
     let network = &cell.splits[0].network;
     assert!(
         network.kl_of(LensKind::LeftOut).sum() > network.floor.sum() * 2.0,
-        "worse than not looking at two layers"
+        "worse than the baseline at two layers"
     );
 }
 

@@ -5,7 +5,8 @@ use std::time::Instant;
 use ndarray::{Array2, array};
 use onelens::ErrorKind;
 use onelens::show::{
-    Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable,
+    Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable, bar,
+    histogram, image, scatter,
 };
 
 const HOSTILE: &str = "<script>alert(\"1\")</script>&'\u{0}\u{202E}";
@@ -97,6 +98,10 @@ fn one_of_each() -> Vec<Figure> {
         small_trajectory().figure(),
         table().figure(),
         card().figure(),
+        bar([1.0, -0.5]).ticks(["own", "shared"]).titled("KL").figure(),
+        scatter([0.5, 2.0], [1.0, 3.0]).titled("Pairs").labelled("entropy", "KL").figure(),
+        histogram([0.5, 0.75, 2.0]).titled("Counts").figure(),
+        image(array![[0.0, 1.0, 2.0]]).titled("Cells").figure(),
     ];
     figures.into_iter().map(Result::unwrap).collect()
 }
@@ -323,7 +328,7 @@ fn lengths_that_differ_are_named_with_both_numbers() {
 fn empty_figures_are_errors_with_a_remedy() {
     let all = [
         LineChart { title: "Empty one".into(), ..Default::default() }.figure(),
-        LineChart { series: vec![Series::new("a", [])], ..Default::default() }.figure(),
+        LineChart { series: vec![Series::new("a", [0.0; 0])], ..Default::default() }.figure(),
         Heatmap::default().figure(),
         TrajectoryTable::default().figure(),
         Table::default().figure(),
@@ -544,7 +549,8 @@ fn labels_stand_inside_the_drawing() {
 fn saved_files_are_whole_and_of_the_kind_their_name_says() {
     let folder = tempfile::tempdir().unwrap();
     let figure = chart(&["own"]).figure().unwrap();
-    // A second name of the older file keeps the older content, because the new one replaces it and is not written into it.
+    // A second name of the older file keeps the older content, because the new one replaces it and is not written into
+    // it.
     std::fs::write(folder.path().join("a.html"), "an older file").unwrap();
     std::fs::hard_link(folder.path().join("a.html"), folder.path().join("second name")).unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
@@ -639,6 +645,15 @@ fn the_picture_is_the_drawing() {
     assert_eq!(pixels(&chart.png())[at[1]][at[0]], [0x00, 0x72, 0xB2]);
 }
 
+/// The font of pictures has no Chinese and no emoji: their code points stand in a box, so that two of them differ.
+#[test]
+fn letters_that_the_font_lacks_are_told_apart() {
+    let picture = |title: &str| LineChart { title: title.into(), ..chart(&["own"]) }.figure().unwrap().png();
+    assert_ne!(picture("中"), picture("国"));
+    assert_ne!(picture("🦀"), picture("🐍"));
+    assert_eq!(picture("中"), picture("中"));
+}
+
 #[test]
 fn pictures_are_small_and_say_what_they_leave_out() {
     let long = trajectory(30, 500, |layer, pos, place| format!("token{layer}<&>{pos}·{place}"));
@@ -668,8 +683,8 @@ fn pictures_are_small_and_say_what_they_leave_out() {
     assert!(figure.svg().contains("Not in this picture: 48"), "{}", figure.svg());
 }
 
-/// What a site that lets only some elements and attributes through leaves of HTML. `style` and `script` go with what is in
-/// them, of other elements what is in them stays.
+/// What a site that lets only some elements and attributes through leaves of HTML. `style` and `script` go with what is
+/// in them, of other elements what is in them stays.
 fn sanitized(html: &str, elements: &[&str], attributes: &[&str]) -> String {
     let mut out = String::new();
     let mut rest = html;
@@ -708,8 +723,8 @@ fn where_styles_are_stripped_there_is_a_picture_and_nothing_else() {
     for figure in all.iter().chain(&composed) {
         let html = &figure.bundle()[0].1;
         let expected = &figure.bundle()[1].1;
-        // GitHub lets `rp` through, which no browser shows, but neither `hidden` nor `class`; JupyterLab, with a notebook
-        // that it does not trust, lets `hidden` and `class` through but no `rp`.
+        // GitHub lets `rp` through, which no browser shows, but neither `hidden` nor `class`; JupyterLab, with a
+        // notebook that it does not trust, lets `hidden` and `class` through but no `rp`.
         let github = sanitized(
             html,
             &["div", "span", "img", "rp", "table", "thead", "tbody", "tfoot", "tr", "th", "td", "b", "i"],
@@ -936,7 +951,8 @@ fn a_trajectory_takes_time_with_its_size_and_not_with_the_square_of_it() {
         };
         (0..5).map(drawn).min().unwrap()
     };
-    // Four times the size: 4 if each place costs the same, 16 if a step looks at all pairs. Of five, for other work's sake.
+    // Four times the size: 4 if each place costs the same, 16 if a step looks at all pairs. Of five, for other work's
+    // sake.
     let (small, large) = (least(125), least(500));
     assert!(large < 10 * small, "{large:?} for 500 positions, {small:?} for 125");
 }

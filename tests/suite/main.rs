@@ -19,6 +19,7 @@ mod lens_kinds;
 mod model;
 mod moments;
 mod passes;
+mod plots;
 mod predictive;
 mod published;
 mod readers;

@@ -97,7 +97,8 @@ fn a_lens_from_merged_halves_is_the_lens_from_one_pass() {
 
 #[test]
 fn ridge_solves_its_normal_equations() {
-    // The minimiser of Σ|z - A x - b|² + penalty |A - T|² makes the gradient zero: (A S_xx - S_zx) + penalty (A - T) = 0.
+    // The minimiser of Σ|z - A x - b|² + penalty |A - T|² makes the gradient zero: (A S_xx - S_zx) + penalty (A - T) =
+    // 0.
     let m = definition(&random(3, 60, 4, 1.0), &random(4, 60, 4, 0.0));
     for (towards, target) in
         [(Towards::Zero, Array2::<f64>::zeros((4, 4))), (Towards::Identity, Array2::eye(4))]
@@ -174,7 +175,7 @@ fn the_last_layers_own_lens_is_the_identity_with_kl_zero() {
         assert!(curve.kl[3].abs() < 1e-9, "{}: {:?}", curve.name, curve.kl);
         assert!(curve.kl[0] > 1e-3, "{}: {:?}", curve.name, curve.kl);
     }
-    // The own lens was fitted in squared error, not KL; still it must beat not looking, and improve with depth.
+    // The own lens was fitted in squared error, not KL; still it must beat the mean prediction, and improve with depth.
     let own = &seen.curves[0].kl;
     assert!(own[2] < seen.floor && own[2] < own[0], "{own:?}, floor {}", seen.floor);
     let all = seen.shared_fraction("own lens", "own lens").unwrap();
