@@ -1,10 +1,12 @@
-//! Runs the whole battery outside of a notebook: `cargo run --release -p onelens --example battery -- FOLDER [SEEDS [STEPS]]`.
+//! Runs the whole battery outside of a notebook:
+//! `cargo run --release -p onelens --example battery -- FOLDER [SEEDS [STEPS]]`.
 //!
-//! Finished networks are kept in FOLDER, so that an interrupted run goes on; the report is FOLDER/report.html, and FOLDER/report for
-//! `Report::load`.
+//! Finished networks are kept in FOLDER, so that an interrupted run goes on; the report is FOLDER/report.html, and
+//! FOLDER/report for `Report::load`.
 
 use std::path::PathBuf;
 
+use onelens::ErrorKind;
 use onelens::prelude::*;
 
 fn main() -> Result<()> {

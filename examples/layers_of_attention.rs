@@ -5,9 +5,8 @@
 
 use std::time::Instant;
 
-use onelens::dual::{LinearAttentionTraining, ManySteps};
+use onelens::dual::prelude::*;
 use onelens::prelude::*;
-use onelens::session::quietly;
 
 fn main() -> Result<()> {
     let seeds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_u64);

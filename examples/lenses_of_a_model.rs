@@ -1,5 +1,6 @@
-//! What closed-form lenses read off every residual stream of a language model: of streams as they are towards the last one, and of streams at
-//! unit size towards the normalised last one; each layer's own lens, and one that has never seen the layer.
+//! What closed-form lenses read off every residual stream of a language model: of streams as they are towards the last
+//! one, and of streams at unit size towards the normalised last one; each layer's own lens, and one that has never seen
+//! the layer.
 //!
 //! `cargo run --release -p onelens --example lenses_of_a_model -- MODEL TEXT [TOKENS] [HELD_OUT]`
 

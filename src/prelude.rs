@@ -1,34 +1,21 @@
-//! What a notebook imports: `use onelens::prelude::*;`.
+//! What a notebook imports: `use onelens::prelude::*;`. The names that most notebooks need; others by their module, and
+//! those of attention as gradient descent with `use onelens::dual::prelude::*;`.
 
-pub use crate::battery::{Answer, Battery, ImageBattery, LensKind, Network, Report, Streams, Verdict};
+pub use crate::battery::Battery;
 pub use crate::circuits::{
-    AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, PatchMap, RepeatedTokens, patch_heads,
+    AttentionPatterns, HeadScores, LogitAttribution, LogitDifference, RepeatedTokens, patch_heads,
     patch_positions,
 };
-pub use crate::data::{
-    Copies, Corpus, Grammar, HiddenMarkov, Images, Lines, Markov, PieceTokenizer, Source, TextFiles, Texts,
-    Tokenize, Tokenizer, Vocab,
-};
-pub use crate::dual::{
-    Alignment, Construction, ContextSplit, Delta, Demonstrated, DualForm, FineTuning, HeadDeltas,
-    HeadRelaxation, Hopfield, Inputs, Kernel, LinearAttention, LinearAttentionTraining, ManySteps, OneStep,
-    OrderSensitivity, PredictiveCoding, PredictiveConfig, PredictiveHook, RandomFeatures, RegressionTask,
-    RegressionTasks, Sgd, Slots, UpdateSimilarity, delta_coefficient, descend,
-};
+pub use crate::data::{Copies, Corpus, HiddenMarkov, Markov, Source};
 pub use crate::language::LanguageModel;
 pub use crate::lens::{
-    AffineLens, CausalBasis, Comparison, Conditioning, Detector, GroupedMoments, Jacobian, LayerLenses,
-    LayerMoments, Lens, LogitLens, Moments, Probe, Refine, Ridge, RidgeChoice, RidgePath, Target, Towards,
-    Trajectory, Transfer, TunedLens, compare, detect_anomalies,
+    LayerMoments, Lens, LogitLens, Refine, Ridge, Target, Towards, Trajectory, Transfer, compare,
 };
-pub use crate::model::{
-    ActivationCache, Attention, AttentionScale, Bias, Blocks, Config, EarlyStop, Experts, Hook, Intervention,
-    LayerKind, Mask, Mlp, Norm, NormAt, Pairs, Positions, Provenance, QkNorm, Residual, Rotary,
-    RotaryScaling, Supervision, Training, TrainingLog, TrainingRun, Transformer,
-};
+pub use crate::model::{Config, Hook, Intervention, Mlp, Positions, Rotary, Training, Transformer};
 pub use crate::num::{Rng, rng};
-pub use crate::show::{Card, Figure, Heatmap, LineChart, Series, Simplex, Table};
-pub use crate::stream::{ActivationFiles, Readings, Streaming};
-pub use crate::vision::{ImageClassifier, ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
-pub use crate::{Error, ErrorKind, Result};
+pub use crate::session::quietly;
+pub use crate::show::{
+    Figure, Heatmap, LineChart, Series, Table, bar, display, histogram, image, plot, scatter,
+};
+pub use crate::{Error, Result};
 pub use ndarray::prelude::*;

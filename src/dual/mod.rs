@@ -35,6 +35,7 @@ mod many_steps;
 mod nelder_mead;
 mod one_step;
 mod predictive;
+pub mod prelude;
 mod regression;
 mod slots;
 mod tasks;

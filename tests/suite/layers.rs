@@ -21,13 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dual", &["session", "num", "data", "model"]),
     ("battery", &["session", "num", "data", "model", "vision", "lens", "dual"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "dual"]),
-    (
-        "prelude",
-        &[
-            "battery", "data", "circuits", "dual", "language", "lens", "model", "num", "show", "stream",
-            "vision",
-        ],
-    ),
+    ("prelude", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "show"]),
 ];
 
 fn root() -> PathBuf {
@@ -119,6 +113,24 @@ fn only_show_and_session_write_markup() {
             }
         }
     }
+}
+
+/// `display` takes whatever shows itself at the end of a cell.
+#[test]
+fn everything_that_shows_itself_can_be_displayed() {
+    let list = std::fs::read_to_string(root().join("show/display.rs")).unwrap();
+    let mut n = 0;
+    for file in module_files("show") {
+        let code = code(&file);
+        for (at, _) in code.match_indices("pub fn evcxr_display") {
+            let before = &code[..at];
+            let name = &before[before.rfind("\nimpl ").unwrap() + 6..];
+            let name = &name[..name.find(' ').unwrap()];
+            assert!(list.contains(&format!("\n    {name},\n")), "{name} is missing in show/display.rs");
+            n += 1;
+        }
+    }
+    assert!(n > 30, "{n} types found");
 }
 
 #[test]
