@@ -1,6 +1,7 @@
 //! What a notebook waits for: a training step, a run with its cache, one pass of moments, the fits, a comparison.
 //!
-//! `cargo bench -p onelens` prints times of this machine. Claims against peers are made elsewhere, as ratios from one run.
+//! `cargo bench -p onelens` prints times of this machine. Claims against peers are made elsewhere, as ratios from one
+//! run.
 
 use std::hint::black_box;
 

@@ -1,20 +1,21 @@
-//! What moments of a layer cost to gather, to merge and to send on this machine, and what that would mean for many machines.
+//! What moments of a layer cost to gather, to merge and to send on this machine, and what that would mean for many
+//! machines.
 //!
 //! ```text
 //! cargo run --release -p onelens --example scaling
 //! ```
 //!
-//! Measured: rows pushed by all threads, each with a layer of its own; two moments merged; moments written as bytes and read back (saved and
-//! loaded in memory, `/dev/shm`). With `N` tokens in all, `R` processes like this machine, width `d`, `L + 1` streams and a network of `B`
-//! bytes a second,
+//! Measured: rows pushed by all threads, each with a layer of its own; two moments merged; moments written as bytes and
+//! read back (saved and loaded in memory, `/dev/shm`). With `N` tokens in all, `R` processes like this machine, width
+//! `d`, `L + 1` streams and a network of `B` bytes a second,
 //!
 //! ```text
 //!  T(R) = N (L + 1) push(d) / R  +  ⌈log2 R⌉ (L + 1) (merge(d) + pack(d) + 24 d² / B)
 //! ```
 //!
-//! since moments are three matrices of `d²` numbers of 8 bytes. The efficiency is `T(1) / (R T(R))`. The model's own work is left out: it is
-//! shared without rest, so that it makes efficiencies better. What no formula says: every process holds moments of all streams,
-//! once for each level of the tree that it joins.
+//! since moments are three matrices of `d²` numbers of 8 bytes. The efficiency is `T(1) / (R T(R))`. The model's own
+//! work is left out: it is shared without rest, so that it makes efficiencies better. What no formula says: every
+//! process holds moments of all streams, once for each level of the tree that it joins.
 
 use std::path::Path;
 use std::time::Instant;

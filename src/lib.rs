@@ -10,13 +10,14 @@
 //! token        ·the     ·city  ·of       ·Paris   ,     ·the     ·capital  ·of
 //! ```
 //!
-//! The layers of a language model seem to sharpen one prediction step by step. Is that iterative inference, or would any
-//! network look so? If it is, *one and the same lens* has to read every layer. This crate trains or loads a
+//! The layers of a language model seem to sharpen one prediction step by step. Is that iterative inference, or would
+//! any network look so? If it is, *one and the same lens* has to read every layer. This crate trains or loads a
 //! transformer, fits lenses in closed form, and shows the answer with its controls.
 //!
-//! It is for whoever wants to know what happens between the layers of a transformer, and for those who write Rust and want a notebook for
-//! it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a notebook, and `onelens lab` opens JupyterLab.
-//! It needs Linux and computes on the processor in `f32`; the largest model tried here is SmolLM2 with 135 million parameters.
+//! It is for anyone who wants to know what happens between the layers of a transformer, and for those who write Rust and
+//! want a notebook for it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a
+//! notebook, and `onelens lab` opens JupyterLab. It needs Linux and computes on the processor in `f32`; the largest
+//! model tried here is SmolLM2 with 135 million parameters.
 //!
 //! # The map
 //!
@@ -79,10 +80,11 @@
 //! | transformers `AutoModelForCausalLM.from_pretrained(folder)` | [`Transformer::from_hugging_face(folder)?`](model::Transformer::from_hugging_face) |
 //! | tuned-lens `TunedLens` trained by SGD | [`Ridge::own`](lens::Ridge::own), in closed form, then [`Refine`](lens::Refine) |
 //! | tuned-lens `PredictionTrajectory` | [`Trajectory`](lens::Trajectory) |
+//! | matplotlib `plt.plot(y)`, `scatter`, `bar`, `hist`, `imshow` | [`plot(&y)`](show::plot), [`scatter`](show::scatter), [`bar`](show::bar), [`histogram`](show::histogram), [`image`](show::image) |
 //! | scikit-learn `Ridge(alpha)` | [`Ridge { lambda, towards: Zero }`](lens::Ridge), `alpha = λ s² n` |
 //!
-//! There is no adapter to linfa's `Fit` and `Predict`: linfa 0.8.1, the latest on 23 November 2026, takes arrays of ndarray 0.16, and ours
-//! are ndarray 0.17's, which are other types.
+//! There is no adapter to linfa's `Fit` and `Predict`: linfa 0.8.1, the latest on 23 November 2026, takes arrays of
+//! ndarray 0.16, and ours are ndarray 0.17's, which are other types.
 
 // Named by notebook engines that write down the type of a `let`: without this path `let y = &x * 2.0;` does not compile
 // in a cell.

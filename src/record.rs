@@ -224,7 +224,8 @@ pub(crate) fn from_bytes<T: DeserializeOwned>(
     postcard::from_bytes(payload).or_else(|e| refuse(format!("cannot be decoded: {e}")))
 }
 
-/// Matrices of `f64` as shape and bytes: `#[serde(with = "record::matrix")]`. Number by number they would take longer to write than to gather.
+/// Matrices of `f64` as shape and bytes: `#[serde(with = "record::matrix")]`. Number by number they would take longer
+/// to write than to gather.
 pub(crate) mod matrix {
     use std::fmt;
 

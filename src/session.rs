@@ -1,4 +1,4 @@
-//! Where a running computation meets whoever watches it: displays, progress, interrupts.
+//! Where a running computation meets its user: displays, progress, interrupts.
 //!
 //! The library does not know which kernel runs it. A kernel that has a channel of its own installs a [`Sink`]
 //! once; without one, displays are printed as the `EVCXR_BEGIN_CONTENT` blocks that the stock evcxr kernel
@@ -38,7 +38,8 @@ pub fn display(bundle: &Bundle) {
     }
 }
 
-/// Removes what the running cell has shown so far; with `wait`, only when something new comes, so that nothing flickers.
+/// Removes what the running cell has shown so far; with `wait`, only when something new comes, so that nothing
+/// flickers.
 ///
 /// Does nothing where there is no such thing: in the stock evcxr kernel, in a program, in a test.
 ///
@@ -194,8 +195,8 @@ impl Progress {
     }
 }
 
-/// Something that grows in one place of a cell while it is made, such as a text. Shows nothing where displays cannot be replaced: in the
-/// stock evcxr kernel, in a program, in a test.
+/// Something that grows in one place of a cell while it is made, such as a text. Shows nothing where displays cannot be
+/// replaced: in the stock evcxr kernel, in a program, in a test.
 ///
 /// ```
 /// let mut live = onelens::session::Live::new("text");

@@ -1,7 +1,8 @@
 //! Our side of the comparison `lens`: writes a model's activations for the peer, and does the same work on them.
 //!
-//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens refined FOLDER SWEEPS`, or `lens WORK FOLDER` with WORK one of
-//! `closed`, `family`, `ridge`, `push`. Prints JSON with the seconds; lenses go to `FOLDER/WORK.f64`, for each stream `A` and then `b`.
+//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens refined FOLDER SWEEPS`, or `lens WORK FOLDER`
+//! with WORK one of `closed`, `family`, `ridge`, `push`. Prints JSON with the seconds; lenses go to `FOLDER/WORK.f64`,
+//! for each stream `A` and then `b`.
 
 use std::io::Write;
 use std::path::Path;
@@ -237,7 +238,7 @@ fn write_lenses(path: &Path, lenses: &[onelens::lens::AffineLens]) -> Outcome<()
     Ok(std::fs::write(path, bytes)?)
 }
 
-/// Median seconds of `n` runs behind one that warms up.
+/// Median seconds of `n` runs after one that warms up.
 fn median(n: usize, mut run: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     run()?;
     let mut seconds = Vec::new();

@@ -9,8 +9,9 @@ use crate::num::{Cholesky, Rng, matmul, normal, uniform_index};
 impl Streams {
     /// The exact rotated copy: another random rotation `R_l` of every stream but the last, `h_l → R_l h_l`.
     ///
-    /// It is the network with `R_l` after block `l - 1` and its inverse inside block `l`: the same function with the same intermediate
-    /// predictions, own lenses read it equally well, and no lens is shared. What a shared lens shows is therefore a property of the basis too.
+    /// It is the network with `R_l` after block `l - 1` and its inverse inside block `l`: the same function with the
+    /// same intermediate predictions, own lenses read it equally well, and no lens is shared. What a shared lens shows
+    /// is therefore a property of the basis too.
     pub fn rotated(&self, rng: &mut Rng) -> Self {
         let mut copy = self.clone();
         for h in copy.streams.iter_mut().take(self.n_layers()) {
@@ -20,11 +21,13 @@ impl Streams {
         copy
     }
 
-    /// Every token gets, at each layer, the update of another: `h_l = h_0 + Σ_{k<l} Δ_k[π_k]`, with another permutation `π_k` for each layer,
-    /// inside each half of the sequences. Updates as large and as shaped as the network's, that know nothing of the token.
+    /// Every token gets, at each layer, the update of another: `h_l = h_0 + Σ_{k<l} Δ_k[π_k]`, with another permutation
+    /// `π_k` for each layer, inside each half of the sequences. Updates as large and as shaped as the network's, that
+    /// know nothing of the token.
     ///
-    /// Since its updates are independent of what was there before, the least-squares lens of each layer is the identity, up to an
-    /// intercept: *one lens reads every layer of a random walk*. A shared fraction near 1 is no evidence by itself; that is what this copy is for.
+    /// Since its updates are independent of what was there before, the least-squares lens of each layer is the
+    /// identity, up to an intercept: *one lens reads every layer of a random walk*. A shared fraction near 1 is no
+    /// evidence by itself; that is what this copy is for.
     pub fn shuffled(&self, rng: &mut Rng) -> Self {
         let half = self.half();
         let n = self.target.nrows();
@@ -55,7 +58,7 @@ impl Streams {
         })
     }
 
-    /// The true conditionals of other tokens: everything else stays. `None` if nobody knows them.
+    /// The true conditionals of other tokens: everything else stays. `None` if they are not known.
     pub fn permuted_targets(&self, rng: &mut Rng) -> Option<Self> {
         let half = self.half();
         let mut order: Vec<usize> = (0..self.target.nrows()).collect();
@@ -65,7 +68,8 @@ impl Streams {
         Some(Streams { log_truth, ..self.clone() })
     }
 
-    /// The same with other updates. Where lenses predict the last stream, the new last stream is the target, and is read out.
+    /// The same with other updates. Where lenses predict the last stream, the new last stream is the target, and is
+    /// read out.
     fn with_updates(&self, mut other: impl FnMut(&Array2<f64>) -> Result<Array2<f64>>) -> Result<Self> {
         let mut copy = self.clone();
         for l in 0..self.n_layers() {
@@ -93,7 +97,8 @@ fn shuffle(order: &mut [usize], rng: &mut Rng) {
     }
 }
 
-/// A uniformly random orthogonal matrix: Gram and Schmidt on Gaussian columns, twice, so that it is orthogonal to rounding.
+/// A uniformly random orthogonal matrix: Gram and Schmidt on Gaussian columns, twice, so that it is orthogonal to
+/// rounding.
 pub(crate) fn random_rotation(d: usize, rng: &mut Rng) -> Array2<f64> {
     let mut q = Array2::from_shape_simple_fn((d, d), || normal(rng));
     for _ in 0..2 {

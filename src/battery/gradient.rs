@@ -11,8 +11,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How updates `Δ_l = h_{l+1} - h_l` relate to `-∂L/∂h_l`, the way in which the loss of the network falls fastest.
 ///
-/// The regression is `Δ_l ≈ P_l g_l + b_l` with `g_l = -∂L/∂h_l`: a gradient step with a preconditioner. One step of gradient descent has
-/// the same `P` everywhere.
+/// The regression is `Δ_l ≈ P_l g_l + b_l` with `g_l = -∂L/∂h_l`: a gradient step with a preconditioner. One step of
+/// gradient descent has the same `P` everywhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LiteralGradient {
     /// Mean cosine of `Δ_l` and `-∂L/∂h_l` at each layer.
@@ -23,13 +23,14 @@ pub struct LiteralGradient {
     pub r2_own: Vec<f64>,
     /// The same with one preconditioner for all layers and an intercept for each.
     pub r2_shared: Vec<f64>,
-    /// Share of the squared size of the shared preconditioner's symmetric part that lies in directions of positive eigenvalue: 1 for positive
-    /// semi-definite, a half for a random matrix.
+    /// Share of the squared size of the shared preconditioner's symmetric part that lies in directions of positive
+    /// eigenvalue: 1 for positive semi-definite, a half for a random matrix.
     pub psd_fraction: f64,
 }
 
 impl LiteralGradient {
-    /// Measures on `tokens: [sequence, pos]`; preconditioners are fitted to the first half of the sequences and read on the second.
+    /// Measures on `tokens: [sequence, pos]`; preconditioners are fitted to the first half of the sequences and read on
+    /// the second.
     ///
     /// Fails if the tokens do not fit, or are too few for a preconditioner.
     pub fn measure(model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {

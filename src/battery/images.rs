@@ -16,8 +16,8 @@ use crate::{Error, ErrorKind, Result};
 /// Name of the networks with skips in a report about images.
 const RESIDUAL: &str = "residual twin";
 
-/// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every seed. The residual twin is in
-/// question; the others are its controls. Lenses predict centred log-probabilities.
+/// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every
+/// seed. The residual twin is in question; the others are its controls. Lenses predict centred log-probabilities.
 ///
 /// The truth is not known: alignment is with the network's own final prediction, above that of shuffled updates.
 ///
@@ -39,7 +39,7 @@ pub struct ImageBattery {
     pub cells: usize,
     /// Ridge penalty of every lens, relative to the mean variance of a feature.
     pub lambda: f64,
-    /// Where finished networks are kept, so that an interrupted battery goes on; `None`: nowhere.
+    /// Where finished networks are kept, so that an interrupted battery can continue; `None`: nowhere.
     pub folder: Option<PathBuf>,
 }
 
@@ -58,8 +58,8 @@ impl Default for ImageBattery {
 }
 
 impl ImageBattery {
-    /// Trains on `train`, asks of `held_out` images whether one lens reads every layer, with progress. An interrupt stops between two networks; with a
-    /// `folder`, running again goes on from there.
+    /// Trains on `train`, asks of `held_out` images whether one lens reads every layer, with progress. An interrupt
+    /// stops between two networks; with a `folder`, running it again continues from there.
     ///
     /// Fails on fewer than two seeds or layers, and where training or a lens does.
     pub fn run(&self, train: &Images, held_out: &Images) -> Result<Report> {

@@ -27,12 +27,13 @@ impl Interval {
     }
 }
 
-/// Resamples of clustered data for the bootstrap, the same for every statistic. Units (networks) are drawn with replacement and keep their clusters
-/// (sequences): drawing those again would count their spread twice (Davison & Hinkley 1997, section 3.8). Of a single unit the clusters are drawn.
+/// Resamples of clustered data for the bootstrap, the same for every statistic. Units (networks) are drawn with
+/// replacement and keep their clusters (sequences): drawing those again would count their spread twice (Davison &
+/// Hinkley 1997, section 3.8). Of a single unit the clusters are drawn.
 ///
 /// Quantiles of a bootstrap of few units are too narrow. They are taken further out, where the normal distribution has
-/// `√(n / (n - 1)) t_{n-1}` (Hesterberg 2015, the expanded percentile interval), `n` units, or clusters of a single unit. No interval is wider than the
-/// range of the units, so that with fewer than about six it promises too much.
+/// `√(n / (n - 1)) t_{n-1}` (Hesterberg 2015, the expanded percentile interval), `n` units, or clusters of a single
+/// unit. No interval is wider than the range of the units, so that with fewer than about six it promises too much.
 ///
 /// ```
 /// use onelens::battery::Resamples;
@@ -78,7 +79,8 @@ impl Resamples {
         self.ratio(values, &vec![1.0; values.len()])
     }
 
-    /// The sum of `top` over the sum of `bottom`, one value per cluster in both. Panics unless there are as many values as clusters.
+    /// The sum of `top` over the sum of `bottom`, one value per cluster in both. Panics unless there are as many values
+    /// as clusters.
     pub fn ratio(&self, top: &[f64], bottom: &[f64]) -> Interval {
         assert!(top.len() == self.n_clusters && bottom.len() == self.n_clusters, "one value per cluster");
         let estimate = top.iter().sum::<f64>() / bottom.iter().sum::<f64>();
@@ -114,20 +116,20 @@ fn expanded_tail(n: usize) -> f64 {
     0.5 * libm::erfc(reach / std::f64::consts::SQRT_2)
 }
 
-/// Two one-sided t tests that a mean lies within `±margin` (Schuirmann 1987): a difference is *shown to be small*, which is more than not shown to
-/// be there.
+/// Two one-sided t tests that a mean lies within `±margin` (Schuirmann 1987): a difference is *shown to be small*,
+/// which is more than not shown to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Equivalence {
     /// Mean difference.
     pub mean: f64,
     /// How large a difference counts as none.
     pub margin: f64,
-    /// The larger of both one-sided p values; below .05 the difference is within the margin.
+    /// The larger of both one-sided p values; below 0.05 the difference is within the margin.
     pub p_value: f64,
 }
 
-/// Tests whether the mean of `differences`, one per independent unit, is within `±margin`. With fewer than two of them, nothing is
-/// shown: the p value is 1.
+/// Tests whether the mean of `differences`, one per independent unit, is within `±margin`. With fewer than two of them,
+/// nothing is shown: the p value is 1.
 ///
 /// ```
 /// use onelens::battery::equivalence;

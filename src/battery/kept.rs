@@ -1,4 +1,4 @@
-//! Finished networks on disk, so that an interrupted battery goes on.
+//! Finished networks on disk, so that an interrupted battery can continue.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use crate::{Error, ErrorKind, Result, record, session};
 const KIND: &str = "battery-cell";
 const VERSION: u32 = 2;
 
-/// A network that was finished before, or else made and kept. Two networks share a file only if `depends_on`, everything that the numbers
-/// depend on, is the same; `label` is for people who look into the folder.
+/// A network that was finished before, or else made and kept. Two networks share a file only if `depends_on`,
+/// everything that the numbers depend on, is the same; `label` is for people who look into the folder.
 pub(super) fn kept(
     folder: Option<&Path>,
     depends_on: &str,
@@ -51,7 +51,7 @@ pub(super) fn check_seeds(seeds: &[u64]) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::Config,
-        format!("a battery of {} seeds", seeds.len()),
+        format!("a battery of {} seeds is too small", seeds.len()),
         "give at least two, better eight: the network is the unit of the statistics",
     ))
 }

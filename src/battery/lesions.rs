@@ -72,8 +72,8 @@ impl Lesion {
     }
 }
 
-/// The loss on the second half of `tokens`, nats per token, when block `l` is replaced by the affine map of its input that predicts its output best
-/// on the first half, for each block; and without any replacement.
+/// The loss on the second half of `tokens`, nats per token, when block `l` is replaced by the affine map of its input
+/// that predicts its output best on the first half, for each block; and without any replacement.
 ///
 /// Fails if the tokens do not fit, or the first half has too few of them for an affine map.
 pub fn affine_replacement(model: &Transformer, tokens: &Array2<u32>) -> Result<(Vec<f64>, f64)> {

@@ -50,25 +50,30 @@ impl LensKind {
     }
 }
 
-/// What was measured on the held-out half of one network's sequences. Everything is a mean over the tokens of a sequence, `[sequence, stream]`.
+/// What was measured on the held-out half of one network's sequences. Everything is a mean over the tokens of a
+/// sequence, `[sequence, stream]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// `KL(p ‖ p̄)` of the mean prediction of the other half, nats, `[sequence]`.
     pub floor: Array1<f64>,
     /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`]; streams are `h_0 .. h_{L-1}`.
     pub kl: Vec<Array2<f64>>,
-    /// Aitchison cosine between the decoded update `U A Δ_l` and the error that is left against the reference, `l = 0 .. L-1`.
+    /// Aitchison cosine between the decoded update `U A Δ_l` and the error that is left against the reference,
+    /// `l = 0 .. L-1`.
     pub alignment: Array2<f64>,
-    /// Whether the reference is the true conditional; if not, it is the network's own final prediction, whose null is not 0.
+    /// Whether the reference is the true conditional; if not, it is the network's own final prediction, whose null is
+    /// not 0.
     pub truth_known: bool,
     /// `‖Δ_l‖ / ‖h_l‖`.
     pub update_size: Array2<f64>,
-    /// Prediction depth: the first stream from which on the own lenses' most probable token is the final one, `[sequence]`.
+    /// Prediction depth: the first stream from which on the own lenses' most probable token is the final one,
+    /// `[sequence]`.
     pub depth: Array1<f64>,
-    /// Share of the variance of `Δ_l` that an affine map of `h_l` explains on the held-out half, and of `Δ_l` behind what `h_l` alone predicts of it
-    /// by one number (`Δ_l = c h_l`, decay or growth).
+    /// Share of the variance of `Δ_l` that an affine map of `h_l` explains on the held-out half, and of `Δ_l` beyond
+    /// what `h_l` alone predicts of it by one number (`Δ_l = c h_l`, decay or growth).
     pub update_linear: Vec<[f64; 2]>,
-    /// Mean squared error of the lens of stream i on stream j, above that of the own lens, over the variance of the target, `[i, j]`.
+    /// Mean squared error of the lens of stream i on stream j, above that of the own lens, over the variance of the
+    /// target, `[i, j]`.
     pub transfer_penalty: Array2<f64>,
     /// How alike the covariances of two streams are, `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)`, `[i, j]`.
     pub likeness: Array2<f64>,
@@ -326,7 +331,8 @@ impl Lenses {
         let each = |f: &dyn Fn(usize) -> Result<AffineLens>| -> Result<Vec<AffineLens>> {
             (0..layers).map(f).collect()
         };
-        // About each layer's own mean, and in units of its own deviation: intercepts and factors are then each layer's own.
+        // About each layer's own mean, and in units of its own deviation: intercepts and factors are then each layer's
+        // own.
         let deviation = |m: &Moments| (m.s_xx.diag().sum() / m.weight).sqrt().max(f64::MIN_POSITIVE);
         let about_own_mean = |scale: &dyn Fn(&Moments) -> f64| -> Result<AffineLens> {
             let mut sum = Moments::new(per_layer[0].x_mean.len(), per_layer[0].z_mean.len());
@@ -373,7 +379,8 @@ impl Lenses {
     }
 }
 
-/// Moments of rows in `f64`; [`Moments::push`] multiplies in `f32`, and the rotated copy is compared to more digits than that.
+/// Moments of rows in `f64`; [`Moments::push`] multiplies in `f32`, and the rotated copy is compared to more digits
+/// than that.
 pub(crate) fn moments(x: ArrayView2<f64>, z: ArrayView2<f64>) -> Moments {
     let mean = |a: &ArrayView2<f64>| a.mean_axis(Axis(0)).expect("there are rows");
     let (x_mean, z_mean) = (mean(&x), mean(&z));

@@ -7,11 +7,13 @@ use ndarray::{Array, Array2, Dimension, LinalgScalar};
 use crate::model::{Blocks, NormAt, Residual, Transformer};
 use crate::{Error, ErrorKind, Result};
 
-/// Splits the gradient at the input of `n_blocks` residual blocks by path length: entry `k` is what comes back through exactly `k` of them.
+/// Splits the gradient at the input of `n_blocks` residual blocks by path length: entry `k` is what comes back through
+/// exactly `k` of them.
 ///
-/// Each block is `h + f(h)`, so its transposed Jacobian is `I + J_lᵀ` and the gradient is `Π (I + J_lᵀ) g`, the sum over all `2^L` sets of blocks.
-/// Veit et al. (2016) sample paths; carrying one vector per length, `v_k ← v_k + J_lᵀ v_{k-1}` from the top block to the bottom, gives every
-/// length exactly. `Σ_k v_k` is the gradient. `branch_vjp(l, v)` is `J_lᵀ v`, without the skip.
+/// Each block is `h + f(h)`, so its transposed Jacobian is `I + J_lᵀ` and the gradient is `Π (I + J_lᵀ) g`, the sum
+/// over all `2^L` sets of blocks. Veit et al. (2016) sample paths; carrying one vector per length,
+/// `v_k ← v_k + J_lᵀ v_{k-1}` from the top block to the bottom, gives every length exactly. `Σ_k v_k` is the gradient.
+/// `branch_vjp(l, v)` is `J_lᵀ v`, without the skip.
 ///
 /// ```
 /// use onelens::{battery::path_gradients, ndarray::array};
@@ -35,11 +37,13 @@ pub fn path_gradients<A: LinalgScalar + AddAssign, D: Dimension>(
     by_length
 }
 
-/// How much of the gradient of the loss at the embedding comes through paths of each length: entry `k` is `⟨v_k, g⟩ / ⟨g, g⟩` over `tokens:
-/// [sequence, pos + 1]`, with `v_k` of [`path_gradients`] and `g = Σ_k v_k`. The entries sum to 1; one is negative where paths of
-/// that length work against the whole. A block, attention and MLP together, is passed or not.
+/// How much of the gradient of the loss at the embedding comes through paths of each length: entry `k` is
+/// `⟨v_k, g⟩ / ⟨g, g⟩` over `tokens: [sequence, pos + 1]`, with `v_k` of [`path_gradients`] and `g = Σ_k v_k`. The
+/// entries sum to 1; one is negative where paths of that length work against the whole. A block, attention and MLP
+/// together, is passed or not.
 ///
-/// Fails without skip connections, which are the paths, where the embedding is injected into every block, and where the loss does.
+/// Fails without skip connections, which are the paths, where the embedding is injected into every block, and where the
+/// loss does.
 ///
 /// ```
 /// use onelens::{battery::path_lengths, model::{Config, Transformer}, ndarray::array};
@@ -53,7 +57,7 @@ pub fn path_lengths(model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<f64
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "the paths of a network with residual {:?} and blocks {:?}",
+                "a network with residual {:?} and blocks {:?} is no sum over paths",
                 model.config.residual, model.config.blocks
             ),
             "pass a network with skip connections, and without an embedding injected into every block",

@@ -46,7 +46,7 @@ pub struct Copies {
     pub permuted: Option<Measured>,
 }
 
-/// Loss behind each lesion, nats per token; one per block.
+/// Loss after each lesion, nats per token; one per block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lesions {
     /// Of the whole network on the same tokens.
@@ -83,8 +83,9 @@ impl Cell {
         Ok(Cell::of(measured))
     }
 
-    /// The same in parts, for what is larger than memory: `part(i)` for `i` below the even number `n_parts` are the streams of some sequences after the
-    /// other, made twice. Copies are made of one part at a time: updates are shuffled, and their covariances taken, within it.
+    /// The same in parts, for what is larger than memory: `part(i)` for `i` below the even number `n_parts` are the
+    /// streams of some sequences after the other, made twice. Copies are made of one part at a time: updates are
+    /// shuffled, and their covariances taken, within it.
     pub(super) fn measure_parts(
         n_parts: usize,
         part: &dyn Fn(usize) -> Result<Streams>,
@@ -164,12 +165,13 @@ pub struct Group {
     pub depth: [f64; 2],
     /// How much transfer costs per layer between lens and stream, as a share of the target's variance.
     pub transfer_slope: f64,
-    /// Rank correlation of what transfer costs (mean over networks) with the likeness of both streams' covariances, and its p value by Mantel's
-    /// test; `None` with fewer than four streams.
+    /// Rank correlation of what transfer costs (mean over networks) with the likeness of both streams' covariances, and
+    /// its p value by Mantel's test; `None` with fewer than four streams.
     pub mantel: Option<[f64; 2]>,
     /// Mean over networks of `‖Δ_l‖ / ‖h_l‖`.
     pub update_size: Vec<f64>,
-    /// Mean over networks: share of the updates' variance that is affine in the stream, whole and without the part along the stream.
+    /// Mean over networks: share of the updates' variance that is affine in the stream, whole and without the part
+    /// along the stream.
     pub update_linear: Vec<[f64; 2]>,
     /// Of each network, where there is a loss.
     pub gradients: Vec<LiteralGradient>,
@@ -196,7 +198,8 @@ const KIND: &str = "battery-report";
 const VERSION: u32 = 2;
 
 impl Report {
-    /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has to beat.
+    /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has
+    /// to beat.
     ///
     /// Fails without networks, or when those of a group differ in their number of layers.
     pub fn new(
@@ -218,7 +221,7 @@ impl Report {
         if groups.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
-                "a report about no networks",
+                "the report has no networks",
                 "give it a group of networks",
             ));
         }

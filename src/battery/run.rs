@@ -91,7 +91,7 @@ pub struct Battery {
     pub n_seqs: usize,
     /// Ridge penalty of every lens, relative to the mean variance of a feature.
     pub lambda: f64,
-    /// Where finished networks are kept, so that an interrupted battery goes on; `None`: nowhere.
+    /// Where finished networks are kept, so that an interrupted battery can continue; `None`: nowhere.
     pub folder: Option<PathBuf>,
 }
 
@@ -119,8 +119,8 @@ impl Default for Battery {
 }
 
 impl Battery {
-    /// Trains and measures every network, with progress, and reports. An interrupt stops between two networks; with a `folder`, running again goes on from
-    /// there.
+    /// Trains and measures every network, with progress, and reports. An interrupt stops between two networks; with a
+    /// `folder`, running it again continues from there.
     ///
     /// Fails on fewer than two seeds, fewer than two layers, no networks, or where training or a lens does.
     pub fn run(&self, source: &dyn Source) -> Result<Report> {
@@ -149,7 +149,7 @@ impl Battery {
         let refuse = |what: String, help: &str| Err(Error::new(ErrorKind::Config, what, help));
         check_seeds(&self.seeds)?;
         if self.networks.is_empty() {
-            return refuse("a battery of no networks".into(), "name at least `Network::Trained`");
+            return refuse("the battery has no networks".into(), "name at least `Network::Trained`");
         }
         if self.config.n_layers < 2 {
             return refuse(
@@ -304,7 +304,8 @@ fn sequences_of_a_part(model: &Transformer, n_pos: usize) -> usize {
     (4 * model.config.d_model).max(2048).div_ceil(n_pos.max(1)).max(8)
 }
 
-/// The same in memory that does not grow with the number of tokens. Gradients and lesions are measured on the first and the last of them.
+/// The same in memory that does not grow with the number of tokens. Gradients and lesions are measured on the first and
+/// the last of them.
 fn cell_in_parts(
     model: &Transformer,
     tokens: &Array2<u32>,
@@ -352,9 +353,10 @@ fn lesions(model: &Transformer, tokens: &Array2<u32>) -> Result<Lesions> {
 }
 
 impl Report {
-    /// The report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of its own; the control is the same network at
-    /// initial weights. Intervals are over sequences: they speak of this network, not of its kind. Streams are made some sequences at a time: the memory
-    /// is that of a few thousand tokens, however many there are.
+    /// The report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of its
+    /// own; the control is the same network at initial weights. Intervals are over sequences: they speak of this
+    /// network, not of its kind. Streams are made some sequences at a time: the memory is that of a few thousand
+    /// tokens, however many there are.
     ///
     /// Fails on fewer than 16 sequences, and where measuring does.
     pub fn of_transformer(name: &str, model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {

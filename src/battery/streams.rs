@@ -1,4 +1,5 @@
-//! What the battery looks at: the residual streams of one network on many tokens, in `f64`, with the way its last one is read.
+//! What the battery looks at: the residual streams of one network on many tokens, in `f64`, with the way its last one
+//! is read.
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, Axis, concatenate};
 
@@ -11,7 +12,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The streams of one network. Rows are tokens, `n_pos` of one sequence after the other.
 ///
-/// The network may be any that has streams of one width: a transformer, an image classifier, numbers made up for a test.
+/// The network may be any that has streams of one width: a transformer, an image classifier, numbers made up for a
+/// test.
 #[derive(Clone, Debug)]
 pub struct Streams {
     /// `h_0 ..= h_L`, each `[row, d]`.
@@ -22,7 +24,7 @@ pub struct Streams {
     pub readout: Readout,
     /// The final prediction, log-probabilities `[row, d_vocab]`.
     pub log_p: Array2<f64>,
-    /// The true conditional, log-probabilities `[row, d_vocab]`, where somebody knows it.
+    /// The true conditional, log-probabilities `[row, d_vocab]`, where it is known.
     pub log_truth: Option<Array2<f64>>,
     /// Rows of one sequence. Those of different sequences are independent.
     pub n_pos: usize,
@@ -110,8 +112,8 @@ impl Readout {
         matmul((y * &self.gain + &self.bias).view(), self.w_u.view()) + &self.b_u
     }
 
-    /// To first order, how the centred log-probabilities of `z` change when `dz` is added: `[row, d_vocab]`. A norm does not see the
-    /// part of `dz` that only makes `z` longer.
+    /// To first order, how the centred log-probabilities of `z` change when `dz` is added: `[row, d_vocab]`. A norm
+    /// does not see the part of `dz` that only makes `z` longer.
     pub fn change(&self, z: ArrayView2<f64>, dz: ArrayView2<f64>) -> Array2<f64> {
         let mut dy = dz.to_owned();
         for (mut row, z) in dy.rows_mut().into_iter().zip(z.rows()) {
@@ -151,8 +153,8 @@ const CHUNK: usize = 64;
 impl Streams {
     /// The streams of a transformer on `tokens: [sequence, pos]`, with `p*` if `source` knows it.
     ///
-    /// Fails if the tokens do not fit the model, on fewer than two layers, or fewer than four sequences: half are for fitting lenses,
-    /// half for reading.
+    /// Fails if the tokens do not fit the model, on fewer than two layers, or fewer than four sequences: half are for
+    /// fitting lenses, half for reading.
     pub fn of_transformer(
         model: &Transformer,
         tokens: &Array2<u32>,
@@ -180,7 +182,8 @@ impl Streams {
         Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
     }
 
-    /// The predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first correction and after each.
+    /// The predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first correction and
+    /// after each.
     ///
     /// Fails on tokens that do not fit.
     pub fn of_predictive(
@@ -202,8 +205,9 @@ impl Streams {
         Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
     }
 
-    /// The three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)` parts of its image so that
-    /// all have one width: 8, 16 and 24 channels make 48 features of `[(2, 3), (1, 3), (1, 2)]`, and 192 of `[(4, 6), (3, 4), (2, 4)]`.
+    /// The three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)` parts of its
+    /// image so that all have one width: 8, 16 and 24 channels make 48 features of `[(2, 3), (1, 3), (1, 2)]`, and 192
+    /// of `[(4, 6), (3, 4), (2, 4)]`.
     ///
     /// Fails if the widths differ, and on images that are not 28x28.
     pub fn of_mnist_cnn(model: &MnistCnn, images: &Images, cells: [(usize, usize); 3]) -> Result<Self> {
@@ -213,8 +217,9 @@ impl Streams {
         Self::of_probabilities(streams, log_p.mapv(f64::from))
     }
 
-    /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional network's streams are
-    /// averaged over `cells` x `cells` parts of the image (at most its height and width); lenses then predict centred log-probabilities.
+    /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional
+    /// network's streams are averaged over `cells` x `cells` parts of the image (at most its height and width); lenses
+    /// then predict centred log-probabilities.
     pub fn of_images(model: &ImageClassifier, pixels: &Array2<f32>, cells: usize) -> Result<Self> {
         model.check_pixels(pixels)?;
         let c = &model.config;
@@ -239,7 +244,8 @@ impl Streams {
         Self::of_probabilities(streams, log_p)
     }
 
-    /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a sequence of one.
+    /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a
+    /// sequence of one.
     ///
     /// Fails if the widths differ between layers.
     pub fn of_probabilities(streams: Vec<Array2<f64>>, log_p: Array2<f64>) -> Result<Self> {
@@ -317,7 +323,8 @@ fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Option<Array2<
     truths.map(|parts| stack(&parts).mapv(|p| p.max(SMALLEST).ln()))
 }
 
-/// Means over `rows` x `columns` parts of images of `[pixel · channel]` numbers, the channel last: `[image, cell · channel]`.
+/// Means over `rows` x `columns` parts of images of `[pixel · channel]` numbers, the channel last:
+/// `[image, cell · channel]`.
 fn pool(
     h: &Array2<f32>,
     (height, width): (usize, usize),

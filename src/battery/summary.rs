@@ -52,13 +52,15 @@ pub struct Summary {
     pub floor: f64,
     /// Streams `h_0 .. h_{L-1}`.
     pub layers: Vec<LayerSummary>,
-    /// `KL_own` of the first stream that is counted less that of the last, over the floor: do own lenses improve with depth?
+    /// `KL_own` of the first stream that is counted less that of the last, over the floor: do own lenses improve with
+    /// depth?
     pub improvement: Interval,
     /// Whether alignment is with the true conditional.
     pub truth_known: bool,
 }
 
-/// A layer whose own lens reads less than this many standard errors above the floor is dropped: its fraction divides by noise.
+/// A layer whose own lens reads less than this many standard errors above the floor is dropped: its fraction divides by
+/// noise.
 const CLEAR: f64 = 3.0;
 /// How large a loss counts as none: this share of what the own lens reads.
 const MARGIN: f64 = 0.05;
@@ -136,7 +138,8 @@ fn losses(pairs: &[Pair], l: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Why a layer is dropped: what its own lens reads is not clear of 0. The unit is the network; with only one, the sequence.
+/// Why a layer is dropped: what its own lens reads is not clear of 0. The unit is the network; with only one, the
+/// sequence.
 fn dropped(units: &[usize], read: &[f64]) -> Option<String> {
     let mut rest = read;
     let networks: Vec<f64> = units

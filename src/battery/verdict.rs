@@ -8,7 +8,8 @@ use super::summary::Summary;
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// One lens reads the layers, and what the layers write moves its reading towards the truth: iterative inference in one basis.
+    /// One lens reads the layers, and what the layers write moves its reading towards the truth: iterative inference in
+    /// one basis.
     Supported,
     /// One lens reads the layers because the stream carries what was there before.
     CarryOnly,
@@ -71,18 +72,20 @@ pub const READS_NOT: f64 = 0.5;
 /// By how much a control has to be beaten.
 pub const BEYOND: f64 = 0.3;
 
-/// Decides about `network`, with the rotated copies of the same networks, and control networks (without skips, untrained) that have
-/// as many layers.
+/// Decides about `network`, with the rotated copies of the same networks, and control networks (without skips,
+/// untrained) that have as many layers.
 ///
-/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least .9 and above the rotated copy's
-///   upper bound, the alignment's lower bound is above that of shuffled updates, and every control is at least .3 below in one of both;
-/// * **carry only**: in two thirds the left-out fraction is at least .9, and in two thirds alignment does not beat shuffled updates;
-/// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most .5, and own lenses improve with depth;
-/// * **mixed**: anything else, with the layer where the left-out fraction crosses .9.
+/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and
+///   above the rotated copy's upper bound, the alignment's lower bound is above that of shuffled updates, and every
+///   control is at least 0.3 below in one of both;
+/// * **carry only**: in two thirds the left-out fraction is at least 0.9, and in two thirds alignment does not beat
+///   shuffled updates;
+/// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most 0.5, and own lenses improve with depth;
+/// * **mixed**: anything else, with the layer where the left-out fraction crosses 0.9.
 ///
-/// Shuffled updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares lens of a random walk
-/// is the identity at every layer, so one lens reads all of it. For the same reason an untrained network may share a lens fully, and has to be
-/// beaten in one of both numbers, not in both.
+/// Shuffled updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares
+/// lens of a random walk is the identity at every layer, so one lens reads all of it. For the same reason an untrained
+/// network may share a lens fully, and has to be beaten in one of both numbers, not in both.
 pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Verdict {
     let layers: Vec<LayerEvidence> = network
         .kept()

@@ -1,8 +1,8 @@
 //! Forward passes and moments on a device of candle, such as a graphics card. A card of NVIDIA
 //! needs the feature `cuda`.
 //!
-//! `[sequence · pos, d_model]` for residual streams, `f32`. Moments are `f32` sums over the rows of a few sequences, about their mean, added up in `f64` on the host, so
-//! that a lens is fitted from them as from those of the processor.
+//! `[sequence · pos, d_model]` for residual streams, `f32`. Moments are `f32` sums over the rows of a few sequences,
+//! about their mean, added up in `f64` on the host, so that a lens is fitted from them as from those of the processor.
 //!
 //! ```
 //! use onelens::{device::{self, DeviceTransformer}, lens::{LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::Array2};
@@ -37,8 +37,9 @@ pub fn cpu() -> Device {
 
 /// The card of NVIDIA with this number, from 0.
 ///
-/// Fails without the feature `cuda`, and where there is no such card. With the feature, candle links NVIDIA's driver, so that a program does not
-/// even start where there is none (`libcuda.so.1: cannot open shared object file`): build it without for such a machine.
+/// Fails without the feature `cuda`, and where there is no such card. With the feature, candle links NVIDIA's driver,
+/// so that a program does not even start where there is none (`libcuda.so.1: cannot open shared object file`): build it
+/// without for such a machine.
 pub fn cuda(number: usize) -> Result<Device> {
     if !cfg!(feature = "cuda") {
         return Err(Error::new(

@@ -8,11 +8,13 @@ use crate::lens::{LayerMoments, Moments, Scale, Target};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
-/// Rows that are multiplied in one product: more than on the processor, as a card needs them to be busy. Its `f32` sums are good to about five digits.
+/// Rows that are multiplied in one product: more than on the processor, as a card needs them to be busy. Its `f32` sums
+/// are good to about five digits.
 const ROWS: usize = 4096;
 
 impl DeviceTransformer {
-    /// The moments of every residual stream with the last one, as [`LayerMoments::collect`] gathers them, with progress.
+    /// The moments of every residual stream with the last one, as [`LayerMoments::collect`] gathers them, with
+    /// progress.
     ///
     /// Fails if an activation is not finite, where the device does, or when interrupted.
     pub fn moments(&self, tokens: &Array2<u32>) -> Result<LayerMoments> {

@@ -14,7 +14,8 @@ impl Adam {
         Adam { mean: vec![0.0; n], square: vec![0.0; n], step: 0, beta1, beta2 }
     }
 
-    /// One step of size `lr` with the gradient shortened to length `clip`. The weights come in the order of the gradient.
+    /// One step of size `lr` with the gradient shortened to length `clip`. The weights come in the order of the
+    /// gradient.
     pub(super) fn step<'a>(
         &mut self,
         weights: impl Iterator<Item = &'a mut f64>,

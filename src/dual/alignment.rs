@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How alike two networks answer, over random tasks; each value with its standard error over tasks.
 ///
-/// The measures of von Oswald et al. 2022, section 3.2. The answer is linear in the query, `ŷ = J x_q`, so the sensitivity
-/// `∂ŷ/∂x_q` is `J` itself, the model that the context has made of the network.
+/// The measures of von Oswald et al. 2022, section 3.2. The answer is linear in the query, `ŷ = J x_q`, so the
+/// sensitivity `∂ŷ/∂x_q` is `J` itself, the model that the context has made of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alignment {
     /// Mean cosine between the sensitivities: 1 for the same model up to scale.
@@ -27,7 +27,8 @@ pub struct Alignment {
 }
 
 impl LinearAttention {
-    /// The sensitivity `J = ∂ŷ/∂x_q: [d_out, d_in]`: what the context has made of the network. The answer to any query is `J x_q`.
+    /// The sensitivity `J = ∂ŷ/∂x_q: [d_out, d_in]`: what the context has made of the network. The answer to any query
+    /// is `J x_q`.
     ///
     /// Fails on a bad task, and with masks under which the query is read: its answer is then not linear in it.
     ///
@@ -97,7 +98,8 @@ impl LinearAttention {
     }
 
     /// The same function with each layer in one standard form: `W_K = I`, `W_Q = A`, `W_V = B`, `P = I`, with
-    /// `A = W_Kᵀ W_Q` of norm `√d_in` and positive trace. Only `A` and `B` matter, and only up to a factor between them.
+    /// `A = W_Kᵀ W_Q` of norm `√d_in` and positive trace. Only `A` and `B` matter, and only up to a factor between
+    /// them.
     pub fn standard_form(&self) -> Self {
         let d_in = self.w0.ncols();
         let layers = self.layers.iter().map(|layer| {
@@ -114,7 +116,8 @@ impl LinearAttention {
 
     /// The network `t` of the way from this one to `other`, both in [standard form](Self::standard_form).
     ///
-    /// If both are the same algorithm, every network in between should solve the tasks as well (von Oswald et al. 2022, figure 2).
+    /// If both are the same algorithm, every network in between should solve the tasks as well (von Oswald et al. 2022,
+    /// figure 2).
     ///
     /// Fails if the two differ in layers or widths.
     pub fn interpolate(&self, other: &LinearAttention, t: f64) -> Result<Self> {

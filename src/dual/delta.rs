@@ -15,9 +15,10 @@ const REACH: f64 = 3.0;
 
 /// How values depend on the token they stand for and on the prediction of it.
 ///
-/// The value `v_t` that a position offers is fitted by least squares as `v_t = c + M (1[x_t] + δ q_{t-1})`, where `1[x_t]` is the token, one-hot,
-/// and `q_{t-1}` the distribution that was predicted for it. A Hebbian head writes what came, `δ = 0`; one that writes a prediction
-/// error has `δ = -1`. `M` and `c` are free, so the coefficient does not depend on how the head encodes tokens.
+/// The value `v_t` that a position offers is fitted by least squares as `v_t = c + M (1[x_t] + δ q_{t-1})`, where
+/// `1[x_t]` is the token, one-hot, and `q_{t-1}` the distribution that was predicted for it. A Hebbian head writes what
+/// came, `δ = 0`; one that writes a prediction error has `δ = -1`. `M` and `c` are free, so the coefficient does not
+/// depend on how the head encodes tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     /// The least-squares `δ`.
@@ -28,10 +29,11 @@ pub struct Delta {
     pub r2: f64,
 }
 
-/// The delta coefficient of `values: [sequence, m, d_v]`, that belong to `tokens: [sequence, m]`, for which `predicted: [sequence, m, d_vocab]` was
-/// said before they came. The interval is a bootstrap over sequences.
+/// The delta coefficient of `values: [sequence, m, d_v]`, that belong to `tokens: [sequence, m]`, for which
+/// `predicted: [sequence, m, d_vocab]` was said before they came. The interval is a bootstrap over sequences.
 ///
-/// Fails on shapes that do not fit, fewer than two sequences, tokens outside of the vocabulary, and values without variance.
+/// Fails on shapes that do not fit, fewer than two sequences, tokens outside of the vocabulary, and values without
+/// variance.
 ///
 /// ```
 /// use onelens::{dual::delta_coefficient, ndarray::{Array2, Array3}};
@@ -57,7 +59,7 @@ pub fn delta_coefficient(
         return Err(Error::new(
             ErrorKind::Shape,
             format!(
-                "values {:?}, tokens {:?}, predictions {:?}",
+                "values {:?}, tokens {:?} and predictions {:?} do not fit each other",
                 values.dim(),
                 tokens.dim(),
                 predicted.dim()
@@ -68,14 +70,14 @@ pub fn delta_coefficient(
     if n_seqs < 2 || m == 0 {
         return Err(Error::new(
             ErrorKind::Data,
-            format!("{n_seqs} sequences of {m} values"),
+            format!("{n_seqs} sequences of {m} values are too few"),
             "pass at least two sequences: the interval comes from resampling them",
         ));
     }
     if let Some(token) = tokens.iter().find(|t| **t as usize >= d_vocab) {
         return Err(Error::new(
             ErrorKind::Data,
-            format!("token {token} with predictions over {d_vocab} tokens"),
+            format!("token {token} is not among the {d_vocab} tokens that are predicted"),
             format!("tokens are 0 to {}", d_vocab - 1),
         ));
     }
@@ -189,10 +191,11 @@ impl Sums {
     }
 }
 
-/// The delta coefficient of every head of a transformer: of what its values say about the token at their position, given what the model itself
-/// had predicted there.
+/// The delta coefficient of every head of a transformer: of what its values say about the token at their position,
+/// given what the model itself had predicted there.
 ///
-/// The values of layer 0 see the token alone, so theirs is 0 whatever the training. An untrained network is the null for the others.
+/// The values of layer 0 see the token alone, so theirs is 0 whatever the training. An untrained network is the null
+/// for the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadDeltas {
     /// `[layer][key/value head]`.

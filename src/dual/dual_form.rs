@@ -24,10 +24,10 @@ impl Default for Sgd {
 
 /// A linear layer in its dual form: its initial weights and every training pair it has seen.
 ///
-/// Gradient descent changes a linear layer by outer products only, `W = s W₀ + Σ_t c_t e_t x_tᵀ`, where `x_t` is a training
-/// input, `e_t = -∂L/∂y` the error signal at its output, and the numbers `c_t` and `s` come from step size, momentum and weight
-/// decay. So the layer's answer to `q` is unnormalised attention over the training history (Irie et al. 2022, section 3):
-/// `W q = s W₀ q + Σ_t c_t e_t (x_tᵀ q)`. The values are the errors, the keys the inputs.
+/// Gradient descent changes a linear layer by outer products only, `W = s W₀ + Σ_t c_t e_t x_tᵀ`, where `x_t` is a
+/// training input, `e_t = -∂L/∂y` the error signal at its output, and the numbers `c_t` and `s` come from step size,
+/// momentum and weight decay. So the layer's answer to `q` is unnormalised attention over the training history (Irie et
+/// al. 2022, section 3): `W q = s W₀ q + Σ_t c_t e_t (x_tᵀ q)`. The values are the errors, the keys the inputs.
 ///
 /// ```
 /// use onelens::{dual::{DualForm, Sgd}, ndarray::array};
@@ -63,7 +63,7 @@ impl DualForm {
         if w0.is_empty() {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("initial weights of {} x {}", w0.nrows(), w0.ncols()),
+                format!("initial weights of {} x {} make no layer", w0.nrows(), w0.ncols()),
                 "pass at least one row and one column",
             ));
         }
@@ -92,7 +92,7 @@ impl DualForm {
         if settings.iter().any(|s| !(s.is_finite() && *s >= 0.0)) || sgd.momentum >= 1.0 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("lr {}, momentum {}, weight_decay {}", sgd.lr, sgd.momentum, sgd.weight_decay),
+                format!("lr is {}, momentum {}, weight_decay {}", sgd.lr, sgd.momentum, sgd.weight_decay),
                 "use finite numbers from 0, and a momentum below 1",
             ));
         }
@@ -111,7 +111,11 @@ impl DualForm {
         if x.ncols() != d_in || e.ncols() != d_out || x.nrows() != e.nrows() {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("inputs {:?} and errors {:?} on a layer from {d_in} to {d_out}", x.dim(), e.dim()),
+                format!(
+                    "inputs {:?} and errors {:?} do not fit a layer from {d_in} to {d_out}",
+                    x.dim(),
+                    e.dim()
+                ),
                 format!("pass [n, {d_in}] and [n, {d_out}] with the same n"),
             ));
         }
@@ -160,7 +164,11 @@ impl DualForm {
         if q.len() != self.w0.ncols() {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("a query of width {} on a layer of input width {}", q.len(), self.w0.ncols()),
+                format!(
+                    "a query of width {} does not fit a layer of input width {}",
+                    q.len(),
+                    self.w0.ncols()
+                ),
                 format!("pass a query of width {}", self.w0.ncols()),
             ));
         }

@@ -25,8 +25,9 @@ pub struct Demonstrated {
 pub struct FineTuning {
     /// Step size.
     pub lr: f64,
-    /// Layer by layer, as in-context learning has to do it: each layer learns from the error that its own output makes when it is decoded, and
-    /// the layers above learn from what it then gives (Deutch et al. 2024). Otherwise every layer learns from the error at the top.
+    /// Layer by layer, as in-context learning has to do it: each layer learns from the error that its own output makes
+    /// when it is decoded, and the layers above learn from what it then gives (Deutch et al. 2024). Otherwise every
+    /// layer learns from the error at the top.
     pub layer_causal: bool,
 }
 
@@ -36,8 +37,8 @@ impl Default for FineTuning {
     }
 }
 
-/// Cosines between what in-context learning and what fine-tuning add to the attention output at the query, by layer; means over questions with
-/// standard errors (the "similarity of attention output updates" of Dai et al. 2022).
+/// Cosines between what in-context learning and what fine-tuning add to the attention output at the query, by layer;
+/// means over questions with standard errors (the "similarity of attention output updates" of Dai et al. 2022).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UpdateSimilarity {
     /// With fine-tuning of all layers at once.
@@ -48,8 +49,8 @@ pub struct UpdateSimilarity {
     pub other_context: Vec<(f64, f64)>,
 }
 
-/// How much the order of the demonstrations matters: standard deviation over orders of the answer's log-probability, mean over
-/// questions with its standard error.
+/// How much the order of the demonstrations matters: standard deviation over orders of the answer's log-probability,
+/// mean over questions with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OrderSensitivity {
     /// Of in-context learning.
@@ -97,7 +98,8 @@ impl FineTuning {
 }
 
 impl UpdateSimilarity {
-    /// Compares over `questions`; `lr` is the step size of both kinds of fine-tuning, which the cosine hardly depends on if it is small.
+    /// Compares over `questions`; `lr` is the step size of both kinds of fine-tuning, which the cosine hardly depends
+    /// on if it is small.
     ///
     /// Fails with fewer than two questions, on looped blocks, and where the model refuses the tokens.
     pub fn new(model: &Transformer, questions: &[Demonstrated], lr: f64) -> Result<Self> {
@@ -155,7 +157,11 @@ impl OrderSensitivity {
     ) -> Result<Self> {
         check(model, questions)?;
         if n_orders < 2 {
-            return Err(Error::new(ErrorKind::Config, format!("{n_orders} orders"), "compare at least two"));
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("the number of orders is {n_orders}"),
+                "compare at least two",
+            ));
         }
         let spreads: Vec<[f64; 3]> = questions
             .par_iter()
@@ -197,7 +203,7 @@ fn check(model: &Transformer, questions: &[Demonstrated]) -> Result<()> {
     if questions.len() < 2 {
         return Err(Error::new(
             ErrorKind::Data,
-            format!("{} questions", questions.len()),
+            format!("the number of questions is {}", questions.len()),
             "pass at least two: means need standard errors",
         ));
     }
@@ -218,7 +224,7 @@ fn check(model: &Transformer, questions: &[Demonstrated]) -> Result<()> {
         Some(q) => Err(Error::new(
             ErrorKind::Data,
             format!(
-                "a question of {} tokens with demonstrations {:?} and the answer {}",
+                "a question of {} tokens with demonstrations {:?} and the answer {} cannot be asked",
                 q.query.len(),
                 q.demonstrations.dim(),
                 q.answer

@@ -21,8 +21,8 @@ const N_PARTS: usize = 8;
 ///
 /// Weights and their averages are `f64`; tasks, and what a network computes on them, `f32`, as in any training.
 ///
-/// The loss is `½ ‖ŷ - y‖²` at the query, as in von Oswald et al. 2022, whose setting is the default: `d = n = 10`, inputs
-/// uniform on `[-½, ½]`.
+/// The loss is `½ ‖ŷ - y‖²` at the query, as in von Oswald et al. 2022, whose setting is the default: `d = n = 10`,
+/// inputs uniform on `[-½, ½]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearAttentionTraining {
     /// Distribution of the inputs.
@@ -144,7 +144,8 @@ impl LinearAttentionTraining {
         Ok(fit)
     }
 
-    /// The expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to a multiple of 128).
+    /// The expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to a multiple
+    /// of 128).
     pub fn evaluate(&self, net: &LinearAttention, n_tasks: usize, seed: u64) -> Result<(f64, f64)> {
         self.check()?;
         let s = self.sizes();
@@ -152,7 +153,7 @@ impl LinearAttentionTraining {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!(
-                    "a network of mask {:?} from width {} to {}",
+                    "a network of mask {:?} from width {} to {} does not fit this training",
                     net.mask,
                     net.w0.ncols(),
                     net.w0.nrows()

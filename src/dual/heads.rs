@@ -12,8 +12,8 @@ use crate::num::{mean_and_standard_error, normal, rng};
 use crate::{Error, ErrorKind, Result};
 
 /// What the heads of a layer have gathered, as a mixture of what the context gives and what the query's own part gives:
-/// `z = (1 - λ) z_query + λ z_context` with `λ` the attention that goes to the context. Exact, since a softmax over a union is a mixture
-/// of softmaxes (Dai et al. 2022, section 3, without their approximation).
+/// `z = (1 - λ) z_query + λ z_context` with `λ` the attention that goes to the context. Exact, since a softmax over a
+/// union is a mixture of softmaxes (Dai et al. 2022, section 3, without their approximation).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContextSplit {
     /// Share of the context, `[batch, head, query]`, queries from position `n_context` on.
@@ -42,7 +42,7 @@ impl ContextSplit {
         if n_context == 0 || n_context >= n_pos {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("a context of {n_context} of {n_pos} positions"),
+                format!("a context of {n_context} of {n_pos} positions leaves one of the parts empty"),
                 format!("use 1 to {}: both parts need a position", n_pos.saturating_sub(1)),
             ));
         }
@@ -90,8 +90,9 @@ impl ContextSplit {
 
 /// Heads as linear attention: how well, and when not. Means over sequences and over positions from the second on.
 ///
-/// The relaxation of Dai et al. 2022 leaves the softmax out, `Σ_j (k_j·q) v_j`, which makes a head the dual form of a gradient step. Next to it
-/// the expansion of the softmax about equal scores, `1/n Σ_j (1 + s_j - s̄) v_j`, and the null of both: uniform attention, `1/n Σ_j v_j`.
+/// The relaxation of Dai et al. 2022 leaves the softmax out, `Σ_j (k_j·q) v_j`, which makes a head the dual form of a
+/// gradient step. Next to it the expansion of the softmax about equal scores, `1/n Σ_j (1 + s_j - s̄) v_j`, and the
+/// null of both: uniform attention, `1/n Σ_j v_j`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRelaxation {
     /// Cosine between the head's output and that of linear attention, `[layer, head]`.
@@ -164,7 +165,8 @@ impl HeadRelaxation {
     }
 }
 
-/// Cosines of linear, first-order and uniform attention with softmax attention; variance of the scores; relative entropy.
+/// Cosines of linear, first-order and uniform attention with softmax attention; variance of the scores; relative
+/// entropy.
 fn relaxations(s: Array1<f64>, v: ArrayView2<f64>) -> [f64; 5] {
     let n = s.len() as f64;
     let mean = s.sum() / n;
@@ -190,8 +192,8 @@ pub(super) fn cosine(a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
 }
 
 /// A head as kernel attention with positive random features (Choromanski et al. 2021): `exp(q·k) = E φ(q)·φ(k)`,
-/// `φ(x) = exp(ω·x - ½ ‖x‖²) / √m`, `ω ~ N(0, I)`. With `m` features the head is linear attention, the dual form of a gradient step in
-/// feature space, with an error that falls as `m^(-1/2)`.
+/// `φ(x) = exp(ω·x - ½ ‖x‖²) / √m`, `ω ~ N(0, I)`. With `m` features the head is linear attention, the dual form of a
+/// gradient step in feature space, with an error that falls as `m^(-1/2)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RandomFeatures {
     /// Numbers of features `m` to try.
@@ -250,7 +252,8 @@ impl RandomFeatures {
         self.curve_of(&inputs)
     }
 
-    /// The error for given queries `[d_head]`, keys `[n, d_head]` and values `[n, d_v]`, with scores `q·k` as they stand.
+    /// The error for given queries `[d_head]`, keys `[n, d_head]` and values `[n, d_v]`, with scores `q·k` as they
+    /// stand.
     pub fn curve_of(&self, inputs: &[(Array1<f64>, Array2<f64>, Array2<f64>)]) -> Result<FeatureCurve> {
         if self.n_draws == 0
             || self.n_features.is_empty()
@@ -259,7 +262,12 @@ impl RandomFeatures {
         {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{:?} features, {} draws, {} queries", self.n_features, self.n_draws, inputs.len()),
+                format!(
+                    "nothing can be measured with {:?} features, {} draws and {} queries",
+                    self.n_features,
+                    self.n_draws,
+                    inputs.len()
+                ),
                 "use at least 1 of each",
             ));
         }

@@ -12,8 +12,9 @@ use crate::{Error, ErrorKind, Result};
 ///  E(ξ) = -1/β log Σ_j exp(β x_j·ξ) + ½ ξ·ξ + 1/β log N + ½ max ‖x‖²,       ξ ← ξ - ∇E(ξ) = Σ_j softmax(β x_j·ξ)_j x_j
 /// ```
 ///
-/// One step is softmax attention with the patterns as keys and values. It never raises the energy, and neither does a part of
-/// it, `ξ ← ξ + η Σ_j a_j (x_j - ξ)` with `0 < η ≤ 1`: cross-attention between latents and data, written as the errors between them.
+/// One step is softmax attention with the patterns as keys and values. It never raises the energy, and neither does a
+/// part of it, `ξ ← ξ + η Σ_j a_j (x_j - ξ)` with `0 < η ≤ 1`: cross-attention between latents and data, written as the
+/// errors between them.
 ///
 /// ```
 /// use onelens::{dual::Hopfield, ndarray::array};
@@ -51,7 +52,7 @@ impl Hopfield {
         if patterns.is_empty() {
             return Err(Error::new(
                 ErrorKind::Data,
-                format!("a memory of {:?} patterns", patterns.dim()),
+                format!("a memory of shape {:?} holds no pattern", patterns.dim()),
                 "store at least one pattern",
             ));
         }
@@ -114,7 +115,8 @@ impl Hopfield {
         Ok(run)
     }
 
-    /// One step of cross-attention for many latents: every row of `latents: [m, d]` moves by `η` times its attention-weighted errors.
+    /// One step of cross-attention for many latents: every row of `latents: [m, d]` moves by `η` times its
+    /// attention-weighted errors.
     pub fn cross_attend(&self, latents: ArrayView2<f64>, lr: f64) -> Result<Array2<f64>> {
         let mut moved = latents.to_owned();
         for mut row in moved.rows_mut() {
@@ -129,7 +131,7 @@ impl Hopfield {
         if state.len() != d {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("a state of width {} for patterns of width {d}", state.len()),
+                format!("the state has width {}, the patterns have width {d}", state.len()),
                 format!("pass a state of width {d}"),
             ));
         }

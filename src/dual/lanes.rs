@@ -1,8 +1,9 @@
 //! Many tasks at a time: forward and backward through linear attention with the context mask, for training.
 //!
-//! With that mask a layer is a linear map of every token, `e_j ← e_j + B G A e_j`, where `G = Σ_i e_i e_iᵀ` runs over the context,
-//! `A = W_Kᵀ W_Q` and `B = P W_V`. Of the last layer only the query is computed, and of its update only the answer. A number is a
-//! lane of one number per task, so that every inner loop is as wide as there are tasks in a block, whatever the width of a token.
+//! With that mask a layer is a linear map of every token, `e_j ← e_j + B G A e_j`, where `G = Σ_i e_i e_iᵀ` runs over
+//! the context, `A = W_Kᵀ W_Q` and `B = P W_V`. Of the last layer only the query is computed, and of its update only
+//! the answer. A number is a lane of one number per task, so that every inner loop is as wide as there are tasks in a
+//! block, whatever the width of a token.
 
 use ndarray::Array2;
 
@@ -29,8 +30,8 @@ pub(super) struct Sizes {
     pub(super) d_out: usize,
 }
 
-/// Tasks side by side: tokens `[n + 1, d]`, the query last, the true answers `[d_out]`, and the weights that they come from,
-/// `[d_out, d - d_out]`.
+/// Tasks side by side: tokens `[n + 1, d]`, the query last, the true answers `[d_out]`, and the weights that they come
+/// from, `[d_out, d - d_out]`.
 pub(super) struct Block<F> {
     pub(super) tokens: Vec<Lane<F>>,
     pub(super) answers: Vec<Lane<F>>,
@@ -64,7 +65,7 @@ fn zeros<F: Real>(n: usize) -> Vec<Lane<F>> {
 
 /// What passes through a network of one size work in, used again for each block.
 pub(super) struct Work<F> {
-    /// Tokens before each layer behind the first; those before the first are the block's.
+    /// Tokens before each layer after the first; those before the first are the block's.
     streams: Vec<Vec<Lane<F>>>,
     /// Of each layer before the last: `G`, `B G` and `B G A`.
     kept: Vec<[Vec<Lane<F>>; 3]>,
@@ -143,7 +144,7 @@ impl<F: Real> Work<F> {
         }
     }
 
-    /// Adds the gradient of `½ Σ error²` to `grads`, behind [`forward`](Work::forward).
+    /// Adds the gradient of `½ Σ error²` to `grads`, after [`forward`](Work::forward).
     #[inline(always)]
     fn backward(&mut self, layers: &[Merged<F>], block: &Block<F>, s: Sizes, grads: &mut [Merged<Lane<F>>]) {
         let Sizes { n, d, d_out } = s;
@@ -255,8 +256,9 @@ wide_fn! {
     }
 }
 
-// Small products, for blocks of any number of tasks. Matrices are `[d, d]` row by row; what a name calls weights has one number for
-// all tasks. One rounding for a product and its sum: these run below `wide_fn`, where there is an instruction for it.
+// Small products, for blocks of any number of tasks. Matrices are `[d, d]` row by row; what a name calls weights has
+// one number for all tasks. One rounding for a product and its sum: these run below `wide_fn`, where there is an
+// instruction for it.
 
 #[inline(always)]
 fn clear<F: Real, const N: usize>(x: &mut [[F; N]]) {

@@ -44,7 +44,8 @@ pub struct Construction {
     pub n: usize,
     /// Step sizes `η`, one per layer.
     pub lr: Vec<f64>,
-    /// GD++: each layer also maps every input, `x ← (I - γ Σ x_i x_iᵀ) x` (von Oswald et al. 2022, section 4). 0 is plain descent.
+    /// GD++: each layer also maps every input, `x ← (I - γ Σ x_i x_iᵀ) x` (von Oswald et al. 2022, section 4). 0 is
+    /// plain descent.
     pub gamma: f64,
     /// A preconditioner of the step, `[d_in, d_in]` (Ahn et al. 2023); `None` for the identity.
     pub preconditioner: Option<Array2<f64>>,
@@ -61,8 +62,8 @@ impl Construction {
 /// Layers of linear self-attention on tokens `e = (x, y)`, the query's `y` being filled with `-W₀ x`.
 ///
 /// The answer to the query is read from its `y` slot, with the sign turned: every layer of the construction subtracts
-/// `ΔW x` from *every* token's slot, the context's targets and the query's guess alike. That uniform update is the whole trick:
-/// moving the training targets by `-ΔW x` is the same as moving the weights by `ΔW`.
+/// `ΔW x` from *every* token's slot, the context's targets and the query's guess alike. That uniform update is the
+/// whole trick: moving the training targets by `-ΔW x` is the same as moving the weights by `ΔW`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearAttention {
     /// The layers, first to last.
@@ -74,9 +75,10 @@ pub struct LinearAttention {
 }
 
 impl LinearAttention {
-    /// The weights with which the layers are steps of gradient descent on the context (von Oswald et al. 2022, proposition 1):
-    /// `W_Q = W_K` reads `x`, `W_V = [[0, 0], [W₀, -I]]` writes `W₀ x - y`, `P = η/n` on the `y` slots. The slots then hold
-    /// `y - (W - W₀) x`, so that `W₀ x` minus the slot is the error at the current weights `W` in every layer.
+    /// The weights with which the layers are steps of gradient descent on the context (von Oswald et al. 2022,
+    /// proposition 1): `W_Q = W_K` reads `x`, `W_V = [[0, 0], [W₀, -I]]` writes `W₀ x - y`, `P = η/n` on the `y` slots.
+    /// The slots then hold `y - (W - W₀) x`, so that `W₀ x` minus the slot is the error at the current weights `W` in
+    /// every layer.
     ///
     /// Fails without layers, with an empty context, and on shapes or values that do not fit.
     ///
@@ -93,7 +95,11 @@ impl LinearAttention {
         if d_in == 0 || d_out == 0 || c.n == 0 || c.lr.is_empty() {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{} layers for contexts of {} pairs from width {d_in} to {d_out}", c.lr.len(), c.n),
+                format!(
+                    "{} layers for contexts of {} pairs from width {d_in} to {d_out} make no network",
+                    c.lr.len(),
+                    c.n
+                ),
                 "use at least 1 of each",
             ));
         }
@@ -105,7 +111,7 @@ impl LinearAttention {
             Some(m) => {
                 return Err(Error::new(
                     ErrorKind::Shape,
-                    format!("a preconditioner of shape {:?} for inputs of width {d_in}", m.dim()),
+                    format!("a preconditioner of shape {:?} does not fit inputs of width {d_in}", m.dim()),
                     format!("pass [{d_in}, {d_in}]"),
                 ));
             }
@@ -166,7 +172,7 @@ impl LinearAttention {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!(
-                    "a task from width {} to {} for a network from width {d_in} to {d_out}",
+                    "a task from width {} to {} does not fit a network from width {d_in} to {d_out}",
                     task.x.ncols(),
                     task.y.ncols()
                 ),

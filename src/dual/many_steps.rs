@@ -11,9 +11,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// Several steps of gradient descent from zero weights on contexts of `n` pairs with `y = w x`, `w ~ N(0, I)`.
 ///
-/// No formula in moments of the inputs is known to us beyond [one step](OneStep), so contexts are sampled. Everything else is exact: every step
-/// and every map of GD++ is a polynomial in `S = Σ x_i x_iᵀ`, so in the eigenvectors of `S` all of them are products of numbers, and
-/// the expectation over tasks and queries is `½ Σ_i c_i m_i²`, with `c_i = u_iᵀ E[x xᵀ] u_i` and
+/// No formula in moments of the inputs is known to us beyond [one step](OneStep), so contexts are sampled. Everything
+/// else is exact: every step and every map of GD++ is a polynomial in `S = Σ x_i x_iᵀ`, so in the eigenvectors of `S`
+/// all of them are products of numbers, and the expectation over tasks and queries is `½ Σ_i c_i m_i²`, with
+/// `c_i = u_iᵀ E[x xᵀ] u_i` and
 ///
 /// ```text
 ///  m ← m (1 - (η_k / n) μ t²),     t ← t (1 - γ μ t²)        from m = t = 1, for each eigenvalue μ of S
@@ -75,7 +76,7 @@ impl ManySteps {
         if n == 0 || n_contexts < 2 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("{n_contexts} contexts of {n} pairs"),
+                format!("{n_contexts} contexts of {n} pairs are too few"),
                 "use at least 2 contexts, for a standard error, of at least 1 pair",
             ));
         }
@@ -95,7 +96,8 @@ impl ManySteps {
         Ok(ManySteps { inputs: inputs.clone(), n, contexts })
     }
 
-    /// The expected loss for each output after steps of sizes `lr`, with `gamma` the `γ` of GD++ (0: plain), and its standard error.
+    /// The expected loss for each output after steps of sizes `lr`, with `gamma` the `γ` of GD++ (0: plain), and its
+    /// standard error.
     pub fn loss(&self, lr: &[f64], gamma: f64) -> (f64, f64) {
         let loss = |s: &Spectrum| {
             let mut sum = 0.0;
@@ -148,7 +150,11 @@ impl ManySteps {
 
 fn steps(n: usize) -> Result<usize> {
     if n == 0 || n > 20 {
-        return Err(Error::new(ErrorKind::Config, format!("{n} steps to find sizes for"), "use 1 to 20"));
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("sizes of {n} steps cannot be found"),
+            "use 1 to 20",
+        ));
     }
     Ok(n)
 }

@@ -1,10 +1,10 @@
 //! The downhill simplex (Nelder & Mead 1965): a minimum without gradients.
 //!
-//! For the handful of step sizes it is used for, and a loss that is already exact on its contexts, it needs no derivative and forty lines; a crate
-//! of optimisers would take longer to build than to run.
+//! For the handful of step sizes it is used for, and a loss that is already exact on its contexts, it needs no
+//! derivative and forty lines; a crate of optimisers would take longer to build than to run.
 
-/// A local minimum of `f` near `start`, with a first simplex of edges `size`; started anew from what it found until that no longer
-/// helps, since a simplex can collapse on its way.
+/// A local minimum of `f` near `start`, with a first simplex of edges `size`; started anew from what it found until
+/// that no longer helps, since a simplex can collapse on its way.
 pub(super) fn minimise(f: impl Fn(&[f64]) -> f64, start: &[f64], size: f64) -> Vec<f64> {
     let mut best = start.to_vec();
     let mut value = f(&best);

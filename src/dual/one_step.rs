@@ -90,7 +90,7 @@ impl Inputs {
         let (n, d) = rows.dim();
         check_d(d)?;
         if n == 0 {
-            return Err(Error::new(ErrorKind::Data, "a sample without rows", "pass at least one row"));
+            return Err(Error::new(ErrorKind::Data, "the sample has no rows", "pass at least one row"));
         }
         finite("the sample", rows.iter())?;
         let squares = Array2::from_shape_fn((n, d * d), |(r, ij)| rows[(r, ij / d)] * rows[(r, ij % d)]);
@@ -149,7 +149,7 @@ fn check_d(d: usize) -> Result<()> {
     if d == 0 || d > MAX_D {
         return Err(Error::new(
             ErrorKind::Config,
-            format!("inputs of {d} coordinates"),
+            format!("the inputs have {d} coordinates"),
             format!("use 1 to {MAX_D}: the fourth moments hold d⁴ numbers"),
         ));
     }
@@ -175,12 +175,13 @@ fn fourth_moments(d: usize, moment: impl Fn(usize, usize, usize, usize) -> f64) 
     Array2::from_shape_fn((d * d, d * d), |(ij, kl)| moment(ij / d, ij % d, kl / d, kl % d))
 }
 
-/// One step of (preconditioned) gradient descent from zero weights, on contexts of `n` pairs with `y = w x`, `w ~ N(0, I)`.
+/// One step of (preconditioned) gradient descent from zero weights, on contexts of `n` pairs with `y = w x`,
+/// `w ~ N(0, I)`.
 ///
 /// After the step the answer to a query is `ŷ = Σ_i y_i x_iᵀ Γ x_q` with `Γ = (η/n) I` for plain descent (von Oswald et
-/// al. 2022) and any matrix for preconditioned descent (Ahn et al. 2023). The expected loss `½ E (ŷ - y_q)²` over contexts, queries and
-/// tasks is a quadratic in `Γ`: with `C = E x xᵀ` and `Q = E[S S] = n E[x xᵀ x xᵀ] + n (n - 1) C²`, where `S = Σ x_i x_iᵀ`,
-/// `½ (tr C - 2 n tr(C Γ C) + tr(Γᵀ Q Γ C))`.
+/// al. 2022) and any matrix for preconditioned descent (Ahn et al. 2023). The expected loss `½ E (ŷ - y_q)²` over
+/// contexts, queries and tasks is a quadratic in `Γ`: with `C = E x xᵀ` and
+/// `Q = E[S S] = n E[x xᵀ x xᵀ] + n (n - 1) C²`, where `S = Σ x_i x_iᵀ`, `½ (tr C - 2 n tr(C Γ C) + tr(Γᵀ Q Γ C))`.
 ///
 /// ```
 /// use onelens::dual::{Inputs, OneStep};
@@ -202,7 +203,7 @@ impl OneStep {
     /// The step on contexts of `n` pairs.
     pub fn new(inputs: Inputs, n: usize) -> Result<Self> {
         if n == 0 {
-            return Err(Error::new(ErrorKind::Config, "a context of 0 pairs", "use at least one pair"));
+            return Err(Error::new(ErrorKind::Config, "the context has 0 pairs", "use at least one pair"));
         }
         let (count, c) = (n as f64, &inputs.second);
         let q = inputs.sandwich(Array2::eye(inputs.d()).view()) * count + c.dot(c) * (count * (count - 1.0));
@@ -217,7 +218,7 @@ impl OneStep {
         if gamma.dim() != (d, d) {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("a preconditioner of shape {:?} for inputs of {d} coordinates", gamma.dim()),
+                format!("a preconditioner of shape {:?} does not fit inputs of {d} coordinates", gamma.dim()),
                 format!("pass [{d}, {d}]"),
             ));
         }

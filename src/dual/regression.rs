@@ -22,8 +22,8 @@ pub struct RegressionTask {
 }
 
 impl RegressionTask {
-    /// A random task `y = W x` with `W: [d_out, d_in]` of independent standard normal weights, `n` context pairs and a query
-    /// from the same distribution of inputs (von Oswald et al. 2022, section 3.2).
+    /// A random task `y = W x` with `W: [d_out, d_in]` of independent standard normal weights, `n` context pairs and a
+    /// query from the same distribution of inputs (von Oswald et al. 2022, section 3.2).
     ///
     /// ```
     /// use onelens::{dual::{Inputs, RegressionTask}, num::rng};
@@ -51,7 +51,7 @@ impl RegressionTask {
         if n == 0 || d_in == 0 || self.y.ncols() == 0 {
             return Err(Error::new(
                 ErrorKind::Data,
-                format!("a context of inputs {:?} and targets {:?}", self.x.dim(), self.y.dim()),
+                format!("inputs {:?} and targets {:?} make no context", self.x.dim(), self.y.dim()),
                 "pass at least one pair, with at least one number on each side",
             ));
         }
@@ -59,7 +59,7 @@ impl RegressionTask {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!(
-                    "context inputs {:?} and targets {:?}, query input of width {} and target of width {}",
+                    "context inputs {:?} and targets {:?} do not fit a query input of width {} and a target of width {}",
                     self.x.dim(),
                     self.y.dim(),
                     self.x_query.len(),
@@ -113,7 +113,12 @@ pub fn descend(
     if n == 0 || y.nrows() != n || w0.dim() != (y.ncols(), x.ncols()) {
         return Err(Error::new(
             ErrorKind::Shape,
-            format!("inputs {:?}, targets {:?}, initial weights {:?}", x.dim(), y.dim(), w0.dim()),
+            format!(
+                "inputs {:?}, targets {:?} and initial weights {:?} do not fit each other",
+                x.dim(),
+                y.dim(),
+                w0.dim()
+            ),
             "pass [n, d_in], [n, d_out] and [d_out, d_in] with n of at least 1",
         ));
     }

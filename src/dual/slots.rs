@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::dual_form::finite;
 use crate::{Error, ErrorKind, Result};
 
-/// Slots `μ_k` that compete for data `x_j` (Locatello et al. 2020, algorithm 1, without the learned maps, the GRU and the MLP).
+/// Slots `μ_k` that compete for data `x_j` (Locatello et al. 2020, algorithm 1, without the learned maps, the GRU and
+/// the MLP).
 ///
-/// Attention is normalised over *slots*, then over data: `r_jk = softmax_k((x_j·μ_k - ½ ‖μ_k‖²) / σ²)`, `μ_k ← Σ_j r_jk x_j / Σ_j r_jk`.
-/// With the term `-½ ‖μ_k‖²`, the bias that keys of unequal length need, that is one step of expectation maximisation for a mixture
-/// of Gaussians of equal weight and covariance `σ² I`, and the negative log-likelihood never rises (Dempster, Laird & Rubin 1977).
+/// Attention is normalised over *slots*, then over data: `r_jk = softmax_k((x_j·μ_k - ½ ‖μ_k‖²) / σ²)`,
+/// `μ_k ← Σ_j r_jk x_j / Σ_j r_jk`. With the term `-½ ‖μ_k‖²`, the bias that keys of unequal length need, that is one
+/// step of expectation maximisation for a mixture of Gaussians of equal weight and covariance `σ² I`, and the negative
+/// log-likelihood never rises (Dempster, Laird & Rubin 1977).
 ///
 /// ```
 /// use onelens::{dual::Slots, ndarray::array};
@@ -93,7 +95,11 @@ impl Slots {
         if x.is_empty() || slots.is_empty() || x.ncols() != slots.ncols() {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("data of shape {:?} and slots of shape {:?}", x.dim(), slots.dim()),
+                format!(
+                    "data of shape {:?} and slots of shape {:?} do not fit each other",
+                    x.dim(),
+                    slots.dim()
+                ),
                 "pass at least one of each, of the same width",
             ));
         }

@@ -56,7 +56,7 @@ impl RegressionTasks {
     /// ```
     pub fn sample(inputs: &Inputs, d_out: usize, n: usize, n_tasks: usize, seed: u64) -> Result<Self> {
         if n_tasks == 0 {
-            return Err(Error::new(ErrorKind::Config, "0 tasks", "draw at least one"));
+            return Err(Error::new(ErrorKind::Config, "the number of tasks is 0", "draw at least one"));
         }
         let tasks: Vec<RegressionTask> = (0..n_tasks as u64)
             .into_par_iter()
@@ -98,8 +98,9 @@ impl RegressionTasks {
         })
     }
 
-    /// Gradient descent from zero weights on the context of every task, as [`descend`](super::descend) does it, and the loss at the
-    /// query after each step. A step size too large for some of the tasks is a question like any other here, so those are not refused.
+    /// Gradient descent from zero weights on the context of every task, as [`descend`](super::descend) does it, and the
+    /// loss at the query after each step. A step size too large for some of the tasks is a question like any other
+    /// here, so those are not refused.
     ///
     /// Fails on bad tasks, on a step size that is negative or not finite, and if the loss of a task overflows.
     pub fn descend(&self, lr: f64, n_steps: usize) -> Result<TaskLosses> {
@@ -107,7 +108,7 @@ impl RegressionTasks {
         if !(lr >= 0.0 && lr.is_finite()) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("a step size of {lr}"),
+                format!("the step size is {lr}"),
                 "use a number from 0 up",
             ));
         }
@@ -149,7 +150,7 @@ impl RegressionTasks {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!(
-                    "contexts {:?} and {:?}, queries {:?} and {:?}",
+                    "contexts {:?} and {:?} and queries {:?} and {:?} do not fit each other",
                     self.x.dim(),
                     self.y.dim(),
                     self.x_query.dim(),

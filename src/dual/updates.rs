@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{Descent, LinearAttention, RegressionTask};
 use crate::{Error, ErrorKind, Result};
 
-/// What each layer adds to the slot of each token, and what moving the weights by a step of gradient descent subtracts from its target.
-/// Only the first of the `d_out` numbers in a slot.
+/// What each layer adds to the slot of each token, and what moving the weights by a step of gradient descent subtracts
+/// from its target. Only the first of the `d_out` numbers in a slot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SlotUpdates {
     /// What attention adds, `[layer, n + 1]`, the query last.
@@ -39,7 +39,7 @@ impl LinearAttention {
             return Err(Error::new(
                 ErrorKind::Shape,
                 format!(
-                    "a descent of {} steps beside {} layers",
+                    "a descent of {} steps cannot be compared with {} layers",
                     descent.weights.len().saturating_sub(1),
                     self.layers.len()
                 ),

@@ -21,7 +21,8 @@ pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
     y
 }
 
-/// `σ(2u)` with `u = √(2/π) (x + 0.044715 x³)`, so that `½ (1 + tanh u) = σ(2u)` costs one exponential and one division.
+/// `σ(2u)` with `u = √(2/π) (x + 0.044715 x³)`, so that `½ (1 + tanh u) = σ(2u)` costs one exponential and one
+/// division.
 #[inline(always)]
 fn gate<F: Real>(x: F) -> F {
     let (k, cubic) = (F::of(-2.0 * SQRT_2_OVER_PI), F::of(-2.0 * SQRT_2_OVER_PI * CUBIC));

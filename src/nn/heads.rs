@@ -98,8 +98,8 @@ impl<F: Real> HeadWork<F> {
         self.scoring.slope = slope;
     }
 
-    /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`. `scores` gets what
-    /// the softmax is of, minus infinity where the mask hides.
+    /// `pattern = softmax(q kᵀ / √d_head)`, `[query pos, key pos]`, zero where the mask hides; `z = pattern v`.
+    /// `scores` gets what the softmax is of, minus infinity where the mask hides.
     pub(crate) fn forward(
         &mut self,
         [q, k, v]: [Head<F>; 3],

@@ -15,8 +15,8 @@ pub enum Mask {
     /// Every position sees itself and what came before.
     #[default]
     Causal,
-    /// The first positions, this many, all see each other; the others see what came before (prefix language model, Raffel
-    /// et al. 2020).
+    /// The first positions, this many, all see each other; the others see what came before (prefix language model,
+    /// Raffel et al. 2020).
     Prefix(usize),
     /// Every position sees every other (TransformerLens: `attention_dir = "bidirectional"`).
     None,

@@ -22,8 +22,9 @@ impl Grid {
         (self.height - lost, self.width - lost)
     }
 
-    /// Calls `each` with every stretch of numbers that patches share with pixels of `channels` numbers each: where it begins among the numbers
-    /// of the patches and among those of the pixels, and how long it is. Three pixels of a row lie side by side in both.
+    /// Calls `each` with every stretch of numbers that patches share with pixels of `channels` numbers each: where it
+    /// begins among the numbers of the patches and among those of the pixels, and how long it is. Three pixels of a row
+    /// lie side by side in both.
     fn for_stretches(&self, n_images: usize, channels: usize, mut each: impl FnMut(usize, usize, usize)) {
         let (rows, columns) = self.n_patches();
         let rim = usize::from(self.padded);
@@ -44,8 +45,8 @@ impl Grid {
     }
 }
 
-/// `x: [image · height · width, channel]` to the patches around every pixel, `[image · rows · columns, 9 · channel]`, the
-/// patch's pixels row by row. A convolution is [`linear`](super::linear) of them.
+/// `x: [image · height · width, channel]` to the patches around every pixel, `[image · rows · columns, 9 · channel]`,
+/// the patch's pixels row by row. A convolution is [`linear`](super::linear) of them.
 ///
 /// ```
 /// use onelens::{ndarray::Array2, nn::{Grid, patches}};

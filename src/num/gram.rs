@@ -74,10 +74,11 @@ pub(crate) enum Part {
     Lower,
 }
 
-/// `s ← s + leftᵀ W right + Σ_k c_k u_k v_kᵀ`, where `W` are the rows' weights and each `(c_k, u_k, v_k)` is one of `outer`.
+/// `s ← s + leftᵀ W right + Σ_k c_k u_k v_kᵀ`, where `W` are the rows' weights and each `(c_k, u_k, v_k)` is one of
+/// `outer`.
 ///
-/// Products of up to [`BLOCK`] rows are summed in `f32`, everything else in `f64`. Bands of `s` go to all threads; nothing depends on their
-/// number.
+/// Products of up to [`BLOCK`] rows are summed in `f32`, everything else in `f64`. Bands of `s` go to all threads;
+/// nothing depends on their number.
 pub(crate) fn add_products(
     s: &mut Array2<f64>,
     part: Part,

@@ -55,8 +55,9 @@ fn product<F: Real>(
     let (a_rs, a_cs) = (a_strides[0], a_strides[1]);
     let (b_rs, b_cs) = (b_strides[0], b_strides[1]);
     let (c_rs, c_cs) = (c_strides[0], c_strides[1]);
-    // SAFETY: pointers, sizes and strides are those of live arrays whose sizes were checked above; the callers own `c` or
-    // borrow it mutably, so that it overlaps neither `a` nor `b`. What is not initialised is only written: `add` is false then.
+    // SAFETY: pointers, sizes and strides are those of live arrays whose sizes were checked above; the callers own `c`
+    // or borrow it mutably, so that it overlaps neither `a` nor `b`. What is not initialised is only written: `add` is
+    // false then.
     unsafe {
         gemm::gemm(
             m,

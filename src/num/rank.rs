@@ -51,10 +51,11 @@ pub struct Mantel {
     pub n_permutations: usize,
 }
 
-/// Mantel's test (1967) of two matrices over the same objects, with rank correlation: entries of a matrix depend on each other, so the
-/// objects are permuted, not the entries. Objects of `a` are permuted, rows and columns alike.
+/// Mantel's test (1967) of two matrices over the same objects, with rank correlation: entries of a matrix depend on
+/// each other, so the objects are permuted, not the entries. Objects of `a` are permuted, rows and columns alike.
 ///
-/// Fails on matrices that are not square, differ in size, or have fewer than four rows, of which there are too few permutations.
+/// Fails on matrices that are not square, differ in size, or have fewer than four rows, of which there are too few
+/// permutations.
 ///
 /// ```
 /// use onelens::{ndarray::Array2, num::{mantel, rng}};
@@ -68,7 +69,7 @@ pub fn mantel(a: &Array2<f64>, b: &Array2<f64>, n_permutations: usize, rng: &mut
     if a.dim() != (n, n) || b.dim() != a.dim() || n < 4 {
         return Err(Error::new(
             ErrorKind::Shape,
-            format!("a Mantel test of matrices of {:?} and {:?}", a.dim(), b.dim()),
+            format!("Mantel's test cannot compare matrices of {:?} and {:?}", a.dim(), b.dim()),
             "pass two square matrices over the same objects, at least four",
         ));
     }

@@ -36,8 +36,8 @@ pub trait Real: NdFloat + std::iter::Sum {
 }
 
 impl Real for f32 {
-    /// Range reduction `x = n ln 2 + r`, `|r| ≤ ½ ln 2`, then a polynomial for `eʳ` (Cody & Waite 1980; the coefficients
-    /// are the minimax ones of the Cephes library's `expf`), within 2 units in the last place.
+    /// Range reduction `x = n ln 2 + r`, `|r| ≤ ½ ln 2`, then a polynomial for `eʳ` (Cody & Waite 1980; the
+    /// coefficients are the minimax ones of the Cephes library's `expf`), within 2 units in the last place.
     #[inline(always)]
     fn exp_real(self) -> f32 {
         // Adding 1.5 · 2²³ rounds to an integer and leaves that integer in the low bits.

@@ -11,8 +11,8 @@ pub(crate) struct RowBounds {
     pub(crate) n_columns: usize,
 }
 
-/// A matrix in numbers that it may share with others: element `(i, p)` is `numbers[i · width + p]`, or `numbers[p · width + i]`
-/// if it is transposed.
+/// A matrix in numbers that it may share with others: element `(i, p)` is `numbers[i · width + p]`, or
+/// `numbers[p · width + i]` if it is transposed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strided<'a, F> {
     pub(crate) numbers: &'a [F],
@@ -25,12 +25,12 @@ const HEIGHT: usize = 6;
 const WIDTH: usize = 16;
 
 wide_fn! {
-    /// `c[i, j] = Σ_p a[i, p] b[p, j]`, for as many `j` and over those `p` that `rows[i]` asks for; with `add`, added to `c`.
-    /// Rows of `b` and `c` begin `b_width` and `c_width` numbers after one another.
+    /// `c[i, j] = Σ_p a[i, p] b[p, j]`, for as many `j` and over those `p` that `rows[i]` asks for; with `add`, added
+    /// to `c`. Rows of `b` and `c` begin `b_width` and `c_width` numbers after one another.
     ///
-    /// Rows come in blocks, and a block does what any of its rows asks for: terms that a row did not ask for must be zero
-    /// in `a`, and `c` has room for `n_columns` of the block's widest row, rounded up to eight where that is no more than
-    /// `most_columns`.
+    /// Rows come in blocks, and a block does what any of its rows asks for: terms that a row did not ask for must be
+    /// zero in `a`, and `c` has room for `n_columns` of the block's widest row, rounded up to eight where that is no
+    /// more than `most_columns`.
     pub(crate) fn tiled_product<'a, F>(
         c: &'a mut [F],
         c_width: usize,

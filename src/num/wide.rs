@@ -2,8 +2,8 @@
 
 use super::Real;
 
-/// Runs `loop_` compiled for the vector instructions found at run time, instead of the oldest ones that a portable build
-/// has to assume. Worth it for plain loops over slices, whose bodies the compiler can see through.
+/// Runs `loop_` compiled for the vector instructions found at run time, instead of the oldest ones that a portable
+/// build has to assume. Worth it for plain loops over slices, whose bodies the compiler can see through.
 ///
 /// ```
 /// let mut x = [1.0_f32, 4.0];
@@ -17,7 +17,8 @@ pub fn wide<R>(loop_: impl FnOnce() -> R) -> R {
 
 /// Defines a function over slices that is compiled for the vector instructions found at run time.
 ///
-/// As [`wide`], but certain: the compiler may leave a long closure out of line, and then it has the oldest instructions.
+/// As [`wide`], but certain: the compiler may leave a long closure out of line, and then it has the oldest
+/// instructions.
 macro_rules! wide_fn {
     (
         $(#[$meta:meta])*

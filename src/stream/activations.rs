@@ -16,8 +16,9 @@ use crate::record;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
-/// A folder of residual streams: one safetensors file for each shard of the texts, with the tensors `resid.0` to `resid.L`
-/// (`[token, d_model]`, f32, the embedding first) and `mean_prediction` (`[d_vocab]`, f64), and `index.json`, which is written last.
+/// A folder of residual streams: one safetensors file for each shard of the texts, with the tensors `resid.0` to
+/// `resid.L` (`[token, d_model]`, f32, the embedding first) and `mean_prediction` (`[d_vocab]`, f64), and `index.json`,
+/// which is written last.
 ///
 /// ```
 /// use onelens::data::{TextFiles, Vocab};
@@ -63,8 +64,8 @@ const INDEX: &str = "index.json";
 const ROWS: usize = 4;
 
 impl ActivationFiles {
-    /// Runs `model` over `texts` and writes its residual streams to `folder`, one shard in memory at a time. Files that an interrupted
-    /// call has left, whole and of the same model and texts, are kept.
+    /// Runs `model` over `texts` and writes its residual streams to `folder`, one shard in memory at a time. Files that
+    /// an interrupted call has left, whole and of the same model and texts, are kept.
     ///
     /// Fails where [`Streaming::moments`] does, and if a file cannot be written; what is finished stays.
     pub fn write(
@@ -225,7 +226,7 @@ impl Shard {
                     return Err(Error::new(
                         ErrorKind::Interrupted,
                         "interrupted within a file",
-                        "the same call goes on behind the last finished file",
+                        "the same call continues after the last finished file",
                     ));
                 }
                 let tokens: Vec<u32> = chunk.iter().flatten().copied().collect();

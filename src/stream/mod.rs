@@ -1,9 +1,10 @@
-//! Past memory, past one core, past one machine: statistics of texts of any size, and training, on any number of processes.
+//! Past memory, past one core, past one machine: statistics of texts of any size, and training, on any number of
+//! processes.
 //!
-//! [`TextFiles`](crate::data::TextFiles) are read document by document and cut into *shards*, runs of whole documents. Each shard gives
-//! [`LayerMoments`](crate::lens::LayerMoments) or [`Readings`], and those are merged along a binary tree whose shape depends on the number of
-//! shards alone. So the result has the same bytes on one process or on many, and after an interruption: finished shards are
-//! files, and are not computed again.
+//! [`TextFiles`](crate::data::TextFiles) are read document by document and cut into *shards*, runs of whole documents.
+//! Each shard gives [`LayerMoments`](crate::lens::LayerMoments) or [`Readings`], and those are merged along a binary
+//! tree whose shape depends on the number of shards alone. So the result has the same bytes on one process or on many,
+//! and after an interruption: finished shards are files, and are not computed again.
 //!
 //! | type | what it is |
 //! |---|---|

@@ -41,11 +41,11 @@ pub struct Streaming {
     pub n_ctx: usize,
     /// Sequences shorter than this are left out.
     pub shortest: usize,
-    /// A shard ends with the document at which it has so much text. Results depend on it in their last digits; what a process
-    /// holds does not.
+    /// A shard ends with the document at which it has so much text. Results depend on it in their last digits; what a
+    /// process holds does not.
     pub shard_bytes: usize,
-    /// Where finished shards are kept until all are done, so that an interrupted run goes on where it was. The folder is
-    /// made if it is not there.
+    /// Where finished shards are kept until all are done, so that an interrupted run continues where it was. The folder
+    /// is made if it is not there.
     pub folder: Option<PathBuf>,
 }
 
@@ -60,8 +60,8 @@ impl Default for Streaming {
 pub(super) const CHUNK: usize = 4;
 
 impl Streaming {
-    /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as a tree
-    /// over the shards is deep.
+    /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as
+    /// a tree over the shards is deep.
     ///
     /// Fails if the texts cannot be read, the tokenizer has more tokens than the model, or when interrupted.
     pub fn moments(
@@ -73,8 +73,8 @@ impl Streaming {
         Ok(self.moments_among(&Alone, model, tokenizer, texts)?.expect("alone, it is rank 0"))
     }
 
-    /// The same, with the shards dealt out among processes that all call this with the same arguments. The result is at rank 0,
-    /// and has the same bytes for any number of them.
+    /// The same, with the shards dealt out among processes that all call this with the same arguments. The result is at
+    /// rank 0, and has the same bytes for any number of them.
     pub fn moments_among(
         &self,
         peers: &dyn Peers,
@@ -155,7 +155,7 @@ impl Streaming {
         Err(Error::new(
             ErrorKind::Config,
             format!(
-                "sequences of {} to {n_ctx} tokens, in shards of {} bytes, for a context of {}",
+                "sequences of {} to {n_ctx} tokens in shards of {} bytes cannot be read with a context of {}",
                 self.shortest, self.shard_bytes, model.config.n_ctx
             ),
             "shards have at least one byte; lengths go from 1 up to the model's context, `shortest` not above `n_ctx`",
@@ -165,8 +165,8 @@ impl Streaming {
 
 /// The moments of some sequences, in their order. Nothing is said of progress.
 ///
-/// Threads share the sequences while the model runs, then the layers while rows are added: moments are much larger than the streams
-/// of a few sequences, and there is one set of them whatever the number of threads.
+/// Threads share the sequences while the model runs, then the layers while rows are added: moments are much larger than
+/// the streams of a few sequences, and there is one set of them whatever the number of threads.
 fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
     let empty = LayerMoments::new(model);
     let mut all = Accumulator::new(&empty);

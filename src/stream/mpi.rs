@@ -9,8 +9,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The processes that `mpirun` has started, each on its own part of the work.
 ///
-/// If one of them ends with an error, [`Mpi::abort`] ends them all; finished shards that were kept in a folder are used by the
-/// next run.
+/// If one of them ends with an error, [`Mpi::abort`] ends them all; finished shards that were kept in a folder are used
+/// by the next run.
 ///
 /// ```no_run
 /// use onelens::stream::{Mpi, Peers};

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A process among its peers, with a way to send them bytes. Messages from one peer to another arrive in the order in which they
-/// were sent.
+/// A process among its peers, with a way to send them bytes. Messages from one peer to another arrive in the order in
+/// which they were sent.
 pub trait Peers {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;

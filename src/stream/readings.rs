@@ -1,4 +1,5 @@
-//! What lenses read at every layer of texts of any size: the sums over [`Trajectory`](crate::lens::Trajectory)'s numbers.
+//! What lenses read at every layer of texts of any size: the sums over [`Trajectory`](crate::lens::Trajectory)'s
+//! numbers.
 
 use ndarray::{Array2, Array3};
 use rayon::prelude::*;
@@ -49,8 +50,8 @@ pub struct LensReadings {
     pub name: String,
     /// Mean `KL(p ‖ q_l)` from the final prediction `p` to the reading `q_l`, in nats.
     pub kl: Vec<f64>,
-    /// Standard error of `kl`, with sequences as units: that of a ratio of two means (Cochran 1977, equation 2.46). NaN with
-    /// fewer than two sequences.
+    /// Standard error of `kl`, with sequences as units: that of a ratio of two means (Cochran 1977, equation 2.46). NaN
+    /// with fewer than two sequences.
     pub se: Vec<f64>,
     /// Mean entropy of the reading, in nats.
     pub entropy: Vec<f64>,
@@ -58,8 +59,8 @@ pub struct LensReadings {
     pub cross_entropy: Vec<f64>,
     /// Share of tokens at which the reading's most probable token is that of the final prediction.
     pub agreement: Vec<f64>,
-    /// Share of tokens with this [prediction depth](crate::lens::Trajectory::prediction_depth): the first stream from which on the most
-    /// probable token stays that of the lens's last reading.
+    /// Share of tokens with this [prediction depth](crate::lens::Trajectory::prediction_depth): the first stream from
+    /// which on the most probable token stays that of the lens's last reading.
     pub depth: Vec<f64>,
 }
 
@@ -78,7 +79,8 @@ impl Streaming {
         Ok(self.readings_among(&Alone, model, tokenizer, texts, lenses)?.expect("alone, it is rank 0"))
     }
 
-    /// The same among processes that all call this with the same arguments. The result is at rank 0, the same for any number.
+    /// The same among processes that all call this with the same arguments. The result is at rank 0, the same for any
+    /// number.
     pub fn readings_among(
         &self,
         peers: &dyn Peers,

@@ -38,8 +38,8 @@ pub(super) struct Reduction<'a> {
 }
 
 impl Reduction<'_> {
-    /// Joins what `of_sequences` makes of each shard; the result is at rank 0. Files of finished shards end with `kind`; `of` tells
-    /// apart those of the same kind, model and texts.
+    /// Joins what `of_sequences` makes of each shard; the result is at rank 0. Files of finished shards end with
+    /// `kind`; `of` tells apart those of the same kind, model and texts.
     pub(super) fn run<T: Reduced>(
         &self,
         kind: &'static str,
@@ -91,12 +91,12 @@ impl Reduction<'_> {
     }
 }
 
-/// Somebody asked the running reduction to stop.
+/// The user asked the running reduction to stop.
 pub(super) fn interrupted() -> Error {
     Error::new(
         ErrorKind::Interrupted,
         "interrupted within a shard",
-        "with a folder for finished shards (`folder`) the same call goes on behind the last of them",
+        "with a folder for finished shards (`folder`) the same call continues after the last of them",
     )
 }
 

@@ -17,11 +17,12 @@ use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
 impl Streaming {
-    /// Lenses refined as [`Refine::fit`] does it, on texts of any size in constant memory: `start` are lenses fitted to `moments`,
-    /// which this streaming has made of other or the same texts.
+    /// Lenses refined as [`Refine::fit`] does it, on texts of any size in constant memory: `start` are lenses fitted to
+    /// `moments`, which this streaming has made of other or the same texts.
     ///
-    /// The [`folder`](Streaming::folder), which this needs, keeps the tokens, 4 bytes each, and where the search stands after each
-    /// sweep and each pass: the same call goes on from there, with the numbers of a search that never stopped.
+    /// The [`folder`](Streaming::folder), which this needs, keeps the tokens, 4 bytes each, and where the search stands
+    /// after each sweep and each pass: the same call continues from there, with the numbers of a search that never
+    /// stopped.
     ///
     /// Fails without a folder, where [`moments`](Streaming::moments) and [`Refine::fit`] do, or when interrupted.
     ///
@@ -90,8 +91,8 @@ impl Streaming {
     }
 }
 
-/// How a file of tokens is divided: into records of one size, each with as many numbers of 4 bytes as a chunk of the longest
-/// sequences has tokens, behind its number of sequences and their length.
+/// How a file of tokens is divided: into records of one size, each with as many numbers of 4 bytes as a chunk of the
+/// longest sequences has tokens, after its number of sequences and their length.
 #[derive(Clone, Copy)]
 struct Record {
     n_ctx: usize,

@@ -9,7 +9,7 @@ use super::tree::Tree;
 
 /// Where shards begin: by a pass over the texts that computes nothing.
 pub(super) struct Shards {
-    /// For each shard, the number of its first document; behind the last, the number of documents.
+    /// For each shard, the number of its first document; after the last, the number of documents.
     pub(super) first: Vec<usize>,
     /// Bytes of text.
     pub(super) n_bytes: u64,
@@ -55,8 +55,8 @@ impl Shards {
     }
 }
 
-/// The sequences of documents from one to another: each document's tokens in pieces of `n_ctx`, the last piece of at least
-/// `shortest`.
+/// The sequences of documents from one to another: each document's tokens in pieces of `n_ctx`, the last piece of at
+/// least `shortest`.
 pub(super) struct Sequences<'a> {
     documents: Documents,
     at: usize,

@@ -11,11 +11,13 @@ use crate::{Error, ErrorKind, Result};
 /// Sequences of a leaf of the tree: a batch keeps as many processes busy as it has leaves.
 const LEAF: usize = 4;
 
-/// Takes `run` to its end among processes that all call this with the same run; see [`TrainingRun::finish`]. Rank 0 draws the batches
-/// (the only one to read `source`), takes the steps, and returns the log; at the end every process has the trained model.
+/// Takes `run` to its end among processes that all call this with the same run; see [`TrainingRun::finish`]. Rank 0
+/// draws the batches (the only one to read `source`), takes the steps, and returns the log; at the end every process
+/// has the trained model.
 ///
-/// A batch is cut into leaves of four sequences, whose gradients are added in a binary tree. Its shape depends on the batch alone, so
-/// the weights have the same bits on any number of processes whose processors have the same instructions; from those of `finish` they differ by rounding.
+/// A batch is cut into leaves of four sequences, whose gradients are added in a binary tree. Its shape depends on the
+/// batch alone, so the weights have the same bits on any number of processes whose processors have the same
+/// instructions; from those of `finish` they differ by rounding.
 ///
 /// Fails where `finish` does, if a run on another process is of another shape, or if a process ends early.
 ///
@@ -55,7 +57,7 @@ pub fn train_among(
             tell(peers, &Order::End { params: numbers(&run.model().params) }.pack()).map(|()| Some(log))
         }
         Err(e) => {
-            // Who has ended cannot be told; the first error is the one to return.
+            // There is no telling which of them have ended; the first error is the one to return.
             let _ = tell(peers, &Order::Failed.pack());
             Err(e)
         }

@@ -26,9 +26,9 @@ impl Tree {
         (0..size).rev().find(|&rank| self.first_of(rank, size) <= leaf).unwrap_or(0)
     }
 
-    /// Folds all leaves along the tree: `leaf` makes the value of one, `join` that of a node, and a node belongs to the process of its
-    /// first leaf. The shape of the tree does not depend on the processes; each
-    /// calls `leaf` for its own in order, and holds as many values as the tree is deep. The root comes out at rank 0.
+    /// Folds all leaves along the tree: `leaf` makes the value of one, `join` that of a node, and a node belongs to the
+    /// process of its first leaf. The shape of the tree does not depend on the processes; each calls `leaf` for its own
+    /// in order, and holds as many values as the tree is deep. The root comes out at rank 0.
     pub(super) fn fold<T>(
         &self,
         peers: &dyn Peers,

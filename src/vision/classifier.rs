@@ -23,8 +23,8 @@ pub enum ImageNetwork {
     Cnn,
 }
 
-/// The shape of an image classifier: `h_0 = x W_in + b`, `h_{l+1} = h_l + relu(h_l W_l + b_l)`, logits `h_L W_out + b`; without
-/// `residual`, `h_{l+1} = relu(h_l W_l + b_l)`.
+/// The shape of an image classifier: `h_0 = x W_in + b`, `h_{l+1} = h_l + relu(h_l W_l + b_l)`, logits `h_L W_out + b`;
+/// without `residual`, `h_{l+1} = relu(h_l W_l + b_l)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// Rows of pixels.
@@ -202,8 +202,8 @@ impl ImageClassifier {
         self.params.iter().map(|p| p.w.len() + p.b.len()).sum()
     }
 
-    /// Log-probabilities `[image, class]` of `pixels: [image, height · width]`, and the stream before the first layer and after
-    /// each, `[image, d_stream]`.
+    /// Log-probabilities `[image, class]` of `pixels: [image, height · width]`, and the stream before the first layer
+    /// and after each, `[image, d_stream]`.
     pub fn run_with_cache(&self, pixels: &Array2<f32>) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
         self.check_pixels(pixels)?;
         let d = self.config.d_stream();
@@ -228,7 +228,8 @@ impl ImageClassifier {
         Ok((log_softmax_rows(logits.view()), streams))
     }
 
-    /// Reads any stream as if it were the last: log-probabilities `[image, class]` of `h: [image, d_stream]`, the logit lens.
+    /// Reads any stream as if it were the last: log-probabilities `[image, class]` of `h: [image, d_stream]`, the logit
+    /// lens.
     pub fn unembed(&self, h: ArrayView2<f32>) -> Array2<f32> {
         let out = &self.params[self.params.len() - 1];
         log_softmax_rows(linear(h, out.w.view(), out.b.view()).view())
@@ -254,8 +255,9 @@ impl ImageClassifier {
         Ok((loss / n, right / n))
     }
 
-    /// Trains on `images`, showing progress; returns the loss of each step's batch. An interrupt stops between two steps. A loss
-    /// that is not finite is an error that names the step; the model keeps the last weights that gave a finite one.
+    /// Trains on `images`, showing progress; returns the loss of each step's batch. An interrupt stops between two
+    /// steps. A loss that is not finite is an error that names the step; the model keeps the last weights that gave a
+    /// finite one.
     pub fn train(&mut self, images: &Images, how: &ImageTraining) -> Result<Vec<f64>> {
         self.check_images(images)?;
         if how.batch_size == 0 || !(how.lr > 0.0 && how.lr.is_finite()) {
@@ -366,8 +368,8 @@ pub(super) fn accuracy(scores: &Array2<f32>, labels: &[u32]) -> f64 {
     right as f64 / labels.len().max(1) as f64
 }
 
-/// What the network did: what each layer read (pixels or patches), what it computed before the ReLU, and the streams. Rows are
-/// images, or pixels of images.
+/// What the network did: what each layer read (pixels or patches), what it computed before the ReLU, and the streams.
+/// Rows are images, or pixels of images.
 struct Tape<F> {
     read: Vec<Array2<F>>,
     pre: Vec<Array2<F>>,

@@ -24,8 +24,8 @@ impl ImageClassifier {
         record::save(path.as_ref(), KIND, VERSION, self)
     }
 
-    /// Reads a network that [`save`](ImageClassifier::save) has written: the same numbers, bit for bit. A file that is cut off,
-    /// damaged or something else is refused.
+    /// Reads a network that [`save`](ImageClassifier::save) has written: the same numbers, bit for bit. A file that is
+    /// cut off, damaged or something else is refused.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let model: ImageClassifier = record::load(path, KIND, VERSION)?;

@@ -11,8 +11,8 @@ use crate::nn::{Grid, linear, patches, relu};
 use crate::num::log_softmax_rows;
 use crate::{Error, ErrorKind, Result};
 
-/// Three 3x3 convolutions without a rim (8, 16 and 24 channels, ReLU after each), a batch norm, two fully connected layers, a
-/// batch norm. Its layers have unequal widths; it is read, not trained.
+/// Three 3x3 convolutions without a rim (8, 16 and 24 channels, ReLU after each), a batch norm, two fully connected
+/// layers, a batch norm. Its layers have unequal widths; it is read, not trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MnistCnn {
     /// `[9 · channels in, channels out]`, and biases.
@@ -70,8 +70,8 @@ impl MnistCnn {
     }
 
     /// Log-probabilities of the digits, and what each layer leaves, `[image, ..]`: the three convolutions (8, 16 and 24
-    /// channels of 26x26, 24x24 and 22x22 pixels, the channel last) and the hidden layer of 32. No two streams have one width,
-    /// and none is added to: the control without skip connections.
+    /// channels of 26x26, 24x24 and 22x22 pixels, the channel last) and the hidden layer of 32. No two streams have one
+    /// width, and none is added to: the control without skip connections.
     pub fn run_with_cache(&self, images: &Images) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
         let mut kept: Vec<Vec<Array2<f32>>> = vec![Vec::new(); self.convolutions.len() + 1];
         let mut log_p = Vec::new();

@@ -136,7 +136,7 @@ fn gd_plus_plus_maps_inputs_by_their_second_moment() {
 #[test]
 fn exact_one_step_loss_is_the_papers_number_and_the_mean_of_many_tasks() {
     let step = OneStep::new(paper(), 10).unwrap();
-    // .206229 at η/N = .60606, computed by hand from m₂ = 1/12 and m₄ = 1/80.
+    // 0.206229 at η/N = 0.60606, computed by hand from m₂ = 1/12 and m₄ = 1/80.
     assert!((step.best_scale() - 20.0 / 33.0).abs() < 1e-12);
     assert!((step.loss_at_scale(20.0 / 33.0) - (10.0 - (100.0 / 12.0) * (20.0 / 33.0)) / 24.0).abs() < 1e-12);
     let mut rng = rng(6, 0);

@@ -22,8 +22,8 @@ fn worst(ours: impl IntoIterator<Item = f32>, theirs: &[f32]) -> f32 {
     ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Residual streams within 1e-5, logits within 1e-4, every gradient within 1e-3 of the tensor's largest: single precision
-/// with room for another order of sums.
+/// Residual streams within 1e-5, logits within 1e-4, every gradient within 1e-3 of the tensor's largest: single
+/// precision with room for another order of sums.
 fn agrees_with_pytorch(family: &str) -> Transformer {
     let folder = folder(family);
     let model = Transformer::from_hugging_face(&folder).unwrap();

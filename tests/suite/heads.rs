@@ -53,7 +53,8 @@ fn a_head_is_a_mixture_of_what_the_context_gives_and_what_the_query_gives() {
     assert!(e.what().contains("20 of 20"), "{e}");
 }
 
-/// With weak scores every relaxation is right; with strong ones the linear expansion fails, as its error, second order in the scores, says.
+/// With weak scores every relaxation is right; with strong ones the linear expansion fails, as its error, second order
+/// in the scores, says.
 #[test]
 fn linear_attention_is_a_head_whose_scores_hardly_vary_and_not_one_whose_scores_do() {
     let tokens = Markov::new(6, 0.3).unwrap().sample(4, 20, &mut rng(1, 0)).unwrap();
@@ -105,7 +106,8 @@ fn questions(n: usize) -> Vec<Demonstrated> {
         .collect()
 }
 
-/// A step of either kind lowers the loss that it descends on; the layer-causal one touches the same tensors and no others.
+/// A step of either kind lowers the loss that it descends on; the layer-causal one touches the same tensors and no
+/// others.
 #[test]
 fn fine_tuning_learns_its_demonstrations_and_changes_keys_and_values_only() {
     let model = Transformer::new(small(9)).unwrap();
@@ -150,7 +152,7 @@ fn one_step_on_all_demonstrations_knows_no_order_and_the_context_does() {
     let far = |a: &Array2<f32>, b: &Array2<f32>| (a - b).iter().fold(0.0_f32, |m, x| m.max(x.abs()));
     assert!(far(&a.params.blocks[1].w_v, &b.params.blocks[1].w_v) < 1e-6);
     let e = UpdateSimilarity::new(&model, &asked[..1], 0.1).unwrap_err();
-    assert!(e.what().contains("1 questions"), "{e}");
+    assert!(e.what().contains("the number of questions is 1"), "{e}");
 }
 
 /// Layer 0 sees the token and nothing else, so its values cannot hold a prediction; at any training.

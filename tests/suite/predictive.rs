@@ -14,7 +14,8 @@ fn largest(a: &Array2<f64>) -> f64 {
     a.iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 
-/// The largest distance between the predictions of each layer and those of explicit descent on `½ Σ ‖e_{j+1} - W e_j‖²`.
+/// The largest distance between the predictions of each layer and those of explicit descent on
+/// `½ Σ ‖e_{j+1} - W e_j‖²`.
 fn distance_from_descent(mask: Mask, n_prefix: usize) -> Vec<f64> {
     let mut rng = rng(0, 0);
     let (n_pos, d, lr) = (9, 4, 0.02);

@@ -1,4 +1,5 @@
-//! Every reader of files, given files that were whole until something changed in them: a sentence or a result, never a panic.
+//! Every reader of files, given files that were whole until something changed in them: a sentence or a result, never a
+//! panic.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A model of llama2.c with one layer: `d_model` 4, `d_mlp` 6, two heads that share keys and values, 5 tokens, 3 positions.
+/// A model of llama2.c with one layer: `d_model` 4, `d_mlp` 6, two heads that share keys and values, 5 tokens, 3
+/// positions.
 fn llama2c() -> Vec<u8> {
     let header = [4_i32, 6, 1, 2, 1, 5, 3];
     // The embedding; two gains, attention and the MLP; the last gain; two tables for three positions of one pair.

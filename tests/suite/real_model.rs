@@ -62,7 +62,7 @@ fn losses_logits_streams_and_greedy_tokens_are_those_of_transformers() {
         }
         let norms = case["stream_norm"].as_array().unwrap();
         let firsts = case["stream_first3"].as_array().unwrap();
-        // The last entry of transformers is behind the final norm.
+        // The last entry of transformers comes after the final norm.
         for l in 0..model.config.n_layers {
             let stream = match l {
                 0 => cache.get(onelens::model::Hook::ResidPre(0)).unwrap().to_owned(),

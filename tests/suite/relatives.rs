@@ -66,7 +66,8 @@ fn the_energy_never_rises_at_any_step_size_up_to_one_and_the_rest_are_refused() 
     assert!((run.states[(1, 0)] - 3.0).abs() < 1e-10);
 }
 
-/// Every latent moves by its attention-weighted errors; for all latents together that is the gradient of the summed energies.
+/// Every latent moves by its attention-weighted errors; for all latents together that is the gradient of the summed
+/// energies.
 #[test]
 fn cross_attention_moves_latents_by_their_errors_against_the_data() {
     let mut rng = rng(2, 0);

@@ -257,7 +257,8 @@ fn streamed_readings_are_the_means_of_trajectories() {
     let (mut trajectories, mut with_next) = (Vec::new(), 0);
     for document in texts.documents() {
         for piece in vocab.tokens(&document.unwrap()).unwrap().chunks(12).filter(|piece| piece.len() > 1) {
-            // A trajectory leaves out the last token, which has no next: it gets one, whose cross-entropy is not counted.
+            // A trajectory leaves out the last token, which has no next: it gets one, whose cross-entropy is not
+            // counted.
             let tokens = [piece, &[0]].concat();
             with_next += piece.len() - 1;
             trajectories.push(Trajectory::new(&model, &own, &tokens, &names).unwrap());

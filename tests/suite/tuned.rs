@@ -8,8 +8,8 @@ use onelens::lens::{
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{Cholesky, rng};
 
-/// Two passes run other numbers of sequences together, so that log-probabilities differ by their rounding in f32, a few 2⁻²⁴ of
-/// about 2.5.
+/// Two passes run other numbers of sequences together, so that log-probabilities differ by their rounding in f32, a few
+/// 2⁻²⁴ of about 2.5.
 const F32: f64 = 1e-6;
 
 fn small() -> (Transformer, Array2<u32>, Array2<u32>) {

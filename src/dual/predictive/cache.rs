@@ -80,8 +80,8 @@ impl PredictiveCache {
         self.get(PredictiveHook::Error(layer))
     }
 
-    /// Mean over the batch of `‖ε‖² / mean ‖e‖²`: `[n_layers + 1, pos - 1]`. Zero is a perfect guess, one is worth as little as
-    /// guessing nothing.
+    /// Mean over the batch of `‖ε‖² / mean ‖e‖²`: `[n_layers + 1, pos - 1]`. Zero is a perfect guess, one is worth as
+    /// little as guessing nothing.
     pub fn error_sizes(&self) -> Array2<f64> {
         let (n_seqs, n_pos, _) = self.embed.dim();
         let unit = self.embed.iter().map(|e| e * e).sum::<f64>() / (n_seqs * n_pos) as f64;

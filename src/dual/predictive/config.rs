@@ -9,7 +9,8 @@ use crate::{Error, ErrorKind, Result};
 pub enum Kernel {
     /// `κ = (W_K e_j) · (W_Q e_i)`: gradient descent.
     Linear,
-    /// The same divided by `√d_key`, then a softmax over the pairs that position `i` sees: a kernel smoother of the errors.
+    /// The same divided by `√d_key`, then a softmax over the pairs that position `i` sees: a kernel smoother of the
+    /// errors.
     #[default]
     Softmax,
 }

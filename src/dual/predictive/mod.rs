@@ -1,10 +1,10 @@
 //! A layer built to predict: every layer forms the errors of the present predictions and moves all predictions by them.
 //!
-//! `[batch, pos, d_model]` for embeddings and predictions. The pair `j` is the token at position `j` with the one that follows
-//! it, so errors are `[batch, pos - 1, d_model]`.
+//! `[batch, pos, d_model]` for embeddings and predictions. The pair `j` is the token at position `j` with the one that
+//! follows it, so errors are `[batch, pos - 1, d_model]`.
 //!
-//! Part of [`dual`](super), since with a linear kernel and a mask that shows every pair to every position a layer is a step of
-//! gradient descent.
+//! Part of [`dual`](super), since with a linear kernel and a mask that shows every pair to every position a layer is a
+//! step of gradient descent.
 
 mod cache;
 mod config;
@@ -29,16 +29,16 @@ use pass::Pass;
 
 /// A network whose layers do nothing but predict and correct.
 ///
-/// With embeddings `e_j`, the first prediction of what follows position `i` is `p_i = W₀ e_i`. Each layer forms the errors of the
-/// predictions so far at the pairs that position `i` may see, and corrects by them:
+/// With embeddings `e_j`, the first prediction of what follows position `i` is `p_i = W₀ e_i`. Each layer forms the
+/// errors of the predictions so far at the pairs that position `i` may see, and corrects by them:
 ///
 /// ```text
 ///  ε_j = e_{j+1} - p_j          p_i ← p_i + η Σ_j ε_j κ(e_j, e_i)          logits = U p_i + b
 /// ```
 ///
-/// With the linear kernel `κ = (W_K e_j) · (W_Q e_i)`, `W_K = W_Q = I`, and all pairs visible to all positions, each layer is exactly one
-/// step of gradient descent on `½ Σ_j ‖e_{j+1} - W e_j‖²`, the same for every position. With a causal mask each position sees other
-/// pairs, and it is not.
+/// With the linear kernel `κ = (W_K e_j) · (W_Q e_i)`, `W_K = W_Q = I`, and all pairs visible to all positions, each
+/// layer is exactly one step of gradient descent on `½ Σ_j ‖e_{j+1} - W e_j‖²`, the same for every position. With a
+/// causal mask each position sees other pairs, and it is not.
 ///
 /// A prediction at any layer is a guess of the next embedding: the identity is its lens, by construction.
 ///
@@ -76,8 +76,8 @@ impl PredictiveCoding {
         hash.finish()
     }
 
-    /// The exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size per layer. Tokens, if
-    /// there are any, are one-hot.
+    /// The exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size per
+    /// layer. Tokens, if there are any, are one-hot.
     ///
     /// Fails if `w_0` is not square and finite, or without a finite step size.
     pub fn descent(w_0: Array2<f64>, lr: &[f64]) -> Result<Self> {
@@ -85,7 +85,11 @@ impl PredictiveCoding {
         if d == 0 || w_0.ncols() != d || lr.is_empty() {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("a first prediction of {:?} and {} step sizes", w_0.dim(), lr.len()),
+                format!(
+                    "a first prediction of shape {:?} and {} step sizes make no network",
+                    w_0.dim(),
+                    lr.len()
+                ),
                 "pass a square matrix, from embeddings to embeddings, and a step size for each layer",
             ));
         }
@@ -115,13 +119,17 @@ impl PredictiveCoding {
 
     /// Everything the layers compute for vectors instead of tokens, `e: [pos, d_model]`, as a batch of one.
     ///
-    /// [`Mask::Causal`] shows position `i` the pairs that end at or before it; [`Mask::Prefix`] shows all positions the pairs among
-    /// the first tokens, this many; [`Mask::None`] shows all pairs to all positions.
+    /// [`Mask::Causal`] shows position `i` the pairs that end at or before it; [`Mask::Prefix`] shows all positions the
+    /// pairs among the first tokens, this many; [`Mask::None`] shows all pairs to all positions.
     pub fn run_vectors(&self, e: ArrayView2<f64>, mask: Mask) -> Result<PredictiveCache> {
         if e.nrows() < 2 || e.ncols() != self.config.d_model {
             return Err(Error::new(
                 ErrorKind::Shape,
-                format!("vectors of shape {:?} for a network of width {}", e.dim(), self.config.d_model),
+                format!(
+                    "vectors of shape {:?} do not fit a network of width {}",
+                    e.dim(),
+                    self.config.d_model
+                ),
                 format!("pass [pos, {}] with at least two positions: one pair", self.config.d_model),
             ));
         }
@@ -152,8 +160,8 @@ impl PredictiveCoding {
         Ok((log_p, PredictiveCache::new(&passes)))
     }
 
-    /// The predictions of the next embedding before the first layer and after each, as `f32` residual streams: `n_layers + 1` arrays of
-    /// `[batch, pos, d_model]`. What lenses and their moments read.
+    /// The predictions of the next embedding before the first layer and after each, as `f32` residual streams:
+    /// `n_layers + 1` arrays of `[batch, pos, d_model]`. What lenses and their moments read.
     pub fn streams(&self, tokens: &Array2<u32>) -> Result<Vec<Array3<f32>>> {
         let (_, cache) = self.run_with_cache(tokens)?;
         (0..=self.config.n_layers).map(|l| Ok(cache.predictions(l)?.mapv(|x| x as f32))).collect()

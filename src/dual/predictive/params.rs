@@ -50,7 +50,8 @@ impl PredictiveParams {
         let mut p = Self::zeros(c);
         let d = c.d_model as f64;
         let mut fill = |a: &mut Array2<f64>, size: f64| a.mapv_inplace(|_| size * normal(&mut rng));
-        // Of length √2 at any width, so that a prediction that is right says so in the logits, and is not certain of it.
+        // Of length √2 at any width, so that a prediction that is right says so in the logits, and is not certain of
+        // it.
         fill(&mut p.w_e, (2.0 / d).sqrt());
         fill(&mut p.w_0, 0.1 / d.sqrt());
         for layer in &mut p.layers {

@@ -1,4 +1,5 @@
-//! Training a predictive-coding network by the recipe that transformers are trained with, so that the two can be compared.
+//! Training a predictive-coding network by the recipe that transformers are trained with, so that the two can be
+//! compared.
 
 use super::super::adam::Adam;
 use super::PredictiveCoding;
@@ -12,8 +13,8 @@ use crate::{Error, ErrorKind, Result};
 const N_HELD_OUT: usize = 64;
 
 impl PredictiveCoding {
-    /// Trains on `source` with AdamW, showing progress. An interrupt stops between two steps. The settings mean what they mean for a
-    /// [`Transformer`](crate::model::Transformer), whose batches of the same seed are the same.
+    /// Trains on `source` with AdamW, showing progress. An interrupt stops between two steps. The settings mean what
+    /// they mean for a [`Transformer`](crate::model::Transformer), whose batches of the same seed are the same.
     ///
     /// Fails on another vocabulary, on settings out of range or `early_stop`, and if the loss stops being finite.
     pub fn train(&mut self, source: &dyn Source, how: &Training) -> Result<TrainingLog> {
