@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::environment::random_hex;
 use crate::failure::Failure;
 use crate::jupyter::client::{Client, FromKernel};
 use crate::jupyter::connection::Connection;
-use crate::jupyter::message::random_hex;
 use crate::jupyter::socket::lock;
 use crate::session::EngineKind;
 

@@ -6,8 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::jupyter::message::random_hex;
-
 /// How to get a linker, on the systems that most people have.
 pub const LINKER_HELP: &str =
     "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
@@ -90,6 +88,13 @@ pub fn may_run_code_in(folder: &Path) -> bool {
 pub fn user() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// `n` random bytes from the operating system, as hexadecimal digits.
+pub fn random_hex(n: usize) -> Result<String, String> {
+    let mut bytes = vec![0u8; n];
+    getrandom::fill(&mut bytes).map_err(|e| format!("the operating system gave no random bytes: {e}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Makes a file in `folder` whose name nobody can foretell, so that where others write, too, nobody can have put a link

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::connection::Connection;
-use super::message::{Message, Signer, random_hex};
+use super::message::{Message, Signer};
 use super::socket::Dialer;
 use super::zmtp::{self, Kind};
+use crate::environment::random_hex;
 
 /// A connection to a kernel: requests out, and everything that it sends in one stream.
 pub struct Client {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::message::random_hex;
+use crate::environment::random_hex;
 use crate::failure::Failure;
 
 /// What the connection file says. A port of 0 means "any free one"; [`super::server`] then writes the file anew.

@@ -235,13 +235,6 @@ fn unhex(digits: &[u8]) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// `n` random bytes from the operating system, as hexadecimal digits.
-pub fn random_hex(n: usize) -> Result<String, String> {
-    let mut bytes = vec![0u8; n];
-    getrandom::fill(&mut bytes).map_err(|e| format!("the operating system gave no random bytes: {e}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,12 +21,13 @@ use serde_json::{Value, json};
 use super::cells::{self, Job};
 use super::connection::Connection;
 use super::history::History;
-use super::message::{DropCounts, Dropped, Message, Signer, random_hex};
+use super::message::{DropCounts, Dropped, Message, Signer};
 use super::requests;
 use super::socket::{Listener, PeerId, lock};
 use super::zmtp::{Incoming, Kind};
 use crate::assist::Assistant;
 use crate::engine::{Input, Question};
+use crate::environment::random_hex;
 use crate::failure::Failure;
 use crate::session::Start;
 
