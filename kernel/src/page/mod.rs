@@ -1,6 +1,7 @@
 //! An executed notebook as one HTML page that needs nothing else: no network, no script, light and dark.
 //!
-//! HTML that a notebook holds as an output stands in the page as it is. What it could do there ends at the page's `POLICY`.
+//! HTML that a notebook holds as an output stands in the page as it is. What it could do there ends at the page's
+//! `POLICY`.
 //!
 //! The same notebook gives the same page, byte for byte.
 

@@ -459,3 +459,17 @@ fn modules_and_texts_beside_the_notebook_are_part_of_its_cells_as_they_stand_the
     assert!(plain(7).contains("leads to itself"), "{}", text(7));
     assert!(text(8).contains("1.0"), "{}", text(8));
 }
+
+/// While the shell works nobody reads what threads print, so that it comes when the second cell is over.
+#[test]
+fn what_a_thread_prints_after_its_cell_is_in_the_notebook_all_the_same() {
+    let folder = Folder::with(&notebook(&[
+        "std::thread::spawn(|| { std::thread::sleep(std::time::Duration::from_millis(300)); println!(\"late\"); });",
+        "!sleep 1",
+        "println!(\"last\");",
+    ]));
+    let output = folder.run(&["--no-html"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let texts: Vec<Value> = folder.cells("t.ipynb").iter().map(|c| c["outputs"][0]["text"].clone()).collect();
+    assert_eq!(texts, [Value::Null, json!(["late\n"]), json!(["last\n"])]);
+}
