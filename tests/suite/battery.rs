@@ -323,6 +323,13 @@ fn what_the_battery_cannot_look_at_is_refused_with_a_sentence() {
     assert!(e.contains("[3, 3, 4]") && e.contains("pool"), "{e}");
     // Without a known truth, alignment is with the network's own prediction, and says so.
     let text = Corpus::from_text("letters", "the cat sat on the mat. ".repeat(80)).unwrap();
+    let unknown = text.entropy_rate(&Array2::zeros((1, 4))).unwrap_err();
+    assert!(
+        unknown.what().contains("no true distribution") && unknown.what().contains("letters"),
+        "{unknown}"
+    );
+    let short = Copies::new(6, 2, 4).unwrap().entropy_rate(&Array2::zeros((3, 1))).unwrap_err();
+    assert!(short.what().contains("3 sequences of 1 tokens"), "{short}");
     let tokens = text.sample(20, 12, &mut rng(0, 0)).unwrap();
     let streams = Streams::of_transformer(&small(&text, 0), &tokens, Some(&text)).unwrap();
     assert!(!measure(&streams, 1e-4, false).unwrap().truth_known);

@@ -929,6 +929,24 @@ fn two_maps_of_one_range_have_one_colour_for_one_value() {
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
+/// What the axis says: the words left of the plot, in the order of the drawing.
+#[test]
+fn two_charts_of_one_range_have_one_axis() {
+    let axis = |largest: f64, y_range| {
+        let series = vec![Series::new("own", [0.0, largest])];
+        let svg = LineChart { series, y_range, ..Default::default() }.figure().unwrap().svg();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let words = document.descendants().filter(|n| n.attribute("text-anchor") == Some("end"));
+        words
+            .map(|n| (n.attribute("y").unwrap().to_string(), n.text().unwrap().trim().to_string()))
+            .collect::<Vec<_>>()
+    };
+    let range = Some((0.0, 1.0));
+    assert_eq!(axis(0.25, range), axis(0.75, range));
+    assert!(axis(0.25, range).iter().any(|(_, words)| words == "1.0"), "{:?}", axis(0.25, range));
+    assert_ne!(axis(0.25, None), axis(0.75, None));
+}
+
 #[test]
 fn a_dark_picture_is_light_on_dark() {
     for figure in one_of_each() {

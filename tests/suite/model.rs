@@ -110,6 +110,7 @@ fn training_on_markov_chains_comes_near_the_best_possible_loss() {
         best -= (0..24).map(|t| p[(t, row[t + 1] as usize)].ln()).sum::<f64>();
     }
     best /= 200.0 * 24.0;
+    assert!((source.entropy_rate(&held_out).unwrap() - best).abs() < 1e-12);
     let before = model.loss(&held_out).unwrap();
     model.train(&source, &Training { steps: 400, batch_size: 32, ..Default::default() }).unwrap();
     let after = model.loss(&held_out).unwrap();
