@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,14 +76,19 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole(path, |file| file.write_all(bytes))
 }
 
+/// A name beside `path` for a file that is to become it.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    // The keys of a `RandomState` are the system's random bytes.
+    name.push(format!(".{:016x}.tmp", RandomState::new().hash_one(std::process::id())));
+    path.with_file_name(name)
+}
+
 /// Has `write` fill a file with a temporary name, which then gets this one.
 ///
 /// The name cannot be foretold, and the file is a new one: where others write, too, nobody can have put a link there.
 fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    // The keys of a `RandomState` are the system's random bytes.
-    name.push(format!(".{:016x}.tmp", RandomState::new().hash_one(std::process::id())));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary(path);
     let whole = || {
         let mut file = File::create_new(&temporary)?;
         // What was private is so at every moment.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::Error;
+
 /// The same content in one or more MIME types, richest first: `[("text/html", ..), ("text/plain", ..)]`.
 pub type Bundle = Vec<(String, String)>;
 
@@ -36,6 +38,17 @@ pub fn display(bundle: &Bundle) {
         Some(sink) => sink.display(bundle, None, false),
         None => print!("{}", content_blocks(bundle)),
     }
+}
+
+/// Ends the running cell with this error, where a value cannot be shown and has no other way to say so.
+///
+/// The error is carried by a panic without a word of its own: a kernel that knows this library tells it as the cell's
+/// error. Where nobody has installed a sink, it is written to standard error first.
+pub fn fail(error: Error) -> ! {
+    if SINK.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        eprintln!("{error}");
+    }
+    std::panic::resume_unwind(Box::new(error))
 }
 
 /// Removes what the running cell has shown so far; with `wait`, only when something new comes, so that nothing

@@ -287,11 +287,11 @@ fn side_by_side(a: &str, b: &str) -> Option<String> {
     }
 }
 
-/// Shows the figure, or in its place why there is none.
+/// Shows the figure; where there is none, the cell ends with why.
 pub(super) fn show(figure: Result<Figure>) {
     match figure {
         Ok(figure) => figure.evcxr_display(),
-        Err(error) => session::display(&vec![("text/plain".into(), error.to_string())]),
+        Err(error) => session::fail(error),
     }
 }
 

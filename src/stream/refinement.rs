@@ -14,7 +14,7 @@ use crate::data::{TextFiles, Tokenize};
 use crate::lens::{CHUNK, LayerLenses, LayerMoments, Refine, TokenChunks, TunedLens};
 use crate::model::Transformer;
 use crate::session::{self, Progress};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, record};
 
 impl Streaming {
     /// Lenses refined as [`Refine::fit`] does it, on texts of any size in constant memory: `start` are lenses fitted to
@@ -146,9 +146,9 @@ impl TokenFile {
 
     /// Writes all sequences, one shard in memory at a time: under a temporary name first.
     fn write(path: &Path, record: Record, shards: &Shards, mut sequences: Sequences) -> Result<Self> {
-        let temporary = path.with_extension(format!("tokens.{}.tmp", std::process::id()));
+        let temporary = record::temporary(path);
         let write = |e: std::io::Error| cannot("write", &temporary, &e);
-        let mut file = BufWriter::new(File::create(&temporary).map_err(write)?);
+        let mut file = BufWriter::new(File::create_new(&temporary).map_err(write)?);
         let mut n_tokens = 0_u64;
         let mut progress = Progress::new("tokens", shards.len());
         for shard in 0..shards.len() {

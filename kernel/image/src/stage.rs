@@ -48,7 +48,11 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
             None
         }
         Err(payload) => {
-            panicked(payload);
+            // A value that could not be shown (`onelens::session::fail`).
+            match payload.downcast::<onelens::Error>() {
+                Ok(error) => failed("error", &error.to_string(), None),
+                Err(payload) => panicked(payload),
+            }
             None
         }
     }
