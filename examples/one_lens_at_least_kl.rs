@@ -1,5 +1,6 @@
-//! What one lens for all layers reads off every residual stream of a language model, in closed form and at least KL, beside each layer's own
-//! lens; and a lens of every second stream, at the streams between, which it has never seen. Streams at unit rms towards the normalised last one.
+//! What one lens for all layers reads off every residual stream of a language model, in closed form and at least KL,
+//! beside each layer's own lens; and a lens of every second stream, at the streams between, which it has never seen.
+//! Streams at unit rms towards the normalised last one.
 //!
 //! `cargo run --release -p onelens --example one_lens_at_least_kl -- MODEL TEXT [TOKENS] [HELD_OUT] [SWEEPS]`
 

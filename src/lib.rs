@@ -14,8 +14,8 @@
 //! any network look so? If it is, *one and the same lens* has to read every layer. This crate trains or loads a
 //! transformer, fits lenses in closed form, and shows the answer with its controls.
 //!
-//! It is for anyone who wants to know what happens between the layers of a transformer, and for those who write Rust and
-//! want a notebook for it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a
+//! It is for anyone who wants to know what happens between the layers of a transformer, and for those who write Rust
+//! and want a notebook for it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a
 //! notebook, and `onelens lab` opens JupyterLab. It needs Linux and computes on the processor in `f32`; the largest
 //! model tried here is SmolLM2 with 135 million parameters.
 //!

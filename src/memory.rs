@@ -1,9 +1,10 @@
-//! Whether what is asked for fits into the machine's memory: a sentence beforehand instead of a process that the system ends.
+//! Whether what is asked for fits into the machine's memory: a sentence beforehand instead of a process that the system
+//! ends.
 
 use crate::{Error, ErrorKind, Result};
 
-/// Refuses work that takes `bytes` where fewer are free. `what` is what they are for; `help` a way with fewer. Where nobody knows how many
-/// are free (other systems than Linux), all is let through.
+/// Refuses work that takes `bytes` where fewer are free. `what` is what they are for; `help` a way with fewer. Where
+/// nobody knows how many are free (other systems than Linux), all is let through.
 pub(crate) fn check(bytes: u128, what: &str, help: &str) -> Result<()> {
     if bytes < WORTH_ASKING {
         return Ok(());

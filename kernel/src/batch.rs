@@ -201,7 +201,8 @@ the same command goes on behind the last sweep or pass.")]
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias, own-gain, or a file of `onelens lens refine`
+        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias, own-gain, or a
+        /// file of `onelens lens refine`
         #[arg(long, default_value = "own")]
         lens: String,
         #[command(flatten)]
@@ -229,16 +230,16 @@ the same command goes on behind the last sweep or pass.")]
 /// A model on disk.
 #[derive(Args)]
 pub(crate) struct Model {
-    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or the name of a
-    /// downloaded model
+    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or
+    /// the name of a downloaded model
     model: PathBuf,
 }
 
 /// A tokenizer on disk.
 #[derive(Args)]
 pub(crate) struct TokenizerFile {
-    /// A tokenizer.json or its folder, a GGUF file, a tokenizer.bin of llama2.c, or for a model that onelens trained the text or folder
-    /// whose characters are its tokens [default: the one that is with the model]
+    /// A tokenizer.json or its folder, a GGUF file, a tokenizer.bin of llama2.c, or for a model that onelens trained
+    /// the text or folder whose characters are its tokens [default: the one that is with the model]
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
 }
@@ -252,8 +253,8 @@ fn finite(text: &str) -> Result<f64, String> {
 /// Texts for a model.
 #[derive(Args)]
 pub(crate) struct TextArgs {
-    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or the name of a
-    /// downloaded model
+    /// A folder from Hugging Face, a GGUF file, a file that onelens wrote (.safetensors), one of llama2.c (.bin), or
+    /// the name of a downloaded model
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     #[command(flatten)]

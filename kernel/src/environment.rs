@@ -1,4 +1,5 @@
-//! What around this program can fail while it works: disks, mounts, the linker, the network. In sentences with a remedy.
+//! What around this program can fail while it works: disks, mounts, the linker, the network. In sentences with a
+//! remedy.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,8 +11,9 @@ use std::process::Command;
 pub const LINKER_HELP: &str =
     "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
 
-/// Cargo, without what another cargo that started this program says of the package it belongs to: build scripts look at that (ring's
-/// does), and crates would be compiled anew whenever a program started by cargo and one started by hand take turns.
+/// Cargo, without what another cargo that started this program says of the package it belongs to: build scripts look at
+/// that (ring's does), and crates would be compiled anew whenever a program started by cargo and one started by hand
+/// take turns.
 pub fn cargo(program: &Path) -> Command {
     let mut command = Command::new(program);
     let of_package = |name: &str| {

@@ -1,8 +1,8 @@
 //! The second engine: the `evcxr` crate, embedded behind the same trait as our own.
 //!
 //! It runs what stock `evcxr_jupyter` runs, the way it runs it: slower, with every `:dep` built anew, and with all
-//! variables lost when a cell is interrupted or ends its process. What this file adds is that a cell that panics or leaves by
-//! `?` *fails*, which evcxr does not report: a cell defines a variable before all else, and evcxr forgets the
+//! variables lost when a cell is interrupted or ends its process. What this file adds is that a cell that panics or
+//! leaves by `?` *fails*, which evcxr does not report: a cell defines a variable before all else, and evcxr forgets the
 //! variables of a cell that did not get to its end.
 
 use std::collections::BTreeMap;

@@ -313,7 +313,8 @@ impl Image {
 /// optimisation at which rustc shares generics, so that cells find instances in the image (see its `shared.rs`).
 const FLAGS: [&str; 2] = ["-Cprefer-dynamic", "-Copt-level=s"];
 
-/// Features of the image: MPI where `mpirun` or its like has started several processes, so that nobody has to ask for it.
+/// Features of the image: MPI where `mpirun` or its like has started several processes, so that nobody has to ask for
+/// it.
 fn features() -> &'static [&'static str] {
     let several = |name| std::env::var(name).is_ok_and(|n| n.parse::<usize>().is_ok_and(|n| n > 1));
     let in_a_job = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"].into_iter().any(several);
@@ -448,7 +449,8 @@ impl Fnv {
     }
 }
 
-/// Builds the image; false if the source was another at the end than at the beginning, so that nobody knows what is in it.
+/// Builds the image; false if the source was another at the end than at the beginning, so that nobody knows what is in
+/// it.
 fn build(
     toolchain: &Toolchain,
     source: &Path,
@@ -633,7 +635,8 @@ fn assemble(
         if !file.ends_with(".rmeta") {
             continue;
         }
-        // Of a crate that is there in two versions a cell can name the one that the library names, whose types it hands out.
+        // Of a crate that is there in two versions a cell can name the one that the library names, whose types it hands
+        // out.
         let same: Vec<_> = versions.iter().filter(|(lib, _)| lib == name).collect();
         let its_own: Vec<_> = named.iter().filter(|(lib, _)| lib == name).collect();
         let is_it =

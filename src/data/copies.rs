@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 /// range, the tokens uniform; it starts at the stretch's beginning.
 ///
 /// Given the length `P`, the next token is uniform before position `P` and certain after it. The length is not known,
-/// but its posterior is: after `n` tokens, `P` has the weight `V^(-min(n, P))` if the tokens repeat with it, else 0; the
-/// true conditional is the mixture.
+/// but its posterior is: after `n` tokens, `P` has the weight `V^(-min(n, P))` if the tokens repeat with it, else 0;
+/// the true conditional is the mixture.
 ///
 /// ```
 /// use onelens::data::{Copies, Source};

@@ -110,8 +110,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// Most bytes of numbers that a compressed file may say it holds: MNIST has 47 million.
 const LARGEST: u64 = 1 << 30;
 
-/// The bytes of an IDX file with `n_axes` axes. What is packed is unpacked as far as its header says, and one byte more, so that a file
-/// that goes on is found out.
+/// The bytes of an IDX file with `n_axes` axes. What is packed is unpacked as far as its header says, and one byte
+/// more, so that a file that goes on is found out.
 fn unpacked(path: &Path, n_axes: usize) -> Result<Vec<u8>> {
     let bytes = read(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {

@@ -41,8 +41,8 @@ pub struct LanguageModel {
     pub model: Transformer,
     /// From text to tokens and back.
     pub tokenizer: Tokenizer,
-    /// Which tokens begin and end a text, and how a chat is written. Nothing of it is applied unasked, besides what the tokenizer
-    /// itself puts around a text.
+    /// Which tokens begin and end a text, and how a chat is written. Nothing of it is applied unasked, besides what the
+    /// tokenizer itself puts around a text.
     pub conventions: Conventions,
 }
 
@@ -61,9 +61,9 @@ impl DerefMut for LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens what is at `path`: a folder with `config.json`, weights and `tokenizer.json` as on Hugging Face, a GGUF file, a model of
-    /// llama2.c (`.bin`, with its tokenizer as `tokenizer.bin` or `tok512.bin` beside it), or a model that [`Transformer::save`] wrote after
-    /// training on a text.
+    /// Opens what is at `path`: a folder with `config.json`, weights and `tokenizer.json` as on Hugging Face, a GGUF
+    /// file, a model of llama2.c (`.bin`, with its tokenizer as `tokenizer.bin` or `tok512.bin` beside it), or a model
+    /// that [`Transformer::save`] wrote after training on a text.
     ///
     /// Fails if one of the three is missing or does not fit the others, saying which.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -73,22 +73,25 @@ impl LanguageModel {
         LanguageModel::build(path, model, tokenizer)
     }
 
-    /// The same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the `tokenizer.bin` of llama2.c.
+    /// The same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the `tokenizer.bin`
+    /// of llama2.c.
     pub fn open_with(path: impl AsRef<Path>, tokenizer: impl AsRef<Path>) -> Result<Self> {
         LanguageModel::open_as(path, Tokenizer::open(tokenizer)?)
     }
 
     /// The same with a tokenizer that is there already.
     ///
-    /// Fails, besides as [`new`](LanguageModel::new) does, if the file says that its tokens are the characters of another text.
+    /// Fails, besides as [`new`](LanguageModel::new) does, if the file says that its tokens are the characters of
+    /// another text.
     pub fn open_as(path: impl AsRef<Path>, tokenizer: Tokenizer) -> Result<Self> {
         let path = path.as_ref();
         LanguageModel::build(path, read_model(path)?, tokenizer)
     }
 
-    /// A model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local cache if it is there, else
-    /// fetched, with a progress bar, because it was named. The cache is where Hugging Face's own programs keep it (`HF_HUB_CACHE`, or `hub` in
-    /// `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched. A path is opened, as [`open`](LanguageModel::open) does.
+    /// A model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local cache if
+    /// it is there, else fetched, with a progress bar, because it was named. The cache is where Hugging Face's own
+    /// programs keep it (`HF_HUB_CACHE`, or `hub` in `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched. A path is
+    /// opened, as [`open`](LanguageModel::open) does.
     pub fn from_pretrained(name: &str) -> Result<Self> {
         if Path::new(name).exists() {
             return LanguageModel::open(name);
@@ -181,8 +184,8 @@ impl LanguageModel {
         Ok(Array2::from_shape_vec((1, tokens.len()), tokens).expect("one row"))
     }
 
-    /// Texts of different lengths as one batch, `[text, pos]`, and the mask that a [`Pass`](crate::model::Pass) takes: shorter texts begin
-    /// later, so that all end at the last position.
+    /// Texts of different lengths as one batch, `[text, pos]`, and the mask that a [`Pass`](crate::model::Pass) takes:
+    /// shorter texts begin later, so that all end at the last position.
     ///
     /// ```no_run
     /// # let model = onelens::language::LanguageModel::from_pretrained("HuggingFaceTB/SmolLM2-135M")?;
@@ -225,7 +228,8 @@ impl LanguageModel {
         self.model.run_with_cache(&self.to_batch(text)?)
     }
 
-    /// What `lens` reads after each layer at each position of `text`. The last token serves as the target of the one before.
+    /// What `lens` reads after each layer at each position of `text`. The last token serves as the target of the one
+    /// before.
     pub fn trajectory(&self, lens: &dyn Lens, text: &str) -> Result<Trajectory> {
         Trajectory::new(&self.model, lens, &self.to_tokens(text)?, &self.tokenizer)
     }
@@ -243,7 +247,8 @@ impl LanguageModel {
         LogitAttribution::new(&self.model, &self.to_batch(text)?, question)
     }
 
-    /// Where the answer is: `corrupted` with one activation at a time from `clean`, position by position. The two texts have as many tokens.
+    /// Where the answer is: `corrupted` with one activation at a time from `clean`, position by position. The two texts
+    /// have as many tokens.
     pub fn patch_positions(
         &self,
         clean: &str,

@@ -57,19 +57,20 @@ impl AffineLens {
     }
 }
 
-/// Something that reads a prediction of the next token off a residual stream: [`transport`](Lens::transport) it to what the lens
-/// guesses, then [`decode`](Lens::decode) the guess.
+/// Something that reads a prediction of the next token off a residual stream: [`transport`](Lens::transport) it to what
+/// the lens guesses, then [`decode`](Lens::decode) the guess.
 pub trait Lens: Sync {
     /// A short name for legends.
     fn name(&self) -> String;
 
-    /// Maps residual stream `layer` (0 is the embedding), `h: [rows, d_model]`, to a guess of the [`Target`], `[rows, d_z]`.
+    /// Maps residual stream `layer` (0 is the embedding), `h: [rows, d_model]`, to a guess of the [`Target`], `[rows,
+    /// d_z]`.
     ///
     /// Fails on a stream that does not exist, or rows of another width.
     fn transport(&self, layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>>;
 
-    /// Logits `[rows, d_vocab]` of a guess, each row up to a constant. Unless the lens says otherwise the guess is one of the last residual
-    /// stream, which the model's own final norm and unembedding decode.
+    /// Logits `[rows, d_vocab]` of a guess, each row up to a constant. Unless the lens says otherwise the guess is one
+    /// of the last residual stream, which the model's own final norm and unembedding decode.
     ///
     /// Fails on rows of another width than the target's.
     fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
@@ -177,8 +178,8 @@ impl LayerLenses {
         LayerLenses { pool, ..self }
     }
 
-    /// Which streams the lens of each stream was fitted to. Lenses with gains, biases or a rank of their own, and those that others have
-    /// published, count as each stream's own.
+    /// Which streams the lens of each stream was fitted to. Lenses with gains, biases or a rank of their own, and those
+    /// that others have published, count as each stream's own.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -228,7 +229,8 @@ impl LayerLenses {
 
     /// Reads lenses that [`save`](LayerLenses::save) wrote.
     ///
-    /// Fails on a file that is damaged, or of another kind or version. That lenses are of another model is said where they are used.
+    /// Fails on a file that is damaged, or of another kind or version. That lenses are of another model is said where
+    /// they are used.
     ///
     /// ```
     /// use onelens::{lens::{LayerLenses, LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::Array2};

@@ -11,11 +11,12 @@ use crate::num::{SymmetricEigen, kl_divergence, log_softmax_rows, matmul, spearm
 use crate::session;
 use crate::{Error, ErrorKind, Result};
 
-/// The directions of one residual stream that a lens relies on most (causal basis extraction, Belrose et al. 2023, section 4): each
-/// maximises the lens's change when the stream is replaced by its mean along it, among directions orthogonal to those before.
+/// The directions of one residual stream that a lens relies on most (causal basis extraction, Belrose et al. 2023,
+/// section 4): each maximises the lens's change when the stream is replaced by its mean along it, among directions
+/// orthogonal to those before.
 ///
-/// The change is `E KL(q(h) ‖ q(h - v vᵀ(h - h̄)))`. If the lens is faithful, directions that matter to it matter to the model, too: the
-/// ranks of both influences agree.
+/// The change is `E KL(q(h) ‖ q(h - v vᵀ(h - h̄)))`. If the lens is faithful, directions that matter to it matter to
+/// the model, too: the ranks of both influences agree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CausalBasis {
     /// The residual stream.
@@ -34,11 +35,11 @@ const STEPS: usize = 40;
 const STARTS: usize = 3;
 
 impl CausalBasis {
-    /// The `n` most influential directions of residual stream `layer`, measured on `tokens: [sequence, pos]`, whose activations at that
-    /// stream are held in memory: a few thousand tokens serve.
+    /// The `n` most influential directions of residual stream `layer`, measured on `tokens: [sequence, pos]`, whose
+    /// activations at that stream are held in memory: a few thousand tokens serve.
     ///
-    /// Fails on a stream that does not exist, more directions than its width, a lens or tokens that do not fit the model, or when
-    /// interrupted.
+    /// Fails on a stream that does not exist, more directions than its width, a lens or tokens that do not fit the
+    /// model, or when interrupted.
     pub fn new(
         model: &Transformer,
         lens: &LayerLenses,
@@ -84,7 +85,8 @@ impl CausalBasis {
         Ok(CausalBasis { layer, directions, lens_influence, model_influence })
     }
 
-    /// Spearman's rank correlation of both influences: 1 if the model relies on the directions in the order in which the lens does.
+    /// Spearman's rank correlation of both influences: 1 if the model relies on the directions in the order in which
+    /// the lens does.
     pub fn rank_correlation(&self) -> f64 {
         spearman(&self.lens_influence, &self.model_influence)
     }
@@ -160,7 +162,8 @@ impl<'a> Ablation<'a> {
             let length = u.dot(&u).sqrt();
             (u / length, length)
         };
-        // Searches begin at those principal directions, still free, that have most influence; each ends at a maximum of its own.
+        // Searches begin at those principal directions, still free, that have most influence; each ends at a maximum of
+        // its own.
         let mut covariance = Array2::<f64>::zeros((self.mean.len(), self.mean.len()));
         for (centred, _) in &self.pieces {
             covariance += &matmul(centred.t(), centred.view()).mapv(f64::from);

@@ -43,7 +43,8 @@ pub struct LensCurve {
 }
 
 impl Comparison {
-    /// The share of what `own` reads that `lens` reads too, per residual stream: `(floor - KL_lens) / (floor - KL_own)`.
+    /// The share of what `own` reads that `lens` reads too, per residual stream: `(floor - KL_lens) / (floor -
+    /// KL_own)`.
     ///
     /// 1 means as good as a lens of the layer's own, 0 no better than not looking, negative worse than that.
     pub fn shared_fraction(&self, lens: &str, own: &str) -> Result<Vec<f64>> {
@@ -96,14 +97,14 @@ impl Part {
     }
 }
 
-/// Compares lenses on held-out `tokens: [sequence, pos]`. `moments` are those that the lenses were fitted to, for whichever target; their
-/// mean prediction gives the floor.
+/// Compares lenses on held-out `tokens: [sequence, pos]`. `moments` are those that the lenses were fitted to, for
+/// whichever target; their mean prediction gives the floor.
 ///
-/// However large the vocabulary and however many the lenses, a thread holds the logits of a few positions at a time; the final prediction
-/// is made once for all lenses.
+/// However large the vocabulary and however many the lenses, a thread holds the logits of a few positions at a time;
+/// the final prediction is made once for all lenses.
 ///
-/// Fails if a lens or the moments are of another model, a lens predicts no tokens, the tokens do not fit the model, or sequences are of one
-/// token, so that none comes next.
+/// Fails if a lens or the moments are of another model, a lens predicts no tokens, the tokens do not fit the model, or
+/// sequences are of one token, so that none comes next.
 pub fn compare(
     model: &Transformer,
     lenses: &[&dyn Lens],

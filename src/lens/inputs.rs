@@ -75,8 +75,8 @@ impl<'a> Inputs<'a> {
         self.tokens.n_tokens()
     }
 
-    /// Runs the model now, once for all, if what it gives takes no more than `most_bytes`; else it runs again each time. Moments, if any
-    /// (and no labels), are added up in the same run. False if nothing is kept.
+    /// Runs the model now, once for all, if what it gives takes no more than `most_bytes`; else it runs again each
+    /// time. Moments, if any (and no labels), are added up in the same run. False if nothing is kept.
     pub(super) fn keep(&mut self, most_bytes: usize, mut moments: Option<&mut LayerMoments>) -> Result<bool> {
         if !self.kept.is_empty() {
             return Ok(true);
@@ -129,7 +129,8 @@ impl<'a> Inputs<'a> {
         Ok(())
     }
 
-    /// The first stream holds the embedding of a token, and of its position if that is learned: it repeats where they do.
+    /// The first stream holds the embedding of a token, and of its position if that is learned: it repeats where they
+    /// do.
     fn distinct_embeddings(&self) -> Result<Option<Distinct>> {
         let by_position = self.model.config.positions == Positions::Learned;
         // Token and position, and where they stand: chunk and row.

@@ -1,4 +1,5 @@
-//! Least-squares lenses between "every layer its own" and "one for all": what may differ from layer to layer, and what may not.
+//! Least-squares lenses between "every layer its own" and "one for all": what may differ from layer to layer, and what
+//! may not.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,8 +61,8 @@ impl Ridge {
 
     /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
     ///
-    /// With `b_l = z̄ - A x̄_l` the means drop out, so that `A` is fitted to the sum of the second moments, each about the mean of its
-    /// own layer.
+    /// With `b_l = z̄ - A x̄_l` the means drop out, so that `A` is fitted to the sum of the second moments, each about
+    /// the mean of its own layer.
     pub fn shared_own_bias(&self, m: &LayerMoments) -> Result<LayerLenses> {
         let began = Instant::now();
         let gains = Array1::ones(m.layers.len());
@@ -70,11 +71,11 @@ impl Ridge {
         Ok(LayerLenses::new("shared lens, own bias", m, lenses.collect(), began))
     }
 
-    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`. Streams grow
-    /// from layer to layer; a gain makes up for that and nothing else.
+    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`.
+    /// Streams grow from layer to layer; a gain makes up for that and nothing else.
     ///
-    /// Matrix and gains are fitted in turn, each in closed form, until the gains stand still. They begin with 1, so that
-    /// least squares ends no worse than with own bias alone.
+    /// Matrix and gains are fitted in turn, each in closed form, until the gains stand still. They begin with 1, so
+    /// that least squares ends no worse than with own bias alone.
     pub fn shared_own_gain(&self, m: &LayerMoments) -> Result<LayerLenses> {
         let began = Instant::now();
         let mut gains = Array1::ones(m.layers.len());
@@ -92,10 +93,11 @@ impl Ridge {
         Ok(LayerLenses::new("shared lens, own gain", m, lenses.collect(), began))
     }
 
-    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the least-squares
-    /// one of that rank (reduced-rank regression, Izenman 1975).
+    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the
+    /// least-squares one of that rank (reduced-rank regression, Izenman 1975).
     ///
-    /// With `B = A - T` of full rank and `K` as in [`Ridge`], it is `T + V Vᵀ B`, `V` the first `rank` eigenvectors of `B K Bᵀ`.
+    /// With `B = A - T` of full rank and `K` as in [`Ridge`], it is `T + V Vᵀ B`, `V` the first `rank` eigenvectors of
+    /// `B K Bᵀ`.
     ///
     /// Fails on a rank beyond the width of the target.
     pub fn low_rank(&self, m: &LayerMoments, rank: usize) -> Result<LayerLenses> {

@@ -15,8 +15,8 @@ use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
 
-/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, z)`, where `z` is `h_L` or another [`Target`]; and the mean
-/// prediction, the best one that does not look.
+/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, z)`, where `z` is `h_L` or another [`Target`];
+/// and the mean prediction, the best one that does not look.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerMoments {
     /// The model these are from ([`Transformer::fingerprint`]).
@@ -28,14 +28,16 @@ pub struct LayerMoments {
     /// One per residual stream, the embedding first.
     #[serde(with = "stored")]
     pub layers: Vec<Moments>,
-    /// Mean over tokens of the model's final distribution, `[d_vocab]`. Of all constant predictions it has the least KL.
+    /// Mean over tokens of the model's final distribution, `[d_vocab]`. Of all constant predictions it has the least
+    /// KL.
     pub mean_prediction: Array1<f64>,
 }
 
 /// Sequences run at a time by one thread: what bounds the memory.
 const CHUNK: usize = 4;
 const KIND: &str = "layer-moments";
-/// 2: sums of weights. 3: what the lenses predict. 4: matrices as bytes, that of the targets once; what the lenses read.
+/// 2: sums of weights. 3: what the lenses predict. 4: matrices as bytes, that of the targets once; what the lenses
+/// read.
 const VERSION: u32 = 4;
 
 impl LayerMoments {
@@ -113,8 +115,9 @@ impl LayerMoments {
         Ok(all)
     }
 
-    /// The moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model: belief states, labels as
-    /// one-hot rows, whatever may be read off a stream. [`Transfer::r2`](super::Transfer::r2) tells how well it can.
+    /// The moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model: belief
+    /// states, labels as one-hot rows, whatever may be read off a stream. [`Transfer::r2`](super::Transfer::r2) tells
+    /// how well it can.
     ///
     /// Fails, besides, if the numbers do not fit the tokens or are not finite.
     pub fn collect_given(model: &Transformer, tokens: &Array2<u32>, numbers: &Array3<f32>) -> Result<Self> {

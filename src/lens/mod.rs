@@ -1,8 +1,8 @@
 //! Lenses: reading a prediction off the residual stream before the last layer.
 //!
 //! Residual streams are `h_0 ..= h_L`: `h_0` is the embedding, `h_L` what the last block leaves. A lens maps `h_l` to a
-//! guess of `h_L`, which the model's own final norm and unembedding decode, or of another [`Target`]. Everything is fitted
-//! from one sufficient statistic, [`Moments`].
+//! guess of `h_L`, which the model's own final norm and unembedding decode, or of another [`Target`]. Everything is
+//! fitted from one sufficient statistic, [`Moments`].
 //!
 //! | lens | how it is made |
 //! |---|---|

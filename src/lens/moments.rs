@@ -11,22 +11,22 @@ use crate::{Error, ErrorKind, Result, record};
 /// Count, means and centred second moments of pairs `(x, z)`, in f64.
 ///
 /// Any split of the same rows, pushed or merged in any order, gives the same moments up to rounding (Chan, Golub &
-/// LeVeque 1983): with `δ = x̄_b - x̄_a`, `S ← S_a + S_b + (n_a n_b / n) δ δᵀ`. With a weight for each row, sums of weights
-/// take the place of the counts `n`.
+/// LeVeque 1983): with `δ = x̄_b - x̄_a`, `S ← S_a + S_b + (n_a n_b / n) δ δᵀ`. With a weight for each row, sums of
+/// weights take the place of the counts `n`.
 ///
 /// # Rounding
 ///
-/// Rows come in `f32`. Up to 2048 of them are shifted close to their mean, multiplied in `f32` in blocks of `B = 256`, and blocks are added up in
-/// `f64`. A sum of `B` products with four roundings each is off by at most `(B + 4) u` of the sum of their sizes, `u = 2⁻²⁴`
-/// (Higham 2002, section 3.1). By Cauchy and Schwarz those sizes sum to at most `√(S_ii S_jj)`, or twice that, since a mean
-/// rounded to `f32` may be off by as much as a feature varies:
+/// Rows come in `f32`. Up to 2048 of them are shifted close to their mean, multiplied in `f32` in blocks of `B = 256`,
+/// and blocks are added up in `f64`. A sum of `B` products with four roundings each is off by at most `(B + 4) u` of
+/// the sum of their sizes, `u = 2⁻²⁴` (Higham 2002, section 3.1). By Cauchy and Schwarz those sizes sum to at most
+/// `√(S_ii S_jj)`, or twice that, since a mean rounded to `f32` may be off by as much as a feature varies:
 ///
 /// ```text
 ///  |Ŝ_ij - S_ij| ≤ ε √(S_ii S_jj),    ε = 2 (B + 4) u = 3.1e-5
 /// ```
 ///
-/// whatever the mean and however many rows. This is the worst case; errors of both signs leave about `√B u`, 1e-6. Means are
-/// sums in `f64`.
+/// whatever the mean and however many rows. This is the worst case; errors of both signs leave about `√B u`, 1e-6.
+/// Means are sums in `f64`.
 ///
 /// ```
 /// use onelens::{lens::Moments, ndarray::array};
@@ -53,12 +53,14 @@ pub struct Moments {
     /// `Σ w (z - z̄)(x - x̄)ᵀ`, `[d_z, d_x]`.
     #[serde(with = "record::matrix")]
     pub s_zx: Array2<f64>,
-    /// `Σ w (z - z̄)(z - z̄)ᵀ`, `[d_z, d_z]`. The streams of one model have the same targets and share this matrix in memory.
+    /// `Σ w (z - z̄)(z - z̄)ᵀ`, `[d_z, d_z]`. The streams of one model have the same targets and share this matrix in
+    /// memory.
     #[serde(with = "record::matrix")]
     pub s_zz: ArcArray2<f64>,
 }
 
-/// Rows that are centred together. Sums over that many are added to the matrices at a time, which are much larger than a cache.
+/// Rows that are centred together. Sums over that many are added to the matrices at a time, which are much larger than
+/// a cache.
 pub(super) const ROWS: usize = 2048;
 const KIND: &str = "moments";
 /// 2: sums of weights. 3: matrices as bytes.
@@ -104,7 +106,8 @@ impl Moments {
         Ok(())
     }
 
-    /// Adds rows that count `weights: [rows]` times: the weights enter every sum. A row of weight 0 is as if it were not there.
+    /// Adds rows that count `weights: [rows]` times: the weights enter every sum. A row of weight 0 is as if it were
+    /// not there.
     ///
     /// Fails, and changes nothing, where [`push`](Moments::push) does, or if a weight is negative or not finite.
     ///
@@ -254,8 +257,8 @@ impl Moments {
         self.weight * other.weight / (self.weight + other.weight)
     }
 
-    /// The second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et al. 2023). For fitting
-    /// and measuring only; rows pushed to it would count about their mean again.
+    /// The second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et al.
+    /// 2023). For fitting and measuring only; rows pushed to it would count about their mean again.
     ///
     /// ```
     /// use onelens::{lens::{Moments, Ridge, Towards}, ndarray::array};
@@ -340,7 +343,8 @@ impl Moments {
 }
 
 impl Rows<'_> {
-    /// Adds `Σ w (l - l̄)(r - r̄)ᵀ` over these rows to `s`, which is about the mean of `before` rows, from which theirs is `delta` away.
+    /// Adds `Σ w (l - l̄)(r - r̄)ᵀ` over these rows to `s`, which is about the mean of `before` rows, from which theirs
+    /// is `delta` away.
     pub(super) fn add(
         self,
         before: f64,

@@ -1,4 +1,5 @@
-//! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over tokens.
+//! What refinement lowers: the mean KL from what is wanted to what a lens reads, with its gradient, streamed over
+//! tokens.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -19,12 +20,14 @@ use crate::session::Progress;
 
 /// Outputs wider than this are not whitened.
 const WIDEST: usize = 1024;
-/// Streams of its pool that a lens is shown of each chunk in a sweep: as many steps as if it were all of them, for less work each.
+/// Streams of its pool that a lens is shown of each chunk in a sweep: as many steps as if it were all of them, for less
+/// work each.
 const SHOWN: usize = 4;
 /// Chunks that the curvature is looked at.
 const LOOKED: usize = 16;
 
-/// Lenses with one target on one set of tokens. Each is a map that reads the streams of its pool, and its KL is the mean over those.
+/// Lenses with one target on one set of tokens. Each is a map that reads the streams of its pool, and its KL is the
+/// mean over those.
 pub(super) struct Objective<'a> {
     pub(super) inputs: Inputs<'a>,
     decoder: Decoder,
@@ -107,7 +110,8 @@ impl Meter {
 }
 
 impl<'a> Objective<'a> {
-    /// Of inputs with the means of these moments, and penalties relative to their variances, for a lens for each of the `pools` of streams.
+    /// Of inputs with the means of these moments, and penalties relative to their variances, for a lens for each of the
+    /// `pools` of streams.
     pub(super) fn new(
         model: &Transformer,
         mut inputs: Inputs<'a>,
@@ -136,8 +140,8 @@ impl<'a> Objective<'a> {
             .collect()
     }
 
-    /// Looks at the first lens that cost no more than one at any other: more than one where it reads the first stream alone, and
-    /// the rows of that are few.
+    /// Looks at the first lens that cost no more than one at any other: more than one where it reads the first stream
+    /// alone, and the rows of that are few.
     pub(super) fn cheap_looks(&self) -> usize {
         if self.maps[0].pool == [0] { self.inputs.cheap_looks() } else { 1 }
     }
@@ -153,8 +157,8 @@ impl<'a> Objective<'a> {
         self.evaluate_on(&all, lenses, active, None, meter)
     }
 
-    /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at. In sweep number
-    /// `sampled`, a chunk shows each lens some streams of its pool, which take turns.
+    /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
+    /// In sweep number `sampled`, a chunk shows each lens some streams of its pool, which take turns.
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
@@ -192,6 +196,7 @@ impl<'a> Objective<'a> {
             if self.maps[map].pool.contains(&0)
                 && let Some(first) = self.look_at_first(map, &lenses[map])
             {
+                // From the mean over the other streams to that over all.
                 sum.divide(1.0 / (n_streams - 1.0));
                 sum.add(&first);
                 sum.divide(n_streams);
@@ -201,7 +206,8 @@ impl<'a> Objective<'a> {
         Ok(sums)
     }
 
-    /// The streams of a lens's pool that chunk `i` is looked at through; the first one not where that is looked at apart.
+    /// The streams of a lens's pool that chunk `i` is looked at through; the first one not where that is looked at
+    /// apart.
     fn shown(&self, map: usize, i: usize, sampled: Option<usize>) -> Vec<usize> {
         let apart = self.inputs.first().is_some();
         let pool: Vec<usize> = self.maps[map].pool.iter().copied().filter(|&l| !(apart && l == 0)).collect();
@@ -258,9 +264,9 @@ impl<'a> Objective<'a> {
         linear(read.streams[l].view(), lens.a.mapv(|x| x as f32).t(), at_mean.view())
     }
 
-    /// The curvature of the objective by each lens's guess `z`, averaged over some of the tokens: the mean Fisher matrix
-    /// `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's own reading `q`. It
-    /// serves as a scale, so that some tokens are enough.
+    /// The curvature of the objective by each lens's guess `z`, averaged over some of the tokens: the mean Fisher
+    /// matrix `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's
+    /// own reading `q`. It serves as a scale, so that some tokens are enough.
     ///
     /// `None` for outputs so wide that their curvature costs more than it saves.
     pub(super) fn fisher(&self, lenses: &[AffineLens]) -> Result<Vec<Option<Array2<f64>>>> {

@@ -8,8 +8,9 @@ use super::LayerMoments;
 use crate::model::no_stream;
 use crate::{Error, ErrorKind, Result};
 
-/// Which residual streams the lens of each stream is fitted to, in closed form ([`Ridge::pooled`](super::Ridge::pooled)) or at least KL
-/// ([`Refine`](super::Refine), which keeps the pool of the lenses that it starts from).
+/// Which residual streams the lens of each stream is fitted to, in closed form
+/// ([`Ridge::pooled`](super::Ridge::pooled)) or at least KL ([`Refine`](super::Refine), which keeps the pool of the
+/// lenses that it starts from).
 ///
 /// ```
 /// use onelens::lens::Pool;
@@ -32,8 +33,8 @@ pub enum Pool {
     LeftOut,
     /// The same without the last stream, from which nothing has to be guessed.
     LeftOutWithoutLast,
-    /// For each stream one fitted to all *later* ones: does what is said here stand already in the words that later layers use? The last stream
-    /// has none after it and keeps its own.
+    /// For each stream one fitted to all *later* ones: does what is said here stand already in the words that later
+    /// layers use? The last stream has none after it and keeps its own.
     Later,
     /// One for each `m`-th stream: streams `l`, `l + m`, .. share a lens.
     Every(usize),
@@ -108,8 +109,8 @@ impl Pool {
 impl FromStr for Pool {
     type Err = Error;
 
-    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `every-3` (or another number), or numbers of streams with commas
-    /// between them, as the command line has them.
+    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `every-3` (or another number), or numbers
+    /// of streams with commas between them, as the command line has them.
     fn from_str(name: &str) -> Result<Pool> {
         let unknown = || {
             Error::new(

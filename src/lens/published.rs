@@ -20,7 +20,8 @@ struct TunedLensConfig {
     bias: bool,
     #[serde(default)]
     base_model_revision: Option<String>,
-    /// A hash of the printed unembedding, which no other program can repeat; where it is missing, tuned-lens does not compare it.
+    /// A hash of the printed unembedding, which no other program can repeat; where it is missing, tuned-lens does not
+    /// compare it.
     #[serde(default)]
     unembed_hash: Option<String>,
     #[serde(default = "linear")]
@@ -38,11 +39,12 @@ fn linear() -> String {
 const LINEAR: &str = "linear_tuned_lens";
 
 impl LayerLenses {
-    /// Reads a folder of the Python package tuned-lens (`config.json`, `params.pt`; Belrose et al. 2023) as lenses of `model`.
+    /// Reads a folder of the Python package tuned-lens (`config.json`, `params.pt`; Belrose et al. 2023) as lenses of
+    /// `model`.
     ///
-    /// Its translator of layer `l` reads stream `l` and adds `W h + b` to it, so that `A = I + W`. The last stream has no translator and
-    /// is read as it is. The file does not say which weights it was trained with, other than by a name: that they are those of
-    /// `model` is for the caller to know.
+    /// Its translator of layer `l` reads stream `l` and adds `W h + b` to it, so that `A = I + W`. The last stream has
+    /// no translator and is read as it is. The file does not say which weights it was trained with, other than by a
+    /// name: that they are those of `model` is for the caller to know.
     ///
     /// Fails if the folder is not one, or if its lenses are for another width or number of layers.
     pub fn from_tuned_lens(model: &Transformer, folder: impl AsRef<Path>) -> Result<Self> {
@@ -71,11 +73,12 @@ impl LayerLenses {
         Ok(Self::published("tuned lens", model, lenses))
     }
 
-    /// Writes these lenses as a folder that the Python package tuned-lens reads with `TunedLens.from_model_and_pretrained`.
-    /// `base_model` is the model's name there, such as `EleutherAI/pythia-70m`.
+    /// Writes these lenses as a folder that the Python package tuned-lens reads with
+    /// `TunedLens.from_model_and_pretrained`. `base_model` is the model's name there, such as `EleutherAI/pythia-70m`.
     ///
-    /// Fails for lenses that tuned-lens has no place for: of another target than the last residual stream, of streams at unit
-    /// rms, or with a map other than the identity for the last stream (set that one right with [`reading_last_as_is`]).
+    /// Fails for lenses that tuned-lens has no place for: of another target than the last residual stream, of streams
+    /// at unit rms, or with a map other than the identity for the last stream (set that one right with
+    /// [`reading_last_as_is`]).
     ///
     /// [`reading_last_as_is`]: LayerLenses::reading_last_as_is
     pub fn save_tuned_lens(&self, folder: impl AsRef<Path>, base_model: &str) -> Result<()> {
@@ -131,12 +134,12 @@ impl LayerLenses {
         lenses
     }
 
-    /// Reads a file of the Jacobian lens's reference program (`J`, `n_prompts`, `source_layers`, `d_model`; Gurnee et al. 2026) as lenses of
-    /// `model`.
+    /// Reads a file of the Jacobian lens's reference program (`J`, `n_prompts`, `source_layers`, `d_model`; Gurnee et
+    /// al. 2026) as lenses of `model`.
     ///
-    /// Its source layer `l` is what block `l` leaves, stream `l + 1` here, and `A = J_l` without a constant. Streams that the file has
-    /// no Jacobian for, the embedding among them, are read as they are, like the logit lens does; the name says which those are.
-    /// That its weights are those of `model` is for the caller to know.
+    /// Its source layer `l` is what block `l` leaves, stream `l + 1` here, and `A = J_l` without a constant. Streams
+    /// that the file has no Jacobian for, the embedding among them, are read as they are, like the logit lens does; the
+    /// name says which those are. That its weights are those of `model` is for the caller to know.
     ///
     /// Fails if the file is not one, or is for another width or for layers that the model does not have.
     pub fn from_jacobian_lens(model: &Transformer, path: impl AsRef<Path>) -> Result<Self> {

@@ -94,7 +94,8 @@ impl Block<'_> {
     }
 }
 
-/// Logits minus `ln Σ exp` of their row, by the sum that [`Block::said`] takes: equal logits are then at no distance at all.
+/// Logits minus `ln Σ exp` of their row, by the sum that [`Block::said`] takes: equal logits are then at no distance at
+/// all.
 fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {
     for mut row in logits.rows_mut() {
         let mut said = Said::default();
@@ -154,8 +155,8 @@ wide_fn! {
     }
 }
 
-/// Runs the model over each of `tokens: [sequence, pos]` and hands `each` all of it, some rows at a time, so that memory is bounded
-/// whatever the vocabulary. What it says comes in the order of the tokens.
+/// Runs the model over each of `tokens: [sequence, pos]` and hands `each` all of it, some rows at a time, so that
+/// memory is bounded whatever the vocabulary. What it says comes in the order of the tokens.
 ///
 /// Fails on tokens or lenses that do not fit the model, and where `each` does.
 pub(crate) fn read_blocks<T: Send>(

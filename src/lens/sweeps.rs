@@ -1,5 +1,5 @@
-//! Stochastic natural-gradient descent: near the least KL after a few sweeps over the tokens, where a search that looks at all
-//! tokens before each step takes many more.
+//! Stochastic natural-gradient descent: near the least KL after a few sweeps over the tokens, where a search that looks
+//! at all tokens before each step takes many more.
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -44,11 +44,12 @@ impl Moving {
         }
     }
 
-    /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `sweep` of so many.
-    /// Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses have no less KL for certain: whoever calls
-    /// compares.
+    /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `sweep`
+    /// of so many. Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses
+    /// have no less KL for certain: whoever calls compares.
     ///
-    /// Lenses of large pools look at some streams of each chunk, in turns. Batches hold every `n`-th chunk, so that each goes through all of the text; nothing depends on the number of threads.
+    /// Lenses of large pools look at some streams of each chunk, in turns. Batches hold every `n`-th chunk, so that
+    /// each goes through all of the text; nothing depends on the number of threads.
     pub(super) fn sweep(
         &mut self,
         objective: &Objective,

@@ -16,7 +16,8 @@ pub enum Target {
     /// The last residual stream `h_L`, decoded by the final norm and the unembedding: a pre-norm lens.
     #[default]
     Residual,
-    /// `N(h_L)`, the last stream behind the final norm with its gain and bias, decoded by the unembedding alone: a post-norm lens.
+    /// `N(h_L)`, the last stream behind the final norm with its gain and bias, decoded by the unembedding alone: a
+    /// post-norm lens.
     Normalised,
     /// `log p - mean log p` of the final prediction, which needs no decoding: a linear probe (Alain & Bengio 2016).
     LogProbabilities,
@@ -26,9 +27,9 @@ pub enum Target {
 
 /// What stands on the right of `z = A x + b`.
 ///
-/// A norm at the beginning of each block takes the size of a stream away before anything is computed from it, and streams grow with depth.
-/// Least squares over the streams as they are is therefore mostly about the last few, and about the few tokens whose streams are
-/// enormous. At unit size every layer and every token counts alike.
+/// A norm at the beginning of each block takes the size of a stream away before anything is computed from it, and
+/// streams grow with depth. Least squares over the streams as they are is therefore mostly about the last few, and
+/// about the few tokens whose streams are enormous. At unit size every layer and every token counts alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scale {
     /// The residual stream as it is, `x = h_l`.

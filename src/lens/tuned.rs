@@ -18,22 +18,23 @@ use super::{AffineLens, LayerLenses, LayerMoments, Lens, Pool, Ridge};
 use crate::model::Transformer;
 use crate::{Error, ErrorKind, Result, record};
 
-/// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6) from lenses fitted in closed form:
-/// pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
+/// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6) from lenses fitted in closed
+/// form: pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
 /// `q_l = softmax(A h_l + b)`.
 ///
-/// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0; curvature is taken as
-/// the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens & Grosse 2015), so that all directions are
-/// of one scale. *Passes* are steps of L-BFGS with a line search on all tokens in the same coordinates; they take the layers that gain
-/// most, and all layers again when none gains much. A layer that sweeps did not better keeps its start.
+/// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0;
+/// curvature is taken as the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens
+/// & Grosse 2015), so that all directions are of one scale. *Passes* are steps of L-BFGS with a line search on all
+/// tokens in the same coordinates; they take the layers that gain most, and all layers again when none gains much. A
+/// layer that sweeps did not better keeps its start.
 ///
-/// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only for the sum of the
-/// `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens looks at all of those in each step, and a
-/// pass brings it as many steps as cost what one step of another layer does.
+/// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only
+/// for the sum of the `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens
+/// looks at all of those in each step, and a pass brings it as many steps as cost what one step of another layer does.
 ///
-/// It keeps the [pool](LayerLenses::pool) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one lens for all
-/// streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for each. Lenses with a gain, a bias
-/// or a rank of their own become each stream's own.
+/// It keeps the [pool](LayerLenses::pool) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one
+/// lens for all streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for
+/// each. Lenses with a gain, a bias or a rank of their own become each stream's own.
 ///
 /// ```
 /// use onelens::{data::{Corpus, Source}, lens::{LayerMoments, Refine, Ridge}, model::{Config, Transformer}, num::rng};
@@ -46,20 +47,22 @@ use crate::{Error, ErrorKind, Result, record};
 /// # Ok::<(), onelens::Error>(())
 /// ```
 ///
-/// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find. Ask for passes
-/// to get there.
+/// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find.
+/// Ask for passes to get there.
 ///
-/// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held for more than a
-/// few sequences. For more text than memory there is [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
+/// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held
+/// for more than a few sequences. For more text than memory there is
+/// [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Refine {
     /// Times through the tokens in batches.
     pub sweeps: usize,
     /// Steps on all tokens after that. With 0 of both nothing changes.
     pub passes: usize,
-    /// Strength of a penalty `½ λ s² ‖A - I‖²` in nats (`‖A‖²` for probes), where `s²` is the mean variance of the stream's features, as
-    /// for [`Ridge`]. 0 is none. It holds `A` back in directions in which a stream hardly varies. On new text 3e-5 lowered the KL by
-    /// up to .0003 nats at most layers of two models, and raised it by .0001 at one (`benches/README.md`); 1e-4 was too much for one of the two.
+    /// Strength of a penalty `½ λ s² ‖A - I‖²` in nats (`‖A‖²` for probes), where `s²` is the mean variance of the
+    /// stream's features, as for [`Ridge`]. 0 is none. It holds `A` back in directions in which a stream hardly varies.
+    /// On new text 3e-5 lowered the KL by up to .0003 nats at most layers of two models, and raised it by .0001 at one
+    /// (`benches/README.md`); 1e-4 was too much for one of the two.
     pub lambda: f64,
 }
 
@@ -74,9 +77,9 @@ impl Default for Refine {
 pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
-    /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the search began, then
-    /// after all sweeps if there were any, then after each pass. No column ever rises. A lens of a [pool](Pool) has the mean KL over the
-    /// streams it was fitted to, the same for each stream that it reads.
+    /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
+    /// search began, then after all sweeps if there were any, then after each pass. No column ever rises. A lens of a
+    /// [pool](Pool) has the mean KL over the streams it was fitted to, the same for each stream that it reads.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -95,8 +98,8 @@ pub(super) struct Refined {
 impl Refine {
     /// Refines `start` on `tokens: [sequence, pos]`; `moments` are those it was fitted to.
     ///
-    /// Fails if lenses, moments and model do not belong together, the lenses predict no tokens, a layer has no variance at all,
-    /// the tokens do not fit, `lambda` is negative or not finite, or when interrupted.
+    /// Fails if lenses, moments and model do not belong together, the lenses predict no tokens, a layer has no variance
+    /// at all, the tokens do not fit, `lambda` is negative or not finite, or when interrupted.
     pub fn fit(
         &self,
         model: &Transformer,
@@ -108,8 +111,9 @@ impl Refine {
         self.fit_chunks(model, start, moments, tokens, None)
     }
 
-    /// The same for tokens from anywhere, which fit the model. Where a search stands after each sweep and each pass is kept in a file, from
-    /// which the same search goes on; a file that is damaged or not there is a search at its beginning.
+    /// The same for tokens from anywhere, which fit the model. Where a search stands after each sweep and each pass is
+    /// kept in a file, from which the same search goes on; a file that is damaged or not there is a search at its
+    /// beginning.
     pub(crate) fn fit_chunks(
         &self,
         model: &Transformer,
@@ -134,8 +138,8 @@ impl Refine {
         Ok(refined.tuned(moments, began))
     }
 
-    /// From tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines that. The same as the three
-    /// calls one after the other, but where streams are kept, the model runs once for all of it.
+    /// From tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines that.
+    /// The same as the three calls one after the other, but where streams are kept, the model runs once for all of it.
     ///
     /// Fails where [`LayerMoments::collect`], [`Ridge::own`] or [`fit`](Refine::fit) do.
     ///
@@ -205,7 +209,8 @@ impl Refine {
         };
         // Coordinates of the passes, once known.
         let mut coordinates = None;
-        // Not those that read what is wanted from the start, as from a last stream, from which nothing has to be guessed.
+        // Not those that read what is wanted from the start, as from a last stream, from which nothing has to be
+        // guessed.
         let can_fall: Vec<bool> =
             at.training_kl.iter().take(at.lenses.len()).map(|kl| *kl > NOTHING_LEFT).collect();
         while at.done < self.sweeps + self.passes {
@@ -304,8 +309,8 @@ const GAINS: f64 = 0.2;
 /// unless that gained no more than this, in nats: then all go on to their optimum.
 const FINE: f64 = 1e-6;
 
-/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done. Where looking at the first
-/// one costs next to nothing, it takes part in all of them.
+/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done. Where looking at
+/// the first one costs next to nothing, it takes part in all of them.
 fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
     let dear = usize::from(first_is_cheap);
     let best = gains.iter().skip(dear).flatten().fold(0.0_f64, |best, gain| best.max(*gain));
@@ -386,7 +391,8 @@ impl TunedLens {
 
     /// Reads a lens that [`save`](TunedLens::save) wrote.
     ///
-    /// Fails on a file that is damaged, or of another kind or version. That a lens is of another model is said where it is used.
+    /// Fails on a file that is damaged, or of another kind or version. That a lens is of another model is said where it
+    /// is used.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (stored, training_kl, gradient_norm, seconds) = record::load(path, "tuned-lens", VERSION)?;

@@ -8,8 +8,8 @@ use super::hook::no_stream;
 use super::{Config, Hook};
 use crate::{Error, ErrorKind, Result};
 
-/// The activations of one forward pass, or the gradients of one backward pass. Every accessor returns an owned array that
-/// a notebook can keep.
+/// The activations of one forward pass, or the gradients of one backward pass. Every accessor returns an owned array
+/// that a notebook can keep.
 ///
 /// Layers count from 0; `resid_pre(0)` is the embedding, `resid_pre(l)` equals `resid_post(l - 1)` unless the input is
 /// injected again.
@@ -130,8 +130,8 @@ impl ActivationCache {
         }
     }
 
-    /// Residual stream `l` of `0 ..= n_layers` as rows, `[batch · pos, d_model]`: what lenses read. Stream 0 is what the first block
-    /// reads, stream `l` what block `l - 1` leaves.
+    /// Residual stream `l` of `0 ..= n_layers` as rows, `[batch · pos, d_model]`: what lenses read. Stream 0 is what
+    /// the first block reads, stream `l` what block `l - 1` leaves.
     ///
     /// Fails if there is no such stream, or the cache does not hold it.
     ///
@@ -153,9 +153,10 @@ impl ActivationCache {
         Ok(stream.into_shape_with_order((rows, width)).expect("kept row by row").to_owned())
     }
 
-    /// The residual stream as it grows, `[component, batch, pos, d_model]`, with a name for each: what every block up to `layer` reads
-    /// (`n_layers` for all, which ends with what the last one leaves), and, where blocks add one part after the other and `mid` asks for
-    /// it, the stream between attention and MLP. The names are those of TransformerLens.
+    /// The residual stream as it grows, `[component, batch, pos, d_model]`, with a name for each: what every block up
+    /// to `layer` reads (`n_layers` for all, which ends with what the last one leaves), and, where blocks add one part
+    /// after the other and `mid` asks for it, the stream between attention and MLP. The names are those of
+    /// TransformerLens.
     ///
     /// Fails if the cache does not hold one of them.
     ///
@@ -266,8 +267,8 @@ impl std::fmt::Debug for ActivationCache {
     }
 }
 
-/// Zeros in pages as large as there are: a cache is written once, and taking it from the system in small pages takes as long as
-/// computing it.
+/// Zeros in pages as large as there are: a cache is written once, and taking it from the system in small pages takes as
+/// long as computing it.
 #[allow(unsafe_code)]
 fn zeros(n: usize) -> Vec<f32> {
     let numbers = vec![0.0; n];
@@ -278,8 +279,8 @@ fn zeros(n: usize) -> Vec<f32> {
         let start = numbers.as_ptr() as usize;
         let (from, to) = (start.next_multiple_of(PAGE), (start + 4 * n) / PAGE * PAGE);
         if 4 * n >= WORTH_IT {
-            // SAFETY: whole pages inside a live allocation; the advice changes how the system backs them, not what they hold. That it
-            // may be refused does not matter.
+            // SAFETY: whole pages inside a live allocation; the advice changes how the system backs them, not what they
+            // hold. That it may be refused does not matter.
             unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
         }
     }

@@ -107,8 +107,8 @@ impl<'a> Passing<'a> {
     }
 }
 
-/// Takes all parts through the first `n_layers` layers. All pass a layer before the next begins, so that its weights are expanded once;
-/// of what happens, only the stream is kept.
+/// Takes all parts through the first `n_layers` layers. All pass a layer before the next begins, so that its weights
+/// are expanded once; of what happens, only the stream is kept.
 pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing], n_layers: usize) {
     parts.par_iter_mut().for_each(|part| part.embed = embed_tokens(net, part.tokens, &mut part.taps));
     for l in 0..n_layers {
@@ -123,8 +123,8 @@ pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing], n_layers: usize)
     }
 }
 
-/// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else. All pass a layer before the next begins, so that its weights
-/// are expanded once.
+/// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else. All pass a layer before the next
+/// begins, so that its weights are expanded once.
 pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
     let taps = || Taps::none(net.config);
     let mut all: Vec<_> =

@@ -42,7 +42,8 @@ pub enum Hook {
     RotQ(usize),
     /// `attn.hook_rot_k`: keys turned by rotary positions, `[batch, pos, n_kv_heads, d_head]`.
     RotK(usize),
-    /// `attn.hook_attn_scores`: what the softmax reads, minus infinity where the mask hides, `[batch, n_heads, query, key]`.
+    /// `attn.hook_attn_scores`: what the softmax reads, minus infinity where the mask hides, `[batch, n_heads, query,
+    /// key]`.
     AttnScores(usize),
     /// `attn.hook_pattern`: how much each query takes of each value, `[batch, n_heads, query, key]`.
     Pattern(usize),

@@ -76,8 +76,8 @@ impl Intervention {
         Self::new(hook, Change::Replace(ArrayD::zeros(IxDyn(&[]))))
     }
 
-    /// Puts `value` in the activation's place. Its shape is the hook's, or one that spreads to it: `[d_model]` for the same
-    /// vector everywhere.
+    /// Puts `value` in the activation's place. Its shape is the hook's, or one that spreads to it: `[d_model]` for the
+    /// same vector everywhere.
     pub fn replace<D: Dimension>(hook: Hook, value: Array<f32, D>) -> Self {
         Self::new(hook, Change::Replace(value.into_dyn()))
     }
@@ -87,9 +87,9 @@ impl Intervention {
         Self::new(hook, Change::Add(value.into_dyn()))
     }
 
-    /// Lets a function change the activation in place, as a hook function of TransformerLens does. It is called once for each
-    /// sequence (and each position and head that is [chosen](Intervention::at)), with the number of the sequence in the batch and
-    /// its activation: the hook's axes without `batch`.
+    /// Lets a function change the activation in place, as a hook function of TransformerLens does. It is called once
+    /// for each sequence (and each position and head that is [chosen](Intervention::at)), with the number of the
+    /// sequence in the batch and its activation: the hook's axes without `batch`.
     ///
     /// Gradients cannot be taken through it.
     ///
@@ -111,7 +111,8 @@ impl Intervention {
         Ok(Self::new(hook, Change::Replace(from.get(hook)?)))
     }
 
-    /// Mean ablation: the mean over the sequences and positions of another run; for scores and patterns, over its sequences.
+    /// Mean ablation: the mean over the sequences and positions of another run; for scores and patterns, over its
+    /// sequences.
     pub fn mean(hook: Hook, over: &ActivationCache) -> Result<Self> {
         let all = over.view(hook)?;
         let mut mean = all.mean_axis(Axis(0)).expect("a cache has sequences");

@@ -40,11 +40,11 @@ impl Gradients {
 impl Transformer {
     /// Mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
     ///
-    /// Only positions that do not see their next token count: all under a causal mask, the last of the prefix and those after it
-    /// under a prefix, the last one without a mask.
+    /// Only positions that do not see their next token count: all under a causal mask, the last of the prefix and those
+    /// after it under a prefix, the last one without a mask.
     ///
-    /// Fails where [`forward`](Transformer::forward) does, on sequences of one token, or if the loss is no number, saying which
-    /// residual stream is the first that holds one which is not finite.
+    /// Fails where [`forward`](Transformer::forward) does, on sequences of one token, or if the loss is no number,
+    /// saying which residual stream is the first that holds one which is not finite.
     pub fn loss(&self, tokens: &Array2<u32>) -> Result<f64> {
         self.loss_with(tokens, &[])
     }
@@ -94,7 +94,8 @@ impl Transformer {
         )
     }
 
-    /// The loss of every layer: the stream that each block leaves, read through the final norm and the unembedding. The last is
+    /// The loss of every layer: the stream that each block leaves, read through the final norm and the unembedding. The
+    /// last is
     /// [`loss`](Transformer::loss).
     ///
     /// ```
@@ -128,8 +129,8 @@ impl Transformer {
         self.loss_and_grad_with(tokens, &[])
     }
 
-    /// The same of the network with interventions: no gradient flows back through what was replaced. Final norm hooks act on
-    /// the last layer only, where every layer is supervised.
+    /// The same of the network with interventions: no gradient flows back through what was replaced. Final norm hooks
+    /// act on the last layer only, where every layer is supervised.
     pub fn loss_and_grad_with(
         &self,
         tokens: &Array2<u32>,
@@ -149,8 +150,8 @@ impl Transformer {
         self.loss_and_grads(tokens, &[], None, gradients)
     }
 
-    /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation was
-    /// replaced, the gradient is that of what stands there.
+    /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation
+    /// was replaced, the gradient is that of what stands there.
     ///
     /// ```
     /// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};
@@ -172,7 +173,8 @@ impl Transformer {
         Ok((loss, grads))
     }
 
-    /// The gradient of `Σ dlogits ∘ logits` with respect to the activations that `keep` asks for: with a one-hot `dlogits:
+    /// The gradient of `Σ dlogits ∘ logits` with respect to the activations that `keep` asks for: with a one-hot
+    /// `dlogits:
     /// [batch, pos, d_vocab]` that of one logit, with a `+1` and a `-1` that of a logit difference.
     pub fn logits_hook_grads(
         &self,
@@ -283,8 +285,8 @@ impl Transformer {
     }
 }
 
-/// The summed loss of all layers but the last, read through the final norm and unembedding, whose gradients go to `grad`; and
-/// the gradients of the streams that blocks leave. `n` is what the sum is divided by.
+/// The summed loss of all layers but the last, read through the final norm and unembedding, whose gradients go to
+/// `grad`; and the gradients of the streams that blocks leave. `n` is what the sum is divided by.
 fn lower_layers(
     net: &Network,
     tape: &Tape,
@@ -313,8 +315,8 @@ fn counted(mask: Mask, n_pos: usize) -> Vec<usize> {
 /// Rows whose logits are there at a time where only their loss is wanted: of 50 000 tokens, 26 MB a thread.
 const ROWS_AT_A_TIME: usize = 128;
 
-/// Summed cross-entropy of what `stream: [sequence · pos, d_model]` says through the final norm and the unembedding with the next of
-/// `tokens: [sequence, pos + 1]`.
+/// Summed cross-entropy of what `stream: [sequence · pos, d_model]` says through the final norm and the unembedding
+/// with the next of `tokens: [sequence, pos + 1]`.
 fn stream_loss(net: &Network, stream: ArrayView2<f32>, tokens: ArrayView2<u32>, taps: &mut Taps) -> f64 {
     let n_pos = tokens.ncols() - 1;
     let counted = counted(net.config.mask, n_pos);
@@ -330,7 +332,8 @@ fn stream_loss(net: &Network, stream: ArrayView2<f32>, tokens: ArrayView2<u32>, 
     at.chunks(ROWS_AT_A_TIME).map(of_rows).sum()
 }
 
-/// Summed cross-entropy of `logits: [sequence · pos, d_vocab]` with the next of `tokens: [sequence, pos + 1]`, and its gradient.
+/// Summed cross-entropy of `logits: [sequence · pos, d_vocab]` with the next of `tokens: [sequence, pos + 1]`, and its
+/// gradient.
 pub(super) fn next_token_loss(
     logits: ArrayView2<f32>,
     tokens: ArrayView2<u32>,

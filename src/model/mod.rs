@@ -1,4 +1,5 @@
-//! The transformer: a decoder of many architectures, whose every activation can be read, changed and asked for its gradient.
+//! The transformer: a decoder of many architectures, whose every activation can be read, changed and asked for its
+//! gradient.
 //!
 //! Axes are written outermost first: activations `[batch, pos, d_model]`, patterns `[batch, head, query pos, key pos]`.
 //! Inside, the first two are one axis of rows.
@@ -17,8 +18,8 @@
 //! | `blocks` | `Distinct` | `Distinct` | `Distinct` | `Looped`: one block for all layers |
 //! | `attention` | `Softmax` | `Softmax` | `Softmax` | `Linear` |
 //!
-//! A [`Hook`] names an activation as TransformerLens does, an [`Intervention`] changes it, an [`ActivationCache`] keeps it or
-//! its gradient.
+//! A [`Hook`] names an activation as TransformerLens does, an [`Intervention`] changes it, an [`ActivationCache`] keeps
+//! it or its gradient.
 
 mod adamw;
 mod architecture;

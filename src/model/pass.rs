@@ -10,11 +10,12 @@ use super::taps::Taps;
 use super::{ActivationCache, Config, Hook, Intervention, Transformer};
 use crate::{Error, ErrorKind, Result, memory};
 
-/// A pass over `tokens: [batch, pos]`, described in one expression and then asked for one thing. It computes no more than that needs.
+/// A pass over `tokens: [batch, pos]`, described in one expression and then asked for one thing. It computes no more
+/// than that needs.
 ///
-/// A mask says which tokens are there. Those that are hidden are not computed at all, nobody sees them, and positions are counted
-/// without them, so that a padded sequence gives exactly what it gives alone, on whichever side the padding stands (transformers and
-/// TransformerLens count positions in the same way if they are given the mask). In what comes out, hidden positions hold zeros.
+/// A mask says which tokens are there. Those that are hidden are not computed at all, nobody sees them, and positions
+/// are counted without them, so that a padded sequence gives exactly what it gives alone, on whichever side the padding
+/// stands. In what comes out, hidden positions hold zeros.
 ///
 /// ```
 /// use onelens::{model::{Config, Hook, Transformer}, ndarray::{array, s}};
@@ -88,13 +89,14 @@ impl<'a> Pass<'a> {
 
     /// The logits, `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
     ///
-    /// Fails on a token outside the vocabulary, an empty batch, more positions than `n_ctx`, an intervention that does not fit, a mask
-    /// of another shape or one that hides a whole sequence.
+    /// Fails on a token outside the vocabulary, an empty batch, more positions than `n_ctx`, an intervention that does
+    /// not fit, a mask of another shape or one that hides a whole sequence.
     pub fn logits(self) -> Result<Array3<f32>> {
         Ok(self.logits_and_cache(&|_| false)?.0)
     }
 
-    /// The logits after the last token of each sequence, `[batch, d_vocab]`: `pos` times less of the largest product there is.
+    /// The logits after the last token of each sequence, `[batch, d_vocab]`: `pos` times less of the largest product
+    /// there is.
     ///
     /// Fails where [`logits`](Pass::logits) does.
     ///
@@ -110,7 +112,8 @@ impl<'a> Pass<'a> {
         Ok(self.rows(&|_| false, Wanted::LastLogits)?.0)
     }
 
-    /// Residual stream `l` of `0 ..= n_layers`, `[batch, pos, d_model]`; the pass stops there (`stop_at_layer` of TransformerLens).
+    /// Residual stream `l` of `0 ..= n_layers`, `[batch, pos, d_model]`; the pass stops there (`stop_at_layer` of
+    /// TransformerLens).
     ///
     /// Fails if there is no such stream, and where [`logits`](Pass::logits) does.
     #[doc(alias = "stop_at_layer")]
@@ -123,8 +126,8 @@ impl<'a> Pass<'a> {
         Ok(self.by_position(stream))
     }
 
-    /// Those activations that `keep` asks for, after interventions; the pass ends with the block of the last of them. Memory is what is
-    /// kept and one block.
+    /// Those activations that `keep` asks for, after interventions; the pass ends with the block of the last of them.
+    /// Memory is what is kept and one block.
     ///
     /// Fails where [`logits`](Pass::logits) does.
     ///
@@ -151,7 +154,8 @@ impl<'a> Pass<'a> {
 
     /// Mean cross-entropy of the next token, in nats, over all tokens that follow another one of their sequence.
     ///
-    /// Fails where [`logits`](Pass::logits) does, if no token follows another, or for a network that sees what it is to predict.
+    /// Fails where [`logits`](Pass::logits) does, if no token follows another, or for a network that sees what it is to
+    /// predict.
     ///
     /// ```
     /// use onelens::{model::{Config, Transformer}, ndarray::array};
@@ -240,8 +244,8 @@ impl<'a> Pass<'a> {
         Ok((all, cache))
     }
 
-    /// Calls `each` for every group of sequences that the mask shows the same positions of, with a pass over their tokens and nothing
-    /// else; without a mask with this pass.
+    /// Calls `each` for every group of sequences that the mask shows the same positions of, with a pass over their
+    /// tokens and nothing else; without a mask with this pass.
     fn for_groups(self, mut each: impl FnMut(Pass, Option<&Group>) -> Result<()>) -> Result<()> {
         let Some(mask) = self.mask else { return each(self, None) };
         let (batch, config) = (self.tokens.dim(), &self.model.config);

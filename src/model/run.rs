@@ -1,4 +1,5 @@
-//! Running a network forward: for its logits, for its activations, with interventions. All of it is a [`Pass`](super::Pass).
+//! Running a network forward: for its logits, for its activations, with interventions. All of it is a
+//! [`Pass`](super::Pass).
 
 use std::collections::BTreeMap;
 
@@ -46,15 +47,15 @@ impl Transformer {
 
     /// The logits of the network with interventions, made in the order given.
     ///
-    /// Fails, besides as [`forward`](Transformer::forward) does, on a hook, position or head that there is not, or a value
-    /// that does not fit. [`Intervention`] has an example.
+    /// Fails, besides as [`forward`](Transformer::forward) does, on a hook, position or head that there is not, or a
+    /// value that does not fit. [`Intervention`] has an example.
     pub fn run_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<Array3<f32>> {
         self.pass(tokens).with(interventions).logits()
     }
 
     /// The logits, and everything the network computed on the way, except what single heads add to the stream
-    /// ([`Hook::Result`], `n_heads` times the size of the stream): [`run_with_cache_of`](Transformer::run_with_cache_of)
-    /// keeps that too if asked.
+    /// ([`Hook::Result`], `n_heads` times the size of the stream):
+    /// [`run_with_cache_of`](Transformer::run_with_cache_of) keeps that too if asked.
     ///
     /// ```
     /// use onelens::{model::{Config, Transformer}, ndarray::array};
@@ -67,8 +68,8 @@ impl Transformer {
         self.run_with_cache_of(tokens, &[], &|hook| !matches!(hook, Hook::Result(_)))
     }
 
-    /// The logits of the network with interventions, and those activations that `keep` asks for, after interventions. Memory is
-    /// what is kept and one block.
+    /// The logits of the network with interventions, and those activations that `keep` asks for, after interventions.
+    /// Memory is what is kept and one block.
     ///
     /// ```
     /// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};

@@ -26,8 +26,8 @@ impl<'a> Taps<'a> {
         Taps { config, interventions: &[], first_seq: 0, batch: 0, n_pos: 0, kept: BTreeMap::new() }
     }
 
-    /// Hooks of the part that begins at `first_seq` of a batch of `batch` sequences with `n_pos` positions; the interventions
-    /// were checked against it.
+    /// Hooks of the part that begins at `first_seq` of a batch of `batch` sequences with `n_pos` positions; the
+    /// interventions were checked against it.
     pub(crate) fn new(
         config: &'a Config,
         interventions: &'a [Intervention],

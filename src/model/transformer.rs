@@ -61,7 +61,8 @@ impl Transformer {
         Ok(log_softmax_rows(self.logits(h).view()))
     }
 
-    /// The same network for many passes of few tokens: what is stored in fewer bits is expanded once, and takes as much memory as `f32`.
+    /// The same network for many passes of few tokens: what is stored in fewer bits is expanded once, and takes as much
+    /// memory as `f32`.
     pub(crate) fn expanded(&self) -> Cow<'_, Transformer> {
         match self.params.is_packed() {
             true => Cow::Owned(Transformer { config: self.config.clone(), params: self.params.expanded() }),
@@ -86,8 +87,8 @@ impl Transformer {
         forward(&net, tokens, &mut Taps::none(&self.config))
     }
 
-    /// The residual streams `h_0 ..= h_L`, `[sequence · pos, d_model]` each, of each part of a batch: tokens that were checked, in sequences
-    /// of one length.
+    /// The residual streams `h_0 ..= h_L`, `[sequence · pos, d_model]` each, of each part of a batch: tokens that were
+    /// checked, in sequences of one length.
     pub(crate) fn streams(&self, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
         let Some(first) = parts.first() else { return Vec::new() };
         assert!(parts.iter().all(|part| part.ncols() == first.ncols()), "sequences of one length");

@@ -24,8 +24,8 @@ pub trait Show {
     fn show(&self);
 }
 
-/// Shows a value now, in the middle of a cell or in a loop, as often as you like; the last expression of a cell is shown
-/// without it. (The stock kernel of evcxr keeps the last figure of a cell only.)
+/// Shows a value now, in the middle of a cell or in a loop, as often as you like; the last expression of a cell is
+/// shown without it. (The stock kernel of evcxr keeps the last figure of a cell only.)
 ///
 /// ```
 /// use ndarray::array;

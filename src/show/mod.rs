@@ -1,12 +1,12 @@
 //! Figures: the only place in this crate that writes HTML or SVG.
 //!
-//! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[series][x]`), [`Heatmap`]
-//! (`[y, x]`), [`TrajectoryTable`] (`[layer, pos]`), [`Table`] (`[row, column]`) and [`Card`] (`[row]`). Its `figure()`
-//! checks the data and returns a [`Figure`]: HTML for a notebook, the same drawing as SVG and as PNG for where styles are
-//! stripped, a text twin for a terminal. [`plot()`], [`scatter`], [`bar`], [`histogram`] and [`image()`] fill one in from
-//! whatever holds numbers; [`display()`] shows it in the middle of a cell. Those know nothing of lenses and models, whose
-//! figures (of a [`Comparison`](crate::lens::Comparison), a [`Transfer`](crate::lens::Transfer) and their like) are in
-//! the files `of_*`. Nothing here computes, but that a histogram counts.
+//! A figure starts as plain data, one struct per kind of thing shown: [`LineChart`] (`[series][x]`), [`Heatmap`] (`[y,
+//! x]`), [`TrajectoryTable`] (`[layer, pos]`), [`Table`] (`[row, column]`) and [`Card`] (`[row]`). Its `figure()`
+//! checks the data and returns a [`Figure`]: HTML for a notebook, the same drawing as SVG and as PNG for where styles
+//! are stripped, a text twin for a terminal. [`plot()`], [`scatter`], [`bar`], [`histogram`] and [`image()`] fill one
+//! in from whatever holds numbers; [`display()`] shows it in the middle of a cell. Those know nothing of lenses and
+//! models, whose figures (of a [`Comparison`](crate::lens::Comparison), a [`Transfer`](crate::lens::Transfer) and their
+//! like) are in the files `of_*`. Nothing here computes, but that a histogram counts.
 //!
 //! The same data give the same bytes: no time, no chance, no element ids. No script runs, nothing is fetched, every
 //! text is escaped, and long data are cut at a bound that the figure states. Colours follow the notebook's light or

@@ -125,8 +125,8 @@ pub fn bar(y: impl Numbers) -> Plot {
 
 /// A point for each pair: `x: [point]`, `y: [point]`.
 ///
-/// The error in its place is for lists of different lengths, no values at all, no pair that is finite, and more than one
-/// axis.
+/// The error in its place is for lists of different lengths, no values at all, no pair that is finite, and more than
+/// one axis.
 ///
 /// ```
 /// use onelens::show::scatter;
@@ -152,8 +152,9 @@ pub fn scatter(x: impl Numbers, y: impl Numbers) -> Plot {
     Plot::chart(chart(x.numbers(), y.numbers()))
 }
 
-/// How often values occur: bars over intervals of equal width, with ends at round numbers, for all values of an array of any shape.
-/// Whole numbers that span at most 40 get a bar each. The upper end of an interval belongs to the next, but for the last one.
+/// How often values occur: bars over intervals of equal width, with ends at round numbers, for all values of an array
+/// of any shape. Whole numbers that span at most 40 get a bar each. The upper end of an interval belongs to the next,
+/// but for the last one.
 ///
 /// Values that are not finite are left out, which the caption says. The error in its place is for no values at all, and
 /// none that is finite.
@@ -168,7 +169,8 @@ pub fn histogram(values: impl Numbers) -> Plot {
     Plot::chart(counted(&values.numbers().into_iter().collect::<Vec<f64>>()))
 }
 
-/// Numbers as colours, `a: [y, x]` with row 0 at the top, in square cells: a picture, a matrix of weights, a pattern of attention.
+/// Numbers as colours, `a: [y, x]` with row 0 at the top, in square cells: a picture, a matrix of weights, a pattern of
+/// attention.
 ///
 /// The error in its place is for no values at all, none that is finite, and for more or fewer than two axes.
 ///

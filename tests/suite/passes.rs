@@ -1,4 +1,5 @@
-//! Passes that are described: masks, functions at hooks, no further than asked. The reference for a mask is the sequence alone.
+//! Passes that are described: masks, functions at hooks, no further than asked. The reference for a mask is the
+//! sequence alone.
 
 use ndarray::{Array2, Axis, array, s};
 use onelens::ErrorKind;
@@ -133,7 +134,7 @@ fn a_function_does_what_its_numbers_would_do() {
     assert!(e.to_string().contains("`hook_embed`") && e.kind() == ErrorKind::Config, "{e}");
 }
 
-/// What is not asked for is not run: weights behind the last layer that counts may be anything.
+/// What is not asked for is not run: the weights after the last layer that counts may be anything.
 #[test]
 fn a_pass_ends_where_nothing_more_is_asked_for() {
     let tokens = array![[1, 2, 3, 4], [4, 3, 2, 1]];
@@ -246,7 +247,8 @@ fn qk_and_ov_give_scores_and_results() {
     assert!(model.ov_matrix(2, 0).unwrap_err().to_string().contains("no layer 2"));
 }
 
-/// The process would be ended by the system: 2^20 tokens have logits of 206 GB, and one sequence of them patterns of 17 TB.
+/// The process would be ended by the system: 2^20 tokens have logits of 206 GB, and one sequence of them patterns of 17
+/// TB.
 #[test]
 fn what_no_memory_holds_is_refused_with_what_it_takes() {
     let config = Config {

@@ -1,4 +1,5 @@
-//! Lenses of other programs, against what those programs read with them: `tests/golden/lenses`, made by `tests/golden/lenses.py`.
+//! Lenses of other programs, against what those programs read with them: `tests/golden/lenses`, made by
+//! `tests/golden/lenses.py`.
 
 use std::path::{Path, PathBuf};
 

@@ -107,7 +107,8 @@ fn the_files_are_read_while_they_are_whole() {
     let labels = folder.path().join("labels");
     std::fs::write(&labels, LABELS).unwrap();
     assert_eq!(Images::mnist(&path, &labels).unwrap().labels, [7, 9]);
-    // Three megabytes that unpack to three gigabytes: what the header says is all that is unpacked, and it may not say that much.
+    // Three megabytes that unpack to three gigabytes: what the header says is all that is unpacked, and it may not say
+    // that much.
     let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     zeros.write_all(&PIXELS).unwrap();
     (0..64).for_each(|_| zeros.write_all(&[0; 1 << 20]).unwrap());

@@ -262,7 +262,8 @@ fn pools() -> [Pool; 6] {
     ]
 }
 
-/// Mean KL of the lens of stream `l` over the streams of its pool, by the definition: everything read through that one map.
+/// Mean KL of the lens of stream `l` over the streams of its pool, by the definition: everything read through that one
+/// map.
 fn mean_kl(
     model: &Transformer,
     lenses: &LayerLenses,
@@ -290,7 +291,8 @@ fn mean_kl(
     pool.iter().map(|&k| kl[k]).sum::<f64>() / pool.len() as f64
 }
 
-/// What is lowered is what a comparison measures, for every pool, raw and at unit rms, with and without kept first rows.
+/// What is lowered is what a comparison measures, for every pool, raw and at unit rms, with and without kept first
+/// rows.
 #[test]
 fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
     let (model, train, _) = small();
@@ -315,7 +317,8 @@ fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
                     (first - before).abs() < F32 && (last - after).abs() < F32,
                     "{pool:?} {l}: {first} {before} {last} {after}"
                 );
-                // A later-layers lens of the last stream but one has the model's own prediction to read, and nothing to gain.
+                // A later-layers lens of the last stream but one has the model's own prediction to read, and nothing to
+                // gain.
                 assert!(last < first || first < 1e-5, "{pool:?}, stream {l}: {first} {last}");
             }
         }

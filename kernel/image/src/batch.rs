@@ -1,4 +1,5 @@
-//! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command line.
+//! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command
+//! line.
 
 use crate::request::{Network, Request, Tokens, Work};
 use ndarray::ArrayView1;

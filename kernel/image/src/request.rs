@@ -1,4 +1,5 @@
-//! What `onelens model ..`, `onelens lens ..` and `onelens battery` ask of the library: written by the program, read by the image.
+//! What `onelens model ..`, `onelens lens ..` and `onelens battery` ask of the library: written by the program, read by
+//! the image.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

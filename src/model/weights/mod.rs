@@ -8,9 +8,9 @@
 //! | GGUF, quantised or not | [`Transformer::from_gguf`](super::Transformer::from_gguf) | llama.cpp's |
 //! | llama2.c's `.bin` | [`Transformer::from_llama2c`](super::Transformer::from_llama2c) | by position, `[out, in]` |
 //!
-//! A reader checks every size against the file before it allocates, so that memory is bounded by the file; then the name,
-//! shape and type of every tensor and that its numbers are finite. An error names the first tensor that is wrong. A
-//! tensor that the architecture has no place for is an error too: nothing is dropped, folded or centred silently.
+//! A reader checks every size against the file before it allocates, so that memory is bounded by the file; then the
+//! name, shape and type of every tensor and that its numbers are finite. An error names the first tensor that is wrong.
+//! A tensor that the architecture has no place for is an error too: nothing is dropped, folded or centred silently.
 
 mod candle;
 mod count;
@@ -46,7 +46,8 @@ enum Loaded {
     Stored(Matrix),
 }
 
-/// The weights of this shape, each tensor asked for by name and shape. `n_stored` is how many numbers there are to read.
+/// The weights of this shape, each tensor asked for by name and shape. `n_stored` is how many numbers there are to
+/// read.
 fn build(
     config: &Config,
     n_stored: usize,

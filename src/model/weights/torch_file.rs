@@ -1,5 +1,5 @@
-//! Files of `torch.save` that are no plain state_dict: dictionaries in dictionaries, with numbers beside tensors; and state_dicts written
-//! in that format.
+//! Files of `torch.save` that are no plain state_dict: dictionaries in dictionaries, with numbers beside tensors; and
+//! state_dicts written in that format.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Cursor, Read, Write};
