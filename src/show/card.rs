@@ -83,7 +83,7 @@ impl Card {
         Ok(Figure::written(&self.title, &html, drawing, text, text::csv(csv)))
     }
 
-    /// Shows the card in the notebook, now; or the error in its place.
+    /// Shows the card in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }

@@ -134,7 +134,7 @@ impl Heatmap {
         text::csv(std::iter::once(header).chain(rows))
     }
 
-    /// Shows the figure in the notebook, now; or the error in its place.
+    /// Shows the figure in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }

@@ -87,7 +87,7 @@ impl Plot {
         }
     }
 
-    /// Shows the figure in the notebook, now; or the error in its place.
+    /// Shows the figure in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }
@@ -95,7 +95,8 @@ impl Plot {
 
 /// Curves: `y: [x]`, or `[curve, x]` for at most 12 of them, over 0, 1, 2, ...
 ///
-/// The error in its place is for no values at all, none that is finite, another number of axes, and for more curves.
+/// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, another number of axes,
+/// and for more curves.
 ///
 /// ```
 /// use ndarray::array;
@@ -112,7 +113,8 @@ pub fn plot(y: impl Numbers) -> Plot {
 
 /// Bars from zero: `y: [bar]`, or `[group, bar]` for at most 12 groups, whose bars stand side by side.
 ///
-/// The error in its place is for no values at all, none that is finite, another number of axes, and for more groups.
+/// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, another number of axes,
+/// and for more groups.
 ///
 /// ```
 /// use onelens::show::bar;
@@ -125,8 +127,8 @@ pub fn bar(y: impl Numbers) -> Plot {
 
 /// A point for each pair: `x: [point]`, `y: [point]`.
 ///
-/// The error in its place is for lists of different lengths, no values at all, no pair that is finite, and more than
-/// one axis.
+/// Fails, when it is shown or asked for its figure, for lists of different lengths, no values at all, no pair that is
+/// finite, and more than one axis.
 ///
 /// ```
 /// use onelens::show::scatter;
@@ -156,8 +158,8 @@ pub fn scatter(x: impl Numbers, y: impl Numbers) -> Plot {
 /// of any shape. Whole numbers that span at most 40 get a bar each. The upper end of an interval belongs to the next,
 /// but for the last one.
 ///
-/// Values that are not finite are left out, which the caption says. The error in its place is for no values at all, and
-/// none that is finite.
+/// Values that are not finite are left out, which the caption says. Fails, when it is shown or asked for its figure,
+/// for no values at all, and none that is finite.
 ///
 /// ```
 /// use onelens::show::histogram;
@@ -172,7 +174,8 @@ pub fn histogram(values: impl Numbers) -> Plot {
 /// Numbers as colours, `a: [y, x]` with row 0 at the top, in square cells: a picture, a matrix of weights, a pattern of
 /// attention.
 ///
-/// The error in its place is for no values at all, none that is finite, and for more or fewer than two axes.
+/// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, and for more or fewer
+/// than two axes.
 ///
 /// ```
 /// use ndarray::array;

@@ -79,7 +79,7 @@ impl Simplex {
         Ok(figures.fold(first, |all, one| all.beside(&one)))
     }
 
-    /// Shows the figure in the notebook, now; or the error in its place.
+    /// Shows the figure in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }

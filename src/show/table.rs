@@ -118,7 +118,7 @@ impl Table {
         std::iter::once(self.header.clone()).chain(rows).collect()
     }
 
-    /// Shows the table in the notebook, now; or the error in its place.
+    /// Shows the table in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }

@@ -124,7 +124,7 @@ impl TrajectoryTable {
         text::csv(std::iter::once(header.map(String::from).to_vec()).chain(rows))
     }
 
-    /// Shows the table in the notebook, now; or the error in its place.
+    /// Shows the table in the notebook, now. Where it cannot be drawn, the cell ends with why.
     pub fn evcxr_display(&self) {
         show(self.figure());
     }
