@@ -140,7 +140,7 @@ pub(crate) enum LensCommand {
   onelens lens fit --model stories260K.bin --text stories/ --out stories.moments
   mpirun -n 4 onelens lens fit --model pythia-70m --text pile/ --out pile.moments --keep shards
 
-Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on behind
+Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on after
 them after an interruption. Processes started by mpirun share the shards (the library for cells is built with MPI once); the
 result has the same bytes for any number of them. Own, shared and all other lenses follow from the moments at once: see
 `onelens lens compare`.")]
@@ -165,7 +165,7 @@ result has the same bytes for any number of them. Own, shared and all other lens
   onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens stories.lens
 
 Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an interruption
-the same command goes on behind the last sweep or pass.")]
+the same command goes on after the last sweep or pass.")]
     Refine {
         #[command(flatten)]
         texts: TextArgs,
@@ -336,7 +336,7 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   config = { network = \"Cnn\", d_model = 12 }
 
 FOLDER/report.html is the report, FOLDER/report the same for `Report::load`. Networks that are finished stay in FOLDER, and the same
-command goes on behind them after an interruption.
+command goes on after them after an interruption.
 
 Exit codes:
   0    done

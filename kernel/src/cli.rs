@@ -39,7 +39,7 @@ enum Command {
   onelens run lab.ipynb --resume
 
 Parameters: the notebook has a cell with the tag `parameters` that defines them, with default values, by `let`. The
-values given with -p have the types of that cell; they go into a new cell behind it, tagged `injected-parameters`.
+values given with -p have the types of that cell; they go into a new cell after it, tagged `injected-parameters`.
 
 Resuming: with --resume, a kernel in which a cell failed is kept for an hour, with all variables. Repair the cell
 and give the same command again: cells that ran and stand as they did are not run again, and keep their outputs.
@@ -153,7 +153,7 @@ struct RunArgs {
     /// What runs the cells
     #[arg(long, value_enum, default_value_t)]
     engine: EngineKind,
-    /// Go on behind a cell that fails
+    /// Go on after a cell that fails
     #[arg(long)]
     allow_errors: bool,
     /// Go on where the last run with --resume stopped, and keep the kernel if a cell fails

@@ -1,7 +1,7 @@
 //! Parameters of a notebook: the `let`s of the cell tagged `parameters`, and values given from outside for them.
 //!
 //! The names and the convention are papermill's: the values go into a new cell with the tag `injected-parameters`
-//! behind the tagged one, so that the executed notebook says what it was run with.
+//! after the tagged one, so that the executed notebook says what it was run with.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub fn from_file(path: &Path) -> Result<Vec<Given>, Failure> {
         .collect()
 }
 
-/// Puts a cell with these values behind the tagged one, in place of such a cell of an earlier run. Of two values
+/// Puts a cell with these values after the tagged one, in place of such a cell of an earlier run. Of two values
 /// for one name the later counts.
 pub fn inject(notebook: &mut Notebook, given: &[Given]) -> Result<(), Failure> {
     if given.is_empty() {

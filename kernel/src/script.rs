@@ -13,7 +13,7 @@ pub struct Script {
     pub items: Vec<Item>,
     /// Everything else, in order.
     pub statements: Vec<Statement>,
-    /// Comments behind the last of them.
+    /// Comments after the last of them.
     pub end: String,
     /// Whether a statement waits with `.await`, outside of any `async` block.
     pub awaits: bool,
@@ -79,7 +79,7 @@ pub fn read(code: &str) -> Result<Script, String> {
     let mut end = 0;
     for (i, statement) in statements.into_iter().enumerate() {
         let range = statement.span().byte_range();
-        // Comments stand between the statements and belong to the one behind them.
+        // Comments stand between the statements and belong to the one after them.
         let comments = code[end..range.start].trim().to_string();
         let text = code[range.clone()].to_string();
         end = range.end;

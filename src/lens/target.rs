@@ -16,7 +16,7 @@ pub enum Target {
     /// The last residual stream `h_L`, decoded by the final norm and the unembedding: a pre-norm lens.
     #[default]
     Residual,
-    /// `N(h_L)`, the last stream behind the final norm with its gain and bias, decoded by the unembedding alone: a
+    /// `N(h_L)`, the last stream after the final norm with its gain and bias, decoded by the unembedding alone: a
     /// post-norm lens.
     Normalised,
     /// `log p - mean log p` of the final prediction, which needs no decoding: a linear probe (Alain & Bengio 2016).

@@ -29,7 +29,7 @@ impl Transformer {
         let n_layers = self.config.n_layers;
         let (n_seqs, n_pos) = tokens.dim();
         let mut streams = vec![Array2::zeros(dlast.dim()); n_layers + 1];
-        // Nothing can be added behind the positions, so what reaches the embedding is the gradient of the first stream.
+        // Nothing can be added after the positions, so what reaches the embedding is the gradient of the first stream.
         let hooks = std::iter::once(Hook::Embed).chain((0..n_layers).map(Hook::ResidPost));
         let kept: BTreeMap<_, _> = hooks
             .zip(&mut streams)

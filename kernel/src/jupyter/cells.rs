@@ -131,7 +131,7 @@ impl Cells {
         }
     }
 
-    /// Runs one cell, and aborts those behind it if it fails. Returns the request to stop if one came meanwhile.
+    /// Runs one cell, and aborts those after it if it fails. Returns the request to stop if one came meanwhile.
     fn cell(&mut self, peer: PeerId, request: &Message, jobs: &Receiver<Job>) -> Option<Sender<()>> {
         let kernel = &*self.kernel.clone();
         let flag = |name: &str, default| request.content[name].as_bool().unwrap_or(default);

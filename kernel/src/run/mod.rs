@@ -211,7 +211,7 @@ fn resumed(
     Ok((kernel, done))
 }
 
-/// Runs the cells behind those that are done, and adds to them.
+/// Runs the cells after those that are done, and adds to them.
 fn all(
     run: &mut Run,
     notebook: &mut Notebook,
@@ -287,7 +287,7 @@ fn complaint(end: End, cell: usize, timeout: Option<Duration>) -> (String, u8) {
                 CELL_FAILED,
             )
         }
-        End::Interrupted => ("interrupted; the cells behind this one were not run".into(), INTERRUPTED),
+        End::Interrupted => ("interrupted; the cells after this one were not run".into(), INTERRUPTED),
         End::Died(why) => (
             format!(
                 "{why}\nhelp: run the notebook again; if it happens again in the same cell, that cell ends the process or needs more memory than there is"
