@@ -6,12 +6,10 @@
 
 use std::time::Instant;
 
-use ndarray::{Array2, s};
 use onelens::language::LanguageModel;
 use onelens::lens::{Comparison, LayerMoments, Lens, LogitLens, Ridge, Scale, Target, compare};
 
-/// Tokens of a sequence.
-const N_POS: usize = 128;
+mod texts;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -22,19 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n_held_out: usize = arguments.next().map_or(Ok(1_536), |n| n.parse())?;
     let language = LanguageModel::open(&path)?;
     let model = &language.model;
-    let n_pos = N_POS.min(model.config.n_ctx);
-    let rows = (n_train + n_held_out).div_ceil(n_pos);
-    // A token is more than a character almost always, so that this is enough of the text.
-    let text: String = std::fs::read_to_string(text)?.chars().take(8 * rows * n_pos).collect();
-    let tokens = language.to_tokens(&text)?;
-    let needed = rows * n_pos;
-    if tokens.len() < needed {
-        return Err(format!("the text has {} tokens; {needed} are asked for", tokens.len()).into());
-    }
-    let tokens = Array2::from_shape_vec((rows, n_pos), tokens[..needed].to_vec())?;
-    let split = n_train.div_ceil(n_pos);
-    let (train, held_out) =
-        (tokens.slice(s![..split, ..]).to_owned(), tokens.slice(s![split.., ..]).to_owned());
+    let (train, held_out) = texts::split(&language, &text, n_train, n_held_out)?;
     println!("{path}: {} tokens, {} held out", train.len(), held_out.len());
 
     // A penalty for dimensions that a few ten thousand tokens hardly move.

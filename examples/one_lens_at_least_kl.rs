@@ -6,12 +6,10 @@
 
 use std::time::Instant;
 
-use ndarray::{Array2, s};
 use onelens::language::LanguageModel;
 use onelens::lens::{LayerMoments, Lens, LogitLens, Pool, Refine, Ridge, Scale, Target, compare};
 
-/// Tokens of a sequence.
-const N_POS: usize = 128;
+mod texts;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -23,17 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (n_train, n_held_out, sweeps) = (number(4096)?, number(1024)?, number(6)?);
     let language = LanguageModel::open(&path)?;
     let model = &language.model;
-    let n_pos = N_POS.min(model.config.n_ctx);
-    let rows = (n_train + n_held_out).div_ceil(n_pos);
-    let text: String = std::fs::read_to_string(text)?.chars().take(8 * rows * n_pos).collect();
-    let tokens = language.to_tokens(&text)?;
-    let Some(tokens) = tokens.get(..rows * n_pos) else {
-        return Err(format!("the text has {} tokens; {} are asked for", tokens.len(), rows * n_pos).into());
-    };
-    let tokens = Array2::from_shape_vec((rows, n_pos), tokens.to_vec())?;
-    let split = n_train.div_ceil(n_pos);
-    let (train, held_out) =
-        (tokens.slice(s![..split, ..]).to_owned(), tokens.slice(s![split.., ..]).to_owned());
+    let (train, held_out) = texts::split(&language, &text, n_train, n_held_out)?;
     println!("{path}: {} tokens, {} held out, {sweeps} sweeps", train.len(), held_out.len());
 
     let ridge = Ridge { lambda: 1e-3, ..Ridge::default() };

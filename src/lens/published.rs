@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 use super::{AffineLens, LayerLenses, Scale, Target};
@@ -62,9 +62,9 @@ impl LayerLenses {
         let file = TorchFile::open(&path)?;
         let mut lenses = Vec::with_capacity(n + 1);
         for l in 0..n {
-            let a = file.matrix(&path, &format!("{l}.weight"), (d, d))? + Array2::<f64>::eye(d);
+            let a = matrix(&file, &path, &format!("{l}.weight"), d)? + Array2::<f64>::eye(d);
             let b = match config.bias {
-                true => file.matrix(&path, &format!("{l}.bias"), (1, d))?.remove_axis(Axis(0)),
+                true => file.numbers(&path, &format!("{l}.bias"), &[d])?.into(),
                 false => Array1::zeros(d),
             };
             lenses.push(Arc::new(AffineLens { a, b }));
@@ -145,10 +145,10 @@ impl LayerLenses {
     pub fn from_jacobian_lens(model: &Transformer, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = TorchFile::open(path)?;
-        let number = |name: &str| file.numbers.get(name).map(Vec::as_slice).unwrap_or_default();
+        let number = |name: &str| file.counts.get(name).map(Vec::as_slice).unwrap_or_default();
         let (d, n) = (model.config.d_model, model.config.n_layers);
         let ([width], sources) = (number("d_model"), number("source_layers")) else {
-            let has: Vec<&String> = file.numbers.keys().chain(file.tensors.keys()).take(6).collect();
+            let has: Vec<&String> = file.counts.keys().chain(file.tensors.keys()).take(6).collect();
             return Err(no_jacobian_lens(path, &format!("it has {has:?}")));
         };
         if sources.is_empty() {
@@ -165,7 +165,7 @@ impl LayerLenses {
                     &format!("the model has no layer {layer}, but 0 to {}", n - 1),
                 ));
             };
-            let a = file.matrix(path, &format!("J.{layer}"), (d, d))?;
+            let a = matrix(&file, path, &format!("J.{layer}"), d)?;
             lenses[stream] = Arc::new(AffineLens { a, b: Array1::zeros(d) });
         }
         let as_they_are: Vec<String> =
@@ -173,6 +173,11 @@ impl LayerLenses {
         let name = format!("Jacobian lens (streams {} as they are)", as_they_are.join(", "));
         Ok(Self::published(&name, model, lenses))
     }
+}
+
+/// A map between streams of width `d`.
+fn matrix(file: &TorchFile, path: &Path, name: &str, d: usize) -> Result<Array2<f64>> {
+    Ok(Array2::from_shape_vec((d, d), file.numbers(path, name, &[d, d])?).expect("the shape was compared"))
 }
 
 /// Refuses lenses for another shape.

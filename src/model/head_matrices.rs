@@ -1,10 +1,12 @@
 //! What a head reads and writes, as matrices between residual streams.
 
+use std::ops::Range;
+
 use ndarray::{Array2, s};
 
 use super::Transformer;
 use super::hook::no_layer;
-use super::network::Network;
+use super::network::{BlockRef, Network};
 use crate::num::matmul;
 use crate::{Error, ErrorKind, Result};
 
@@ -16,14 +18,9 @@ impl Transformer {
     ///
     /// Fails if there is no such layer or head.
     pub fn qk_matrix(&self, layer: usize, head: usize) -> Result<Array2<f32>> {
-        let d = self.config.d_head;
-        let kv_head = self.key_head(layer, head)?;
-        let net = Network::new(&self.config, &self.params, 1);
-        let block = net.block(layer);
+        let (block, at, kv_at) = self.head(layer, head)?;
         let (w_q, w_k) = (block.w_q.view(), block.w_k.view());
-        let (w_q, w_k) =
-            (w_q.slice(s![.., head * d..(head + 1) * d]), w_k.slice(s![.., kv_head * d..(kv_head + 1) * d]));
-        Ok(matmul(w_q, w_k.t()))
+        Ok(matmul(w_q.slice(s![.., at]), w_k.slice(s![.., kv_at]).t()))
     }
 
     /// `W_V W_O` of a head, `[d_model, d_model]`, of rank `d_head` or less: what the head writes, `y OV`, for a row `y`
@@ -42,19 +39,13 @@ impl Transformer {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn ov_matrix(&self, layer: usize, head: usize) -> Result<Array2<f32>> {
-        let d = self.config.d_head;
-        let kv_head = self.key_head(layer, head)?;
-        let net = Network::new(&self.config, &self.params, 1);
-        let block = net.block(layer);
+        let (block, at, kv_at) = self.head(layer, head)?;
         let (w_v, w_o) = (block.w_v.view(), block.w_o.view());
-        Ok(matmul(
-            w_v.slice(s![.., kv_head * d..(kv_head + 1) * d]),
-            w_o.slice(s![head * d..(head + 1) * d, ..]),
-        ))
+        Ok(matmul(w_v.slice(s![.., kv_at]), w_o.slice(s![at, ..])))
     }
 
-    /// Which key/value head a head reads.
-    fn key_head(&self, layer: usize, head: usize) -> Result<usize> {
+    /// The weights of a layer, and where among them a head's queries lie, and the keys and values that it reads.
+    fn head(&self, layer: usize, head: usize) -> Result<(BlockRef<'_>, Range<usize>, Range<usize>)> {
         let c = &self.config;
         self.check_fit()?;
         if layer >= c.n_layers {
@@ -67,6 +58,8 @@ impl Transformer {
                 format!("heads are 0 to {}", c.n_heads - 1),
             ));
         }
-        Ok(head / (c.n_heads / c.n_kv_heads()))
+        let of = |head: usize| head * c.d_head..(head + 1) * c.d_head;
+        let block = Network::new(c, &self.params, 1).block(layer);
+        Ok((block, of(head), of(head / (c.n_heads / c.n_kv_heads()))))
     }
 }

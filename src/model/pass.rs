@@ -215,12 +215,8 @@ impl<'a> Pass<'a> {
             (batch.0 * wanted.rows_of_seq(batch.1)) as u128 * wanted.width(&model.config) as u128;
         memory::check(
             4 * (kept + wanted_numbers),
-            &format!(
-                "what comes out of {} tokens, {} numbers of logits and the like and {kept} kept activations,",
-                self.tokens.len(),
-                wanted_numbers
-            ),
-            "pass fewer sequences at a time, keep less, or ask for `last_logits`, `loss` or lenses, which hold little at a time",
+            &format!("the numbers that a pass over {} tokens is to give", self.tokens.len()),
+            "pass fewer sequences at a time, keep less, or ask for `last_logits`, `loss` or lenses, which hold little",
         )?;
         let mut cache = model.empty_cache(batch, keep);
         let per_seq = wanted.rows_of_seq(batch.1);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use candle_core::pickle::{Object, Stack, TensorInfo};
 use half::{bf16, f16};
-use ndarray::{Array2, ArrayD};
+use ndarray::ArrayD;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -20,7 +20,7 @@ use crate::{Result, record};
 pub(crate) struct TorchFile {
     pub(crate) tensors: BTreeMap<String, ArrayD<f32>>,
     /// Whole numbers, and lists of them.
-    pub(crate) numbers: BTreeMap<String, Vec<i64>>,
+    pub(crate) counts: BTreeMap<String, Vec<i64>>,
 }
 
 impl TorchFile {
@@ -41,23 +41,22 @@ impl TorchFile {
         }
     }
 
-    /// Takes the numbers of a tensor `[rows, columns]`.
-    pub(crate) fn matrix(&self, path: &Path, name: &str, dim: (usize, usize)) -> Result<Array2<f64>> {
-        let shown = path.display().to_string();
+    /// The numbers of a tensor of this shape, row by row.
+    pub(crate) fn numbers(&self, path: &Path, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        let refused = |why: String, help| Err(refuse(&path.display().to_string(), why, help));
         let help = "give the file of the model at hand";
         let Some(tensor) = self.tensors.get(name) else {
             let known: Vec<&str> = self.tensors.keys().map(String::as_str).take(6).collect();
-            return Err(refuse(&shown, format!("has no tensor `{name}`, but {known:?}"), help));
+            return refused(format!("has no tensor `{name}`, but {known:?}"), help);
         };
-        if tensor.shape() != [dim.0, dim.1] && tensor.shape() != [dim.0.max(1) * dim.1] {
-            let what = format!("has `{name}` of the shape {:?}, where {dim:?} belongs", tensor.shape());
-            return Err(refuse(&shown, what, help));
+        if tensor.shape() != shape {
+            let own = tensor.shape();
+            return refused(format!("has `{name}` of the shape {own:?}, where {shape:?} belongs"), help);
         }
         if let Some(x) = tensor.iter().find(|x| !x.is_finite()) {
-            return Err(refuse(&shown, format!("has the number {x} in `{name}`"), "fit the lens anew"));
+            return refused(format!("has the number {x} in `{name}`"), "fit the lens anew");
         }
-        let numbers = tensor.iter().map(|&x| f64::from(x)).collect();
-        Ok(Array2::from_shape_vec(dim, numbers).expect("the shape was compared"))
+        Ok(tensor.iter().map(|&x| f64::from(x)).collect())
     }
 }
 
@@ -73,8 +72,8 @@ fn read(path: &Path) -> Result<TorchFile, String> {
     let mut stack = Stack::empty();
     let file = zip.by_name(&pickle).map_err(|e| said(&e))?;
     stack.read_loop(&mut BufReader::new(file)).map_err(|e| said(&e))?;
-    let (mut infos, mut numbers) = (Vec::new(), BTreeMap::new());
-    collect(stack.finalize().map_err(|e| said(&e))?, "", &folder, &mut infos, &mut numbers)?;
+    let (mut infos, mut counts) = (Vec::new(), BTreeMap::new());
+    collect(stack.finalize().map_err(|e| said(&e))?, "", &folder, &mut infos, &mut counts)?;
     let mut tensors = BTreeMap::new();
     for info in infos {
         // PyTorch stores without compression, in two bytes or more: there are no more numbers than bytes.
@@ -86,7 +85,7 @@ fn read(path: &Path) -> Result<TorchFile, String> {
         let array = numbers_of(&info, &mut file)?;
         tensors.insert(info.name, array);
     }
-    Ok(TorchFile { tensors, numbers })
+    Ok(TorchFile { tensors, counts })
 }
 
 /// Everything below `object`, which is found at `name`.
@@ -95,7 +94,7 @@ fn collect(
     name: &str,
     folder: &Path,
     tensors: &mut Vec<TensorInfo>,
-    numbers: &mut BTreeMap<String, Vec<i64>>,
+    counts: &mut BTreeMap<String, Vec<i64>>,
 ) -> Result<(), String> {
     let below = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
     match object {
@@ -107,15 +106,15 @@ fn collect(
                     Object::Long(key) => key.to_string(),
                     _ => continue,
                 };
-                collect(value, &below(&key), folder, tensors, numbers)?;
+                collect(value, &below(&key), folder, tensors, counts)?;
             }
         }
-        Object::Int(n) => drop(numbers.insert(name.into(), vec![n.into()])),
-        Object::Long(n) => drop(numbers.insert(name.into(), vec![n])),
+        Object::Int(n) => drop(counts.insert(name.into(), vec![n.into()])),
+        Object::Long(n) => drop(counts.insert(name.into(), vec![n])),
         Object::List(all) | Object::Tuple(all) => {
             let whole = |n: Object| n.int_or_long().ok();
             if let Some(all) = all.into_iter().map(whole).collect::<Option<_>>() {
-                numbers.insert(name.into(), all);
+                counts.insert(name.into(), all);
             }
         }
         tensor @ Object::Reduce { .. } => {
