@@ -313,13 +313,13 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
 
   # Networks trained on a source whose answer is known, with all controls; eight seeds take some minutes.
   [source]
-  markov = { n_states = 8, alpha = 0.3 }
-  # or copies = { d_vocab = 8, shortest = 4, longest = 8 }, brackets = { kinds = 3, nest = 0.7 }, mess3 = { alpha = 0.85, x = 0.05 },
-  # or text = \"input.txt\", whose answer is not known
+  copies = { d_vocab = 20, shortest = 4, longest = 8 }
+  # or brackets = { kinds = 9, nest = 0.7 }, markov = { n_states = 20, alpha = 0.05 }, mess3 = { alpha = 0.85, x = 0.05 },
+  # or text = \"input.txt\", of which only what comes next is known
   [battery]                          # any field of onelens::battery::Battery; what is not there keeps its default
   seeds = [0, 1, 2, 3, 4, 5, 6, 7]
-  config = { n_layers = 6, d_model = 32 }
-  training = { steps = 600 }
+  config = { n_layers = 6, d_model = 16 }   # fewer numbers than the source has tokens: else the test is void
+  training = { steps = 1000 }
 
   # A checkpoint.
   [checkpoint]

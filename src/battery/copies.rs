@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Axis, s};
 
-use super::Streams;
+use super::{Streams, Truth};
 use crate::Result;
 use crate::num::{Cholesky, Rng, matmul, normal, uniform_index};
 
@@ -64,8 +64,9 @@ impl Streams {
         let mut order: Vec<usize> = (0..self.target.nrows()).collect();
         shuffle(&mut order[..half], rng);
         shuffle(&mut order[half..], rng);
-        let log_truth = Some(self.log_truth.as_ref()?.select(Axis(0), &order));
-        Some(Streams { log_truth, ..self.clone() })
+        let Truth::Known(log_truth) = &self.truth else { return None };
+        let truth = Truth::Known(log_truth.select(Axis(0), &order));
+        Some(Streams { truth, ..self.clone() })
     }
 
     /// The same with other updates. Where lenses predict the last stream, the new last stream is the target, and is

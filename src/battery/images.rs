@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::{check_seeds, go_on, kept};
 use super::report::{Cell, Report};
-use super::run::{Battery, Network};
+use super::run::{Battery, Network, lenses};
 use super::streams::Streams;
 use crate::data::Images;
 use crate::session::{Progress, quietly};
@@ -19,7 +19,7 @@ const RESIDUAL: &str = "residual twin";
 /// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every
 /// seed. The residual twin is in question; the others are its controls. Lenses predict centred log-probabilities.
 ///
-/// The truth is not known: alignment is with the network's own final prediction, above that of shuffled updates.
+/// Of the truth the labels are known; alignment is with the network's own final prediction, above that of shuffled updates.
 ///
 /// ```no_run
 /// use onelens::{battery::ImageBattery, data::Images};
@@ -109,7 +109,8 @@ impl ImageBattery {
                         quietly(|| model.train(train, &how))?;
                         go_on(self.folder.as_deref(), done, total)?;
                     }
-                    let streams = Streams::of_images(&model, &held_out.pixels, self.cells)?;
+                    let streams = Streams::of_images(&model, &held_out.pixels, self.cells)?
+                        .with_labels(&held_out.labels)?;
                     let mut cell = Cell::measure(&streams, self.lambda, seed)?;
                     cell.fingerprint = model.fingerprint();
                     cell.loss = model.evaluate(held_out)?.0;
@@ -121,7 +122,7 @@ impl ImageBattery {
             groups.push((name.to_string(), cells));
         }
         progress.finish(&format!("{done} networks"));
-        let controls = [Network::Plain.name(), Network::Untrained.name()];
+        let controls = [Network::Plain.name()];
         let title = "Does one lens read every layer of an image classifier?";
         Report::new(title, &groups, &controls, self.methods(train, held_out))
     }
@@ -140,7 +141,7 @@ impl ImageBattery {
             ),
             ("seeds", format!("{:?}, of weights and batches", self.seeds)),
             ("held out", format!("{} images; half fit the lenses, half are read", held_out.len())),
-            ("lenses", format!("ridge towards zero, lambda {:e}, to centred log-probabilities", self.lambda)),
+            ("lenses", format!("to centred log-probabilities, {}", lenses(self.lambda))),
             (
                 "pooling",
                 match c.network {
@@ -150,8 +151,8 @@ impl ImageBattery {
                     }
                 },
             ),
-            ("truth", "not known: alignment is with the network's own final prediction".into()),
-            ("intervals", "95 %, bootstrap of 1000 resamples of networks, each with all images".into()),
+            ("truth", "the label; alignment is with the network's own final prediction".into()),
+            ("intervals", "95 %, studentised bootstrap over networks; the range of fewer than six".into()),
             ("version", format!("onelens {}", env!("CARGO_PKG_VERSION"))),
         ];
         rows.into_iter().map(|(name, value)| (name.to_string(), value)).collect()

@@ -6,7 +6,7 @@ use super::Cell;
 use crate::{Error, ErrorKind, Result, record, session};
 
 const KIND: &str = "battery-cell";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A network that was finished before, or else made and kept. Two networks share a file only if `depends_on`,
 /// everything that the numbers depend on, is the same; `label` is for people who look into the folder.
@@ -17,7 +17,7 @@ pub(super) fn kept(
     make: impl FnOnce() -> Result<Cell>,
 ) -> Result<Cell> {
     let Some(folder) = folder else { return make() };
-    let mut hash = record::Fnv::new("cell 2");
+    let mut hash = record::Fnv::new("cell 3");
     hash.text(&format!("{depends_on} {}", env!("CARGO_PKG_VERSION")));
     let path = folder.join(format!("{:016x}-{label}.cell", hash.finish()));
     if path.exists() {

@@ -1,13 +1,30 @@
-//! One network, one pass of lenses: what each kind of lens reads at each stream, and where updates point.
+//! One network, one pass of lenses: what each kind of lens reads at each stream, where updates point, and how much of the
+//! truth is read on the way.
+
+use std::sync::Arc;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::Streams;
-use super::streams::centred;
+use super::copies::random_rotation;
+use super::streams::{Truth, centred};
+use super::temperature::Temperature;
 use crate::Result;
-use crate::lens::{AffineLens, Moments, Ridge, Towards};
-use crate::num::{kl_divergence, matmul};
+pub(crate) use crate::lens::exact_moments as moments;
+use crate::lens::{AffineLens, GivenRows, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards};
+use crate::num::{kl_divergence, matmul, rng};
+
+/// Steps of the search for the least KL from the closed form on, and from another lens of least KL on.
+const PASSES: usize = 60;
+const PASSES_FROM_SHARED: usize = 40;
+/// Rows of one part that the lenses of single streams are compared on.
+const COMPARED: usize = 256;
+/// Rotated copies of which a left-out lens is fitted in closed form.
+const ROTATIONS: usize = 200;
+/// Those of streams wider than [`WIDE`]: as many as a p value of .05 needs.
+const ROTATIONS_IF_WIDE: usize = 19;
+const WIDE: usize = 128;
 
 /// How much a lens knows of the layer that it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,20 +39,26 @@ pub enum LensKind {
     OwnGain,
     /// Fitted to all other layers.
     LeftOut,
+    /// Fitted to all other layers but the last stream, whose best lens is the identity.
+    LeftOutWithoutLast,
     /// Fitted to all later layers.
     Later,
 }
 
 impl LensKind {
     /// Every kind.
-    pub const ALL: [LensKind; 6] = [
+    pub const ALL: [LensKind; 7] = [
         LensKind::Own,
         LensKind::Shared,
         LensKind::OwnBias,
         LensKind::OwnGain,
         LensKind::LeftOut,
+        LensKind::LeftOutWithoutLast,
         LensKind::Later,
     ];
+    /// Kinds that the battery fits at least KL; the others are least squares.
+    pub const REFINED: [LensKind; 4] =
+        [LensKind::Own, LensKind::Shared, LensKind::LeftOut, LensKind::LeftOutWithoutLast];
 
     /// How figures call it.
     pub fn name(self) -> &'static str {
@@ -44,8 +67,26 @@ impl LensKind {
             LensKind::Shared => "shared",
             LensKind::OwnBias => "own bias",
             LensKind::OwnGain => "own gain",
-            LensKind::LeftOut => "left out",
+            LensKind::LeftOut => "left out, last stream in the pool",
+            LensKind::LeftOutWithoutLast => "left out",
             LensKind::Later => "later layers",
+        }
+    }
+
+    /// Where it stands in [`LensKind::ALL`].
+    pub(crate) fn place(self) -> usize {
+        self as usize
+    }
+
+    fn fit(self, ridge: &Ridge, m: &LayerMoments) -> Result<LayerLenses> {
+        match self {
+            LensKind::Own => ridge.own(m),
+            LensKind::Shared => ridge.shared(m),
+            LensKind::OwnBias => ridge.shared_own_bias(m),
+            LensKind::OwnGain => ridge.shared_own_gain(m),
+            LensKind::LeftOut => ridge.left_out(m),
+            LensKind::LeftOutWithoutLast => ridge.pooled(m, &Pool::LeftOutWithoutLast),
+            LensKind::Later => ridge.later(m),
         }
     }
 }
@@ -56,14 +97,25 @@ impl LensKind {
 pub struct Measured {
     /// `KL(p ‖ p̄)` of the mean prediction of the other half, nats, `[sequence]`.
     pub floor: Array1<f64>,
-    /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`]; streams are `h_0 .. h_{L-1}`.
+    /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`], at least KL where that was looked for; streams are
+    /// `h_0 .. h_{L-1}`.
     pub kl: Vec<Array2<f64>>,
-    /// Aitchison cosine between the decoded update `U A Δ_l` and the error that is left against the reference,
-    /// `l = 0 .. L-1`.
+    /// The same of the least-squares lens of each kind.
+    pub least_squares: Vec<Array2<f64>>,
+    /// `KL(p ‖ q_l)` of the own lens and of the left-out lens without the last stream, the logits of each stream times the
+    /// one number that suits it best: a lens that is only too sure, or not sure enough, of a stream reads it.
+    pub scale_free: [Array2<f64>; 2],
+    /// `KL(p ‖ q_l)` of the logit lens.
+    pub logit_lens: Array2<f64>,
+    /// The largest length that the gradient of a lens's KL has where its search ended, in nats, with inputs and outputs
+    /// whitened; `None` if there was no search.
+    pub gradient_norm: Option<f64>,
+    /// What is read of the truth on the way, where something is known of it.
+    pub truth: Option<TruthRead>,
+    /// Aitchison cosine between what the update changes in the shared lens's reading (to first order, before a cap of the
+    /// logits) and the error that is left against the reference, `l = 0 .. L-1`. The reference is the true conditional where that is known; if not, the network's
+    /// own final prediction, whose null is not 0.
     pub alignment: Array2<f64>,
-    /// Whether the reference is the true conditional; if not, it is the network's own final prediction, whose null is
-    /// not 0.
-    pub truth_known: bool,
     /// `‖Δ_l‖ / ‖h_l‖`.
     pub update_size: Array2<f64>,
     /// Prediction depth: the first stream from which on the own lenses' most probable token is the final one,
@@ -72,17 +124,49 @@ pub struct Measured {
     /// Share of the variance of `Δ_l` that an affine map of `h_l` explains on the held-out half, and of `Δ_l` beyond
     /// what `h_l` alone predicts of it by one number (`Δ_l = c h_l`, decay or growth).
     pub update_linear: Vec<[f64; 2]>,
+    /// Mean KL of the own lens of stream i on stream j, its logits times the one number that suits j best, `[i, j]`.
+    pub pair_kl: Array2<f64>,
     /// Mean squared error of the lens of stream i on stream j, above that of the own lens, over the variance of the
     /// target, `[i, j]`.
     pub transfer_penalty: Array2<f64>,
     /// How alike the covariances of two streams are, `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)`, `[i, j]`.
     pub likeness: Array2<f64>,
+    /// Mean squared error of left-out lenses without the last stream, as it is and of rotated copies.
+    pub rotations: Rotations,
+    /// Width of the streams, and number of classes.
+    pub widths: [usize; 2],
+}
+
+/// What the shared lens says of the truth: `KL(p* ‖ q)` where the true conditional is known, else the cross-entropy with
+/// what came next, which differs from it by a constant. Logits of each stream are multiplied by the one number that suits
+/// the stream best, so that confidence that only grows counts for nothing. Nats, `[sequence]` and `[sequence, stream]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TruthRead {
+    /// Whether it is the true conditional.
+    pub known: bool,
+    /// Of the mean prediction.
+    pub floor: Array1<f64>,
+    /// Of the network's own final prediction, read like the others.
+    pub last: Array1<f64>,
+    /// Of the shared lens at `h_0 ..= h_L`.
+    pub shared: Array2<f64>,
+}
+
+/// Squared errors of left-out lenses in other bases: what the basis alone is worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rotations {
+    /// Of the left-out lens without the last stream, `[1 + rotated copies, stream]`, the network as it is first.
+    pub left_out: Array2<f64>,
+    /// Of the own lens, which no rotation changes, `[stream]`.
+    pub own: Array1<f64>,
+    /// Of the mean.
+    pub floor: f64,
 }
 
 impl Measured {
     /// KL of a kind of lens.
     pub fn kl_of(&self, kind: LensKind) -> &Array2<f64> {
-        &self.kl[LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is measured")]
+        &self.kl[kind.place()]
     }
 
     /// How much the penalty grows per layer between lens and stream, by least squares over all pairs.
@@ -97,12 +181,16 @@ impl Measured {
 }
 
 /// Fits every lens on one half of the sequences, `swapped` on the second, and reads the other.
-pub fn measure(all: &Streams, lambda: f64, swapped: bool) -> Result<Measured> {
+///
+/// Lenses read streams at the scale that the streams ask for and guess what the final norm makes of the last stream. All
+/// are ridge regressions with the penalty `lambda`; those of the kinds `refined`, of [`LensKind::REFINED`], go on from there
+/// to the least KL. With all of these, left-out lenses are fitted to rotated copies as well ([`Rotations`]).
+pub fn measure(all: &Streams, lambda: f64, swapped: bool, refined: &[LensKind]) -> Result<Measured> {
     let (n, half) = (all.target.nrows(), all.half());
     let (fit, read) = if swapped { (half..n, 0..half) } else { (0..half, half..n) };
     let mut fitting = Fitting::default();
     fitting.push(&all.rows(fit))?;
-    let mut reading = fitting.finish(lambda)?;
+    let mut reading = fitting.finish(lambda, refined)?;
     reading.push(&all.rows(read));
     Ok(reading.finish())
 }
@@ -110,47 +198,77 @@ pub fn measure(all: &Streams, lambda: f64, swapped: bool) -> Result<Measured> {
 /// What lenses are fitted from, some sequences after the other.
 #[derive(Default)]
 pub(super) struct Fitting {
-    /// Of each stream with the target.
-    per_layer: Vec<Moments>,
+    rows: Option<(GivenRows, Streams)>,
     /// Of each stream with its update.
     updates: Vec<Moments>,
-    /// Sum of the final predictions.
-    sum_p: Option<Array1<f64>>,
 }
 
 impl Fitting {
     /// Takes in some sequences.
     pub(super) fn push(&mut self, s: &Streams) -> Result<()> {
         let layers = s.n_layers();
-        if self.per_layer.is_empty() {
+        let z = s.readout.normalised(s.target.view());
+        if self.rows.is_none() {
             let d = s.streams[0].ncols();
-            self.per_layer = vec![Moments::new(d, s.target.ncols()); layers + 1];
             self.updates = vec![Moments::new(d, d); layers];
+            let rows = GivenRows::new(layers + 1, (d, z.ncols()), s.log_p.ncols(), s.scale);
+            // Of the streams nothing but what is no row.
+            self.rows = Some((rows, s.rows(0..0)));
         }
-        for (sum, h) in self.per_layer.iter_mut().zip(&s.streams) {
-            sum.merge(&moments(h.view(), s.target.view()))?;
+        if let Some((rows, _)) = &mut self.rows {
+            rows.push(&s.scaled(), z.view(), s.log_p.view())?;
         }
         for (sum, pair) in self.updates.iter_mut().zip(s.streams.windows(2)) {
             sum.merge(&moments(pair[0].view(), (&pair[1] - &pair[0]).view()))?;
         }
-        let p = s.log_p.mapv(f64::exp).sum_axis(Axis(0));
-        self.sum_p = Some(self.sum_p.take().map_or(p.clone(), |sum| sum + p));
         Ok(())
     }
 
-    /// Fits every lens.
-    pub(super) fn finish(self, lambda: f64) -> Result<Reading> {
+    /// Fits every lens, and searches the least KL for those of `refined`.
+    pub(super) fn finish(self, lambda: f64, refined: &[LensKind]) -> Result<Reading> {
         let ridge = Ridge { lambda, towards: Towards::Zero };
-        let n = self.per_layer.first().map_or(0.0, |m| m.weight);
+        let (mut rows, s) = self.rows.expect("rows were pushed");
+        let least_squares =
+            LensKind::ALL.iter().map(|kind| kind.fit(&ridge, rows.moments())).collect::<Result<Vec<_>>>()?;
+        let readout = (s.readout.w_u.view(), &s.readout.b_u, s.readout.cap);
+        let mut lenses = least_squares.clone();
+        let mut gradient_norm: Option<f64> = None;
+        // The shared lens before those that begin with it.
+        for kind in LensKind::REFINED.into_iter().filter(|kind| refined.contains(kind)) {
+            let shared = &lenses[LensKind::Shared.place()];
+            let (start, passes) = match kind {
+                LensKind::LeftOut => (shared.begin(Pool::LeftOut), PASSES_FROM_SHARED),
+                LensKind::LeftOutWithoutLast => (shared.begin(Pool::LeftOutWithoutLast), PASSES_FROM_SHARED),
+                LensKind::Own
+                | LensKind::Shared
+                | LensKind::OwnBias
+                | LensKind::OwnGain
+                | LensKind::Later => (lenses[kind.place()].clone(), PASSES),
+            };
+            if let Some((found, steepest)) = rows.refine(passes, readout, &start)? {
+                gradient_norm = Some(gradient_norm.map_or(steepest, |norm| norm.max(steepest)));
+                lenses[kind.place()] = found;
+            }
+        }
         let update_maps = self.updates.iter().map(|m| UpdateMaps::fit(&ridge, m)).collect::<Result<_>>()?;
+        let maps = |of: &[LayerLenses]| -> Vec<Vec<Arc<AffineLens>>> {
+            of.iter().map(|lenses| lenses.lenses().to_vec()).collect()
+        };
         Ok(Reading {
-            lenses: Lenses::fit(&ridge, &self.per_layer)?,
-            mean_p: (self.sum_p.unwrap_or_default() / n).mapv(f64::ln),
+            lenses: maps(&lenses),
+            least_squares: maps(&least_squares),
+            ridge,
+            fitted: rows.moments().clone(),
+            gradient_norm,
+            n_rotations: match (refined.len() == LensKind::REFINED.len(), s.streams[0].ncols() > WIDE) {
+                (false, _) => 0,
+                (true, false) => ROTATIONS,
+                (true, true) => ROTATIONS_IF_WIDE,
+            },
             update_maps,
             held_out: Vec::new(),
             unexplained: vec![[[0.0; 2]; 2]; self.updates.len()],
             parts: Vec::new(),
-            truth_known: false,
         })
     }
 }
@@ -187,52 +305,84 @@ impl UpdateMaps {
 
 /// Lenses, and what they have read so far.
 pub(super) struct Reading {
-    lenses: Lenses,
-    /// Logarithm of the mean prediction of the half that lenses are fitted on.
-    mean_p: Array1<f64>,
+    /// By kind and stream.
+    lenses: Vec<Vec<Arc<AffineLens>>>,
+    least_squares: Vec<Vec<Arc<AffineLens>>>,
+    ridge: Ridge,
+    /// What lenses were fitted to.
+    fitted: LayerMoments,
+    gradient_norm: Option<f64>,
+    n_rotations: usize,
     update_maps: Vec<UpdateMaps>,
     held_out: Vec<Moments>,
     /// For each layer, as [`UpdateMaps::unexplained`].
     unexplained: Vec<[[f64; 2]; 2]>,
     parts: Vec<Part>,
-    truth_known: bool,
 }
 
 /// Of some sequences: `[sequence]` and `[sequence, stream]`.
 struct Part {
     floor: Array1<f64>,
     kl: Vec<Array2<f64>>,
+    least_squares: Vec<Array2<f64>>,
+    scale_free: [Array2<f64>; 2],
+    logit_lens: Array2<f64>,
+    truth: Option<TruthRead>,
     alignment: Array2<f64>,
     update_size: Array2<f64>,
     depth: Array1<f64>,
+    pair_kl: Array2<f64>,
 }
 
 impl Reading {
+    fn shared(&self) -> &AffineLens {
+        &self.lenses[LensKind::Shared.place()][0]
+    }
+
     /// Reads some sequences.
     pub(super) fn push(&mut self, s: &Streams) {
         let layers = s.n_layers();
         let by_sequence = |values: Vec<f64>| -> Array1<f64> {
             values.chunks(s.n_pos).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect()
         };
-        let (log_p, streams) = (&s.log_p, &s.streams);
+        let (log_p, scaled) = (&s.log_p, s.scaled());
+        let kl_to = |log_q: ArrayView2<f64>| {
+            by_sequence(
+                log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).collect(),
+            )
+        };
+        let log_mean = self.fitted.mean_prediction.mapv(f64::ln);
         let floor =
-            by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, self.mean_p.view())).collect());
-        let n_seqs = floor.len();
-        let mut kl = Vec::new();
-        let mut tops: Vec<Vec<usize>> = Vec::new();
-        for kind in LensKind::ALL {
-            let mut table = Array2::zeros((n_seqs, layers));
-            for (l, h) in streams.iter().take(layers).enumerate() {
-                let log_q = s.readout.decode(apply(self.lenses.of(kind, l), h.view()).view());
-                let each =
-                    log_p.rows().into_iter().zip(log_q.rows()).map(|(p, q)| kl_divergence(p, q)).collect();
-                table.column_mut(l).assign(&by_sequence(each));
-                if kind == LensKind::Own {
-                    tops.push(log_q.rows().into_iter().map(top).collect());
-                }
+            by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, log_mean.view())).collect());
+        let table = |log_q: &dyn Fn(usize) -> Array2<f64>| {
+            let mut table = Array2::zeros((floor.len(), layers));
+            for l in 0..layers {
+                table.column_mut(l).assign(&kl_to(log_q(l).view()));
             }
-            kl.push(table);
-        }
+            table
+        };
+        let through = |lens: &AffineLens, l: usize| s.readout.read(apply(lens, scaled[l].view()).view());
+        let of_kind = |lenses: &Vec<Arc<AffineLens>>| table(&|l| through(&lenses[l], l));
+        let least_squares: Vec<Array2<f64>> = self.least_squares.iter().map(of_kind).collect();
+        let kl = self.lenses.iter().zip(&self.least_squares).zip(&least_squares);
+        // Where there was no search, it is the same lens.
+        let kl = kl.map(|((lenses, closed), seen)| {
+            let same = lenses.iter().zip(closed).all(|(a, b)| Arc::ptr_eq(a, b));
+            if same { seen.clone() } else { of_kind(lenses) }
+        });
+        let kl: Vec<Array2<f64>> = kl.collect();
+        let p = log_p.mapv(f64::exp);
+        let scale_free = [LensKind::Own, LensKind::LeftOutWithoutLast].map(|kind| {
+            table(&|l| Temperature::best_of(p.view(), through(&self.lenses[kind.place()][l], l)))
+        });
+        // Pooled streams of another width than the target have no logit lens.
+        let logit_lens = match s.streams[0].ncols() == s.target.ncols() {
+            true => table(&|l| s.readout.decode(s.streams[l].view())),
+            false => Array2::from_elem((floor.len(), layers), f64::NAN),
+        };
+        let own = &self.lenses[LensKind::Own.place()];
+        let tops: Vec<Vec<usize>> =
+            (0..layers).map(|l| through(&own[l], l).rows().into_iter().map(top).collect()).collect();
         let last: Vec<usize> = log_p.rows().into_iter().map(top).collect();
         let depth = by_sequence(
             (0..last.len())
@@ -240,29 +390,50 @@ impl Reading {
                 .map(|kept| (layers - kept) as f64)
                 .collect(),
         );
-        let reference = centred(s.log_truth.as_ref().unwrap_or(log_p).clone());
-        let mut alignment = Array2::zeros((n_seqs, layers));
-        let mut update_size = Array2::zeros((n_seqs, layers));
+        let shared: Vec<Array2<f64>> = (0..=layers).map(|l| through(self.shared(), l)).collect();
+        let truth = s.truth.read(s.n_pos, &shared, log_p, &log_mean);
+        let reference = centred(match &s.truth {
+            Truth::Known(log_truth) => log_truth.clone(),
+            Truth::Seen(_) | Truth::Unknown => log_p.clone(),
+        });
+        let mut alignment = Array2::zeros((floor.len(), layers));
+        let mut update_size = Array2::zeros((floor.len(), layers));
         for l in 0..layers {
-            let update = &streams[l + 1] - &streams[l];
-            let z = apply(&self.lenses.shared, streams[l].view());
-            let decoded = s.readout.change(z.view(), matmul(update.view(), self.lenses.shared.a.t()).view());
-            let left = &reference - &centred(s.readout.decode(z.view()));
-            let cosines = decoded.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
+            // To first order: a long step that knows nothing makes a reading less sure, which would count as knowing.
+            let update = &s.streams[l + 1] - &s.streams[l];
+            let step = s.scaled_change(&s.streams[l], &update);
+            let decoded = matmul(matmul(step.view(), self.shared().a.t()).view(), s.readout.w_u.view());
+            let (change, left) = (centred(decoded), &reference - &centred(shared[l].clone()));
+            let cosines = change.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
             alignment.column_mut(l).assign(&by_sequence(cosines));
             let sizes = update
                 .rows()
                 .into_iter()
-                .zip(streams[l].rows())
+                .zip(s.streams[l].rows())
                 .map(|(u, h)| (u.dot(&u) / h.dot(&h).max(f64::MIN_POSITIVE)).sqrt())
                 .collect();
             update_size.column_mut(l).assign(&by_sequence(sizes));
-            let more = self.update_maps[l].unexplained(&streams[l], &update);
+            let more = self.update_maps[l].unexplained(&s.streams[l], &update);
             for (sum, more) in self.unexplained[l].iter_mut().flatten().zip(more.iter().flatten()) {
                 *sum += more;
             }
         }
-        let seen: Vec<Moments> = streams.iter().map(|h| moments(h.view(), s.target.view())).collect();
+        // Rows in equal distances.
+        let rows: Vec<usize> = {
+            let n = log_p.nrows();
+            let compared = n.min(COMPARED);
+            (0..compared).map(|k| k * n / compared).collect()
+        };
+        let few = |x: &Array2<f64>| x.select(Axis(0), &rows);
+        let wanted = few(log_p).mapv(f64::exp);
+        let entropy = -(&wanted * &few(log_p)).sum() / rows.len() as f64;
+        let few: Vec<Array2<f64>> = scaled[..layers].iter().map(few).collect();
+        let pair_kl = Array2::from_shape_fn((layers, layers), |(i, j)| {
+            let log_q = s.readout.read(apply(&own[i], few[j].view()).view());
+            Temperature::best(wanted.view(), log_q.view()).cross_entropy - entropy
+        });
+        let z = s.readout.normalised(s.target.view());
+        let seen: Vec<Moments> = scaled.iter().map(|h| moments(h.view(), z.view())).collect();
         if self.held_out.is_empty() {
             self.held_out = seen;
         } else {
@@ -270,14 +441,25 @@ impl Reading {
                 sum.merge(more).expect("streams of one network have one width");
             }
         }
-        self.truth_known = s.log_truth.is_some();
-        self.parts.push(Part { floor, kl, alignment, update_size, depth });
+        self.parts.push(Part {
+            floor,
+            kl,
+            least_squares,
+            scale_free,
+            logit_lens,
+            truth,
+            alignment,
+            update_size,
+            depth,
+            pair_kl,
+        });
     }
 
     /// Everything that was read. Panics if that is nothing.
     pub(super) fn finish(self) -> Measured {
-        let (held_out, own) = (&self.held_out, &self.lenses.own);
-        let layers = own.len();
+        let held_out = &self.held_out;
+        let own = &self.least_squares[LensKind::Own.place()];
+        let layers = held_out.len() - 1;
         let error = |i: usize, j: usize| squared_error(&own[i], &held_out[j]);
         let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
             (error(i, j) - error(j, j)) / held_out[j].s_zz.diag().sum() * held_out[j].weight
@@ -291,108 +473,94 @@ impl Reading {
             let views: Vec<_> = self.parts.iter().map(of).collect();
             concatenate(Axis(0), &views).expect("as many streams in each part")
         };
-        let column = |of: fn(&Part) -> &Array1<f64>| -> Array1<f64> {
+        let column = |of: &dyn Fn(&Part) -> &Array1<f64>| -> Array1<f64> {
             self.parts.iter().flat_map(|part| of(part).iter().copied()).collect()
         };
+        let kinds = 0..LensKind::ALL.len();
+        let known = self.parts.iter().map(|part| part.truth.as_ref().map(|truth| truth.known));
+        let truth = known.reduce(|a, b| if a == b { a } else { None }).flatten().map(|known| {
+            fn of(part: &Part) -> &TruthRead {
+                part.truth.as_ref().expect("every part has it")
+            }
+            TruthRead {
+                known,
+                floor: column(&|part| &of(part).floor),
+                last: column(&|part| &of(part).last),
+                shared: rows(&|part| of(part).shared.view()),
+            }
+        });
+        let n = |part: &Part| part.floor.len() as f64;
+        let n_seqs: f64 = self.parts.iter().map(n).sum();
+        let pair_kl = self.parts.iter().map(|part| &part.pair_kl * (n(part) / n_seqs));
         Measured {
-            floor: column(|part| &part.floor),
-            kl: (0..LensKind::ALL.len()).map(|k| rows(&|part| part.kl[k].view())).collect(),
+            floor: column(&|part| &part.floor),
+            kl: kinds.clone().map(|k| rows(&|part| part.kl[k].view())).collect(),
+            least_squares: kinds.map(|k| rows(&|part| part.least_squares[k].view())).collect(),
+            scale_free: [0, 1].map(|i| rows(&|part| part.scale_free[i].view())),
+            logit_lens: rows(&|part| part.logit_lens.view()),
+            gradient_norm: self.gradient_norm,
+            truth,
             alignment: rows(&|part| part.alignment.view()),
-            truth_known: self.truth_known,
             update_size: rows(&|part| part.update_size.view()),
-            depth: column(|part| &part.depth),
+            depth: column(&|part| &part.depth),
             update_linear: self.unexplained.iter().map(|both| both.map(explained)).collect(),
+            pair_kl: pair_kl.reduce(|a, b| a + b).expect("there are parts"),
             transfer_penalty,
             likeness,
+            rotations: self.rotations(),
+            widths: [self.fitted.layers[0].x_mean.len(), self.fitted.mean_prediction.len()],
+        }
+    }
+
+    /// Left-out lenses of rotated copies, from the moments alone: with `h → R h`, `S_xx → R S_xx Rᵀ`.
+    fn rotations(&self) -> Rotations {
+        let layers = self.held_out.len() - 1;
+        let d = self.fitted.layers[0].x_mean.len();
+        let n = self.n_rotations;
+        let error_of = |fitted: Vec<Moments>, read: Vec<Moments>| -> Vec<f64> {
+            (0..layers)
+                .map(|l| {
+                    let others = fitted.iter().enumerate().filter(|(k, _)| *k != l).map(|(_, m)| m);
+                    let pool = others.cloned().reduce(|mut sum, m| {
+                        sum.merge(&m).expect("of one width");
+                        sum
+                    });
+                    let lens = pool.map(|pool| self.ridge.fit(&pool));
+                    lens.and_then(Result::ok).map_or(f64::NAN, |lens| squared_error(&lens, &read[l]))
+                })
+                .collect()
+        };
+        let mut left_out = Array2::zeros((1 + n, layers));
+        for copy in 0..=n {
+            let mut numbers = rng(copy as u64, 0xc006);
+            let (fitted, read) = (0..layers)
+                .map(|l| {
+                    let (fitted, read) = (&self.fitted.layers[l], &self.held_out[l]);
+                    if copy == 0 {
+                        return (fitted.clone(), read.clone());
+                    }
+                    let r = random_rotation(d, &mut numbers);
+                    (rotated(fitted, &r), rotated(read, &r))
+                })
+                .unzip();
+            left_out.row_mut(copy).assign(&Array1::from(error_of(fitted, read)));
+        }
+        let own = &self.least_squares[LensKind::Own.place()];
+        Rotations {
+            left_out,
+            own: (0..layers).map(|l| squared_error(&own[l], &self.held_out[l])).collect(),
+            floor: self.held_out[0].s_zz.diag().sum() / self.held_out[0].weight,
         }
     }
 }
 
-/// Every kind of lens for every stream below the last.
-struct Lenses {
-    own: Vec<AffineLens>,
-    shared: AffineLens,
-    own_bias: Vec<AffineLens>,
-    own_gain: Vec<AffineLens>,
-    left_out: Vec<AffineLens>,
-    later: Vec<AffineLens>,
-}
-
-impl Lenses {
-    fn fit(ridge: &Ridge, per_layer: &[Moments]) -> Result<Self> {
-        let layers = per_layer.len() - 1;
-        let pooled = |which: &dyn Fn(usize) -> bool| -> Result<Moments> {
-            let mut sum = Moments::new(per_layer[0].x_mean.len(), per_layer[0].z_mean.len());
-            for (_, m) in per_layer.iter().enumerate().filter(|(l, _)| which(*l)) {
-                sum.merge(m)?;
-            }
-            Ok(sum)
-        };
-        let each = |f: &dyn Fn(usize) -> Result<AffineLens>| -> Result<Vec<AffineLens>> {
-            (0..layers).map(f).collect()
-        };
-        // About each layer's own mean, and in units of its own deviation: intercepts and factors are then each layer's
-        // own.
-        let deviation = |m: &Moments| (m.s_xx.diag().sum() / m.weight).sqrt().max(f64::MIN_POSITIVE);
-        let about_own_mean = |scale: &dyn Fn(&Moments) -> f64| -> Result<AffineLens> {
-            let mut sum = Moments::new(per_layer[0].x_mean.len(), per_layer[0].z_mean.len());
-            for m in per_layer {
-                let s = scale(m);
-                let mut centred = m.clone();
-                centred.x_mean.fill(0.0);
-                centred.z_mean.fill(0.0);
-                centred.s_xx /= s * s;
-                centred.s_zx /= s;
-                sum.merge(&centred)?;
-            }
-            ridge.fit(&sum)
-        };
-        let with_intercept = |a: Array2<f64>, m: &Moments| {
-            let b = &m.z_mean - &a.dot(&m.x_mean);
-            AffineLens { a, b }
-        };
-        let bias = about_own_mean(&|_| 1.0)?.a;
-        let gain = about_own_mean(&deviation)?.a;
-        let best_factor = |m: &Moments| {
-            let along = (&gain * &m.s_zx).sum();
-            along / (&gain.dot(&m.s_xx) * &gain).sum().max(f64::MIN_POSITIVE)
-        };
-        Ok(Lenses {
-            own: each(&|l| ridge.fit(&per_layer[l]))?,
-            shared: ridge.fit(&pooled(&|_| true)?)?,
-            own_bias: each(&|l| Ok(with_intercept(bias.clone(), &per_layer[l])))?,
-            own_gain: each(&|l| Ok(with_intercept(&gain * best_factor(&per_layer[l]), &per_layer[l])))?,
-            left_out: each(&|l| ridge.fit(&pooled(&|k| k != l)?))?,
-            later: each(&|l| ridge.fit(&pooled(&|k| k > l)?))?,
-        })
-    }
-
-    fn of(&self, kind: LensKind, l: usize) -> &AffineLens {
-        match kind {
-            LensKind::Own => &self.own[l],
-            LensKind::Shared => &self.shared,
-            LensKind::OwnBias => &self.own_bias[l],
-            LensKind::OwnGain => &self.own_gain[l],
-            LensKind::LeftOut => &self.left_out[l],
-            LensKind::Later => &self.later[l],
-        }
-    }
-}
-
-/// Moments of rows in `f64`; [`Moments::push`] multiplies in `f32`, and the rotated copy is compared to more digits
-/// than that.
-pub(crate) fn moments(x: ArrayView2<f64>, z: ArrayView2<f64>) -> Moments {
-    let mean = |a: &ArrayView2<f64>| a.mean_axis(Axis(0)).expect("there are rows");
-    let (x_mean, z_mean) = (mean(&x), mean(&z));
-    let (x, z) = (&x - &x_mean, &z - &z_mean);
+/// Moments of `R x` in place of `x`.
+fn rotated(m: &Moments, r: &Array2<f64>) -> Moments {
     Moments {
-        n: x.nrows() as u64,
-        weight: x.nrows() as f64,
-        s_xx: matmul(x.t(), x.view()),
-        s_zx: matmul(z.t(), x.view()),
-        s_zz: matmul(z.t(), z.view()).into_shared(),
-        x_mean,
-        z_mean,
+        x_mean: r.dot(&m.x_mean),
+        s_xx: matmul(matmul(r.view(), m.s_xx.view()).view(), r.t()),
+        s_zx: matmul(m.s_zx.view(), r.t()),
+        ..m.clone()
     }
 }
 

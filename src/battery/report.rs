@@ -10,7 +10,7 @@ use super::gradient::LiteralGradient;
 use super::measure::{Fitting, Measured, measure};
 use super::summary::{Pair, Summary};
 use super::verdict::{Verdict, decide};
-use super::{LensKind, Streams};
+use super::{LensKind, Streams, Truth};
 use crate::num::{mantel, rng};
 use crate::{Error, ErrorKind, Result, record};
 
@@ -78,7 +78,10 @@ impl Cell {
         // Each copy with either half, on all threads; the order of the results does not depend on them.
         let measured = (0..2 * all.len())
             .into_par_iter()
-            .map(|job| measure(&all[job % all.len()], lambda, job >= all.len()))
+            .map(|job| {
+                let copy = job % all.len();
+                measure(&all[copy], lambda, job >= all.len(), REFINED_OF[copy])
+            })
             .collect::<Result<Vec<Measured>>>()?;
         Ok(Cell::of(measured))
     }
@@ -93,7 +96,10 @@ impl Cell {
         seed: u64,
         on_part: &mut dyn FnMut(),
     ) -> Result<Self> {
-        let n_copies = if part(0)?.log_truth.is_some() { 5 } else { 4 };
+        let n_copies = match part(0)?.truth {
+            Truth::Known(_) => 5,
+            Truth::Seen(_) | Truth::Unknown => 4,
+        };
         let copy = |s: &Streams, kind: usize, i: usize| -> Result<Streams> {
             let mut rng = rng(seed ^ (i as u64) << 32, 0xc000 + kind as u64);
             Ok(match kind {
@@ -116,7 +122,8 @@ impl Cell {
         }
         let mut readings = Vec::new();
         for fit in fits {
-            readings.push(fit.into_iter().map(|fit| fit.finish(lambda)).collect::<Result<Vec<_>>>()?);
+            let fits = fit.into_par_iter().zip(REFINED_OF);
+            readings.push(fits.map(|(fit, kinds)| fit.finish(lambda, kinds)).collect::<Result<Vec<_>>>()?);
         }
         for i in 0..n_parts {
             let s = part(i)?;
@@ -147,6 +154,12 @@ impl Cell {
         Cell { fingerprint: 0, loss: f64::NAN, splits, gradient: None, lesions: None, paths: None }
     }
 }
+
+/// The kinds of lenses that are fitted at least KL for a network and each of its copies: what is compared with what.
+const REFINED_OF: [&[LensKind]; 5] = {
+    use LensKind::{LeftOutWithoutLast, Own, Shared};
+    [&LensKind::REFINED, &[Own, LeftOutWithoutLast], &[Own, Shared], &[Shared], &[Shared]]
+};
 
 /// Networks of one kind: what they say together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -195,13 +208,16 @@ pub struct Report {
 }
 
 const KIND: &str = "battery-report";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 impl Report {
     /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has
     /// to beat.
     ///
-    /// Fails without networks, or when those of a group differ in their number of layers.
+    /// Controls should have been trained: one that has learned nothing beats nobody.
+    ///
+    /// Fails without networks, when those of a group differ in their number of layers, or on a control that is not
+    /// there.
     pub fn new(
         title: &str,
         groups: &[(String, Vec<Cell>)],
@@ -223,6 +239,16 @@ impl Report {
                 ErrorKind::Config,
                 "the report has no networks",
                 "give it a group of networks",
+            ));
+        }
+        if let Some(missing) =
+            controls.iter().find(|control| !groups.iter().any(|(name, _)| name == *control))
+        {
+            let names: Vec<&str> = groups.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("no networks are called {missing:?}"),
+                format!("name controls among {}", names.join(", ")),
             ));
         }
         let summarised: Vec<[Nulls; 2]> = groups
@@ -339,8 +365,7 @@ fn mean_matrix(of: &dyn Fn(&Measured) -> &Array2<f64>, cells: &[Cell]) -> Option
 impl Group {
     /// Mean KL of a kind of lens at each stream, nats.
     pub fn kl(&self, kind: LensKind) -> Vec<f64> {
-        let place = LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is measured");
-        self.summary.layers.iter().map(|l| l.kl[place]).collect()
+        self.summary.layers.iter().map(|l| l.kl[kind.place()]).collect()
     }
 }
 

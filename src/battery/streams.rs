@@ -3,8 +3,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, Axis, concatenate};
 
+use super::measure::TruthRead;
+use super::temperature::Temperature;
 use crate::data::{Images, Source};
 use crate::dual::PredictiveCoding;
+use crate::lens::Scale;
 use crate::model::{Hook, Norm, Transformer};
 use crate::num::{log_softmax_rows, matmul};
 use crate::vision::{ImageClassifier, MnistCnn};
@@ -24,10 +27,82 @@ pub struct Streams {
     pub readout: Readout,
     /// The final prediction, log-probabilities `[row, d_vocab]`.
     pub log_p: Array2<f64>,
-    /// The true conditional, log-probabilities `[row, d_vocab]`, where it is known.
-    pub log_truth: Option<Array2<f64>>,
+    /// What is known of what really comes next.
+    pub truth: Truth,
+    /// At which lenses read the streams: at unit size where a final norm takes the size away before anything is
+    /// predicted.
+    pub scale: Scale,
     /// Rows of one sequence. Those of different sequences are independent.
     pub n_pos: usize,
+}
+
+/// What is known of what really comes next, for each row.
+#[derive(Clone, Debug)]
+pub enum Truth {
+    /// The true conditional, log-probabilities `[row, d_vocab]`.
+    Known(Array2<f64>),
+    /// The class that came, `[row]`; `None` where that is not known, as after the last token of a sequence.
+    Seen(Vec<Option<u32>>),
+    /// Nothing.
+    Unknown,
+}
+
+impl Truth {
+    /// What readings, log-probabilities `[row, d_vocab]` of each stream, say of the truth, beside the final prediction
+    /// `log_p` and the constant one `log_mean`. `None` if nothing is known.
+    pub(super) fn read(
+        &self,
+        n_pos: usize,
+        readings: &[Array2<f64>],
+        log_p: &Array2<f64>,
+        log_mean: &Array1<f64>,
+    ) -> Option<TruthRead> {
+        // What is wanted of each row, less the entropy of that; rows of which nothing is known want nothing.
+        let (p, entropy): (Array2<f64>, Array1<f64>) = match self {
+            Truth::Known(log_truth) => {
+                let p = log_truth.mapv(f64::exp);
+                let entropy = -(&p * log_truth).sum_axis(Axis(1));
+                (p, entropy)
+            }
+            Truth::Seen(classes) => {
+                let mut p = Array2::zeros(log_p.dim());
+                let seen = classes.iter().enumerate().filter_map(|(row, class)| Some((row, (*class)?)));
+                seen.for_each(|(row, class)| p[(row, class as usize)] = 1.0);
+                (p, Array1::zeros(classes.len()))
+            }
+            Truth::Unknown => return None,
+        };
+        let weight = p.sum_axis(Axis(1));
+        let by_sequence = |cross_entropy: &dyn Fn(usize) -> f64| -> Array1<f64> {
+            let of_rows = |rows: std::ops::Range<usize>| {
+                let known: f64 = rows.clone().map(|row| weight[row]).sum();
+                rows.map(|row| cross_entropy(row) - entropy[row]).sum::<f64>() / known.max(1.0)
+            };
+            (0..log_p.nrows() / n_pos).map(|i| of_rows(i * n_pos..(i + 1) * n_pos)).collect()
+        };
+        let tempered = |log_q: &Array2<f64>| {
+            let log_q = Temperature::best_of(p.view(), log_q.clone());
+            by_sequence(&|row| -p.row(row).dot(&log_q.row(row)))
+        };
+        let mut shared = Array2::zeros((log_p.nrows() / n_pos, readings.len()));
+        for (mut column, log_q) in shared.columns_mut().into_iter().zip(readings) {
+            column.assign(&tempered(log_q));
+        }
+        Some(TruthRead {
+            known: matches!(self, Truth::Known(_)),
+            floor: by_sequence(&|row| -p.row(row).dot(log_mean)),
+            last: tempered(log_p),
+            shared,
+        })
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> Truth {
+        match self {
+            Truth::Known(log_truth) => Truth::Known(log_truth.slice(ndarray::s![rows, ..]).to_owned()),
+            Truth::Seen(classes) => Truth::Seen(classes[rows].to_vec()),
+            Truth::Unknown => Truth::Unknown,
+        }
+    }
 }
 
 /// The read-out of a network, `logits = (gain ∘ N(z) + bias) W_U + b_U`.
@@ -93,48 +168,28 @@ impl Readout {
         }
     }
 
-    /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
-    pub fn decode(&self, z: ArrayView2<f64>) -> Array2<f64> {
-        let mut logits = self.uncapped(z);
-        if let Some(cap) = self.cap {
-            logits.mapv_inplace(|x| cap * (x / cap).tanh());
-        }
-        log_softmax_rows(logits.view())
-    }
-
-    /// The logits before a cap.
-    fn uncapped(&self, z: ArrayView2<f64>) -> Array2<f64> {
+    /// What the final norm makes of `z: [row, d_z]`.
+    pub fn normalised(&self, z: ArrayView2<f64>) -> Array2<f64> {
         let mut y = z.to_owned();
         for mut row in y.rows_mut() {
             let (mean, scale) = self.centre_and_scale(row.view());
             row.mapv_inplace(|x| (x - mean) / scale);
         }
-        matmul((y * &self.gain + &self.bias).view(), self.w_u.view()) + &self.b_u
+        y * &self.gain + &self.bias
     }
 
-    /// To first order, how the centred log-probabilities of `z` change when `dz` is added: `[row, d_vocab]`. A norm
-    /// does not see the part of `dz` that only makes `z` longer.
-    pub fn change(&self, z: ArrayView2<f64>, dz: ArrayView2<f64>) -> Array2<f64> {
-        let mut dy = dz.to_owned();
-        for (mut row, z) in dy.rows_mut().into_iter().zip(z.rows()) {
-            let (mean, scale) = self.centre_and_scale(z);
-            let d = z.len() as f64;
-            if self.norm == Norm::Layer {
-                let centre = row.sum() / d;
-                row.mapv_inplace(|x| x - centre);
-            }
-            if self.norm != Norm::None {
-                let along =
-                    row.iter().zip(z).map(|(dz, z)| dz * (z - mean)).sum::<f64>() / (d * scale * scale);
-                row.zip_mut_with(&z, |dz, z| *dz -= along * (z - mean));
-            }
-            row.mapv_inplace(|x| x / scale);
-        }
-        let mut change = matmul((dy * &self.gain).view(), self.w_u.view());
+    /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
+    pub fn decode(&self, z: ArrayView2<f64>) -> Array2<f64> {
+        self.read(self.normalised(z).view())
+    }
+
+    /// Log-probabilities `[row, d_vocab]` of `y: [row, d_z]`, what the final norm has made of something.
+    pub fn read(&self, y: ArrayView2<f64>) -> Array2<f64> {
+        let mut logits = matmul(y, self.w_u.view()) + &self.b_u;
         if let Some(cap) = self.cap {
-            change.zip_mut_with(&self.uncapped(z), |d, x| *d *= 1.0 - (x / cap).tanh().powi(2));
+            logits.mapv_inplace(|x| cap * (x / cap).tanh());
         }
-        centred(change)
+        log_softmax_rows(logits.view())
     }
 }
 
@@ -175,11 +230,12 @@ impl Streams {
             }
         }
         let streams: Vec<Array2<f64>> = streams.into_iter().map(|parts| stack(&parts)).collect();
-        let log_truth = truth_of(tokens, source);
+        let truth = truth_of(tokens, source);
         let readout = Readout::of(model);
         let target = streams[n_layers].clone();
         let log_p = readout.decode(target.view());
-        Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
+        let scale = if readout.norm == Norm::None { Scale::AsItIs } else { Scale::UnitRms };
+        Streams { streams, target, readout, log_p, truth, scale, n_pos: tokens.ncols() }.checked()
     }
 
     /// The predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first correction and
@@ -201,8 +257,10 @@ impl Streams {
         readout.b_u.assign(&model.params.b_u);
         let target = streams[model.config.n_layers].clone();
         let log_p = readout.decode(target.view());
-        let log_truth = truth_of(tokens, source);
-        Streams { streams, target, readout, log_p, log_truth, n_pos: tokens.ncols() }.checked()
+        let truth = truth_of(tokens, source);
+        // Without a norm the size of a prediction is part of what it says.
+        let scale = Scale::AsItIs;
+        Streams { streams, target, readout, log_p, truth, scale, n_pos: tokens.ncols() }.checked()
     }
 
     /// The three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)` parts of its
@@ -251,7 +309,8 @@ impl Streams {
     pub fn of_probabilities(streams: Vec<Array2<f64>>, log_p: Array2<f64>) -> Result<Self> {
         let target = centred(log_p.clone());
         let readout = Readout::linear(Array2::eye(log_p.ncols()));
-        Streams { streams, target, readout, log_p, log_truth: None, n_pos: 1 }.checked()
+        let scale = Scale::UnitRms;
+        Streams { streams, target, readout, log_p, truth: Truth::Unknown, scale, n_pos: 1 }.checked()
     }
 
     /// Refuses what the battery cannot look at.
@@ -283,6 +342,47 @@ impl Streams {
         Ok(self)
     }
 
+    /// The streams as lenses read them.
+    pub(super) fn scaled(&self) -> Vec<Array2<f64>> {
+        match self.scale {
+            Scale::AsItIs => self.streams.clone(),
+            Scale::UnitRms => self.streams.iter().map(unit_rms).collect(),
+        }
+    }
+
+    /// How streams as lenses read them change, to first order, when `dh` is added to `h`: at unit size what only makes a
+    /// stream longer is not seen.
+    pub(super) fn scaled_change(&self, h: &Array2<f64>, dh: &Array2<f64>) -> Array2<f64> {
+        match self.scale {
+            Scale::AsItIs => dh.clone(),
+            Scale::UnitRms => {
+                let mut change = dh.clone();
+                for (mut change, h) in change.rows_mut().into_iter().zip(h.rows()) {
+                    let size = h.dot(&h).max(f64::MIN_POSITIVE);
+                    let along = change.dot(&h) / size;
+                    change.scaled_add(-along, &h);
+                    change /= (size / h.len() as f64).sqrt();
+                }
+                change
+            }
+        }
+    }
+
+    /// The same, with the classes that came: `labels[i]` after row `i`.
+    ///
+    /// Fails unless there is a class for every row.
+    pub fn with_labels(self, labels: &[u32]) -> Result<Self> {
+        let (n, n_classes) = self.log_p.dim();
+        if labels.len() != n || labels.iter().any(|&class| class as usize >= n_classes) {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!("{} labels for {n} rows of {n_classes} classes", labels.len()),
+                "give one class for each row, below the number of classes",
+            ));
+        }
+        Ok(Streams { truth: Truth::Seen(labels.iter().copied().map(Some).collect()), ..self })
+    }
+
     /// Number of blocks `L`.
     pub fn n_layers(&self) -> usize {
         self.streams.len() - 1
@@ -301,7 +401,8 @@ impl Streams {
             target: part(&self.target),
             readout: self.readout.clone(),
             log_p: part(&self.log_p),
-            log_truth: self.log_truth.as_ref().map(part),
+            truth: self.truth.rows(rows.clone()),
+            scale: self.scale,
             n_pos: self.n_pos,
         }
     }
@@ -315,12 +416,30 @@ impl Streams {
 /// Probabilities of zero are taken for this: centred log ratios need a logarithm.
 const SMALLEST: f64 = 1e-6;
 
-/// What the source says comes next at every token; `None` if it does not know.
-fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Option<Array2<f64>> {
+/// What the source says comes next at every token; if it does not know, what came.
+fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Truth {
     let truths: Option<Vec<Array2<f64>>> = source.and_then(|source| {
         tokens.rows().into_iter().map(|row| source.true_conditional(&row.to_vec())).collect()
     });
-    truths.map(|parts| stack(&parts).mapv(|p| p.max(SMALLEST).ln()))
+    match truths {
+        Some(parts) => Truth::Known(stack(&parts).mapv(|p| p.max(SMALLEST).ln())),
+        None => {
+            let next = |row: ndarray::ArrayView1<u32>| -> Vec<Option<u32>> {
+                row.iter().skip(1).map(|&token| Some(token)).chain([None]).collect()
+            };
+            Truth::Seen(tokens.rows().into_iter().flat_map(next).collect())
+        }
+    }
+}
+
+/// Rows at unit root mean square; a row of zeros stays one.
+fn unit_rms(h: &Array2<f64>) -> Array2<f64> {
+    let mut h = h.clone();
+    for mut row in h.rows_mut() {
+        let size = (row.dot(&row) / row.len() as f64).sqrt().max(1e-30);
+        row.mapv_inplace(|x| x / size);
+    }
+    h
 }
 
 /// Means over `rows` x `columns` parts of images of `[pixel · channel]` numbers, the channel last:

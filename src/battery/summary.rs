@@ -1,5 +1,6 @@
-//! What several networks of one kind say together: shared fractions and alignment with intervals, per layer.
+//! What several networks of one kind say together: shared fractions, alignment and the truth, with intervals, per layer.
 
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::interval::{Equivalence, Interval, Resamples, equivalence};
@@ -20,11 +21,30 @@ pub struct Pair {
 pub struct LayerSummary {
     /// Why this layer is not counted, if it is not.
     pub dropped: Option<String>,
-    /// Mean KL of each of [`LensKind::ALL`], nats.
+    /// Mean KL of each of [`LensKind::ALL`], nats, at least KL where that was looked for.
     pub kl: Vec<f64>,
+    /// The same of the least-squares lens of each kind.
+    pub least_squares: Vec<f64>,
+    /// Mean KL of the logit lens.
+    pub logit_lens: f64,
     /// `Σ (floor - KL) / Σ (floor - KL_own)` of each of [`LensKind::ALL`].
     pub fraction: Vec<Interval>,
-    /// Aitchison cosine of the decoded updates with the error that is left.
+    /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one number
+    /// that suits the stream best: what the decision rule looks at.
+    pub scale_free: Interval,
+    /// What there is to read, `floor - KL_own` in nats, and what a lens of the other layers reads of it.
+    pub nats: [Interval; 2],
+    /// The fraction of the left-out lens of least squares, beside the own one of least squares.
+    pub fraction_of_least_squares: f64,
+    /// Share of the other counted streams whose own lenses, at the best temperature, read half or more of what this
+    /// stream's own lens reads.
+    pub read_by: f64,
+    /// How probable so good a left-out lens (of least squares, by squared error) is in random bases; Holm's correction
+    /// over the layers that count.
+    pub rotation_p: f64,
+    /// What is read of the truth, where something is known of it.
+    pub truth: Option<LayerTruth>,
+    /// Aitchison cosine of what updates change in the reading with the error that is left.
     pub alignment: Interval,
     /// The same above that of the shuffled copies, paired.
     pub excess: Interval,
@@ -32,10 +52,23 @@ pub struct LayerSummary {
     pub as_good: Equivalence,
 }
 
+/// What the shared lens says of the truth at one stream. Shares are of what the networks have learned of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerTruth {
+    /// How far the reading is from the truth, nats ([`TruthRead`](super::TruthRead)).
+    pub kl: f64,
+    /// Share that is still missing here of what the same lens reads off the last stream.
+    pub left: Interval,
+    /// Share that the next block brings.
+    pub fall: Interval,
+    /// That share, less half of what each of the blocks from here on would bring if all brought as much.
+    pub beyond_fair: Interval,
+}
+
 impl LayerSummary {
     /// Fraction of a kind of lens.
     pub fn fraction_of(&self, kind: LensKind) -> Interval {
-        self.fraction[LensKind::ALL.iter().position(|k| *k == kind).expect("every kind is summarised")]
+        self.fraction[kind.place()]
     }
 }
 
@@ -55,8 +88,26 @@ pub struct Summary {
     /// `KL_own` of the first stream that is counted less that of the last, over the floor: do own lenses improve with
     /// depth?
     pub improvement: Interval,
-    /// Whether alignment is with the true conditional.
-    pub truth_known: bool,
+    /// What the networks know of the truth, where something is known of it.
+    pub truth: Option<TruthSummary>,
+    /// Share of what the own lens of stream j reads that the own lens of stream i reads of stream j, at the best
+    /// temperature, `[i, j]`.
+    pub pairs: Array2<f64>,
+    /// Width of the streams, and number of classes.
+    pub widths: [usize; 2],
+    /// The largest length of a gradient where the search for the least KL ended, nats.
+    pub gradient_norm: Option<f64>,
+}
+
+/// What networks know of the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TruthSummary {
+    /// Whether the true conditional is known; if not, what came next.
+    pub known: bool,
+    /// How much nearer to the truth the final prediction is than a constant one, nats.
+    pub learned: Interval,
+    /// Share of that which the blocks after the first counted stream bring, read by the shared lens.
+    pub gained: Interval,
 }
 
 /// A layer whose own lens reads less than this many standard errors above the floor is dropped: its fraction divides by
@@ -64,6 +115,8 @@ pub struct Summary {
 const CLEAR: f64 = 3.0;
 /// How large a loss counts as none: this share of what the own lens reads.
 const MARGIN: f64 = 0.05;
+/// What a lens of another single stream has to read to be said to read a stream.
+const HALF: f64 = 0.5;
 
 impl Summary {
     /// Sums up networks of one kind, all with as many layers. Panics on none.
@@ -75,31 +128,55 @@ impl Summary {
             pairs.iter().flat_map(|p| (0..p.network.floor.len()).map(move |j| of(p, j))).collect()
         };
         let floor = flat(&|p, j| p.network.floor[j]);
-        let kl = |k: usize, l: usize| flat(&|p, j| p.network.kl[k][(j, l)]);
-        let minus = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
-        let own = |l: usize| flat(&|p, j| p.network.kl_of(LensKind::Own)[(j, l)]);
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let kl = |kind: LensKind, l: usize| flat(&|p, j| p.network.kl_of(kind)[(j, l)]);
+        let closed = |kind: LensKind, l: usize| flat(&|p, j| p.network.least_squares[kind.place()][(j, l)]);
+        let own = |l: usize| kl(LensKind::Own, l);
+        let read: Vec<Vec<f64>> = (0..n_layers).map(|l| minus(&floor, &own(l))).collect();
+        let dropped: Vec<Option<String>> = read.iter().map(|read| dropped(&units, read)).collect();
+        let kept: Vec<usize> = (0..n_layers).filter(|&l| dropped[l].is_none()).collect();
+        let truth = Truths::of(pairs, &kept, &resamples);
+        let pair_shares = pair_shares(pairs);
+        let rotation_p = rotation_p(pairs, &kept);
         let layers: Vec<LayerSummary> = (0..n_layers)
             .map(|l| {
-                let read = minus(&floor, &own(l));
                 let alignment = flat(&|p, j| p.network.alignment[(j, l)]);
                 let null = flat(&|p, j| p.shuffled.alignment[(j, l)]);
-                let kinds = 0..LensKind::ALL.len();
+                let left_out = minus(&floor, &kl(LensKind::LeftOutWithoutLast, l));
+                let others: Vec<usize> = kept.iter().copied().filter(|&k| k != l).collect();
+                let reading = others.iter().filter(|&&k| pair_shares[(k, l)] >= HALF).count();
+                let of_least_squares = {
+                    let closed = |kind| -> f64 { minus(&floor, &closed(kind, l)).iter().sum() };
+                    closed(LensKind::LeftOutWithoutLast) / closed(LensKind::Own)
+                };
                 LayerSummary {
-                    dropped: dropped(&units, &read),
-                    kl: kinds.clone().map(|k| mean(&kl(k, l))).collect(),
-                    fraction: kinds.map(|k| resamples.ratio(&minus(&floor, &kl(k, l)), &read)).collect(),
+                    dropped: dropped[l].clone(),
+                    kl: LensKind::ALL.iter().map(|&k| mean(&kl(k, l))).collect(),
+                    least_squares: LensKind::ALL.iter().map(|&k| mean(&closed(k, l))).collect(),
+                    logit_lens: mean(&flat(&|p, j| p.network.logit_lens[(j, l)])),
+                    fraction: LensKind::ALL
+                        .iter()
+                        .map(|&k| resamples.ratio(&minus(&floor, &kl(k, l)), &read[l]))
+                        .collect(),
+                    scale_free: {
+                        let read = |i: usize| minus(&floor, &flat(&|p, j| p.network.scale_free[i][(j, l)]));
+                        resamples.ratio(&read(1), &read(0))
+                    },
+                    nats: [resamples.mean(&read[l]), resamples.mean(&left_out)],
+                    fraction_of_least_squares: of_least_squares,
+                    read_by: if others.is_empty() { f64::NAN } else { reading as f64 / others.len() as f64 },
+                    rotation_p: rotation_p[l],
+                    truth: truth.as_ref().map(|truth| truth.layer(l, &resamples)),
                     alignment: resamples.mean(&alignment),
                     excess: resamples.mean(&minus(&alignment, &null)),
                     as_good: equivalence(&losses(pairs, l), MARGIN),
                 }
             })
             .collect();
-        let kept: Vec<usize> = (0..n_layers).filter(|&l| layers[l].dropped.is_none()).collect();
         let improvement = match (kept.first(), kept.last()) {
             (Some(&first), Some(&last)) => resamples.ratio(&minus(&own(first), &own(last)), &floor),
-            _ => Interval { estimate: 0.0, lower: 0.0, upper: 0.0 },
+            _ => Interval { estimate: 0.0, lower: 0.0, upper: 0.0, is_range: true },
         };
+        let norms = pairs.iter().filter_map(|p| p.network.gradient_norm);
         Summary {
             name: name.into(),
             n_networks: pairs.len(),
@@ -107,7 +184,10 @@ impl Summary {
             floor: mean(&floor),
             layers,
             improvement,
-            truth_known: pairs[0].network.truth_known,
+            truth: truth.map(|truth| truth.summary),
+            pairs: pair_shares,
+            widths: pairs[0].network.widths,
+            gradient_norm: norms.reduce(f64::max),
         }
     }
 
@@ -116,12 +196,110 @@ impl Summary {
         (0..self.layers.len()).filter(|&l| self.layers[l].dropped.is_none()).collect()
     }
 
-    /// Mean over the counted layers of the left-out fraction; `None` if none is counted.
+    /// What left-out lenses read over what own lenses read, summed over the layers that count; `None` if none counts.
     pub fn left_out(&self) -> Option<f64> {
-        let kept = self.kept();
-        let sum: f64 = kept.iter().map(|&l| self.layers[l].fraction_of(LensKind::LeftOut).estimate).sum();
-        (!kept.is_empty()).then(|| sum / kept.len() as f64)
+        let sum =
+            |which: usize| -> f64 { self.kept().iter().map(|&l| self.layers[l].nats[which].estimate).sum() };
+        (!self.kept().is_empty()).then(|| sum(1) / sum(0))
     }
+}
+
+fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// What was read of the truth, one value per sequence.
+struct Truths {
+    summary: TruthSummary,
+    learned: Vec<f64>,
+    /// Of each stream.
+    shared: Vec<Vec<f64>>,
+}
+
+impl Truths {
+    /// `None` unless all networks have the same kind of it.
+    fn of(pairs: &[Pair], kept: &[usize], resamples: &Resamples) -> Option<Self> {
+        let all: Option<Vec<_>> = pairs.iter().map(|p| p.network.truth.as_ref()).collect();
+        let all = all?;
+        if all.iter().any(|truth| truth.known != all[0].known) {
+            return None;
+        }
+        let last: Vec<f64> = all.iter().flat_map(|truth| truth.last.iter().copied()).collect();
+        let floor: Vec<f64> = all.iter().flat_map(|truth| truth.floor.iter().copied()).collect();
+        let shared: Vec<Vec<f64>> = (0..all[0].shared.ncols())
+            .map(|l| all.iter().flat_map(|truth| truth.shared.column(l).to_vec()).collect())
+            .collect();
+        let learned = minus(&floor, &last);
+        let (first, end) = (kept.first().copied().unwrap_or(0), shared.len() - 1);
+        let summary = TruthSummary {
+            known: all[0].known,
+            learned: resamples.mean(&learned),
+            gained: resamples.ratio(&minus(&shared[first], &shared[end]), &learned),
+        };
+        Some(Truths { summary, learned, shared })
+    }
+
+    fn layer(&self, l: usize, resamples: &Resamples) -> LayerTruth {
+        let end = self.shared.len() - 1;
+        let left = minus(&self.shared[l], &self.shared[end]);
+        let fall = minus(&self.shared[l], &self.shared[l + 1]);
+        let fair = 1.0 / (end - l) as f64;
+        let beyond: Vec<f64> = fall.iter().zip(&left).map(|(fall, left)| fall - 0.5 * fair * left).collect();
+        LayerTruth {
+            kl: mean(&self.shared[l]),
+            left: resamples.ratio(&left, &self.learned),
+            fall: resamples.ratio(&fall, &self.learned),
+            beyond_fair: resamples.ratio(&beyond, &self.learned),
+        }
+    }
+}
+
+/// What lenses of single streams read of other streams, over what those read themselves.
+fn pair_shares(pairs: &[Pair]) -> Array2<f64> {
+    let n = pairs[0].network.pair_kl.nrows();
+    Array2::from_shape_fn((n, n), |(i, j)| {
+        let sum = |i: usize| -> f64 {
+            pairs
+                .iter()
+                .map(|p| p.network.floor.sum() / p.network.floor.len() as f64 - p.network.pair_kl[(i, j)])
+                .sum()
+        };
+        sum(i) / sum(j)
+    })
+}
+
+/// One-sided p values by layer, that of the layers in `kept` corrected by Holm (1979).
+fn rotation_p(pairs: &[Pair], kept: &[usize]) -> Vec<f64> {
+    let first = &pairs[0].network.rotations.left_out;
+    let mut p: Vec<f64> = (0..first.ncols())
+        .map(|l| {
+            let share = |copy: usize| -> f64 {
+                let [mut top, mut bottom] = [0.0; 2];
+                for r in pairs.iter().map(|pair| &pair.network.rotations) {
+                    top += (r.floor - r.left_out[(copy, l)]) / r.floor;
+                    bottom += (r.floor - r.own[l]) / r.floor;
+                }
+                top / bottom
+            };
+            let n = pairs.iter().map(|pair| pair.network.rotations.left_out.nrows()).min().unwrap_or(1);
+            let as_is = share(0);
+            // A lens that could not be fitted beats nothing.
+            let as_good = (1..n).map(share).filter(|copy| *copy >= as_is || (copy + as_is).is_nan()).count();
+            (1 + as_good) as f64 / n as f64
+        })
+        .collect();
+    let mut order = kept.to_vec();
+    order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
+    let mut largest = 0.0_f64;
+    for (rank, &l) in order.iter().enumerate() {
+        largest = largest.max(((order.len() - rank) as f64 * p[l]).min(1.0));
+        p[l] = largest;
+    }
+    p
 }
 
 /// `(KL_shared - KL_own) / (floor - KL_own)` of each network.

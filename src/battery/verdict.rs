@@ -2,14 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::LensKind;
 use super::summary::Summary;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// One lens reads the layers, and what the layers write moves its reading towards the truth: iterative inference in
-    /// one basis.
+    /// One lens reads the layers, and layer by layer its reading comes nearer to the truth: iterative inference in one
+    /// basis.
     Supported,
     /// One lens reads the layers because the stream carries what was there before.
     CarryOnly,
@@ -17,6 +16,8 @@ pub enum Answer {
     Hierarchy,
     /// None of these in two thirds of the layers.
     Mixed,
+    /// Something is missing without which none of these can be said.
+    CannotTell,
 }
 
 impl Answer {
@@ -31,6 +32,7 @@ impl Answer {
             Answer::CarryOnly => "carry only",
             Answer::Hierarchy => "hierarchy",
             Answer::Mixed => "mixed",
+            Answer::CannotTell => "cannot tell",
         }
     }
 }
@@ -59,10 +61,26 @@ pub struct LayerEvidence {
     pub reads_not: bool,
     /// The lower bound is above the upper bound of the rotated copy.
     pub beats_rotation: bool,
+    /// Own lenses of two thirds of the other streams read half or more of it.
+    pub one_basis: bool,
+    /// Whether the next block brings the shared lens's reading nearer to the truth by half its fair share of what is
+    /// missing, or more; `None` where less than [`DONE`] is missing.
+    pub falls: Option<bool>,
     /// The lower bound of the alignment, above that of shuffled updates, is over 0.
     pub aligned: bool,
-    /// The left-out fraction or the alignment is [`BEYOND`] or more above that of every control.
+    /// The left-out fraction, the alignment or the share of the truth that blocks bring is [`BEYOND`] or more above that
+    /// of every control that has learned.
     pub beats_controls: bool,
+}
+
+impl LayerEvidence {
+    fn supports(&self) -> bool {
+        let refines = match self.falls {
+            Some(falls) => falls && self.aligned,
+            None => true,
+        };
+        self.reads && self.beats_rotation && self.one_basis && refines && self.beats_controls
+    }
 }
 
 /// A left-out fraction from which on a lens is said to read a layer.
@@ -71,103 +89,187 @@ pub const READS: f64 = 0.9;
 pub const READS_NOT: f64 = 0.5;
 /// By how much a control has to be beaten.
 pub const BEYOND: f64 = 0.3;
+/// Share of what a network has learned that its blocks have to bring after the first counted stream; with less, the
+/// stream carries what was there.
+pub const GAINED: f64 = 0.25;
+/// With less than this share of it missing, nothing is left for a block to bring.
+pub const DONE: f64 = 0.02;
+/// So many blocks at least have to bring something: what one or two do is no iteration.
+pub const BLOCKS: usize = 3;
+/// So much of what the network has learned has a control to have learned, to be one.
+pub const LEARNED: f64 = 0.5;
 
-/// Decides about `network`, with the rotated copies of the same networks, and control networks (without skips,
-/// untrained) that have as many layers.
+/// Decides about `network`, with the rotated copies of the same networks, and control networks that have as many layers,
+/// such as trained ones without skips.
 ///
-/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and
-///   above the rotated copy's upper bound, the alignment's lower bound is above that of shuffled updates, and every
-///   control is at least 0.3 below in one of both;
-/// * **carry only**: in two thirds the left-out fraction is at least 0.9, and in two thirds alignment does not beat
-///   shuffled updates;
+/// * **cannot tell**, if the networks have learned nothing of the truth, or nothing is known of it; if fewer than half of the
+///   layers, or fewer than three, count; if the predictions do not determine the stream (`V - 1 < d`), so that several
+///   predictions can stand side by side in it and one wide lens reads them all; or if all else speaks for *supported* and no
+///   control has learned half of what the networks have;
+/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and above
+///   the rotated copy's upper bound; own lenses of two thirds of the other layers read half of it; the next block brings
+///   half its fair share of what is missing of the truth, or more, and its update is better aligned than shuffled ones,
+///   unless less than 2 % is missing; and every control is at least 0.3 below. Three blocks at least bring something,
+///   and a quarter of all that was learned comes after the first counted stream;
+/// * **carry only**: in two thirds the left-out fraction is at least 0.9, and less than a quarter of what was learned
+///   comes after the first counted stream;
 /// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most 0.5, and own lenses improve with depth;
-/// * **mixed**: anything else, with the layer where the left-out fraction crosses 0.9.
+/// * **mixed**: anything else.
 ///
-/// Shuffled updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares
-/// lens of a random walk is the identity at every layer, so one lens reads all of it. For the same reason an untrained
-/// network may share a lens fully, and has to be beaten in one of both numbers, not in both.
+/// Left-out lenses are those without the last stream in their pool, at the temperature that suits each stream. Shuffled updates are the null of the alignment alone.
+/// Of the left-out fraction they cannot be: the own least-squares lens of a random walk is the identity at every layer,
+/// so one lens reads all of it. That a lens does *not* read is said without knowing what the stream hides, so that a
+/// hierarchy does not need `V - 1 ≥ d`.
 pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Verdict {
-    let layers: Vec<LayerEvidence> = network
-        .kept()
-        .into_iter()
-        .map(|l| {
-            let at = &network.layers[l];
-            let left_out = at.fraction_of(LensKind::LeftOut);
-            let beaten = |control: &&Summary| match control.layers.get(l) {
+    let learned = |s: &Summary| s.truth.map_or(f64::NAN, |t| t.learned.estimate);
+    let have_learned: Vec<&Summary> = controls
+        .iter()
+        .copied()
+        .filter(|c| c.truth.is_some_and(|t| t.learned.above(0.0)) && learned(c) >= LEARNED * learned(network))
+        .collect();
+    let evidence = |l: usize| {
+        let at = &network.layers[l];
+        let left_out = at.scale_free;
+        let beaten = |control: &&Summary| {
+            let gained = |s: &Summary| s.truth.map_or(f64::NAN, |t| t.gained.estimate);
+            match control.layers.get(l) {
                 Some(c) if c.dropped.is_none() => {
-                    let by_fraction = left_out.estimate - c.fraction_of(LensKind::LeftOut).estimate;
-                    let by_alignment = at.excess.estimate - c.excess.estimate;
-                    by_fraction >= BEYOND || by_alignment >= BEYOND
+                    left_out.estimate - c.scale_free.estimate >= BEYOND
+                        || at.excess.estimate - c.excess.estimate >= BEYOND
+                        || gained(network) - gained(control) >= BEYOND
                 }
                 // Where a control's own lens reads nothing, there is nothing to share.
                 _ => true,
-            };
-            LayerEvidence {
-                layer: l,
-                reads: left_out.lower >= READS,
-                reads_not: left_out.upper <= READS_NOT,
-                beats_rotation: left_out.lower
-                    > rotated
-                        .layers
-                        .get(l)
-                        .map_or(f64::NEG_INFINITY, |r| r.fraction_of(LensKind::LeftOut).upper),
-                aligned: at.excess.above(0.0),
-                beats_controls: controls.iter().all(beaten),
             }
-        })
-        .collect();
+        };
+        let null = rotated.layers.get(l).map(|r| r.scale_free.upper);
+        LayerEvidence {
+            layer: l,
+            reads: left_out.lower >= READS,
+            reads_not: left_out.upper <= READS_NOT,
+            beats_rotation: null.is_some_and(|null| left_out.lower > null),
+            one_basis: at.read_by >= 2.0 / 3.0,
+            falls: at.truth.and_then(|t| (t.left.estimate >= DONE).then(|| t.beyond_fair.above(0.0))),
+            aligned: at.excess.above(0.0),
+            beats_controls: have_learned.iter().all(beaten),
+        }
+    };
+    let layers: Vec<LayerEvidence> = network.kept().into_iter().map(evidence).collect();
     let n = layers.len();
     let count = |f: &dyn Fn(&LayerEvidence) -> bool| layers.iter().filter(|l| f(l)).count();
     let most = |n_true: usize| n > 0 && 3 * n_true >= 2 * n;
-    let supporting = count(&|l| l.reads && l.beats_rotation && l.aligned && l.beats_controls);
     let reading = count(&|l| l.reads);
-    let not_aligned = count(&|l| !l.aligned);
-    let not_reading = count(&|l| l.reads_not);
-    let improves = network.improvement.above(0.0);
-    let answer = if most(supporting) {
-        Answer::Supported
-    } else if most(reading) && most(not_aligned) {
-        Answer::CarryOnly
-    } else if most(not_reading) && improves {
-        Answer::Hierarchy
-    } else {
-        Answer::Mixed
+    let bring = count(&|l| l.falls == Some(true));
+    let hierarchy = most(count(&|l| l.reads_not)) && network.improvement.above(0.0);
+    let gained = network.truth.map(|t| t.gained);
+    let supported = most(count(&LayerEvidence::supports))
+        && bring >= BLOCKS
+        && gained.is_some_and(|share| share.estimate >= GAINED);
+    let unknown = unknown(network).or_else(|| {
+        (supported && !controls.is_empty() && have_learned.is_empty()).then(|| {
+            let names: Vec<&str> = controls.iter().map(|c| c.name.as_str()).collect();
+            Missing::Control(format!(
+                "all else speaks for one lens, but no control has learned half of what the networks have ({})",
+                names.join(", ")
+            ))
+        })
+    });
+    let answer = match unknown {
+        // What a lens does not read, it does not read, whatever else is missing.
+        Some(Missing::Basis(_)) if hierarchy => Answer::Hierarchy,
+        Some(Missing::Layers(_) | Missing::Truth(_) | Missing::Basis(_) | Missing::Control(_)) => {
+            Answer::CannotTell
+        }
+        None if supported => Answer::Supported,
+        None if most(reading) && gained.is_some_and(|share| share.upper < GAINED) => Answer::CarryOnly,
+        None if hierarchy => Answer::Hierarchy,
+        None => Answer::Mixed,
     };
-    let fraction = |l: usize| network.layers[l].fraction_of(LensKind::LeftOut).estimate;
+    let fraction = |l: usize| network.layers[l].scale_free.estimate;
     let from_end = layers.iter().rev().take_while(|l| fraction(l.layer) >= READS).count();
     let crossing = (from_end > 0).then(|| layers[n - from_end].layer);
     let of = |k: usize| format!("{k} of {n} layers");
-    let mean = network.left_out().unwrap_or(f64::NAN);
-    let because = match answer {
-        Answer::Supported => format!(
-            "Supported: one lens that never saw the layer reads {:.0} % of what the layer's own lens reads, and updates move its reading towards the truth, in {}.",
-            100.0 * mean,
-            of(supporting)
+    let mean = 100.0 * network.left_out().unwrap_or(f64::NAN);
+    let share = gained.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share.estimate));
+    let alone = match controls.is_empty() {
+        true => " No other trained network stands beside it.",
+        false => "",
+    };
+    let sentence = match (answer, unknown) {
+        (Answer::CannotTell, Some(missing)) => format!("Cannot tell: {}.", missing.why()),
+        (Answer::CannotTell, None) => unreachable!("something is missing"),
+        (Answer::Supported, _) => format!(
+            "Supported: one lens that never saw the layer reads {mean:.0} % of what own lenses read, and {bring} blocks bring its reading nearer to \
+             the truth; {share} of what was learned comes after the first of the layers that count.{alone}"
         ),
-        Answer::CarryOnly => format!(
-            "Carry only: one lens reads {} ({:.0} % on average), but updates are no better aligned than shuffled ones in {}.",
+        (Answer::CarryOnly, _) => format!(
+            "Carry only: one lens reads {} ({mean:.0} % on average), but only {share} of what was learned comes after the first of them.",
+            of(reading)
+        ),
+        (Answer::Hierarchy, _) => format!(
+            "Hierarchy: own lenses improve with depth, and a lens of other layers reads at most half of what they read in {} ({mean:.0} % on average).",
+            of(count(&|l| l.reads_not))
+        ),
+        (Answer::Mixed, _) => format!(
+            "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {bring} blocks bring the \
+             reading nearer to the truth, and {} beat every control; {}.",
             of(reading),
-            100.0 * mean,
-            of(not_aligned)
-        ),
-        Answer::Hierarchy => format!(
-            "Hierarchy: own lenses improve with depth, and a lens of other layers reads at most half of what they read in {} ({:.0} % on average).",
-            of(not_reading),
-            100.0 * mean
-        ),
-        Answer::Mixed if n == 0 => {
-            "Mixed: no layer counts, because no own lens reads clearly more than the mean prediction.".into()
-        }
-        Answer::Mixed => format!(
-            "Mixed: a lens of other layers reads {} ({:.0} % on average), and updates beat shuffled ones in {}; {}.",
-            of(reading),
-            100.0 * mean,
-            of(n - not_aligned),
+            of(count(&|l| l.one_basis)),
+            of(count(&|l| l.beats_controls)),
             match crossing {
                 Some(l) => format!("from stream {l} on it reads 90 % or more"),
                 None => "it never stays at 90 % or more".into(),
             }
         ),
     };
-    Verdict { answer, sentence: because, layers, crossing }
+    Verdict { answer, sentence, layers, crossing }
+}
+
+/// What is missing for an answer, in words.
+enum Missing {
+    /// Layers that count.
+    Layers(String),
+    /// Anything learned of the truth, or known of it.
+    Truth(String),
+    /// Predictions that determine the stream.
+    Basis(String),
+    /// A control that has learned.
+    Control(String),
+}
+
+impl Missing {
+    fn why(&self) -> &str {
+        match self {
+            Missing::Layers(why) | Missing::Truth(why) | Missing::Basis(why) | Missing::Control(why) => why,
+        }
+    }
+}
+
+/// What is missing whatever the lenses say.
+fn unknown(network: &Summary) -> Option<Missing> {
+    let (n, kept) = (network.layers.len(), network.kept().len());
+    let enough = BLOCKS.max(n.div_ceil(2));
+    let Some(truth) = network.truth else {
+        return Some(Missing::Truth("nothing is known of what really comes next".into()));
+    };
+    if !truth.learned.above(0.0) {
+        return Some(Missing::Truth(format!(
+            "the networks are no nearer to the truth than a constant prediction ({:+.3} nats)",
+            truth.learned.estimate
+        )));
+    }
+    if kept < enough {
+        return Some(Missing::Layers(format!(
+            "{kept} of {n} layers count, and {enough} have to: the own lenses of the others read nothing for certain"
+        )));
+    }
+    let [d, v] = network.widths;
+    if v <= d {
+        return Some(Missing::Basis(format!(
+            "the test is void with {v} classes and streams of {d} numbers: {} of these can hide other predictions that one wide lens reads as well; more classes, \
+             or a smaller `d_model`, leave no room for them",
+            d + 1 - v
+        )));
+    }
+    None
 }

@@ -51,6 +51,11 @@ impl Decoder {
         }
     }
 
+    /// One matrix, `logits = z u + b`, with `u: [d_z, n_classes]`, and what caps them.
+    pub(super) fn linear(u: Array2<f32>, b: Array1<f32>, cap: Option<f32>) -> Self {
+        Decoder { norm: None, unembedding: Some((u, b)), cap }
+    }
+
     /// Logits of the guess `z: [rows, d_z]`, `[rows, n_classes]`.
     pub(super) fn logits(&self, z: ArrayView2<f32>) -> Array2<f32> {
         let y = self.norm.map(|norm| normalise(norm, z).0);

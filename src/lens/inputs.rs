@@ -18,20 +18,32 @@ pub(super) const ROUND: usize = 16;
 /// Rows of distinct embeddings that one thread takes at a time.
 const PIECE: usize = 256;
 
-/// The tokens, the model that runs over them, and what is kept of its runs.
+/// What refinement reads, and what is kept of it.
+#[derive(Clone)]
 pub(super) struct Inputs<'a> {
-    model: &'a Transformer,
-    tokens: &'a dyn TokenChunks,
-    /// The classes wanted, one per token, and how many there are; without them, the model's final prediction.
-    labels: Option<(&'a Array2<u32>, usize)>,
-    /// At which lenses read the streams.
-    scale: Scale,
+    origin: Origin<'a>,
     /// Taken from all rows of a stream; one per stream, or none yet.
     x_means: Vec<Array1<f32>>,
     /// By chunk, or empty.
     kept: Vec<Arc<Read>>,
     /// The first stream with each of its rows once, where streams are kept and that is worth it.
-    first: Option<Distinct>,
+    first: Option<Arc<Distinct>>,
+}
+
+/// Where streams come from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// A model that runs over tokens.
+    Run {
+        model: &'a Transformer,
+        tokens: &'a dyn TokenChunks,
+        /// The classes wanted, one per token, and how many there are; without them, the model's final prediction.
+        labels: Option<(&'a Array2<u32>, usize)>,
+        /// At which lenses read the streams.
+        scale: Scale,
+    },
+    /// So many rows that were there already, all of them kept.
+    Given { n_rows: usize },
 }
 
 /// What lenses are asked to read of a few rows: from where, and what should come out.
@@ -58,31 +70,49 @@ impl<'a> Inputs<'a> {
         tokens: &'a dyn TokenChunks,
         labels: Option<(&'a Array2<u32>, usize)>,
     ) -> Self {
-        let scale = Scale::AsItIs;
-        Inputs { model, tokens, labels, scale, x_means: Vec::new(), kept: Vec::new(), first: None }
+        let origin = Origin::Run { model, tokens, labels, scale: Scale::AsItIs };
+        Inputs { origin, x_means: Vec::new(), kept: Vec::new(), first: None }
     }
 
-    /// The same of streams at this scale.
-    pub(super) fn scaled(self, scale: Scale) -> Self {
-        Inputs { scale, ..self }
+    /// Of rows of streams, as lenses read them, with what is wanted of each.
+    pub(super) fn given(chunks: Vec<Read>) -> Self {
+        let n_rows = chunks.iter().map(|read| read.wanted.p.nrows()).sum();
+        let kept = chunks.into_iter().map(Arc::new).collect();
+        Inputs { origin: Origin::Given { n_rows }, x_means: Vec::new(), kept, first: None }
+    }
+
+    /// The same of a model's streams at this scale. Given rows are at theirs.
+    pub(super) fn scaled(mut self, wanted: Scale) -> Self {
+        match &mut self.origin {
+            Origin::Run { scale, .. } => *scale = wanted,
+            Origin::Given { .. } => {}
+        }
+        self
     }
 
     pub(super) fn n_chunks(&self) -> usize {
-        self.tokens.n_chunks()
+        match self.origin {
+            Origin::Run { tokens, .. } => tokens.n_chunks(),
+            Origin::Given { .. } => self.kept.len(),
+        }
     }
 
     pub(super) fn n_tokens(&self) -> usize {
-        self.tokens.n_tokens()
+        match self.origin {
+            Origin::Run { tokens, .. } => tokens.n_tokens(),
+            Origin::Given { n_rows } => n_rows,
+        }
     }
 
     /// Runs the model now, once for all, if what it gives takes no more than `most_bytes`; else it runs again each
     /// time. Moments, if any (and no labels), are added up in the same run. False if nothing is kept.
     pub(super) fn keep(&mut self, most_bytes: usize, mut moments: Option<&mut LayerMoments>) -> Result<bool> {
+        let Origin::Run { model, labels, .. } = self.origin else { return Ok(true) };
         if !self.kept.is_empty() {
             return Ok(true);
         }
-        let config = &self.model.config;
-        let n_classes = self.labels.map_or(config.d_vocab, |(_, n_classes)| n_classes);
+        let config = &model.config;
+        let n_classes = labels.map_or(config.d_vocab, |(_, n_classes)| n_classes);
         let per_token = config.d_model * (config.n_layers + 1) + n_classes;
         if self.n_tokens() * per_token * size_of::<f32>() > most_bytes {
             return Ok(false);
@@ -104,7 +134,7 @@ impl<'a> Inputs<'a> {
                     sums.absorb(
                         &streams,
                         None,
-                        &sum_of_predictions(self.model, *streams.last().expect("a model has streams")),
+                        &sum_of_predictions(model, *streams.last().expect("a model has streams")),
                     )?;
                 }
                 self.kept.push(Arc::new(read));
@@ -118,13 +148,16 @@ impl<'a> Inputs<'a> {
         Ok(true)
     }
 
-    /// Takes their means from all streams, once.
+    /// Takes their means from all streams, once: where that is done, nothing changes.
     pub(super) fn centre(&mut self, x_means: &[Array1<f64>]) -> Result<()> {
+        if !self.x_means.is_empty() {
+            return Ok(());
+        }
         self.x_means = x_means.iter().map(|mean| mean.mapv(|x| x as f32)).collect();
         let x_means = &self.x_means;
         self.kept.par_iter_mut().filter_map(Arc::get_mut).for_each(|read| centre(&mut read.streams, x_means));
         if !self.kept.is_empty() {
-            self.first = self.distinct_embeddings()?;
+            self.first = self.distinct_embeddings()?.map(Arc::new);
         }
         Ok(())
     }
@@ -132,11 +165,12 @@ impl<'a> Inputs<'a> {
     /// The first stream holds the embedding of a token, and of its position if that is learned: it repeats where they
     /// do.
     fn distinct_embeddings(&self) -> Result<Option<Distinct>> {
-        let by_position = self.model.config.positions == Positions::Learned;
+        let Origin::Run { model, tokens, .. } = self.origin else { return Ok(None) };
+        let by_position = model.config.positions == Positions::Learned;
         // Token and position, and where they stand: chunk and row.
         let mut places: Vec<[u32; 4]> = Vec::with_capacity(self.n_tokens());
         for i in 0..self.n_chunks() {
-            for (row, ((_, pos), &token)) in self.tokens.chunk(i)?.indexed_iter().enumerate() {
+            for (row, ((_, pos), &token)) in tokens.chunk(i)?.indexed_iter().enumerate() {
                 places.push([token, if by_position { pos as u32 } else { 0 }, i as u32, row as u32]);
             }
         }
@@ -147,7 +181,7 @@ impl<'a> Inputs<'a> {
         }
         let read = |place: &[u32; 4]| (&self.kept[place[2] as usize], place[3] as usize);
         let piece = |same: &[&[[u32; 4]]]| {
-            let mut h = Array2::zeros((same.len(), self.model.config.d_model));
+            let mut h = Array2::zeros((same.len(), model.config.d_model));
             let mut p = Array2::zeros((same.len(), self.kept[0].wanted.p.ncols()));
             let mut sum = Array1::<f64>::zeros(p.ncols());
             for ((mut h, mut p), places) in h.rows_mut().into_iter().zip(p.rows_mut()).zip(same) {
@@ -170,7 +204,7 @@ impl<'a> Inputs<'a> {
 
     /// The first stream, if its rows are few.
     pub(super) fn first(&self) -> Option<&Distinct> {
-        self.first.as_ref()
+        self.first.as_deref()
     }
 
     /// Looks at the first stream that cost no more than one at any other.
@@ -190,19 +224,22 @@ impl<'a> Inputs<'a> {
 
     /// Runs the model over chunk `i`.
     fn run(&self, i: usize) -> Result<(Vec<Array2<f32>>, Wanted)> {
-        let chunk = self.tokens.chunk(i)?;
-        let streams = self.model.streams(&[chunk.view()]).remove(0);
-        let wanted = match self.labels {
+        let Origin::Run { model, tokens, labels, scale } = self.origin else {
+            unreachable!("rows that were given are kept")
+        };
+        let chunk = tokens.chunk(i)?;
+        let streams = model.streams(&[chunk.view()]).remove(0);
+        let wanted = match labels {
             None => {
                 let last = streams.last().expect("a model has streams");
-                Wanted::of_logits(self.model.logits(last.view()).view())
+                Wanted::of_logits(model.logits(last.view()).view())
             }
             Some((labels, n_classes)) => {
                 let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);
                 Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
             }
         };
-        Ok((self.scale.of_all(streams), wanted))
+        Ok((scale.of_all(streams), wanted))
     }
 }
 

@@ -13,7 +13,6 @@ use super::inputs::{Distinct, Inputs, ROUND, Read, check_interrupt};
 use super::whitened::Whitened;
 use super::{AffineLens, LayerMoments, Moments, Target, Towards};
 use crate::Result;
-use crate::model::Transformer;
 use crate::nn::{add_rows, linear};
 use crate::num::{Rng, matmul, rng, sample_index};
 use crate::session::Progress;
@@ -113,7 +112,7 @@ impl<'a> Objective<'a> {
     /// Of inputs with the means of these moments, and penalties relative to their variances, for a lens for each of the
     /// `pools` of streams.
     pub(super) fn new(
-        model: &Transformer,
+        decoder: Decoder,
         mut inputs: Inputs<'a>,
         moments: &'a LayerMoments,
         pools: Vec<Vec<usize>>,
@@ -130,7 +129,7 @@ impl<'a> Objective<'a> {
             Ok(Map { penalty: Penalty::new(lambda, &together, target), moments: together, pool })
         };
         let maps = pools.into_iter().map(map).collect::<Result<_>>()?;
-        Ok(Objective { inputs, decoder: Decoder::new(model, target), x_means, maps })
+        Ok(Objective { inputs, decoder, x_means, maps })
     }
 
     /// Coordinates for all lenses, from the curvatures that were seen ([`fisher`](Objective::fisher)).
@@ -332,7 +331,7 @@ fn drawn(q: ArrayView2<f32>, random: &mut Rng) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::lens::Ridge;
-    use crate::model::Config;
+    use crate::model::{Config, Transformer};
     use crate::num::uniform_index;
 
     #[test]
@@ -355,8 +354,9 @@ mod tests {
         let see = |keep| {
             let mut inputs = Inputs::new(&model, &tokens, None);
             assert_eq!(inputs.keep(keep, None).unwrap(), keep > 0);
-            let objective =
-                Objective::new(&model, inputs, &moments, vec![vec![0], vec![1], vec![2]], 1e-3).unwrap();
+            let pools = vec![vec![0], vec![1], vec![2]];
+            let decoder = Decoder::new(&model, moments.target);
+            let objective = Objective::new(decoder, inputs, &moments, pools, 1e-3).unwrap();
             assert_eq!(objective.inputs.first().is_some(), keep > 0);
             objective.evaluate(&lenses, &[true; 3], &mut Meter::new(1, 0)).unwrap()
         };

@@ -3,6 +3,7 @@
 use ndarray::{Array1, Array2, Array3, Axis};
 use rayon::prelude::*;
 
+use super::decoder::Decoder;
 use super::inputs::Inputs;
 use super::layers::check_fingerprint;
 use super::tuned::Refined;
@@ -60,8 +61,9 @@ impl Probe {
         let start = Ridge { towards: Towards::Zero, ..Default::default() }.own(&moments)?;
         let inputs = Inputs::new(model, tokens, Some((labels, n_classes)));
         let began = std::time::Instant::now();
+        let decoder = Decoder::new(model, moments.target);
         let Refined { lenses, gradient_norm, .. } =
-            Refine { sweeps: 0, passes, lambda: 0.0 }.search(model, inputs, &start, &moments, None)?;
+            Refine { sweeps: 0, passes, lambda: 0.0 }.search(decoder, inputs, &start, &moments, None)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,

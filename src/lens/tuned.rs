@@ -7,6 +7,7 @@ use std::time::Instant;
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
+use super::decoder::Decoder;
 use super::inputs::Inputs;
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
@@ -134,7 +135,7 @@ impl Refine {
         }
         moments.check_scale(start.scale(), "the lenses read another")?;
         let inputs = Inputs::new(model, tokens, None).scaled(moments.scale);
-        let refined = self.search(model, inputs, start, moments, kept)?;
+        let refined = self.search(Decoder::new(model, moments.target), inputs, start, moments, kept)?;
         Ok(refined.tuned(moments, began))
     }
 
@@ -167,14 +168,28 @@ impl Refine {
         }
         let start = ridge.own(&moments)?;
         let began = Instant::now();
-        let tuned = self.search(model, inputs, &start, &moments, None)?.tuned(&moments, began);
+        let decoder = Decoder::new(model, moments.target);
+        let tuned = self.search(decoder, inputs, &start, &moments, None)?.tuned(&moments, began);
         Ok((moments, tuned))
     }
 
     /// Lowers the KL on `inputs` from `start` on, all layers side by side.
     pub(super) fn search(
         &self,
-        model: &Transformer,
+        decoder: Decoder,
+        inputs: Inputs,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        kept: Option<&Path>,
+    ) -> Result<Refined> {
+        self.search_until(0.0, decoder, inputs, start, moments, kept)
+    }
+
+    /// The same, until no lens gains more than `enough` nats in a pass.
+    pub(super) fn search_until(
+        &self,
+        enough: f64,
+        decoder: Decoder,
         mut inputs: Inputs,
         start: &LayerLenses,
         moments: &LayerMoments,
@@ -186,7 +201,7 @@ impl Refine {
         let n_maps = pools.len();
         // The first stream that reads through it.
         let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
-        let objective = Objective::new(model, inputs, moments, pools, self.lambda)?;
+        let objective = Objective::new(decoder, inputs, moments, pools, self.lambda)?;
         let every = vec![true; n_maps];
         let n_tokens = objective.inputs.n_tokens();
         let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
@@ -238,7 +253,8 @@ impl Refine {
                     let gains = searches
                         .iter()
                         .zip(&can_fall)
-                        .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()));
+                        .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()))
+                        .map(|gain| gain.filter(|gain| *gain > enough));
                     let active = worth_a_pass(&gains.collect::<Vec<_>>(), objective.cheap_looks() > 1);
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
@@ -368,7 +384,7 @@ impl Phase {
 
 impl Refined {
     /// Since `began`.
-    fn tuned(self, moments: &LayerMoments, began: Instant) -> TunedLens {
+    pub(super) fn tuned(self, moments: &LayerMoments, began: Instant) -> TunedLens {
         let name = match &self.pool {
             Pool::Own => "tuned lens".into(),
             pool => format!("tuned {}", pool.name()),

@@ -1,8 +1,10 @@
 //! How the report of a battery looks: verdict, table of controls, figures, methods.
 
 use super::figure::show;
-use super::{Card, Figure, LineChart, Series, Table, TableCell};
-use crate::battery::{Group, Interval, LensKind, LiteralGradient, Report, Summary, Verdict};
+use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell};
+use crate::battery::{
+    Group, Interval, LayerTruth, LensKind, LiteralGradient, Report, Summary, TruthSummary, Verdict,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Fractions below this are drawn here, as arrows: a lens in the wrong basis does worse than the baseline, without
@@ -17,8 +19,9 @@ impl Report {
         // Curves over layers that count, if there are any.
         all = match self.some_count() {
             Ok(()) => all
-                .above(&self.fractions()?.beside(&self.alignment()?))
-                .above(&self.lens_kinds()?.beside(&self.own_lenses()?)),
+                .above(&self.fractions()?.beside(&self.truth()?))
+                .above(&self.lens_kinds()?.beside(&self.pairs()?))
+                .above(&self.alignment()?.beside(&self.own_lenses()?)),
             Err(_) => all.above(&self.lens_kinds()?),
         };
         all = all.above(&self.layers().figure()?);
@@ -50,24 +53,36 @@ impl Report {
 
     /// One row for every kind of network and every null of the first.
     pub fn controls(&self) -> Table {
-        let header =
-            ["network", "networks", "loss", "left-out share", "alignment", "above shuffled", "answer"];
+        let header = [
+            "network",
+            "networks",
+            "loss",
+            "learned (nats)",
+            "after the first",
+            "left-out share",
+            "in one basis",
+            "above shuffled",
+            "answer",
+        ];
         let row = |name: &str, s: &Summary, loss: Option<f64>, answer: Option<&Verdict>| -> Vec<TableCell> {
             let kept = s.kept();
             let mean = |of: &dyn Fn(usize) -> f64| {
                 let sum: f64 = kept.iter().map(|&l| of(l)).sum();
                 if kept.is_empty() { "-".into() } else { hundredths(sum / kept.len() as f64) }
             };
+            let truth = |of: &dyn Fn(&TruthSummary) -> TableCell| s.truth.as_ref().map_or("-".into(), of);
+            let learned = s.truth.is_some_and(|t| t.learned.above(0.0));
             vec![
                 name.into(),
                 s.n_networks.into(),
                 loss.filter(|l| l.is_finite()).map_or("-".into(), |l| format!("{l:.3}").into()),
-                mean(&|l| s.layers[l].fraction_of(LensKind::LeftOut).estimate),
-                mean(&|l| s.layers[l].alignment.estimate),
+                truth(&|t| format!("{:.3}", t.learned.estimate).into()),
+                // A share of nothing is no number.
+                truth(&|t| if learned { percent(t.gained.estimate) } else { "-".into() }),
+                mean(&|l| s.layers[l].scale_free.estimate),
+                mean(&|l| s.layers[l].read_by),
                 mean(&|l| s.layers[l].excess.estimate),
-                answer
-                    .map_or("-", |v| if v.layers.is_empty() { "no layer counts" } else { v.answer.name() })
-                    .into(),
+                answer.map_or("-", |v| v.answer.name()).into(),
             ]
         };
         let mut rows: Vec<Vec<TableCell>> = self
@@ -84,12 +99,14 @@ impl Report {
             header: header.map(String::from).to_vec(),
             rows,
             note: format!(
-                "Means over the layers that count. Left-out share: of what a layer's own lens reads, how much a lens of all other layers reads. Alignment: \
-                 cosine of the decoded update with the error left against {}.",
-                if first.summary.truth_known {
-                    "the true conditional"
-                } else {
-                    "the network's own final prediction"
+                "Learned: how much nearer to {} the final prediction is than a constant one. After the first: the share of that which blocks bring after \
+                 the first stream that counts. The others are means over the streams that count. Left-out share: of what a stream's own lens reads, how \
+                 much a lens of the others reads, each at the best temperature. In one basis: the share of the other streams whose own lenses read \
+                 half of it. Above shuffled: the cosine of the update with the error left, above that of updates of other tokens.",
+                match first.summary.truth {
+                    Some(truth) if truth.known => "the true conditional",
+                    Some(_) => "what comes next",
+                    None => "the truth, had anything been known of it,",
                 }
             ),
         }
@@ -100,10 +117,45 @@ impl Report {
         self.curves(
             "Does a lens of the other layers read the layer?",
             "share of what the own lens reads",
-            &|s, l| s.layers[l].fraction_of(LensKind::LeftOut),
+            &|s, l| Some(s.layers[l].scale_free),
             Some(LOWEST),
-            "Gaps: layers that do not count, because their own lens reads hardly anything.",
+            "Each lens at the temperature that suits the stream best. Gaps: streams that do not count, because their own lens reads hardly anything.",
         )
+    }
+
+    /// How far the shared lens's reading is from the truth at each stream, as a share of what was learned.
+    ///
+    /// Fails where nothing is known of the truth.
+    pub fn truth(&self) -> Result<Figure> {
+        if self.groups.iter().all(|g| g.summary.truth.is_none()) {
+            return Err(not_there("truth"));
+        }
+        self.curves(
+            "Does its reading come nearer to the truth?",
+            "still missing, as a share of what was learned",
+            &|s, l| {
+                let learned = s.truth.is_some_and(|t| t.learned.above(0.0));
+                s.layers[l].truth.filter(|_| learned).map(|truth| truth.left)
+            },
+            None,
+            "One lens for all layers; 0 is what it reads off the last stream. A network that refines comes down step by step; one that carries is flat.",
+        )
+    }
+
+    /// What the own lens of one stream reads of another, in the networks in question.
+    pub fn pairs(&self) -> Result<Figure> {
+        let first = &self.groups[0].summary;
+        Heatmap {
+            title: format!("Who reads whom: {}", first.name),
+            x_label: "stream that is read".into(),
+            y_label: "stream that the lens was fitted to".into(),
+            unit: "share of the own lens".into(),
+            range: Some((0.0, 1.0)),
+            square: true,
+            note: "At the best temperature. In one basis every lens reads every stream.".into(),
+            ..Heatmap::new("", first.pairs.clone())?
+        }
+        .figure()
     }
 
     /// Alignment of updates at each stream.
@@ -111,7 +163,7 @@ impl Report {
         self.curves(
             "Do updates point to what is still missing?",
             "Aitchison cosine",
-            &|s, l| s.layers[l].alignment,
+            &|s, l| Some(s.layers[l].alignment),
             None,
             "Shuffled updates know nothing of the token: what they score is nothing. Those of the rotated copy go from one basis to another.",
         )
@@ -133,14 +185,14 @@ impl Report {
         &self,
         title: &str,
         y_label: &str,
-        of: &dyn Fn(&Summary, usize) -> Interval,
+        of: &dyn Fn(&Summary, usize) -> Option<Interval>,
         y_lowest: Option<f64>,
         note: &str,
     ) -> Result<Figure> {
         self.some_count()?;
         let n = self.groups[0].summary.layers.len();
         let curve = |s: &Summary| -> Series {
-            let at = |l: usize| s.layers.get(l).filter(|at| at.dropped.is_none()).map(|_| of(s, l));
+            let at = |l: usize| s.layers.get(l).filter(|at| at.dropped.is_none()).and_then(|_| of(s, l));
             let y: Vec<f64> = (0..n).map(|l| at(l).map_or(f64::NAN, |i| i.estimate)).collect();
             let end = |pick: &dyn Fn(Interval) -> f64| -> Vec<f64> {
                 (0..n).map(|l| at(l).map_or(f64::NAN, pick)).collect()
@@ -164,26 +216,52 @@ impl Report {
             series,
             y_from_zero: true,
             y_lowest,
-            note: format!("Bands are 95 %. {note}{without}"),
+            note: format!("{} {note}{without}", self.bands()),
             ..Default::default()
         }
         .figure()
+    }
+
+    /// What the ends of intervals are.
+    fn bands(&self) -> String {
+        let first = &self.groups[0].summary;
+        match first.layers.first().is_some_and(|l| l.alignment.is_range) {
+            true => format!("Bands are the range of {} networks, too few for more.", first.n_networks),
+            false => "Bands are 95 %.".into(),
+        }
     }
 
     /// What each kind of lens reads in the networks in question.
     pub fn lens_kinds(&self) -> Result<Figure> {
         let first = &self.groups[0];
         let n = first.summary.layers.len();
-        let mut series: Vec<Series> =
-            LensKind::ALL.iter().map(|k| Series::new(k.name(), first.kl(*k))).collect();
+        let layers = &first.summary.layers;
+        let mut series: Vec<Series> = [LensKind::Own, LensKind::Shared, LensKind::LeftOutWithoutLast]
+            .iter()
+            .map(|k| Series::new(k.name(), first.kl(*k)))
+            .collect();
+        let closed: Vec<f64> =
+            layers.iter().map(|l| l.least_squares[LensKind::LeftOutWithoutLast.place()]).collect();
+        let logit: Vec<f64> = layers.iter().map(|l| l.logit_lens).collect();
+        series.push(Series::new("left out, least squares", closed).dashed());
+        if logit.iter().any(|kl| kl.is_finite()) {
+            series.push(Series::new("logit lens", logit).dashed());
+        }
         series.push(Series::new("baseline", vec![first.summary.floor; n]).dashed());
         LineChart {
             title: format!("What each kind of lens reads: {}", first.summary.name),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: "KL (nats)".into(),
             series,
-            y_from_zero: true,
-            note: "The baseline is the mean prediction.".into(),
+            y_log: true,
+            note: format!(
+                "The baseline is the mean prediction. {}",
+                match first.summary.gradient_norm {
+                    Some(norm) =>
+                        format!("Lenses of least KL: no gradient is longer than {norm:.1e} nats in the end."),
+                    None => "Lenses of least squares.".into(),
+                }
+            ),
             ..Default::default()
         }
         .figure()
@@ -212,44 +290,58 @@ impl Report {
         let first = &self.groups[0];
         let header = [
             "stream",
-            "shared",
-            "own bias",
-            "own gain",
-            "left out",
-            "95 %",
-            "later",
-            "as good (p)",
-            "update size",
-            "affine part",
-            "without decay",
+            "to read (nats)",
+            "left out (nats)",
+            "left-out share",
+            if self.groups[0].summary.n_networks == 1 || !first.summary.improvement.is_range {
+                "95 %"
+            } else {
+                "range"
+            },
+            "as it is",
+            "with the last stream",
+            "least squares",
+            "one basis",
+            "p, rotated",
+            "missing",
+            "block brings",
             "counted",
         ];
         let rows = first.summary.layers.iter().enumerate().map(|(l, at)| {
             let of = |k| hundredths(at.fraction_of(k).estimate);
-            let left_out = at.fraction_of(LensKind::LeftOut);
+            let truth =
+                |of: &dyn Fn(&LayerTruth) -> f64| at.truth.as_ref().map_or("-".into(), |t| percent(of(t)));
             vec![
                 format!("{l}").into(),
-                of(LensKind::Shared),
-                of(LensKind::OwnBias),
-                of(LensKind::OwnGain),
-                hundredths(left_out.estimate),
-                format!("{:.2} to {:.2}", left_out.lower, left_out.upper).into(),
-                of(LensKind::Later),
-                format!("{:.3}", at.as_good.p_value).into(),
-                hundredths(first.update_size[l]),
-                hundredths(first.update_linear[l][0]),
-                hundredths(first.update_linear[l][1]),
+                format!("{:.3}", at.nats[0].estimate).into(),
+                format!("{:.3}", at.nats[1].estimate).into(),
+                hundredths(at.scale_free.estimate),
+                format!("{:.2} to {:.2}", at.scale_free.lower, at.scale_free.upper).into(),
+                of(LensKind::LeftOutWithoutLast),
+                of(LensKind::LeftOut),
+                hundredths(at.fraction_of_least_squares),
+                hundredths(at.read_by),
+                if at.rotation_p < 1.0 { format!("{:.3}", at.rotation_p).into() } else { "1".into() },
+                truth(&|t| t.left.estimate),
+                truth(&|t| t.fall.estimate),
                 at.dropped.clone().unwrap_or_else(|| "yes".into()).into(),
             ]
         });
+        let mean = |of: &dyn Fn(usize) -> f64| {
+            (0..first.update_size.len()).map(of).sum::<f64>() / first.update_size.len() as f64
+        };
         Table {
-            title: format!("Layer by layer: {}", first.summary.name),
+            title: format!("Stream by stream: {}", first.summary.name),
             header: header.map(String::from).to_vec(),
             rows: rows.collect(),
             note: format!(
-                "As good: two one-sided tests that the shared lens loses at most 5 % of what the own one reads (p under .05: shown). Affine part: share \
-                 of the update's variance that is affine in the stream, whole and without what is along the stream. Transfer costs {:.3} of the target's variance \
-                 per layer of distance{}. Prediction depth: {:.2} streams; {:.2} with shuffled updates.",
+                "To read: what the own lens reads beyond the mean prediction; left out: what a lens of the other streams reads of that; shares are of the \
+                 first, at the best temperature and as they are. p, rotated: how probable so good a lens is in random bases (200 of them, squared error; \
+                 Holm's correction). Missing and brought: shares of what was learned of the truth. Updates are {:.2} as long as streams on average; {} of their \
+                 variance is affine in the stream. Transfer costs {:.3} of the target's variance per layer of distance{}. Prediction depth: {:.2} streams; \
+                 {:.2} with shuffled updates.",
+                mean(&|l| first.update_size[l]),
+                percent_text(mean(&|l| first.update_linear[l][0])),
                 first.transfer_slope,
                 first.mantel.map_or(String::new(), |[rho, p]| format!(
                     ", and its rank correlation with the likeness of both streams' covariances is {rho:.2} (Mantel, p {p:.3})"
@@ -361,8 +453,7 @@ impl Report {
 
     fn methods_card(&self) -> Card {
         let mut rows = self.methods.clone();
-        let rule =
-            "supported, carry only, hierarchy or mixed, by the rule of `battery::decide`, fixed in code";
+        let rule = "supported, carry only, hierarchy, mixed, or cannot tell, by the rule of `battery::decide`, fixed in code";
         rows.push(("rule".into(), rule.into()));
         for g in &self.groups {
             let prints: Vec<String> = g.fingerprints.iter().map(|f| format!("{f:016x}")).collect();
@@ -383,6 +474,14 @@ fn not_there(what: &str) -> Error {
         format!("this report has no {what}"),
         "they are measured in transformers with skip connections: `Battery::run`, `Report::of_transformer`",
     )
+}
+
+fn percent(x: f64) -> TableCell {
+    percent_text(x).into()
+}
+
+fn percent_text(x: f64) -> String {
+    if x.is_finite() { format!("{:.0} %", 100.0 * x + 0.0) } else { "-".into() }
 }
 
 fn hundredths(x: f64) -> TableCell {

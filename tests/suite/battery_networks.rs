@@ -2,10 +2,11 @@
 
 use ndarray::{Array2, s};
 use onelens::battery::{
-    Battery, Cell, ImageBattery, LensKind, Network, Readout, Report, Streams, measure, path_lengths,
+    Battery, Cell, ImageBattery, LensKind, Network, Readout, Report, Streams, Truth, measure, path_lengths,
 };
 use onelens::data::{Images, Markov, Source};
 use onelens::dual::{PredictiveCoding, PredictiveConfig};
+use onelens::lens::Scale;
 use onelens::model::{Blocks, Config, Residual, Training, Transformer};
 use onelens::num::{Rng, normal, rng, uniform_index};
 use onelens::vision::{ImageConfig, ImageNetwork, ImageTraining, MnistCnn};
@@ -53,7 +54,15 @@ fn a_rotation_after_every_block_with_conjugated_weights_is_the_rotated_copy() {
         let streams = residual_network(&x, &blocks, rotations);
         let target = streams[layers].clone();
         let log_p = readout.decode(target.view());
-        Streams { streams, target, readout: readout.clone(), log_p, log_truth: None, n_pos: 4 }
+        Streams {
+            streams,
+            target,
+            readout: readout.clone(),
+            log_p,
+            truth: Truth::Unknown,
+            scale: Scale::AsItIs,
+            n_pos: 4,
+        }
     };
     let plain = network(None);
     // Rotations by Householder: I - 2 v vᵀ / vᵀv, another one for each stream but the last.
@@ -68,11 +77,11 @@ fn a_rotation_after_every_block_with_conjugated_weights_is_the_rotated_copy() {
         |a: &Array2<f64>, b: &Array2<f64>| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(gap(&plain.log_p, &turned.log_p) < 1e-9, "the same function");
     assert!(gap(&plain.streams[1], &turned.streams[1]) > 0.1, "in other bases");
-    let (a, b) = (measure(&plain, 1e-4, false).unwrap(), measure(&turned, 1e-4, false).unwrap());
+    let (a, b) = (measure(&plain, 1e-4, false, &[]).unwrap(), measure(&turned, 1e-4, false, &[]).unwrap());
     assert!(gap(a.kl_of(LensKind::Own), b.kl_of(LensKind::Own)) < 1e-8);
     assert!(gap(a.kl_of(LensKind::Shared), b.kl_of(LensKind::Shared)) > 1e-2);
     // The copy that the library makes of streams has what the copy of the network has.
-    let copy = measure(&plain.rotated(&mut rng(4, 0)), 1e-4, false).unwrap();
+    let copy = measure(&plain.rotated(&mut rng(4, 0)), 1e-4, false, &[]).unwrap();
     assert!(gap(b.kl_of(LensKind::Own), copy.kl_of(LensKind::Own)) < 1e-8);
 }
 
@@ -89,7 +98,8 @@ fn streams_of_a_predictive_network_are_its_predictions_and_its_read_out_is_their
         |a: &Array2<f64>, b: &ndarray::Array3<f64>| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
     assert!(close(&streams.log_p, &log_p) && close(&streams.streams[1], &cache.predictions(1).unwrap()));
     let truth = source.true_conditional(&tokens.row(3).to_vec()).unwrap();
-    let ours = streams.log_truth.as_ref().unwrap().slice(s![30..40, ..]).mapv(f64::exp);
+    let Truth::Known(log_truth) = &streams.truth else { panic!("Markov chains are known") };
+    let ours = log_truth.slice(s![30..40, ..]).mapv(f64::exp);
     assert!(ours.iter().zip(&truth).all(|(a, b)| (a - b).abs() < 1e-5));
     // Other weights, another fingerprint; the seed alone is no difference.
     let mut other = model.clone();
@@ -270,7 +280,7 @@ fn stories260k_is_asked_like_any_checkpoint() {
     let report = Report::of_transformer("stories260K", &model, &tokens).unwrap();
     let first = &report.groups[0];
     assert_eq!(first.fingerprints, [model.fingerprint()]);
-    assert!(!first.summary.truth_known && first.lesions.len() == 1 && first.paths.len() == 1);
+    assert!(!first.summary.truth.unwrap().known && first.lesions.len() == 1 && first.paths.len() == 1);
     // A trained network without its first block is no language model.
     assert!(first.lesions[0].delete[0] > first.lesions[0].whole + 0.5);
     assert!(

@@ -27,6 +27,7 @@ mod real_model;
 mod refinement_resumed;
 mod relatives;
 mod ridge_path;
+mod rule;
 mod stream;
 mod training_runs;
 mod tuned;
