@@ -17,3 +17,8 @@ mod stdin;
 
 #[path = "../../../tests/common/mod.rs"]
 mod common;
+
+/// Whether the processes of a session are held together with nothing but POSIX, as on a Mac: `src/os`.
+fn portable() -> bool {
+    !cfg!(target_os = "linux") || std::env::var_os("ONELENS_OS").is_some_and(|name| name == "portable")
+}

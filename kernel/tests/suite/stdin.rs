@@ -9,6 +9,8 @@ use onelens_kernel::jupyter::client::FromKernel;
 use onelens_kernel::session::EngineKind;
 use serde_json::{Value, json};
 
+use crate::portable;
+
 /// Runs a cell and gives these answers to its questions; the reply, what was printed, and how often it asked.
 fn run(kernel: &KernelProcess, code: &str, answers: Option<&[&str]>) -> (Value, String, usize) {
     let request = json!({ "code": code, "allow_stdin": answers.is_some() });
@@ -50,13 +52,29 @@ fn a_cell_that_reads_asks_and_one_that_cannot_ask_fails_at_once_without_loss() {
     let code = "let from = std::thread::spawn(|| std::io::stdin().lines().next().unwrap().unwrap());\nprint!(\"{}\", from.join().unwrap());";
     assert_eq!(run(&kernel, code, Some(&["thread"])).1, "thread");
     let code = "std::process::Command::new(\"sh\").args([\"-c\", \"read x; echo got $x\"]).status()?;";
-    assert_eq!(run(&kernel, code, Some(&["it"])).1, "got it\n");
+    if portable() {
+        // Which is not seen, and finds the end of its input.
+        let (_, printed, asked) = run(&kernel, code, Some(&[]));
+        assert_eq!((printed.as_str(), asked), ("got\n", 0));
+        // By an item that reads, through another; nothing in the cell itself names it.
+        let code = "fn line() -> String { std::io::stdin().lines().next().unwrap().unwrap() }\nfn both() -> String { line() + &line() }";
+        assert_eq!(run(&kernel, code, None).0["status"], "ok");
+        assert_eq!(run(&kernel, "print!(\"{}\", both());", Some(&["a", "b"])).1, "ab");
+    } else {
+        assert_eq!(run(&kernel, code, Some(&["it"])).1, "got it\n");
+    }
 
     // Where nobody can be asked.
     let (reply, _, _) = run(&kernel, "x.push(4);\nstd::io::stdin().read_line(&mut names)?;", None);
-    assert_eq!((&reply["status"], &reply["ename"]), (&json!("error"), &json!("StdinNotImplemented")));
-    assert!(reply["evalue"].as_str().unwrap().contains("help: "), "{reply}");
-    assert_eq!(run(&kernel, "print!(\"{x:?}\");", None).1, "[1, 2, 3]");
+    if portable() {
+        // It may be at work instead, so it is not ended, but finds the end of its input.
+        assert_eq!(reply["status"], "ok", "{reply}");
+        assert_eq!(run(&kernel, "print!(\"{x:?}\");", None).1, "[1, 2, 3, 4]");
+    } else {
+        assert_eq!((&reply["status"], &reply["ename"]), (&json!("error"), &json!("StdinNotImplemented")));
+        assert!(reply["evalue"].as_str().unwrap().contains("help: "), "{reply}");
+        assert_eq!(run(&kernel, "print!(\"{x:?}\");", None).1, "[1, 2, 3]");
+    }
 
     // A cell that computes for long without reading is not disturbed.
     let code = "std::thread::sleep(std::time::Duration::from_millis(400));\nprint!(\"done\");";
