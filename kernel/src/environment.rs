@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::os::system;
+
 /// How to get a linker, on the systems that most people have.
 pub const LINKER_HELP: &str =
     "install a C compiler: apt install gcc libc6-dev, dnf install gcc, or xcode-select --install";
@@ -75,14 +77,8 @@ pub fn file_error(verb: &str, path: &Path, error: &io::Error) -> String {
 }
 
 /// Whether code that lies in this folder may be run: false on a file system that is mounted `noexec`.
-#[allow(unsafe_code)]
 pub fn may_run_code_in(folder: &Path) -> bool {
-    let Ok(path) = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()) else { return true };
-    // SAFETY: a zeroed `statvfs` is a valid one, and the path is terminated.
-    unsafe {
-        let mut about: libc::statvfs = std::mem::zeroed();
-        libc::statvfs(path.as_ptr(), &mut about) != 0 || about.f_flag & libc::ST_NOEXEC == 0
-    }
+    system().may_run_code_in(folder)
 }
 
 /// The number of the user who runs this program.

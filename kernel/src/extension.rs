@@ -8,6 +8,7 @@
 //! notebook, offline.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env::consts::DLL_SUFFIX;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use crate::environment;
 use crate::image::{Fnv, Image, Unit, cannot, name_and_version, units};
+use crate::os;
 
 /// A finished extension.
 #[derive(Clone, Debug)]
@@ -125,7 +127,7 @@ pub(crate) const SHOWN: [&str; 6] = ["ndarray", "onelens", "plotters", "rayon", 
 const MANIFEST: &str = "crates";
 
 fn library_file(name: &str) -> String {
-    format!("lib{name}.so")
+    format!("lib{name}{DLL_SUFFIX}")
 }
 
 /// A number for all that an extension depends on.
@@ -322,6 +324,7 @@ fn build_in(
         "-Cdebuginfo=0",
     ]);
     command.arg(format!("--crate-name={name}")).arg("lib.rs").arg("-o").arg(work.join(library_file(name)));
+    command.args(os::searched_for(&library_file(name)));
     command.arg(format!("--extern=onelens_image={}", image.library().display()));
     for one in below {
         source.push_str(&format!("pub extern crate {};\n", one.name));

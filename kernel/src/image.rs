@@ -3,6 +3,7 @@
 //! It lies in a per-user cache, in a folder named after everything that could change it, so that a new compiler
 //! or a changed library gives a new image and kernels that run on the old one are not disturbed.
 
+use std::env::consts::{DLL_EXTENSION, DLL_SUFFIX};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -18,6 +19,7 @@ use crate::assist::project;
 use crate::environment;
 pub(crate) use crate::environment::file_error as cannot;
 use crate::intact;
+use crate::os;
 use crate::paths;
 use crate::sources;
 
@@ -103,7 +105,7 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
             return None;
         }
         let files = message["filenames"].as_array()?;
-        let wanted = if proc_macro { "so" } else { "rmeta" };
+        let wanted = if proc_macro { DLL_EXTENSION } else { "rmeta" };
         let file = files.iter().filter_map(Value::as_str).map(PathBuf::from);
         let file = file.into_iter().find(|file| file.extension().is_some_and(|e| e == wanted))?;
         let package_id = message["package_id"].as_str()?;
@@ -275,14 +277,14 @@ impl Image {
     pub fn std_library(&self) -> Result<PathBuf, String> {
         let is_std = |path: &PathBuf| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libstd-"))
-                && path.extension().is_some_and(|extension| extension == "so")
+                && path.extension().is_some_and(|extension| extension == DLL_EXTENSION)
         };
         let found = fs::read_dir(&self.std_folder)
             .ok()
             .and_then(|entries| entries.flatten().map(|entry| entry.path()).find(is_std));
         found.ok_or_else(|| {
             format!(
-                "no shared standard library (libstd-*.so) in {}\nhelp: install Rust through https://rustup.rs, whose toolchains have it",
+                "no shared standard library (libstd-*{DLL_SUFFIX}) in {}\nhelp: install Rust through https://rustup.rs, whose toolchains have it",
                 self.std_folder.display()
             )
         })
@@ -334,7 +336,8 @@ fn settings(environment: impl Iterator<Item = (String, String)>) -> Vec<(String,
     settings.sort();
     settings
 }
-const LIBRARY: &str = "libonelens_image.so";
+const LIBRARY: &str =
+    if cfg!(target_vendor = "apple") { "libonelens_image.dylib" } else { "libonelens_image.so" };
 const MANIFEST: &str = "crates";
 const UNITS: &str = "units.json";
 const PROJECT: &str = "rust-project.json";
@@ -541,6 +544,10 @@ fn run_cargo(
         .arg(target)
         .arg("--")
         .args(FLAGS)
+        .args(os::searched_for(LIBRARY))
+        .args(
+            cfg!(target_vendor = "apple").then(|| os::searching_in(&toolchain.std_folder.to_string_lossy())),
+        )
         .env("RUSTC", &toolchain.rustc)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -585,7 +592,9 @@ fn artifacts(messages: &str) -> Vec<PathBuf> {
         .filter(|message| message["reason"] == "compiler-artifact")
         .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
         .filter_map(|file| file.as_str().map(PathBuf::from))
-        .filter(|file| file.extension().is_some_and(|extension| extension == "rmeta" || extension == "so"));
+        .filter(|file| {
+            file.extension().is_some_and(|extension| extension == "rmeta" || extension == DLL_EXTENSION)
+        });
     artifacts.collect()
 }
 

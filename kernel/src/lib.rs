@@ -25,9 +25,11 @@
 //! | [`assist`] | completion and documentation, also while a cell runs |
 //! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
 //! | [`environment`], [`intact`] | what around the program can fail, in sentences; whether a cache is whole |
+//! | `os` | what Linux grants and other systems do not |
 //! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
 //!
-//! This package does not depend on the library `onelens`: cells do.
+//! This package does not depend on the library `onelens`: cells do. Elsewhere than on a Unix it is empty.
+#![cfg(unix)]
 
 pub mod assist;
 mod batch;
@@ -48,6 +50,7 @@ pub mod intact;
 pub mod jupyter;
 pub mod lab;
 pub mod notebook;
+mod os;
 pub mod outputs;
 pub mod page;
 pub mod parameters;

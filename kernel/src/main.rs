@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+#[cfg(unix)]
 fn main() -> ExitCode {
     // The process that runs cells. It forks, so this comes before any thread is started.
     if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
@@ -10,4 +11,12 @@ fn main() -> ExitCode {
     #[cfg(feature = "evcxr")]
     onelens_kernel::evcxr::runtime_hook();
     ExitCode::from(onelens_kernel::cli::main())
+}
+
+#[cfg(not(unix))]
+fn main() -> ExitCode {
+    eprintln!(
+        "the onelens kernel needs Linux or another Unix\nhelp: the library works in the stock kernel (cargo install evcxr_jupyter; begin with `:dep onelens = {{ path = \"..\" }}`); the kernel itself runs in WSL"
+    );
+    ExitCode::FAILURE
 }

@@ -30,6 +30,15 @@ pub fn write(to: &mut impl Write, parts: &[&str]) -> io::Result<()> {
     to.write_all(&encode(parts))
 }
 
+/// Writes that a process ended, and how, by the status that its parent has from the system.
+pub fn write_end(to: &mut impl Write, pid: i32, status: i32) -> io::Result<()> {
+    let how = match libc::WIFSIGNALED(status) {
+        true => format!("signal {}", libc::WTERMSIG(status)),
+        false => format!("exit {}", libc::WEXITSTATUS(status)),
+    };
+    write(to, &["ended", &pid.to_string(), &how])
+}
+
 /// Reads one frame and not a byte more, so that a copy of this process inherits nothing half read.
 pub fn read(from: &mut impl Read) -> io::Result<Vec<String>> {
     let mut len = [0; 4];

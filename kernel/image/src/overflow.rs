@@ -42,17 +42,9 @@ pub(crate) fn forget_threads() {
 pub(crate) fn watch_this_thread() {
     const SIZE: usize = 64 << 10;
     let Some([begin, end]) = GUARDS.get(NEXT.fetch_add(1, Ordering::Relaxed)) else { return };
-    // SAFETY: the attributes are initialised by the first call and freed by the last; the second stack is fresh
-    // memory that is never freed.
+    let Some((low, guard)) = lowest_of_stack() else { return };
+    // SAFETY: the second stack is fresh memory that is never freed.
     unsafe {
-        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
-        if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
-            return;
-        }
-        let (mut low, mut size, mut guard) = (std::ptr::null_mut(), 0, 0);
-        let known = libc::pthread_attr_getstack(&attributes, &mut low, &mut size) == 0
-            && libc::pthread_attr_getguardsize(&attributes, &mut guard) == 0;
-        libc::pthread_attr_destroy(&mut attributes);
         let memory = libc::mmap(
             std::ptr::null_mut(),
             SIZE,
@@ -61,15 +53,49 @@ pub(crate) fn watch_this_thread() {
             -1,
             0,
         );
-        if !known || memory == libc::MAP_FAILED {
+        if memory == libc::MAP_FAILED {
             return;
         }
         let stack = libc::stack_t { ss_sp: memory, ss_flags: 0, ss_size: SIZE };
         libc::sigaltstack(&stack, std::ptr::null_mut());
         // Some versions of glibc count the guard page as part of the stack.
-        begin.store((low as usize).saturating_sub(guard), Ordering::Relaxed);
-        end.store(low as usize + guard, Ordering::Relaxed);
+        begin.store(low.saturating_sub(guard), Ordering::Relaxed);
+        end.store(low + guard, Ordering::Relaxed);
     }
+}
+
+/// The lowest address of this thread's stack, and how many bytes of guard there are around it.
+#[cfg(not(target_vendor = "apple"))]
+#[allow(unsafe_code)]
+fn lowest_of_stack() -> Option<(usize, usize)> {
+    // SAFETY: the attributes are initialised by the first call and freed by the last.
+    unsafe {
+        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) != 0 {
+            return None;
+        }
+        let (mut low, mut size, mut guard) = (std::ptr::null_mut(), 0, 0);
+        let known = libc::pthread_attr_getstack(&attributes, &mut low, &mut size) == 0
+            && libc::pthread_attr_getguardsize(&attributes, &mut guard) == 0;
+        libc::pthread_attr_destroy(&mut attributes);
+        known.then_some((low as usize, guard))
+    }
+}
+
+/// The same where the system tells the highest address and the size, and each thread has one page of guard.
+#[cfg(target_vendor = "apple")]
+#[allow(unsafe_code)]
+fn lowest_of_stack() -> Option<(usize, usize)> {
+    // SAFETY: these calls read what the system knows of this very thread, and of itself.
+    let (high, size, page) = unsafe {
+        let own = libc::pthread_self();
+        (
+            libc::pthread_get_stackaddr_np(own),
+            libc::pthread_get_stacksize_np(own),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    Some(((high as usize).checked_sub(size)?, usize::try_from(page).ok()?))
 }
 
 /// Says what it was and lets the process die of it.

@@ -9,15 +9,18 @@ use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::os::fd::{FromRawFd, RawFd};
 
-/// Serves cells until the kernel closes `commands`. Called once, by the worker process, before any thread.
+/// Serves cells until the kernel closes `commands`. Called once, by the worker process, before any thread. `notices` is
+/// where a process tells how another ended that nobody adopts, or -1 where the supervisor adopts all.
 ///
 /// # Safety
-/// The three numbers are open file descriptors that nothing else uses.
+/// The numbers are open file descriptors that nothing else uses, the last one if it is not -1.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged: c_int) {
+pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged: c_int, notices: c_int) {
     // SAFETY: the caller hands the descriptors over.
     let (mut commands, out, acknowledged) = unsafe { (file(commands), file(out), file(acknowledged)) };
+    // SAFETY: the same, of one that is there.
+    let mut notices = (notices >= 0).then(|| unsafe { file(notices) });
     channel::open(out, acknowledged);
     install_panic_hook();
     overflow::install();
@@ -36,6 +39,9 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
             ["run", path, visible] => match run(&thread, path, visible == "global", &wake, &mut spare) {
                 Ran::Here => report_end(),
                 Ran::Woken => {
+                    if let Some(notices) = &mut notices {
+                        stay_to_tell(notices);
+                    }
                     // The old thread and pool stayed in the process that died.
                     std::mem::forget(thread);
                     thread = match CellThread::start() {
@@ -163,6 +169,26 @@ fn run(
         }
     }
     Ran::Here
+}
+
+/// Nobody hears how this process ends, whose parent is gone: so a child of it goes on in its place, and it stays behind, as it
+/// is, to tell how that one ends.
+#[allow(unsafe_code)]
+fn stay_to_tell(notices: &mut File) {
+    // SAFETY: a woken copy has one thread, so the child may do anything.
+    let child = unsafe { libc::fork() };
+    // Without a child it goes on itself, and the kernel sees only that it is gone.
+    if child <= 0 {
+        return;
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place, and `child` has not been waited for.
+    while unsafe { libc::waitpid(child, &mut status, 0) } == -1
+        && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+    {}
+    let _ = frame::write_end(notices, child, status);
+    // SAFETY: ends this process without running anything of the user's.
+    unsafe { libc::_exit(0) }
 }
 
 /// The kernel's out-of-memory killer should take the process that grew, and leave the copy.

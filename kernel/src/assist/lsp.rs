@@ -241,22 +241,19 @@ fn read(output: &mut impl BufRead) -> Option<Value> {
 }
 
 /// Lets the system kill the program when the thread that starts it ends, which it does with the kernel at the
-/// latest, however that ends.
+/// latest, however that ends. Where no system does that, the program ends as its input does, as the protocol has it.
 #[allow(unsafe_code)]
 fn end_with_this_thread(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // Interrupts from a terminal are for the kernel.
     command.process_group(0);
-    #[cfg(target_os = "linux")]
-    {
-        let tie = || {
-            // SAFETY: it changes only what the new process is to the system, and is allowed after `fork`.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            Ok(())
-        };
-        // SAFETY: the closure allocates nothing and takes no lock.
-        unsafe { command.pre_exec(tie) };
-    }
+    let system = crate::os::system();
+    let tie = move || {
+        system.end_with_parent();
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock, as `end_with_parent` promises.
+    unsafe { command.pre_exec(tie) };
 }
 
 #[cfg(test)]

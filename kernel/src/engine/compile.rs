@@ -5,9 +5,11 @@ use super::linker;
 use super::types::CRATE;
 use crate::extension::Extension;
 use crate::image::{Crate, Image};
+use crate::os;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::env::consts::DLL_SUFFIX;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -65,7 +67,7 @@ fn nameable(crates: &[Crate]) -> impl Iterator<Item = &Crate> {
 fn finds_libraries_in(folder: &str, linker: Option<&Path>) -> Vec<String> {
     match linker {
         Some(_) => vec!["-Clink-arg=-rpath".into(), format!("-Clink-arg={folder}")],
-        None => vec![format!("-Clink-arg=-Wl,-rpath,{folder}")],
+        None => vec![os::searching_in(folder)],
     }
 }
 
@@ -94,14 +96,18 @@ impl Compiler {
             arguments.push(format!("--extern={}={}", one.name, image.deps().join(&one.file).display()));
         }
         arguments.push(format!("-Ldependency={}", image.deps().display()));
+        let linker = linker::install(&folder, &image.library());
+        // What the worker has loaded is known to it, but rustc's own means make it searched for again.
+        let searched = [Some(image.library()), image.std_library().ok()].into_iter().flatten();
+        let searched = searched.filter_map(|library| Some(library.parent()?.display().to_string()));
         Compiler {
-            linker: linker::install(&folder, &image.library()),
+            library_folders: if linker.is_none() { searched.collect() } else { Vec::new() },
+            linker,
             image: image.clone(),
             folder,
             arguments,
             crates: Vec::new(),
             dependency_folders: vec![image.deps()],
-            library_folders: Vec::new(),
             control,
             last_errors: RefCell::default(),
             without_runtime: Cell::new(false),
@@ -177,14 +183,14 @@ impl Compiler {
         source: &str,
         items: Option<&Path>,
     ) -> Result<Compiled, String> {
-        let (path, file) = (self.folder.join(format!("cell{number}.so")), cell_file(number));
+        let (path, file) = (self.folder.join(format!("cell{number}{DLL_SUFFIX}")), cell_file(number));
         std::fs::write(self.folder.join(&file), source).map_err(|e| cannot_write(&self.folder, &e))?;
         let with = |linker| {
             let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib", linker);
             command.arg(&file).arg("-o").arg(&path);
             if let Some(items) = items {
                 command.arg(format!("--extern={CRATE}={}", items.display()));
-                command.args(finds_libraries_in("$ORIGIN", linker));
+                command.args(finds_libraries_in(os::BESIDE, linker));
             }
             self.run(command)
         };
@@ -211,7 +217,7 @@ impl Compiler {
 
     /// Begins to compile a library of items; `None` if that cannot be.
     pub(super) fn spawn_library(&self, file: &str, source: &str) -> Option<(Child, PathBuf)> {
-        let path = self.folder.join(format!("lib{CRATE}_{}.so", file.trim_end_matches(".rs")));
+        let path = self.folder.join(format!("lib{CRATE}_{}{DLL_SUFFIX}", file.trim_end_matches(".rs")));
         std::fs::write(self.folder.join(file), source).ok()?;
         let mut command = self.rustc(CRATE, "dylib", None);
         command.arg("--cap-lints=allow").arg(file).arg("-o").arg(&path).stderr(Stdio::null());

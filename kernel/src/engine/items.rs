@@ -546,6 +546,22 @@ impl Items {
         self.revision
     }
 
+    /// The words of `code`, and of every item that they lead to by its name.
+    pub(super) fn words_behind(&self, code: &str) -> BTreeSet<String> {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let words = |text: &str| text.split(|c| !is_word(c)).map(str::to_string).collect::<BTreeSet<_>>();
+        let (mut found, mut rest) = (words(code), self.items.iter().collect::<Vec<_>>());
+        loop {
+            let (led_to, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|item| item.names.iter().any(|name| found.contains(name)));
+            if led_to.is_empty() {
+                return found;
+            }
+            found.extend(led_to.iter().flat_map(|item| words(&item.tokens)));
+            rest = others;
+        }
+    }
+
     /// Whether all of them can be named from another crate.
     pub(super) fn can_be_public(&self, homes: &Homes) -> bool {
         let can = |item: &Item| item.public.is_some() && item.homeless(homes).is_none();

@@ -4,6 +4,7 @@
 //! again to link it: what it takes from them is found when it is loaded. The linker is called without `cc` before it.
 //! What does not link that way is linked by rustc's own means, which also words the error.
 
+use crate::os::system;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,11 @@ done
 exec LINKER "$@" -z noseparate-code -z norelro
 "#;
 
-/// Writes the program that rustc calls to link a cell; `None` where there is no `ld`.
+/// Writes the program that rustc calls to link a cell; `None` where there is no `ld`, or one of another kind.
 pub(super) fn install(folder: &Path, image: &Path) -> Option<PathBuf> {
+    if !system().links_with_gnu() {
+        return None;
+    }
     let path = std::env::var_os("PATH")?;
     let linker = std::env::split_paths(&path).map(|folder| folder.join("ld")).find(|file| file.is_file())?;
     let script = SCRIPT.replace("LOADED", &quoted(image)?).replace("LINKER", &quoted(&linker)?);
@@ -36,7 +40,7 @@ fn quoted(path: &Path) -> Option<String> {
     Some(format!("'{}'", path.to_str()?.replace('\'', r"'\''")))
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use std::process::Command;

@@ -2,9 +2,12 @@
 
 use super::frame;
 use super::input::StandardInput;
+use super::interrupt::signal_group;
+use super::shell::is_over;
 use super::streams::Utf8;
 use super::worker::Fds;
 use crate::image::Image;
+use crate::os::system;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How often a quiet cell is looked at, in milliseconds: whether it waits for input.
 const LOOK_EVERY: libc::c_int = 50;
+
+/// How long after the last worker is gone a notice of it may come, in milliseconds.
+const LAST_NOTICE: libc::c_int = 100;
 
 /// Printed text is handed over at most this often, so that a loop that prints does not become thousands of messages.
 const PACE: Duration = Duration::from_millis(20);
@@ -28,6 +34,8 @@ pub(super) enum Event {
     Ended { pid: i32, how: String },
     /// The worker waits for a line on its standard input.
     Reads,
+    /// Neither a worker nor a copy of it is left, of which there is nobody to tell how they ended.
+    Deserted,
     /// The supervisor is gone, and with it everything.
     Gone,
 }
@@ -81,7 +89,7 @@ impl Process {
             .arg(image.library())
             .arg(folder)
             .arg(fds.to_argument());
-        let (stdin, input) = StandardInput::new();
+        let (stdin, input) = StandardInput::new(folder);
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         inherit(&mut command, fds);
         let mut child = command.spawn().map_err(|e| {
@@ -106,6 +114,17 @@ impl Process {
             stderr_text: Utf8::default(),
             handed_over: Instant::now(),
         })
+    }
+
+    /// Ends all processes of the session and removes its folder.
+    pub(super) fn end(&mut self) {
+        // A supervisor that was killed has ended nothing, and where the system does not do so for it, its group is left.
+        if self.life.is_some() && !system().adopts_orphans() && is_over(self.child.id()) {
+            signal_group(self.child.id().cast_signed());
+        }
+        // The supervisor ends everything when this closes.
+        drop(self.life.take());
+        let _ = self.child.wait();
     }
 
     /// Tells the worker something. If it is gone, [`next`](Self::next) says so.
@@ -135,14 +154,20 @@ impl Process {
                 let pid = parts.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
                 return Event::Ended { pid, how: parts.get(2).cloned().unwrap_or_default() };
             }
-            let limit = if self.input.is_open() && worker > 0 { LOOK_EVERY } else { -1 };
+            let adopts = system().adopts_orphans();
+            let limit = if (self.input.is_open() && worker > 0) || !adopts { LOOK_EVERY } else { -1 };
             let Some(ready) = self.wait(limit) else {
                 if self.input.is_awaited(worker) {
                     self.drain(on_text);
                     return Event::Reads;
                 }
+                // Then workers hold the pipe, too, whose end would tell it.
+                if !adopts && is_over(self.child.id()) {
+                    return Event::Gone;
+                }
                 continue;
             };
+            self.input.is_not_silent();
             let printed_only = !ready.channel && !ready.notices;
             if printed_only
                 && self.handed_over.elapsed() < PACE
@@ -154,6 +179,11 @@ impl Process {
             // A dead worker's last frames come before the notice of its death.
             if ready.channel && append(&mut self.channel, &mut self.frames) {
                 continue;
+            }
+            // Its end: nobody runs cells any more. Where nobody adopts it may be that nobody is left to tell of that either.
+            if ready.channel && !adopts && !self.has_notice(LAST_NOTICE) {
+                self.drain(on_text);
+                return Event::Deserted;
             }
             if ready.stdout || ready.stderr {
                 self.handed_over = Instant::now();
@@ -183,6 +213,14 @@ impl Process {
         let mut fds = [watch(self.channel.as_raw_fd()), watch(self.notices.as_raw_fd())];
         // SAFETY: two valid entries.
         unsafe { libc::poll(fds.as_mut_ptr(), 2, 1) };
+    }
+
+    /// Whether a notice comes within so many milliseconds.
+    #[allow(unsafe_code)]
+    fn has_notice(&self, limit: libc::c_int) -> bool {
+        let mut notices = libc::pollfd { fd: self.notices.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid entry.
+        unsafe { libc::poll(&mut notices, 1, limit) > 0 }
     }
 
     /// Waits for something to read, for at most `limit` milliseconds if that is not -1.
@@ -288,8 +326,6 @@ fn inherit(command: &mut Command, fds: Fds) {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The supervisor ends everything when this closes.
-        drop(self.life.take());
-        let _ = self.child.wait();
+        self.end();
     }
 }

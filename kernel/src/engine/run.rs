@@ -72,7 +72,7 @@ impl Session {
                 }
                 Event::Ended { pid, .. } if pid == worker => break,
                 Event::Ended { .. } | Event::Reads => {}
-                Event::Gone => break,
+                Event::Gone | Event::Deserted => break,
             }
         }
         drop(done);
@@ -93,7 +93,7 @@ impl Session {
             }
             Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
             Event::Ended { how, .. } => how,
-            Event::Gone | Event::Reads => "it ended".into(),
+            Event::Gone | Event::Deserted | Event::Reads => "it ended".into(),
         };
         Err(format!(
             "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
@@ -104,6 +104,7 @@ impl Session {
 
     pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Ran {
         let visible = if ready.homes.is_empty() { "" } else { "global" };
+        self.process.input.begin(|| self.scope.items.words_behind(&ready.text.code));
         self.process.send(&["run", &ready.library.to_string_lossy(), visible]);
         let mut course = Course::default();
         loop {
@@ -135,6 +136,10 @@ impl Session {
                 }
                 Event::Gone => {
                     self.start_over("its supervisor ended", &mut course);
+                    true
+                }
+                Event::Deserted => {
+                    self.start_over("so did the copy of it", &mut course);
                     true
                 }
             };
@@ -261,6 +266,8 @@ impl Session {
             Input::Line(line) => self.process.input.give(&line),
             // Whoever interrupts also sees to it that the cell ends.
             Input::Interrupted => {}
+            // Who is only thought to read may be at work.
+            Input::Unavailable if self.process.input.is_guessed() => self.process.input.end(),
             Input::Unavailable => {
                 course.refused = true;
                 signal(self.control.worker(), libc::SIGKILL);
@@ -309,13 +316,15 @@ fn no_input() -> CellError {
 }
 
 fn died(how: &str) -> CellError {
-    let cause = match how {
-        "signal 6" => "it aborted",
-        "signal 9" => "it was killed, perhaps because the machine had no memory left",
-        "signal 7" => "bus error",
-        "signal 11" => "segmentation fault",
-        "overflow" => "stack overflow: recursion that is endless, or too deep for the 64 MiB of a cell",
-        other => other,
+    // Systems number some signals differently.
+    let signal = how.strip_prefix("signal ").and_then(|number| number.parse::<i32>().ok());
+    let cause = match (signal, how) {
+        (Some(libc::SIGABRT), _) => "it aborted",
+        (Some(libc::SIGKILL), _) => "it was killed, perhaps because the machine had no memory left",
+        (Some(libc::SIGBUS), _) => "bus error",
+        (Some(libc::SIGSEGV), _) => "segmentation fault",
+        (_, "overflow") => "stack overflow: recursion that is endless, or too deep for the 64 MiB of a cell",
+        (_, other) => other,
     };
     let what = match cause.strip_prefix("exit ") {
         Some(code) => format!("the cell ended its process with exit code {code}"),

@@ -130,8 +130,9 @@ impl Session {
         self.homes.clear();
         self.libraries = Libraries::default();
         // The old supervisor removes the folder when it ends.
-        self.process = Process::start(&self.image, &self.program, &self.folder)?;
+        self.process.end();
         std::fs::create_dir_all(&self.folder).map_err(|e| e.to_string())?;
+        self.process = Process::start(&self.image, &self.program, &self.folder)?;
         self.compiler.folder_is_new();
         self.wait_until_ready()
     }

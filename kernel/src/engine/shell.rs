@@ -70,7 +70,7 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
 
 /// Whether a child has ended. It is not waited for, so its number stays its own, for an interrupt.
 #[allow(unsafe_code)]
-fn is_over(pid: u32) -> bool {
+pub(super) fn is_over(pid: u32) -> bool {
     // SAFETY: a zeroed `siginfo_t` is valid, and is what the call writes to.
     unsafe {
         let mut about: libc::siginfo_t = std::mem::zeroed();

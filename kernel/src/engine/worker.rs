@@ -1,14 +1,19 @@
 //! The process that the kernel starts for a session: the supervisor, and the worker as its child.
 //!
 //! The supervisor runs no code of the user's. It adopts every process that a cell leaves behind, tells the
-//! kernel when one ends, and ends them all when the kernel is gone.
+//! kernel when one ends, and ends them all when the kernel is gone. Where the system lets nobody adopt, it tells of
+//! the first worker's end, and each later one leaves its parent behind to tell of its own.
 
 use super::frame;
+use crate::os::system;
+use signal_hook::SigId;
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// The supervisor's ends of the pipes, by number, as they stand on its command line.
 #[derive(Clone, Copy)]
@@ -53,24 +58,32 @@ pub fn worker_main() -> ! {
     // SAFETY: these calls change only what this process, still with one thread, is to the system.
     unsafe {
         libc::setpgid(0, 0);
-        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
         for fd in fds.all() {
             libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
         }
     }
-    let ends = watch_for_ends();
+    system().adopt_orphans();
+    let (ends, watch) = match watch_for_ends() {
+        Ok(watched) => watched,
+        Err(e) => {
+            eprintln!(
+                "the ends of processes cannot be watched: {e}\nhelp: close some programs and restart the kernel"
+            );
+            std::process::exit(1);
+        }
+    };
     // SAFETY: there is one thread, so the child may do anything.
     let worker = unsafe { libc::fork() };
     if worker == 0 {
-        unblock_signals();
+        forget_ends(ends, watch);
         // SAFETY: the descriptors belong to the supervisor, which has its own copies of them.
         unsafe {
             libc::close(fds.life);
-            libc::close(fds.notices);
-            libc::close(ends.as_raw_fd());
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if system().adopts_orphans() {
+                libc::close(fds.notices);
+            }
         }
-        std::mem::forget(ends);
+        system().end_with_parent();
         work(std_library, image, fds)
     }
     supervise(ends, Path::new(folder), fds)
@@ -88,8 +101,9 @@ fn work(std_library: &str, image: &str, fds: Fds) -> ! {
         });
         match serve {
             Ok(serve) => {
-                let serve: extern "C" fn(c_int, c_int, c_int) = std::mem::transmute(serve);
-                serve(fds.commands, fds.channel, fds.acknowledge);
+                let serve: extern "C" fn(c_int, c_int, c_int, c_int) = std::mem::transmute(serve);
+                let notices = if system().adopts_orphans() { -1 } else { fds.notices };
+                serve(fds.commands, fds.channel, fds.acknowledge, notices);
                 libc::_exit(0)
             }
             Err(error) => error,
@@ -140,23 +154,21 @@ fn load_error() -> String {
     }
 }
 
-/// A descriptor that becomes readable when a child ends.
-#[allow(unsafe_code)]
-fn watch_for_ends() -> File {
-    // SAFETY: the set is initialised before use, and the descriptor is new.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGCHLD);
-        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        File::from_raw_fd(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
-    }
+/// What becomes readable when a child ends, until [`forget_ends`].
+fn watch_for_ends() -> io::Result<(UnixStream, SigId)> {
+    let (ends, from_handler) = UnixStream::pair()?;
+    ends.set_nonblocking(true)?;
+    Ok((ends, signal_hook::low_level::pipe::register(libc::SIGCHLD, from_handler)?))
 }
 
+/// In the child: its own children's ends are for the cells, and no signal stays blocked that was so for whoever started us.
 #[allow(unsafe_code)]
-fn unblock_signals() {
-    // SAFETY: the set is initialised before use.
+fn forget_ends(ends: UnixStream, watch: SigId) {
+    drop(ends);
+    signal_hook::low_level::unregister(watch);
+    // SAFETY: the set is initialised before use; the default action takes the place of a handler that does nothing more.
     unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
@@ -164,7 +176,7 @@ fn unblock_signals() {
 }
 
 #[allow(unsafe_code)]
-fn supervise(mut ends: File, folder: &Path, fds: Fds) -> ! {
+fn supervise(mut ends: UnixStream, folder: &Path, fds: Fds) -> ! {
     // SAFETY: the pipes belong to this process from here on; the child has its own copies of what it needs.
     let mut notices = unsafe {
         for fd in [fds.commands, fds.channel, fds.acknowledge] {
@@ -189,11 +201,7 @@ fn supervise(mut ends: File, folder: &Path, fds: Fds) -> ! {
             if pid <= 0 {
                 break;
             }
-            let how = match libc::WIFSIGNALED(status) {
-                true => format!("signal {}", libc::WTERMSIG(status)),
-                false => format!("exit {}", libc::WEXITSTATUS(status)),
-            };
-            let _ = frame::write(&mut notices, &["ended", &pid.to_string(), &how]);
+            let _ = frame::write_end(&mut notices, pid, status);
         }
     }
 }
@@ -201,17 +209,20 @@ fn supervise(mut ends: File, folder: &Path, fds: Fds) -> ! {
 /// Kills everything that descends from this process, removes the session's files, and ends.
 #[allow(unsafe_code)]
 fn end_all(folder: &Path) -> ! {
-    let own = std::process::id();
     loop {
-        // Children of a killed child become children of this process, and are found in the next round.
-        let children =
-            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            super::interrupt::signal(pid, libc::SIGKILL);
+        // Children of a killed child become children of this process, or stay in its group, and are found in the next round.
+        let left = system().left();
+        for pid in &left {
+            super::interrupt::signal(*pid, libc::SIGKILL);
         }
         // SAFETY: no status is asked for.
-        if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } <= 0 {
+        let was_child = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0;
+        if !was_child && left.is_empty() {
             break;
+        }
+        // Nobody tells us of the end of those that are not ours.
+        if !was_child {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
     let _ = std::fs::remove_dir_all(folder);
