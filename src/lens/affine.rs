@@ -8,6 +8,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
+use super::token_gradient::TokenGradient;
 use super::{LayerMoments, Pool, Scale, Target};
 use crate::model::{Transformer, check_width, no_stream};
 use crate::num::{log_softmax_rows, matmul};
@@ -87,6 +88,38 @@ pub trait Lens: Sync {
         self.decode(model, self.transport(layer, h)?.view())
     }
 
+    /// The gradient by `h: [rows, d_model]` of the log-probability that the lens reads at residual stream `layer` for
+    /// `tokens`, one for each row: `[rows, d_model]`, in nats per unit of the stream. It is the direction in which the
+    /// lens says that the token becomes more probable, which [`Steering`](super::Steering) adds to the stream.
+    ///
+    /// Fails where [`read`](Lens::read) does, on a token outside the vocabulary, on another number of tokens than rows,
+    /// and for a kind of lens that does not say how.
+    ///
+    /// ```
+    /// use onelens::{lens::{Lens, LogitLens}, model::{Config, Norm, Transformer}, ndarray::array};
+    /// // Without a norm, the logits of the logit lens are `U h`, and the gradient of `ln q_0` is `u_0 - Σ q_t u_t`.
+    /// let config = Config { d_vocab: 2, d_model: 2, n_heads: 1, d_head: 2, norm: Norm::None, ..Default::default() };
+    /// let mut model = Transformer::new(config)?;
+    /// model.params.w_u = array![[3.0, 1.0], [0.0, 8.0]].into();
+    /// // Nothing in the stream: both tokens have a half.
+    /// let gradient = LogitLens.token_gradient(&model, 0, array![[0.0, 0.0]].view(), &[0])?;
+    /// assert_eq!(gradient, array![[1.0, -4.0]]);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    fn token_gradient(
+        &self,
+        _model: &Transformer,
+        _layer: usize,
+        _h: ArrayView2<f32>,
+        _tokens: &[u32],
+    ) -> Result<Array2<f32>> {
+        Err(Error::new(
+            ErrorKind::Config,
+            format!("the {} has no gradient", self.name()),
+            "implement `Lens::token_gradient` for this kind of lens",
+        ))
+    }
+
     /// Refuses a model that this lens was not made for, or to which it says nothing of tokens.
     fn check_model(&self, model: &Transformer) -> Result<()>;
 
@@ -107,6 +140,16 @@ impl Lens for LogitLens {
 
     fn transport(&self, _layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
         Ok(h.to_owned())
+    }
+
+    fn token_gradient(
+        &self,
+        model: &Transformer,
+        _layer: usize,
+        h: ArrayView2<f32>,
+        tokens: &[u32],
+    ) -> Result<Array2<f32>> {
+        TokenGradient { target: Target::Residual, scale: Scale::AsItIs, map: None }.of(model, h, tokens)
     }
 
     fn check_model(&self, _model: &Transformer) -> Result<()> {
@@ -321,6 +364,17 @@ impl Lens for LayerLenses {
 
     fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
         self.target.logits(model, z)
+    }
+
+    fn token_gradient(
+        &self,
+        model: &Transformer,
+        layer: usize,
+        h: ArrayView2<f32>,
+        tokens: &[u32],
+    ) -> Result<Array2<f32>> {
+        let map = self.lenses.get(layer).ok_or_else(|| no_stream(layer, self.len()))?;
+        TokenGradient { target: self.target, scale: self.scale, map: Some(map) }.of(model, h, tokens)
     }
 
     fn check_model(&self, model: &Transformer) -> Result<()> {

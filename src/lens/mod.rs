@@ -20,8 +20,8 @@
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
 //!
-//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`detect_anomalies`] whether the way from layer to
-//! layer gives strange inputs away.
+//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says what a lens
+//! reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange inputs away.
 
 mod accumulator;
 mod affine;
@@ -45,9 +45,11 @@ mod published;
 mod readout;
 mod ridge;
 mod ridge_path;
+mod steering;
 mod sweeps;
 mod target;
 mod token_chunks;
+mod token_gradient;
 mod trajectory;
 mod transfer;
 mod tuned;
@@ -69,6 +71,7 @@ pub use probe::{Probe, ProbeScore};
 pub(crate) use readout::{most_probable, read_blocks, sum_of_predictions};
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
+pub use steering::{Aim, Steering, SteeringResult};
 pub use target::{Scale, Target};
 pub(crate) use token_chunks::{CHUNK, TokenChunks};
 pub use trajectory::{Reading, Trajectory};

@@ -433,6 +433,16 @@ impl Lens for TunedLens {
         self.lenses.logits(model, z)
     }
 
+    fn token_gradient(
+        &self,
+        model: &Transformer,
+        layer: usize,
+        h: ArrayView2<f32>,
+        tokens: &[u32],
+    ) -> Result<Array2<f32>> {
+        self.lenses.token_gradient(model, layer, h, tokens)
+    }
+
     fn check_model(&self, model: &Transformer) -> Result<()> {
         self.lenses.check_model(model)
     }

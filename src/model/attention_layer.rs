@@ -123,8 +123,9 @@ pub(crate) fn attend(
     (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern, z }, out)
 }
 
-/// What the heads read where positions came before: causal softmax attention of `q` over the keys and values of the past and of this pass,
-/// which are added to it. Without hooks. `[pos, n_heads · d_head]`.
+/// What the heads read where positions came before: causal softmax attention of `q` over the keys and values of the
+/// past and of this pass. Several sequences go on from the same past, each without the others; the keys and values of
+/// the last are added to it. Without hooks. `[sequence · pos, n_heads · d_head]`.
 fn attend_after(
     net: &Network,
     l: usize,
@@ -135,16 +136,22 @@ fn attend_after(
 ) -> Array2<f32> {
     let c = net.config;
     let (keys, values) = (&mut past.keys[l], &mut past.values[l]);
-    keys.extend(k.iter());
-    values.extend(v.iter());
     let width = c.n_kv_heads() * c.d_head;
     let mut z = Array2::zeros(q.dim());
-    for (i, mut z) in z.rows_mut().into_iter().enumerate() {
+    for (row, mut z) in z.rows_mut().into_iter().enumerate() {
+        let i = row % net.n_pos;
+        if i == 0 {
+            let own = s![row..row + net.n_pos, ..];
+            for (all, new) in [(&mut *keys, k), (&mut *values, v)] {
+                all.truncate(net.first * width);
+                all.extend(new.slice(own).iter());
+            }
+        }
         let z = z.as_slice_mut().expect("a row of a new array");
         let query = net.first + i;
         for (head, z) in z.chunks_exact_mut(c.d_head).enumerate() {
             let column = head / (c.n_heads / c.n_kv_heads()) * c.d_head;
-            let q = q.slice(s![i, head * c.d_head..(head + 1) * c.d_head]);
+            let q = q.slice(s![row, head * c.d_head..(head + 1) * c.d_head]);
             let q = q.as_slice().expect("a part of a row");
             let scoring = c.scoring(l, head);
             let seen = scoring.seen(query, query + 1);

@@ -179,7 +179,7 @@ pub(crate) fn unembed_into(net: &Network, mut rows: Vec<(Array2<f32>, ArrayViewM
 }
 
 /// The first residual stream, `[sequence · pos, d_model]`.
-fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
+pub(super) fn embed_tokens(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -> Array2<f32> {
     let flat: Vec<u32> = tokens.iter().copied().collect();
     let mut h = net.params.w_e.gather(&flat);
     if net.config.embed_scale != 1.0 {
@@ -219,7 +219,7 @@ pub(crate) fn embed_norm(net: &Network, embedding: ArrayView2<f32>, taps: &mut T
 /// Sequential: `mid = pre + attention(norm(pre))`, `post = mid + mlp(norm(mid))`. Parallel: `post = pre +
 /// attention(norm(pre)) + mlp(norm(pre))`. Without skips: `post = mlp(norm(attention(norm(pre))))`. Where what is given
 /// is normalised, `norm(attention(..))` is added; where the sum is, `mid = norm(pre + attention(pre))`.
-fn block(
+pub(super) fn block(
     net: &Network,
     l: usize,
     stream: &Array2<f32>,

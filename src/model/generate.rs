@@ -2,10 +2,8 @@
 
 use ndarray::{Array2, s};
 
-use super::architecture::{Attention, Positions, RotaryScaling};
 use super::network::{Network, Past};
 use super::{Transformer, forward};
-use crate::nn::Mask;
 use crate::num::{rng, sample_index};
 use crate::session;
 use crate::{Error, ErrorKind, Result};
@@ -15,7 +13,7 @@ impl Transformer {
     ///
     /// The model sees at most its last `n_ctx` tokens. Keys and values are kept from token to token, so that each reads
     /// every weight once, as it is stored. Where a further token changes those of the tokens before it (bidirectional
-    /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`]), everything is computed anew for
+    /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`](super::RotaryScaling::Dynamic)), everything is computed anew for
     /// each.
     pub fn generate_greedy(&self, prompt: &[u32], n: usize) -> Result<Vec<u32>> {
         self.generate(prompt, n, None)
@@ -96,17 +94,8 @@ impl Transformer {
     fn next_logits(&self, tokens: &[u32], past: &mut Past) -> Result<Vec<f32>> {
         let c = &self.config;
         let window = &tokens[tokens.len().saturating_sub(c.n_ctx)..];
-        // Frequencies that depend on the length of the sequence turn all of its keys anew.
-        let dynamic = |l| match c.positions_in(l) {
-            Positions::Rotary(rotary) => matches!(rotary.scaling, RotaryScaling::Dynamic { .. }),
-            Positions::Learned | Positions::Alibi | Positions::None => false,
-        };
-        let goes_on = match (c.attention, c.mask) {
-            (Attention::Softmax, Mask::Causal) => !(0..c.n_layers).any(dynamic),
-            (Attention::Softmax, Mask::Prefix(_) | Mask::None) | (Attention::Linear, _) => false,
-        };
         // A position that falls out of the window moves all others: what was kept is of no use then.
-        if !goes_on || window.len() < tokens.len() {
+        if !self.goes_on() || window.len() < tokens.len() {
             let input = Array2::from_shape_vec((1, window.len()), window.to_vec()).expect("one row");
             let logits = self.forward(&input)?;
             return Ok(logits.slice(s![0, -1, ..]).to_vec());

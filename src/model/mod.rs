@@ -25,6 +25,7 @@ mod adamw;
 mod architecture;
 mod attention_layer;
 mod backward;
+mod branches;
 mod cache;
 mod config;
 mod forward;
@@ -53,6 +54,7 @@ pub use architecture::{
     Attention, AttentionScale, Bias, Blocks, Experts, LayerKind, Mlp, NormAt, Positions, QkNorm, Residual,
     Rotary, RotaryScaling, Supervision,
 };
+pub(crate) use branches::Trunk;
 pub use cache::ActivationCache;
 pub use config::Config;
 pub use hook::Hook;

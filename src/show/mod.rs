@@ -43,6 +43,7 @@ mod of_language;
 mod of_lens;
 mod of_model;
 mod of_predictive;
+mod of_steering;
 mod picture;
 mod plots;
 mod sheet;

@@ -28,6 +28,7 @@ mod refinement_resumed;
 mod relatives;
 mod ridge_path;
 mod rule;
+mod steering;
 mod stream;
 mod training_runs;
 mod tuned;

@@ -1,0 +1,108 @@
+//! How steering looks in a notebook.
+
+use super::figure::show;
+use super::{Figure, LineChart, Series, Table, TableCell};
+use crate::Result;
+use crate::lens::{Aim, SteeringResult};
+
+impl SteeringResult {
+    /// Change of the log-probability by residual stream at the largest dose, one curve for what was added, with 95 % bands.
+    pub fn figure(&self) -> Result<Figure> {
+        self.by_stream(self.doses.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+    }
+
+    /// The same at a dose that was run.
+    pub fn by_stream(&self, dose: f64) -> Result<Figure> {
+        let series =
+            self.series(&|kind| self.streams.iter().map(|&l| self.interval(kind, l, dose)).collect());
+        self.chart(
+            format!("Does the model say what is put into its stream? Dose {dose}"),
+            "residual stream (0 is the embedding)",
+            self.streams.iter().map(|&l| l as f64).collect(),
+            series?,
+        )
+    }
+
+    /// Change of the log-probability by dose at one residual stream.
+    ///
+    /// Fails if that stream was not steered.
+    pub fn by_dose(&self, stream: usize) -> Result<Figure> {
+        let series =
+            self.series(&|kind| self.doses.iter().map(|&d| self.interval(kind, stream, d)).collect());
+        self.chart(
+            format!("Does the model say what is put into its stream? Stream {stream}"),
+            "dose (share of the stream's length)",
+            self.doses.clone(),
+            series?,
+        )
+    }
+
+    /// Every stream, dose and kind: change of the log-probability, half the width of its 95 % interval, and how much
+    /// the whole prediction changed.
+    pub fn table(&self) -> Result<Table> {
+        let thousandths = |x: f64| TableCell::Number((x * 1e3).round() / 1e3);
+        let mut rows = Vec::new();
+        for &stream in &self.streams {
+            for &dose in &self.doses {
+                for kind in &self.kinds {
+                    let (change, half) = self.interval(kind, stream, dose)?;
+                    let (kl, _) = self.disturbance(kind, stream, dose)?;
+                    let numbers = [change, half, kl].map(thousandths);
+                    let mut row = vec![stream.into(), dose.into(), kind.clone().into()];
+                    row.extend(numbers);
+                    rows.push(row);
+                }
+            }
+        }
+        let header = ["stream", "dose", "what is added", "change (nats)", "± 95 %", "KL (nats)"];
+        Ok(Table {
+            title: "Does the model say what is put into its stream?".into(),
+            header: header.map(String::from).to_vec(),
+            rows,
+            note: self.note(),
+        })
+    }
+
+    fn series(&self, of: &dyn Fn(&str) -> Result<Vec<(f64, f64)>>) -> Result<Vec<Series>> {
+        let curve = |kind: &String| {
+            let (mean, half): (Vec<f64>, Vec<f64>) = of(kind)?.into_iter().unzip();
+            let lower: Vec<f64> = mean.iter().zip(&half).map(|(m, h)| m - h).collect();
+            let upper: Vec<f64> = mean.iter().zip(&half).map(|(m, h)| m + h).collect();
+            let series = Series::new(kind, mean);
+            // A single sequence has no interval.
+            Ok(if half.iter().any(|h| h.is_nan()) { series } else { series.band(lower, upper) })
+        };
+        self.kinds.iter().map(curve).collect()
+    }
+
+    fn chart(&self, title: String, x_label: &str, x: Vec<f64>, series: Vec<Series>) -> Result<Figure> {
+        LineChart {
+            title,
+            x_label: x_label.into(),
+            y_label: "change of the log-probability (nats)".into(),
+            x,
+            series,
+            y_from_zero: true,
+            note: self.note(),
+            ..Default::default()
+        }
+        .figure()
+    }
+
+    fn note(&self) -> String {
+        let aim = match self.aim {
+            Aim::RunnersUp => "the model's runners-up there",
+            Aim::Unigram => "tokens drawn from the model's mean prediction",
+        };
+        let n_seqs = self.change.shape()[3];
+        format!(
+            "{n_seqs} sequences, {} positions each, towards {} of {aim}, whose log-probability is {:.2} nats before; intervals are 95 % over sequences.",
+            self.n_positions, self.n_tokens, self.log_prob
+        )
+    }
+
+    /// Shows the figure.
+    pub fn evcxr_display(&self) {
+        show(self.figure());
+    }
+}
