@@ -16,6 +16,7 @@ mod gradients;
 mod heads;
 mod layers;
 mod lens_kinds;
+mod lesions;
 mod model;
 mod moments;
 mod passes;
