@@ -15,7 +15,7 @@
 //! | in one basis? | what own lenses of single streams read of others ([`Measured::pair_kl`]) | as above |
 //! | does it come nearer to the truth? | KL to the truth under the shared lens, block by block ([`TruthRead`]) | none to pass: it has to fall by a stated share |
 //! | do updates sharpen it? | Aitchison cosine of what an update changes in the reading with the error left ([`Measured::alignment`]) | updates shuffled over tokens ([`Streams::shuffled`]) |
-//! | do updates follow the gradient? | cosine with `-∂L/∂h_l`, one preconditioner against own ([`LiteralGradient`]) | an untrained network |
+//! | do updates follow the gradient? | cosine and inner product with `-∂L/∂h_l` of the expected loss, one preconditioner against own ([`LiteralGradient`]) | an untrained network |
 //! | what if a block is missing? | loss after a [`Lesion`] | the network as it is |
 //! | how many blocks does a path pass? | the gradient by length of its paths ([`path_lengths`]) | an untrained network, the number of paths |
 //!
@@ -42,7 +42,7 @@ mod summary;
 mod temperature;
 mod verdict;
 
-pub use gradient::LiteralGradient;
+pub use gradient::{LiteralGradient, LossGradient};
 pub use images::ImageBattery;
 pub use interval::{Equivalence, Interval, Resamples, equivalence};
 pub use lesions::{Lesion, affine_replacement};

@@ -296,14 +296,19 @@ pub(super) fn cell_of(
 ) -> Result<Cell> {
     let streams = Streams::of_transformer(model, tokens, source)?;
     let cell = Cell::measure(&streams, lambda, seed)?;
-    with_the_rest(cell, model, tokens)
+    with_the_rest(cell, model, tokens, source)
 }
 
 /// Adds what is measured in the network itself.
-fn with_the_rest(mut cell: Cell, model: &Transformer, tokens: &Array2<u32>) -> Result<Cell> {
+fn with_the_rest(
+    mut cell: Cell,
+    model: &Transformer,
+    tokens: &Array2<u32>,
+    source: Option<&dyn Source>,
+) -> Result<Cell> {
     cell.fingerprint = model.fingerprint();
     cell.loss = model.loss(tokens)?;
-    cell.gradient = Some(LiteralGradient::measure(model, tokens)?);
+    cell.gradient = Some(LiteralGradient::measure(model, tokens, source)?);
     if model.config.blocks == Blocks::Distinct && model.config.residual != Residual::None {
         cell.lesions = Some(lesions(model, tokens)?);
     }
@@ -334,7 +339,7 @@ fn cell_in_parts(
     };
     let cell = Cell::measure_parts(n_parts, &part, lambda, 0, on_part)?;
     let ends: Vec<usize> = (0..n).filter(|&i| i < 2 * each || i + 2 * each >= n).collect();
-    let cell = with_the_rest(cell, model, &tokens.select(ndarray::Axis(0), &ends))?;
+    let cell = with_the_rest(cell, model, &tokens.select(ndarray::Axis(0), &ends), None)?;
     Ok(Cell { loss: model.loss(tokens)?, ..cell })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array2, Array3, ArrayView2, Axis, s};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
 
 use super::adamw::sum_parts;
@@ -13,7 +13,7 @@ use super::network::Network;
 use super::run::parts;
 use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Params, Transformer};
-use crate::nn::{Mask, cross_entropy};
+use crate::nn::{Mask, cross_entropy, expected_cross_entropy};
 use crate::{Error, ErrorKind, Result};
 
 /// The gradients of the parts of a batch; the first becomes their sum. Memory that training steps hand on.
@@ -137,7 +137,7 @@ impl Transformer {
         interventions: &[Intervention],
     ) -> Result<(f64, Params)> {
         let mut gradients = Gradients::default();
-        let (loss, _) = self.loss_and_grads(tokens, interventions, None, &mut gradients)?;
+        let (loss, _) = self.loss_and_grads(tokens, None, interventions, None, &mut gradients)?;
         Ok((loss, gradients.into_sum()))
     }
 
@@ -147,7 +147,7 @@ impl Transformer {
         tokens: &Array2<u32>,
         gradients: &mut Gradients,
     ) -> Result<(f64, f64)> {
-        self.loss_and_grads(tokens, &[], None, gradients)
+        self.loss_and_grads(tokens, None, &[], None, gradients)
     }
 
     /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation
@@ -168,8 +168,40 @@ impl Transformer {
     ) -> Result<(f64, ActivationCache)> {
         let (n_seqs, n_pos) = self.check_loss(tokens, interventions)?;
         let mut grads = self.empty_cache((n_seqs, n_pos), keep);
-        let (loss, _) =
-            self.loss_and_grads(tokens, interventions, Some(&mut grads), &mut Gradients::default())?;
+        let unread = &mut Gradients::default();
+        let (loss, _) = self.loss_and_grads(tokens, None, interventions, Some(&mut grads), unread)?;
+        Ok((loss, grads))
+    }
+
+    /// The training loss that is *expected* where the distribution of each next token is known, `E_{t~p} -ln q(t)`, and
+    /// its gradient with respect to the activations that `keep` asks for.
+    ///
+    /// `tokens: [batch, pos + 1]` as for the [`loss`](Transformer::loss), of which the last ones are not looked at;
+    /// `p: [batch, pos, d_vocab]`, row `t` for token `t + 1`, as
+    /// [`Source::true_conditional`](crate::data::Source::true_conditional) says it.
+    ///
+    /// Fails where [`loss`](Transformer::loss) does, on another shape, or a row that is no distribution.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Hook, Transformer}, ndarray::{Array3, array}};
+    /// let model = Transformer::new(Config { d_vocab: 4, n_layers: 2, ..Default::default() })?;
+    /// // All tokens are equally likely: at least ln 4 is to be expected.
+    /// let p = Array3::from_elem((1, 3, 4), 0.25);
+    /// let (loss, grads) = model.expected_loss_and_hook_grads(&array![[0, 1, 2, 3]], &p, &|h| h == Hook::Embed)?;
+    /// assert!(loss >= 4_f64.ln() && grads.get(Hook::Embed)?.shape() == [1, 3, 64]);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn expected_loss_and_hook_grads(
+        &self,
+        tokens: &Array2<u32>,
+        p: &Array3<f32>,
+        keep: &dyn Fn(Hook) -> bool,
+    ) -> Result<(f64, ActivationCache)> {
+        let (n_seqs, n_pos) = self.check_loss(tokens, &[])?;
+        check_distributions(p, (n_seqs, n_pos, self.config.d_vocab))?;
+        let mut grads = self.empty_cache((n_seqs, n_pos), keep);
+        let unread = &mut Gradients::default();
+        let (loss, _) = self.loss_and_grads(tokens, Some(p), &[], Some(&mut grads), unread)?;
         Ok((loss, grads))
     }
 
@@ -213,10 +245,12 @@ impl Transformer {
         Ok(grads)
     }
 
-    /// The training loss with both kinds of gradients, and the length of that of the weights.
+    /// The training loss with both kinds of gradients, and the length of that of the weights: of the tokens that came
+    /// next, or expected of the distributions `p: [batch, pos, d_vocab]`.
     fn loss_and_grads(
         &self,
         tokens: &Array2<u32>,
+        p: Option<&Array3<f32>>,
         interventions: &[Intervention],
         kept: Option<&mut ActivationCache>,
         gradients: &mut Gradients,
@@ -241,12 +275,18 @@ impl Transformer {
                 let mut taps =
                     Taps::new(&self.config, interventions, part.first_seq, batch, Default::default());
                 let tape = forward(&net, input, &mut taps);
-                let (mut loss, mut dlogits) =
-                    next_token_loss(tape.logits.view(), part.tokens, self.config.mask);
+                let mask = self.config.mask;
+                let rows = part.first_seq..part.first_seq + part.tokens.nrows();
+                let p = p.map(|p| p.slice(s![rows, .., ..]));
+                let loss_of = |logits: ArrayView2<f32>| match p {
+                    None => next_token_loss(logits, part.tokens, mask),
+                    Some(p) => expected_loss(logits, p, mask),
+                };
+                let (mut loss, mut dlogits) = loss_of(tape.logits.view());
                 let mut dstreams = Vec::new();
                 if self.config.supervision == Supervision::EveryLayer {
                     let lower;
-                    (lower, dstreams) = lower_layers(&net, &tape, part.tokens, n, grad);
+                    (lower, dstreams) = lower_layers(&net, &tape, &loss_of, n, grad);
                     loss += lower;
                 }
                 dlogits.mapv_inplace(|d| d / n as f32);
@@ -260,7 +300,7 @@ impl Transformer {
     }
 
     /// Positions that do not see their next token.
-    pub(super) fn n_counted(&self, (n_seqs, n_pos): (usize, usize)) -> usize {
+    pub(crate) fn n_counted(&self, (n_seqs, n_pos): (usize, usize)) -> usize {
         n_seqs * counted(self.config.mask, n_pos).len()
     }
 
@@ -290,7 +330,7 @@ impl Transformer {
 fn lower_layers(
     net: &Network,
     tape: &Tape,
-    tokens: ArrayView2<u32>,
+    loss_of: &dyn Fn(ArrayView2<f32>) -> (f64, Array2<f32>),
     n: usize,
     grad: &mut Params,
 ) -> (f64, Vec<Array2<f32>>) {
@@ -299,7 +339,7 @@ fn lower_layers(
     let mut dstreams = Vec::new();
     for l in 1..net.config.n_layers {
         let read = unembed(net, tape.resid(l).view(), &mut taps);
-        let (loss, mut dlogits) = next_token_loss(read.logits.view(), tokens, net.config.mask);
+        let (loss, mut dlogits) = loss_of(read.logits.view());
         dlogits.mapv_inplace(|d| d / n as f32);
         total += loss;
         dstreams.push(unembed_backward(net, &read.ln_final, &read.logits, dlogits.view(), grad, &mut taps));
@@ -339,20 +379,68 @@ pub(super) fn next_token_loss(
     tokens: ArrayView2<u32>,
     mask: Mask,
 ) -> (f64, Array2<f32>) {
-    let n_pos = tokens.ncols() - 1;
+    counted_loss(logits, tokens.ncols() - 1, mask, |logits, at| {
+        let targets: Vec<u32> = at.iter().map(|&(seq, t)| tokens[(seq, t + 1)]).collect();
+        cross_entropy(logits, &targets)
+    })
+}
+
+/// The same with distributions of the next token, `p: [sequence, pos, d_vocab]`.
+fn expected_loss(logits: ArrayView2<f32>, p: ArrayView3<f32>, mask: Mask) -> (f64, Array2<f32>) {
+    counted_loss(logits, p.len_of(Axis(1)), mask, |logits, at| {
+        let mut wanted = Array2::zeros(logits.dim());
+        for (mut row, &(seq, t)) in wanted.rows_mut().into_iter().zip(at) {
+            row.assign(&p.slice(s![seq, t, ..]));
+        }
+        expected_cross_entropy(logits, wanted.view())
+    })
+}
+
+/// What `loss` says of the logits that count, given their sequences and positions; its gradient is 0 at the others.
+fn counted_loss(
+    logits: ArrayView2<f32>,
+    n_pos: usize,
+    mask: Mask,
+    loss: impl Fn(ArrayView2<f32>, &[(usize, usize)]) -> (f64, Array2<f32>),
+) -> (f64, Array2<f32>) {
     let counted = counted(mask, n_pos);
-    if counted.len() == n_pos {
-        let targets: Vec<u32> = tokens.slice(s![.., 1..]).iter().copied().collect();
-        return cross_entropy(logits, &targets);
-    }
+    let n_seqs = logits.nrows() / n_pos;
     let at: Vec<(usize, usize)> =
-        (0..tokens.nrows()).flat_map(|seq| counted.iter().map(move |&t| (seq, t))).collect();
+        (0..n_seqs).flat_map(|seq| counted.iter().map(move |&t| (seq, t))).collect();
+    if counted.len() == n_pos {
+        return loss(logits, &at);
+    }
     let rows: Vec<usize> = at.iter().map(|(seq, t)| seq * n_pos + t).collect();
-    let targets: Vec<u32> = at.iter().map(|&(seq, t)| tokens[(seq, t + 1)]).collect();
-    let (loss, dcounted) = cross_entropy(logits.select(Axis(0), &rows).view(), &targets);
+    let (loss, dcounted) = loss(logits.select(Axis(0), &rows).view(), &at);
     let mut dlogits = Array2::zeros(logits.dim());
     for (row, d) in rows.into_iter().zip(dcounted.rows()) {
         dlogits.row_mut(row).assign(&d);
     }
     (loss, dlogits)
+}
+
+/// Refuses what is not one distribution for each position.
+fn check_distributions(p: &Array3<f32>, shape: (usize, usize, usize)) -> Result<()> {
+    if p.dim() != shape {
+        return Err(Error::new(
+            ErrorKind::Shape,
+            format!("the distributions have the shape {:?}, the logits have {shape:?}", p.dim()),
+            "give one probability for each logit, for all positions but the last of each sequence",
+        ));
+    }
+    for (seq, rows) in p.outer_iter().enumerate() {
+        for (t, row) in rows.outer_iter().enumerate() {
+            let total: f64 = row.iter().map(|&p| f64::from(p)).sum();
+            if row.iter().any(|p| p.is_nan() || *p < 0.0) || (total - 1.0).abs() > 1e-3 {
+                return Err(Error::new(
+                    ErrorKind::Data,
+                    format!(
+                        "what follows position {t} of sequence {seq} is no distribution: it sums to {total:.4}"
+                    ),
+                    "give probabilities of 0 or more that sum to 1",
+                ));
+            }
+        }
+    }
+    Ok(())
 }

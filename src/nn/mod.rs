@@ -27,7 +27,7 @@ pub use attention::{
     attention, attention_backward, attention_scores, attention_scores_backward, softmax_backward,
     softmax_rows,
 };
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, expected_cross_entropy};
 pub use embed::{embed, embed_backward};
 pub(crate) use gelu::gelu_backward_in;
 pub use gelu::{gelu, gelu_backward};

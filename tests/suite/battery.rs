@@ -144,7 +144,7 @@ fn an_untrained_network_takes_no_gradient_steps() {
     // chance.
     let source = Markov::new(6, 0.3).unwrap();
     let tokens = source.sample(60, 12, &mut rng(0, 0)).unwrap();
-    let seen = LiteralGradient::measure(&small(&source, 2), &tokens).unwrap();
+    let seen = LiteralGradient::measure(&small(&source, 2), &tokens, None).unwrap();
     assert_eq!(seen.cosine.len(), 3);
     assert!(
         seen.cosine.iter().all(|c| c.abs() < 0.3) && (0.0..=1.0).contains(&seen.psd_fraction),

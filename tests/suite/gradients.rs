@@ -229,6 +229,21 @@ fn cross_entropy_gradient_is_the_derivative() {
     check("cross_entropy", &inputs, f, &[dynamic(dlogits)]);
 }
 
+#[test]
+fn expected_cross_entropy_gradient_is_the_derivative_and_its_value_the_mean_over_tokens() {
+    // The first row is a distribution with a token that never comes; the others sum to more and less than 1.
+    let p = ndarray::array![[0.5, 0.0, 0.25, 0.25], [0.75, 0.5, 0.5, 0.25], [0.25, 0.0, 0.0, 0.25]];
+    let inputs = [random(20, &[3, 4])];
+    let f = |i: &[ArrayD<f64>]| expected_cross_entropy(matrix(&i[0]).view(), p.view()).0;
+    let (loss, dlogits) = expected_cross_entropy(matrix(&inputs[0]).view(), p.view());
+    check("expected_cross_entropy", &inputs, f, &[dynamic(dlogits)]);
+    let mut mean = 0.0;
+    for ((row, token), p) in p.indexed_iter() {
+        mean += p * cross_entropy(matrix(&inputs[0]).slice(s![row..=row, ..]), &[token as u32]).0;
+    }
+    assert!((loss - mean).abs() < 1e-12, "{loss} {mean}");
+}
+
 /// The whole network runs in f32, where one element's difference drowns in rounding; along the gradient of one tensor
 /// at a time it does not. A wrong wire anywhere makes some tensor's slope wrong.
 #[test]

@@ -17,6 +17,7 @@ mod heads;
 mod layers;
 mod lens_kinds;
 mod lesions;
+mod literal_gradient;
 mod model;
 mod moments;
 mod passes;
