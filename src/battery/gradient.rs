@@ -12,10 +12,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// How updates `Δ_l = h_{l+1} - h_l` relate to `-∂L/∂h_l`, the way in which the loss of the network falls fastest.
 ///
-/// Where a source knows the distribution of each next token, `L` is the [expected](LossGradient::Expected) loss. The loss
-/// of the token that happened to come has a gradient that is mostly chance: its cosine with the expected one is small,
-/// and the sign of what it says of updates can be another. Untrained networks reach cosines of a few hundredths either
-/// way; show them beside.
+/// Where a source knows the distribution of each next token, `L` is the [expected](LossGradient::Expected) loss. The
+/// loss of the token that happened to come has a gradient that is mostly chance: its cosine with the expected one is
+/// small, and the sign of what it says of updates can be another. Untrained networks reach cosines of a few hundredths
+/// either way; show them beside.
 ///
 /// The regression is `Δ_l ≈ P_l g_l + b_l` with `g_l = -∂L/∂h_l`: a gradient step with a preconditioner. One step of
 /// gradient descent has the same `P` everywhere.
@@ -23,8 +23,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct LiteralGradient {
     /// Of which loss.
     pub gradient: LossGradient,
-    /// Mean of `<Δ_l, -∂L/∂h_l>` over tokens at each layer, in nats: by how much the loss of a token would fall, to first
-    /// order, if `Δ_l` were added to the stream once more at every position. `L` is summed over the sequence.
+    /// Mean of `<Δ_l, -∂L/∂h_l>` over tokens at each layer, in nats, `L` summed over the sequence: by how much the loss
+    /// of a token would fall, to first order, if every position added its `Δ_l` to stream `h_l` beforehand.
     pub inner: Vec<f64>,
     /// Mean cosine of `Δ_l` and `-∂L/∂h_l` at each layer.
     pub cosine: Vec<f64>,
@@ -59,7 +59,8 @@ impl LiteralGradient {
     /// use onelens::battery::{LiteralGradient, LossGradient};
     /// use onelens::{data::{Markov, Source}, model::{Config, Transformer}, num::rng};
     /// let source = Markov::new(5, 0.3)?;
-    /// let model = Transformer::new(Config { d_vocab: 5, d_model: 8, n_layers: 2, n_heads: 1, d_head: 8, ..Default::default() })?;
+    /// let config = Config { d_vocab: 5, d_model: 8, n_layers: 2, n_heads: 1, d_head: 8, ..Default::default() };
+    /// let model = Transformer::new(config)?;
     /// let seen = LiteralGradient::measure(&model, &source.sample(20, 12, &mut rng(0, 0))?, Some(&source))?;
     /// assert_eq!((seen.gradient, seen.inner.len()), (LossGradient::Expected, 2));
     /// # Ok::<(), onelens::Error>(())

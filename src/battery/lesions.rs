@@ -20,11 +20,11 @@ pub enum Lesion {
     /// Blocks in this order.
     Permute(Vec<usize>),
     /// A block `times` in a row, each time with a step of `1/times`: `h ← h + block(h) / times`. If blocks refine one
-    /// prediction step by step, smaller steps along the same way do little harm, or help; if each does something of its
-    /// own, the block is fed what it never saw.
+    /// prediction step by step, smaller steps along the same way do little harm, or help; if each does something of
+    /// its own, the block is fed what it never saw.
     ///
-    /// What is divided is what attention and MLP add. Where both read the same stream (a parallel residual) the block is
-    /// one step, exactly as written; where the MLP reads what attention has changed, both are, one after the other:
+    /// What is divided is what attention and MLP add. Where both read the same stream (a parallel residual) the block
+    /// is one step, exactly as written; where the MLP reads what attention has changed, both are, one after the other:
     /// `h ← h + attention(h) / times`, then `h ← h + mlp(h) / times`. Once is the network itself.
     Damped {
         /// Which block.
@@ -62,7 +62,8 @@ impl Lesion {
                 ErrorKind::Config,
                 format!("{self:?} cannot be done to a network of {n} blocks ({})", config.describe()),
                 format!(
-                    "name blocks from 0 to {}, of a network whose blocks have weights of their own and do the same wherever they stand",
+                    "name blocks from 0 to {}, of a network whose blocks have weights of their own and do the same \
+                     wherever they stand",
                     n - 1
                 ),
             ));

@@ -20,8 +20,9 @@
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
 //!
-//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says what a lens
-//! reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange inputs away.
+//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says
+//! what a lens reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange
+//! inputs away.
 
 mod accumulator;
 mod affine;

@@ -427,8 +427,8 @@ impl SteeringResult {
         Ok(mean_and_half_width(&self.values(&self.change, kind, stream, dose)?))
     }
 
-    /// By how much more one kind changes the log-probability than another does on the same sequences, in nats, with half
-    /// the width of its 95 % interval.
+    /// By how much more one kind changes the log-probability than another does on the same sequences, in nats, with
+    /// half the width of its 95 % interval.
     ///
     /// Fails where [`interval`](SteeringResult::interval) does.
     pub fn advantage(&self, kind: &str, over: &str, stream: usize, dose: f64) -> Result<(f64, f64)> {
@@ -464,8 +464,8 @@ fn mean_and_half_width(values: &[f64]) -> (f64, f64) {
     (mean, error * student_quantile(values.len().saturating_sub(1)))
 }
 
-/// Of Student's t with `nu` degrees of freedom, what 97.5 % lie below: exactly for one and two, else by the expansion of
-/// Cornish and Fisher (Abramowitz & Stegun 1964, 26.7.5), within a hundredth.
+/// Of Student's t with `nu` degrees of freedom, what 97.5 % lie below: exactly for one and two, else by the expansion
+/// of Cornish and Fisher (Abramowitz & Stegun 1964, 26.7.5), within a hundredth.
 fn student_quantile(nu: usize) -> f64 {
     const Z: f64 = 1.959_963_984_540_054;
     let n = nu as f64;

@@ -325,12 +325,15 @@ impl Transformer {
     }
 }
 
+/// The summed loss that logits `[sequence · pos, d_vocab]` have, and its gradient.
+type LossOf<'a> = dyn Fn(ArrayView2<f32>) -> (f64, Array2<f32>) + 'a;
+
 /// The summed loss of all layers but the last, read through the final norm and unembedding, whose gradients go to
 /// `grad`; and the gradients of the streams that blocks leave. `n` is what the sum is divided by.
 fn lower_layers(
     net: &Network,
     tape: &Tape,
-    loss_of: &dyn Fn(ArrayView2<f32>) -> (f64, Array2<f32>),
+    loss_of: &LossOf,
     n: usize,
     grad: &mut Params,
 ) -> (f64, Vec<Array2<f32>>) {

@@ -6,15 +6,14 @@ use crate::Result;
 use crate::lens::{Aim, SteeringResult};
 
 impl SteeringResult {
-    /// Change of the log-probability by residual stream at the largest dose, one curve for what was added, with 95 % bands.
+    /// Change of the log-probability by residual stream at the largest dose, a curve for each kind, with 95 % bands.
     pub fn figure(&self) -> Result<Figure> {
         self.by_stream(self.doses.iter().copied().fold(f64::NEG_INFINITY, f64::max))
     }
 
     /// The same at a dose that was run.
     pub fn by_stream(&self, dose: f64) -> Result<Figure> {
-        let series =
-            self.series(&|kind| self.streams.iter().map(|&l| self.interval(kind, l, dose)).collect());
+        let series = self.series(|kind| self.streams.iter().map(|&l| self.interval(kind, l, dose)).collect());
         self.chart(
             format!("Does the model say what is put into its stream? Dose {dose}"),
             "residual stream (0 is the embedding)",
@@ -27,8 +26,7 @@ impl SteeringResult {
     ///
     /// Fails if that stream was not steered.
     pub fn by_dose(&self, stream: usize) -> Result<Figure> {
-        let series =
-            self.series(&|kind| self.doses.iter().map(|&d| self.interval(kind, stream, d)).collect());
+        let series = self.series(|kind| self.doses.iter().map(|&d| self.interval(kind, stream, d)).collect());
         self.chart(
             format!("Does the model say what is put into its stream? Stream {stream}"),
             "dose (share of the stream's length)",
@@ -37,33 +35,43 @@ impl SteeringResult {
         )
     }
 
-    /// Every stream, dose and kind: change of the log-probability, half the width of its 95 % interval, and how much
-    /// the whole prediction changed.
+    /// Change of the log-probability for every stream and dose, a column for each kind, with half the width of its 95 %
+    /// interval.
     pub fn table(&self) -> Result<Table> {
-        let thousandths = |x: f64| TableCell::Number((x * 1e3).round() / 1e3);
-        let mut rows = Vec::new();
-        for &stream in &self.streams {
-            for &dose in &self.doses {
-                for kind in &self.kinds {
-                    let (change, half) = self.interval(kind, stream, dose)?;
-                    let (kl, _) = self.disturbance(kind, stream, dose)?;
-                    let numbers = [change, half, kl].map(thousandths);
-                    let mut row = vec![stream.into(), dose.into(), kind.clone().into()];
-                    row.extend(numbers);
-                    rows.push(row);
-                }
-            }
-        }
-        let header = ["stream", "dose", "what is added", "change (nats)", "± 95 %", "KL (nats)"];
-        Ok(Table {
-            title: "Does the model say what is put into its stream?".into(),
-            header: header.map(String::from).to_vec(),
-            rows,
-            note: self.note(),
+        self.table_of("Does the model say what is put into its stream?", |kind, l, dose| {
+            self.interval(kind, l, dose)
         })
     }
 
-    fn series(&self, of: &dyn Fn(&str) -> Result<Vec<(f64, f64)>>) -> Result<Vec<Series>> {
+    /// The same for how much the whole prediction changed, `KL(p ‖ p')`.
+    pub fn disturbances(&self) -> Result<Table> {
+        let title = "How far does the prediction move, whatever it then says?";
+        self.table_of(title, |kind, l, dose| self.disturbance(kind, l, dose))
+    }
+
+    fn table_of(&self, title: &str, of: impl Fn(&str, usize, f64) -> Result<(f64, f64)>) -> Result<Table> {
+        let mut rows = Vec::new();
+        for (&stream, &dose) in self.streams.iter().flat_map(|l| self.doses.iter().map(move |dose| (l, dose)))
+        {
+            let mut row: Vec<TableCell> = vec![stream.into(), dose.into()];
+            for kind in &self.kinds {
+                let (mean, half) = of(kind, stream, dose)?;
+                // A single sequence has no interval.
+                let interval = if half.is_nan() { String::new() } else { format!(" ± {half:.3}") };
+                row.push(format!("{mean:.3}{interval}").into());
+            }
+            rows.push(row);
+        }
+        let header = ["stream", "dose"].into_iter().map(String::from).chain(self.kinds.iter().cloned());
+        Ok(Table {
+            title: title.into(),
+            header: header.collect(),
+            rows,
+            note: format!("Nats. {}", self.note()),
+        })
+    }
+
+    fn series(&self, of: impl Fn(&str) -> Result<Vec<(f64, f64)>>) -> Result<Vec<Series>> {
         let curve = |kind: &String| {
             let (mean, half): (Vec<f64>, Vec<f64>) = of(kind)?.into_iter().unzip();
             let lower: Vec<f64> = mean.iter().zip(&half).map(|(m, h)| m - h).collect();
@@ -96,7 +104,8 @@ impl SteeringResult {
         };
         let n_seqs = self.change.shape()[3];
         format!(
-            "{n_seqs} sequences, {} positions each, towards {} of {aim}, whose log-probability is {:.2} nats before; intervals are 95 % over sequences.",
+            "{n_seqs} sequences, {} positions each, towards {} of {aim}, whose log-probability is {:.2} nats before; \
+             intervals are 95 % over sequences.",
             self.n_positions, self.n_tokens, self.log_prob
         )
     }

@@ -51,7 +51,7 @@ fn damped_step(model: &Transformer, l: usize, h: &Array3<f32>, times: usize) -> 
         let (_, cache) = model.run_with_cache_of(&tokens(), changes, &|h| h == hook).unwrap();
         cache.get(hook).unwrap().into_dimensionality().unwrap()
     };
-    let attention = said(Hook::AttnOut(l), &[at_start.clone()]);
+    let attention = said(Hook::AttnOut(l), std::slice::from_ref(&at_start));
     let mid = h + &(attention * share);
     if model.config.mlp == Mlp::None {
         return mid;

@@ -232,7 +232,10 @@ fn a_trained_network_says_what_its_own_lens_puts_into_late_streams_and_not_what_
     let text = seen.figure().unwrap().text().to_string();
     assert!(text.contains("shared") && text.contains("random") && text.contains("Dose 0.3"), "{text}");
     assert!(seen.by_dose(2).is_ok() && seen.by_dose(9).is_err() && seen.by_stream(0.2).is_err());
-    assert_eq!(seen.table().unwrap().rows.len(), 4 * 2 * 5);
+    let table = seen.table().unwrap();
+    assert_eq!((table.rows.len(), table.header.len()), (4 * 2, 2 + 5));
+    let (change, half) = seen.interval("own", 0, 0.1).unwrap();
+    assert_eq!(table.rows[0][2].to_string(), format!("{change:.3} ± {half:.3}"));
 }
 
 #[test]
