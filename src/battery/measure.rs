@@ -398,12 +398,12 @@ impl Reading {
         });
         let mut alignment = Array2::zeros((floor.len(), layers));
         let mut update_size = Array2::zeros((floor.len(), layers));
-        for l in 0..layers {
+        for (l, now) in shared[..layers].iter().enumerate() {
             // To first order: a long step that knows nothing makes a reading less sure, which would count as knowing.
             let update = &s.streams[l + 1] - &s.streams[l];
             let step = s.scaled_change(&s.streams[l], &update);
             let decoded = matmul(matmul(step.view(), self.shared().a.t()).view(), s.readout.w_u.view());
-            let (change, left) = (centred(decoded), &reference - &centred(shared[l].clone()));
+            let (change, left) = (centred(decoded), &reference - &centred(now.clone()));
             let cosines = change.rows().into_iter().zip(left.rows()).map(|(a, b)| cosine(a, b)).collect();
             alignment.column_mut(l).assign(&by_sequence(cosines));
             let sizes = update

@@ -13,7 +13,7 @@ use crate::dual::{
     StepSizes, TaskLosses, UpdateSimilarity,
 };
 use crate::language::{Continuation, LanguageModel};
-use crate::lens::{Comparison, RidgeChoice, Trajectory, Transfer};
+use crate::lens::{Comparison, RidgeChoice, SteeringResult, Trajectory, Transfer};
 use crate::model::{ActivationCache, Config, TrainingLog, Transformer};
 use crate::num::Mantel;
 use crate::session;
@@ -84,6 +84,7 @@ show!(
     Simplex,
     SlotRun,
     SlotUpdates,
+    SteeringResult,
     StepSizes,
     Table,
     TaskLosses,

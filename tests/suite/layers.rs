@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["memory", "session", "num", "data", "nn"]),
     ("vision", &["session", "num", "data", "nn", "model"]),
     ("circuits", &["session", "num", "data", "model"]),
-    ("lens", &["session", "num", "data", "nn", "model", "vision"]),
+    ("lens", &["memory", "session", "num", "data", "nn", "model", "vision"]),
     ("device", &["session", "data", "nn", "model", "lens"]),
     ("language", &["session", "data", "model", "circuits", "lens"]),
     ("stream", &["session", "num", "data", "model", "lens"]),

@@ -18,7 +18,7 @@ pub(crate) enum Made {
     Descent,
     /// As `Halving`, and streams grow by two from layer to layer, as norms of real networks do.
     Growing,
-    /// Each goes a third of the way, beside as many numbers again that layers change as they like and nobody reads.
+    /// Each goes a third of the way, beside four numbers that layers change as they like and nobody reads.
     Beside,
     /// Each layer adds noise to what was there.
     Noise,
@@ -58,6 +58,8 @@ const LAYERS: usize = 6;
 const ROWS: usize = 480;
 /// Numbers of a token's truth.
 const D: usize = 8;
+/// Numbers beside it.
+const BESIDE: usize = 4;
 
 pub(crate) fn random(rows: usize, columns: usize, random: &mut Rng) -> Array2<f64> {
     Array2::from_shape_simple_fn((rows, columns), || normal(random))
@@ -127,10 +129,10 @@ pub(crate) fn made(how: Made, seed: u64) -> Streams {
             (scaled.collect(), readout_of(w_u))
         }
         Made::Beside => {
-            let nothing = Array2::zeros(w_u.dim());
-            let mut beside = random(rows, D, &mut numbers);
+            let nothing = Array2::zeros((BESIDE, n_classes));
+            let mut beside = random(rows, BESIDE, &mut numbers) * 0.5;
             let with = streams.iter().map(|h| {
-                beside += &(random(rows, D, &mut numbers) * 0.3);
+                beside += &(random(rows, BESIDE, &mut numbers) * 0.15);
                 side_by_side(h, &beside)
             });
             (with.collect(), readout_of(concatenate![Axis(0), w_u.view(), nothing.view()]))
@@ -167,7 +169,7 @@ pub(crate) fn made(how: Made, seed: u64) -> Streams {
     let target = streams[LAYERS].clone();
     let log_p = readout.decode(target.view());
     let of_truth = match how {
-        Made::Beside => side_by_side(&truth, &Array2::zeros(truth.dim())),
+        Made::Beside => side_by_side(&truth, &Array2::zeros((rows, BESIDE))),
         Made::Alternating | Made::Moving | Made::NarrowAlternating => {
             side_by_side(&truth, &Array2::zeros(truth.dim()))
         }
