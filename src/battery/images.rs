@@ -44,10 +44,10 @@ pub struct ImageBattery {
 }
 
 impl Default for ImageBattery {
-    /// Eight seeds of six fully connected layers of width 32: seconds on the small digits.
+    /// Eight seeds of six fully connected layers of width 9, which ten classes determine: seconds on the small digits.
     fn default() -> Self {
         ImageBattery {
-            config: ImageConfig { n_layers: 6, ..Default::default() },
+            config: ImageConfig { n_layers: 6, d_model: 9, ..Default::default() },
             training: ImageTraining::default(),
             seeds: (0..8).collect(),
             cells: 2,

@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 /// Rows that one thread takes at a time.
 const CHUNK: usize = 512;
 /// A lens whose last step gained no more than this, in nats, is near enough to its least KL.
-const ENOUGH: f64 = 1e-5;
+const ENOUGH: f64 = 1e-6;
 /// Rows that take no more memory than this are kept for refinement.
 const KEPT_BYTES: usize = 512 << 20;
 

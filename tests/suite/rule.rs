@@ -77,6 +77,7 @@ pub(crate) fn made(how: Made, seed: u64) -> Streams {
         Made::First | Made::OnlyLast => guess.clone(),
         Made::Zigzag => &truth - &(&guess * 1.2),
         Made::Elsewhere => &other * 0.3 + &guess,
+        Made::Beside => &truth * 0.5 + &guess,
         _ => &truth * 0.3 + &guess,
     };
     let mut streams = vec![start];
