@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 #[cfg(not(unix))]
 fn main() -> ExitCode {
     eprintln!(
-        "the onelens kernel needs Linux or another Unix\nhelp: the library works in the stock kernel (cargo install evcxr_jupyter; begin with `:dep onelens = {{ path = \"..\" }}`); the kernel itself runs in WSL"
+        "this kernel needs a Unix\nhelp: run it in WSL; outside of that use the library in the stock kernel: `cargo install evcxr_jupyter`, and in a notebook `:dep onelens = {{ path = \"..\" }}` (not yet tried on this system)"
     );
     ExitCode::FAILURE
 }

@@ -95,7 +95,8 @@ impl StandardInput {
         }
     }
 
-    /// Whether the worker, or a program that it started, waits for input; asked when nothing has come from it for a while.
+    /// Whether the worker, or a program that it started, waits for input; asked when nothing has come from it for a
+    /// while.
     pub(super) fn is_awaited(&mut self, worker: i32) -> bool {
         let Some(reader) = self.reader.as_ref().filter(|_| self.writer.is_some()) else { return false };
         if super::process::available(reader) > 0 || worker <= 0 {

@@ -118,7 +118,7 @@ impl Process {
 
     /// Ends all processes of the session and removes its folder.
     pub(super) fn end(&mut self) {
-        // A supervisor that was killed has ended nothing, and where the system does not do so for it, its group is left.
+        // A supervisor that was killed has ended nothing, and where no system does so for it, its group is left.
         if self.life.is_some() && !system().adopts_orphans() && is_over(self.child.id()) {
             signal_group(self.child.id().cast_signed());
         }
@@ -180,7 +180,7 @@ impl Process {
             if ready.channel && append(&mut self.channel, &mut self.frames) {
                 continue;
             }
-            // Its end: nobody runs cells any more. Where nobody adopts it may be that nobody is left to tell of that either.
+            // Its end: nobody runs cells any more. Where nobody adopts, maybe nobody is left to tell of that either.
             if ready.channel && !adopts && !self.has_notice(LAST_NOTICE) {
                 self.drain(on_text);
                 return Event::Deserted;

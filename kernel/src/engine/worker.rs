@@ -161,12 +161,13 @@ fn watch_for_ends() -> io::Result<(UnixStream, SigId)> {
     Ok((ends, signal_hook::low_level::pipe::register(libc::SIGCHLD, from_handler)?))
 }
 
-/// In the child: its own children's ends are for the cells, and no signal stays blocked that was so for whoever started us.
+/// In the child: its own children's ends are for the cells, and no signal stays blocked that was so for whoever started
+/// us.
 #[allow(unsafe_code)]
 fn forget_ends(ends: UnixStream, watch: SigId) {
     drop(ends);
     signal_hook::low_level::unregister(watch);
-    // SAFETY: the set is initialised before use; the default action takes the place of a handler that does nothing more.
+    // SAFETY: the set is initialised before use, and the default action takes the place of a handler that is done.
     unsafe {
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -210,7 +211,8 @@ fn supervise(mut ends: UnixStream, folder: &Path, fds: Fds) -> ! {
 #[allow(unsafe_code)]
 fn end_all(folder: &Path) -> ! {
     loop {
-        // Children of a killed child become children of this process, or stay in its group, and are found in the next round.
+        // Children of a killed child become children of this process, or stay in its group, and are found in the next
+        // round.
         let left = system().left();
         for pid in &left {
             super::interrupt::signal(*pid, libc::SIGKILL);

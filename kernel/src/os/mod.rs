@@ -6,10 +6,12 @@
 //!
 //! | | Linux | elsewhere |
 //! |---|---|---|
-//! | a process whose parent ended | becomes the supervisor's child | a forebear stays behind to tell how the worker ends |
-//! | everything that a session started ends with it | always | but a program that left the group (`setsid`) and whose parent ended before |
-//! | the supervisor is killed | the worker dies with it | the kernel kills its group; if it is gone too, a cell runs to its end |
-//! | a cell, or a program of its, that reads | is seen in the system call | is guessed: a cell that names `stdin` and is silent |
+//! | how a process ends whose parent is gone | the supervisor adopts it | its own parent has stayed behind, to tell |
+//! | what a session started ends with it | all | not what left the group (`setsid`) and lost its parent |
+//! | the supervisor is killed | the worker dies with it | the kernel, if there is one, kills the group |
+//! | a cell reads its standard input | is seen in the system call | is guessed, if it names that: `engine/input.rs` |
+//!
+//! Whoever stays behind keeps the memory that the worker has changed since it crashed last, until it crashes again.
 //!
 //! Signals, `fork`, pipes and the names of shared libraries are the same everywhere and used where they are needed.
 
@@ -32,9 +34,8 @@ pub(crate) trait System: Sync {
     /// `fork` and `exec`.
     fn end_with_parent(&self);
 
-    /// The processes that the calling one, which leads a group, has to end: at least its children, with those that died
-    /// and were not waited for; and, where it does not adopt orphans, the living rest of its group and all that descends
-    /// from that. One that is started meanwhile may be missing, so that whoever ends them asks again.
+    /// The processes that the calling one, which leads a group, has to end: its children, and, where it does not adopt
+    /// orphans, the living rest of its group and all that descends from that; none if even `ps` is missing. One that is started meanwhile may be missing, so that whoever ends them asks again.
     fn left(&self) -> Vec<i32>;
 
     /// Whether [`reads`](Self::reads) can tell something.
@@ -44,8 +45,8 @@ pub(crate) trait System: Sync {
     /// system hides it.
     fn reads(&self, process: i32) -> Option<bool>;
 
-    /// Whether code that lies in this folder may be run: false on a file system that is mounted `noexec`. What cannot be
-    /// found out counts as true.
+    /// Whether code that lies in this folder may be run: false on a file system that is mounted `noexec`. What cannot
+    /// be found out counts as true.
     fn may_run_code_in(&self, folder: &Path) -> bool;
 
     /// Whether the program `ld` knows the arguments of GNU's.

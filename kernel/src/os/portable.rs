@@ -101,8 +101,8 @@ mod tests {
 
     #[test]
     fn who_belongs_to_a_session_is_in_its_group_or_descends_from_one_who_is() {
-        // A grandchild in a group of its own stands before its parent; 7 has ended; 8 is an orphan of the group; 9 and 10
-        // are others.
+        // A grandchild in a group of its own stands before its parent; 7 has ended; 8 is an orphan of the group; 9 and
+        // 10 are others.
         let list = "   6     5     6 S\n 4 1 4 Ss\n 5 4 4 R+\n 7 4 4 Z\n 8 1 4 S\n 9 1 9 Ss\n 10 9 9 S\n";
         assert_eq!(below(4, list), [5, 6, 8]);
         assert_eq!(below(4, ""), [0; 0]);

@@ -881,6 +881,27 @@ fn a_cell_whose_process_and_copy_are_killed_ends_and_the_session_goes_on() {
 }
 
 #[test]
+fn a_supervisor_that_is_killed_takes_the_worker_with_it_and_another_follows() {
+    let mut n = Notebook::new();
+    n.ok("let x = 1;");
+    let worker = n.value("std::process::id()");
+    let supervisor = n.value("std::os::unix::process::parent_id()");
+    std::process::Command::new("kill").args(["-9", &supervisor]).status().unwrap();
+    n.fails(
+        "std::thread::sleep(std::time::Duration::from_secs(1000)); x",
+        "WorkerDied",
+        "could not be restored",
+    );
+    let runs = || std::fs::read_to_string(format!("/proc/{worker}/stat")).is_ok_and(|s| !s.contains(") Z "));
+    let since = Instant::now();
+    while runs() {
+        assert!(since.elapsed() < Duration::from_secs(20), "the worker goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(n.value("1 + 1"), "2");
+}
+
+#[test]
 fn values_are_dropped_when_the_session_ends_or_is_cleared() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gone");
