@@ -3,8 +3,10 @@
 use super::figure::show;
 use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell};
 use crate::battery::{
-    Group, Interval, LayerTruth, LensKind, LiteralGradient, Report, Summary, TruthSummary, Verdict,
+    Group, Interval, LayerTruth, LensKind, LiteralGradient, LossGradient, Network, Report, Summary,
+    TruthSummary, Verdict,
 };
+use crate::num::mean_and_standard_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Fractions below this are drawn here, as arrows: a lens in the wrong basis does worse than the baseline, without
@@ -381,41 +383,58 @@ impl Report {
         .figure()
     }
 
-    /// Updates against the literal gradient. Fails if no network is a transformer.
+    /// Updates against the literal gradient, layer by layer: of the networks in question, and of untrained ones, whose
+    /// updates know nothing. Fails if no network is a transformer.
     pub fn gradients(&self) -> Result<Table> {
-        let rows: Vec<Vec<TableCell>> = self
+        let untrained = Network::Untrained.name();
+        let shown: Vec<&Group> = self
             .groups
             .iter()
-            .filter(|g| !g.gradients.is_empty())
-            .map(|g| {
-                let n = g.gradients.len() as f64;
-                let mean = |of: fn(&LiteralGradient) -> &Vec<f64>| {
-                    let layers = |x: &LiteralGradient| of(x).iter().sum::<f64>() / of(x).len() as f64;
-                    TableCell::Text(format!("{:.3}", g.gradients.iter().map(layers).sum::<f64>() / n))
-                };
-                let psd = g.gradients.iter().map(|x| x.psd_fraction).sum::<f64>() / n;
-                vec![
-                    g.summary.name.clone().into(),
-                    mean(|x| &x.cosine),
-                    mean(|x| &x.positive),
-                    mean(|x| &x.r2_own),
-                    mean(|x| &x.r2_shared),
-                    format!("{psd:.2}").into(),
-                ]
-            })
+            .enumerate()
+            .filter(|(i, g)| (*i == 0 || g.summary.name == untrained) && !g.gradients.is_empty())
+            .map(|(_, g)| g)
             .collect();
-        if rows.is_empty() {
-            return Err(not_there("gradients"));
-        }
+        let first = shown.first().ok_or_else(|| not_there("gradients"))?;
+        let header = |g: &&Group| {
+            let of = |what: &str| format!("{what}, {}", g.summary.name);
+            [of("cosine"), of("positive in"), of("falls by (nats)")]
+        };
+        let layer = |l: usize| {
+            let of = |g: &&Group| {
+                let each = |of: fn(&LiteralGradient) -> &Vec<f64>| -> Vec<f64> {
+                    g.gradients.iter().map(|x| of(x)[l]).collect()
+                };
+                let (cosines, inner) = (each(|x| &x.cosine), each(|x| &x.inner));
+                let (mean, error) = mean_and_standard_error(&cosines);
+                let spread = if cosines.len() > 1 { format!(" ± {error:.3}") } else { String::new() };
+                let positive = cosines.iter().filter(|c| **c > 0.0).count();
+                let falls = inner.iter().sum::<f64>() / inner.len() as f64;
+                [
+                    TableCell::Text(format!("{mean:+.3}{spread}")),
+                    format!("{positive} of {}", cosines.len()).into(),
+                    format!("{falls:+.3}").into(),
+                ]
+            };
+            std::iter::once(format!("{l}").into()).chain(shown.iter().flat_map(of)).collect()
+        };
+        let psd = |g: &&Group| {
+            let mean = g.gradients.iter().map(|x| x.psd_fraction).sum::<f64>() / g.gradients.len() as f64;
+            format!("{mean:.2} ({})", g.summary.name)
+        };
+        let psd: Vec<String> = shown.iter().map(psd).collect();
         Ok(Table {
             title: "Are updates gradient steps, literally?".into(),
-            header: ["network", "cosine", "positive", "R² own", "R² one for all", "positive definite"]
-                .map(String::from)
-                .to_vec(),
-            rows,
-            note: "Updates against -∂L/∂h of the network's own loss, means over layers. R²: what a preconditioner explains of the updates. Positive \
-                   definite: share of the common preconditioner, .5 for a random matrix."
-                .into(),
+            header: std::iter::once("block".to_string()).chain(shown.iter().flat_map(header)).collect(),
+            rows: (0..first.gradients[0].cosine.len()).map(layer).collect(),
+            note: format!(
+                "Updates against -∂L/∂h, where L is {}. Cosine: mean over networks with its standard error; positive in: so many of them. Falls by: the \
+                 inner product of both. Share of a common preconditioner in directions in which it leads down: {}; a half for a random matrix.",
+                match first.gradients[0].gradient {
+                    LossGradient::Expected => "the expected loss under the true conditional",
+                    LossGradient::Sampled => "the loss of the tokens that came, which is mostly chance",
+                },
+                psd.join(", ")
+            ),
         })
     }
 
