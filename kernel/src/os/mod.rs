@@ -35,7 +35,8 @@ pub(crate) trait System: Sync {
     fn end_with_parent(&self);
 
     /// The processes that the calling one, which leads a group, has to end: its children, and, where it does not adopt
-    /// orphans, the living rest of its group and all that descends from that; none if even `ps` is missing. One that is started meanwhile may be missing, so that whoever ends them asks again.
+    /// orphans, the living rest of its group and all that descends from that; none if even `ps` is
+    /// missing. One that is started meanwhile may not be among them, so that whoever ends them asks again.
     fn left(&self) -> Vec<i32>;
 
     /// Whether [`reads`](Self::reads) can tell something.
