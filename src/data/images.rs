@@ -166,7 +166,7 @@ fn parse_digits(bytes: &[u8]) -> Result<Images, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is no text".to_string())?;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let numbers: Option<Vec<u8>> = line.split(',').map(|x| x.trim().parse().ok()).collect();
+        let numbers: Option<Vec<u8>> = line.split(',').map(|x| x.trim().parse::<u8>().ok()).collect();
         match numbers.as_deref() {
             Some([grey @ .., label]) if grey.len() == 64 && grey.iter().all(|&g| g <= 16) && *label <= 9 => {
                 pixels.extend(grey.iter().map(|&g| f32::from(g) / 16.0));

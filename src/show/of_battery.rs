@@ -145,8 +145,18 @@ impl Report {
     }
 
     /// What the own lens of one stream reads of another, in the networks in question.
+    ///
+    /// Fails if no stream counts.
     pub fn pairs(&self) -> Result<Figure> {
+        self.some_count()?;
         let first = &self.groups[0].summary;
+        let mut shares = first.pairs.clone();
+        // Of a stream off which hardly anything is read, a share is noise.
+        for (l, mut column) in shares.columns_mut().into_iter().enumerate() {
+            if first.layers[l].dropped.is_some() {
+                column.fill(f64::NAN);
+            }
+        }
         Heatmap {
             title: format!("Who reads whom: {}", first.name),
             x_label: "stream that is read".into(),
@@ -154,8 +164,9 @@ impl Report {
             unit: "share of the own lens".into(),
             range: Some((0.0, 1.0)),
             square: true,
-            note: "At the best temperature. In one basis every lens reads every stream.".into(),
-            ..Heatmap::new("", first.pairs.clone())?
+            note: "At the best temperature. In one basis every lens reads every stream. Hatched: streams that do not count."
+                .into(),
+            ..Heatmap::new("", shares)?
         }
         .figure()
     }
