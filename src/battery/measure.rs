@@ -24,7 +24,7 @@ const COMPARED: usize = 256;
 const ROTATIONS: usize = 200;
 /// Those of streams wider than [`WIDE`]: as many as a p value of .05 needs.
 const ROTATIONS_IF_WIDE: usize = 19;
-const WIDE: usize = 128;
+const WIDE: usize = 48;
 
 /// How much a lens knows of the layer that it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -90,7 +90,7 @@ impl Truth {
         }
         Some(TruthRead {
             known: matches!(self, Truth::Known(_)),
-            floor: by_sequence(&|row| -p.row(row).dot(log_mean)),
+            floor: tempered(&log_mean.broadcast(log_p.dim()).expect("a row of it for each").to_owned()),
             last: tempered(log_p),
             shared,
         })

@@ -190,6 +190,7 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
     let crossing = (from_end > 0).then(|| layers[n - from_end].layer);
     let of = |k: usize| format!("{k} of {n} layers");
     let mean = 100.0 * network.left_out().unwrap_or(f64::NAN);
+    let blocks = if bring == 1 { "1 block brings".into() } else { format!("{bring} blocks bring") };
     let share = gained.map_or(String::new(), |share| format!("{:.0} %", 100.0 * share.estimate));
     let alone = match controls.is_empty() {
         true => " No other trained network stands beside it.",
@@ -199,7 +200,7 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
         (Answer::CannotTell, Some(missing)) => format!("Cannot tell: {}.", missing.why()),
         (Answer::CannotTell, None) => unreachable!("something is missing"),
         (Answer::Supported, _) => format!(
-            "Supported: one lens that never saw the layer reads {mean:.0} % of what own lenses read, and {bring} blocks bring its reading nearer to \
+            "Supported: one lens that never saw the layer reads {mean:.0} % of what own lenses read, and {blocks} its reading nearer to \
              the truth; {share} of what was learned comes after the first of the layers that count.{alone}"
         ),
         (Answer::CarryOnly, _) => format!(
@@ -211,7 +212,7 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
             of(count(&|l| l.reads_not))
         ),
         (Answer::Mixed, _) => format!(
-            "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {bring} blocks bring the \
+            "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {blocks} the \
              reading nearer to the truth, and {} beat every control; {}.",
             of(reading),
             of(count(&|l| l.one_basis)),
