@@ -132,12 +132,14 @@ impl Report {
         if self.groups.iter().all(|g| g.summary.truth.is_none()) {
             return Err(not_there("truth"));
         }
+        // A share of what little an odd network has learned has no bounds to speak of: its band would hide all others.
+        let without_bands = |interval: Interval| Interval { lower: f64::NAN, upper: f64::NAN, ..interval };
         self.curves(
             "Does its reading come nearer to the truth?",
             "still missing, as a share of what was learned",
             &|s, l| {
                 let learned = s.truth.is_some_and(|t| t.learned.above(0.0));
-                s.layers[l].truth.filter(|_| learned).map(|truth| truth.left)
+                s.layers[l].truth.filter(|_| learned).map(|truth| without_bands(truth.left))
             },
             None,
             "One lens for all layers; 0 is what it reads off the last stream. A network that refines comes down step by step; one that carries is flat.",
@@ -210,13 +212,16 @@ impl Report {
             let end = |pick: &dyn Fn(Interval) -> f64| -> Vec<f64> {
                 (0..n).map(|l| at(l).map_or(f64::NAN, pick)).collect()
             };
-            Series::new(&s.name, y).band(end(&|i| i.lower), end(&|i| i.upper))
+            let (lower, upper) = (end(&|i| i.lower), end(&|i| i.upper));
+            let line = Series::new(&s.name, y);
+            if lower.iter().any(|x| x.is_finite()) { line.band(lower, upper) } else { line }
         };
         let mut series: Vec<Series> = self.groups.iter().map(|g| curve(&g.summary)).collect();
         series
             .extend(self.groups[0].nulls.iter().take(2).map(|s| Series { band: None, ..curve(s) }.dashed()));
         let (series, without): (Vec<Series>, Vec<Series>) =
             series.into_iter().partition(|s| s.y.iter().any(|y| y.is_finite()));
+        let series_have_bands = series.iter().any(|s| s.band.is_some());
         let without: Vec<String> = without.into_iter().map(|s| s.name).collect();
         let without = match without.is_empty() {
             true => String::new(),
@@ -229,7 +234,10 @@ impl Report {
             series,
             y_from_zero: true,
             y_lowest,
-            note: format!("{} {note}{without}", self.bands()),
+            note: match series_have_bands {
+                true => format!("{} {note}{without}", self.bands()),
+                false => format!("{note}{without}"),
+            },
             ..Default::default()
         }
         .figure()
