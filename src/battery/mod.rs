@@ -5,9 +5,8 @@
 //! what is measured; `f64` throughout, since the exact rotated copy is compared to eight digits.
 //!
 //! Lenses are affine maps of streams at unit size to what the final norm makes of the last stream, at least KL
-//! ([`LensKind::REFINED`]); those of least squares and the logit lens stand beside them. On networks trained on brackets a
-//! lens of the other layers seemed to read less than in a network with chance weights while lenses were least squares of
-//! raw streams, and reads nearly everything at least KL: a conclusion may depend on the lens, and a report shows where.
+//! ([`LensKind::REFINED`]); those of least squares and the logit lens stand beside them. A conclusion
+//! may depend on the lens, and a report shows where.
 //!
 //! | question | statistic | its null |
 //! |---|---|---|
