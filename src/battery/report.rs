@@ -392,18 +392,23 @@ mod tests {
             assert_eq!(told, 2 * n_parts);
             for (a, b) in whole.splits.iter().zip(&parts.splits) {
                 for (a, b) in [(&a.network, &b.network), (&a.rotated, &b.rotated)] {
-                    let close = |a: &Array2<f64>, b: &Array2<f64>| {
+                    let within = |a: &Array2<f64>, b: &Array2<f64>, bound: f64| {
                         assert_eq!(a.dim(), b.dim());
-                        a.iter().zip(b).all(|(a, b)| a.is_nan() && b.is_nan() || (a - b).abs() < 1e-8)
+                        a.iter().zip(b).all(|(a, b)| a.is_nan() && b.is_nan() || (a - b).abs() < bound)
                     };
-                    assert!(a.kl.iter().zip(&b.kl).all(|(a, b)| close(a, b)), "{n_parts} parts");
-                    assert!(close(&a.alignment, &b.alignment) && close(&a.likeness, &b.likeness));
-                    assert!(close(&a.transfer_penalty, &b.transfer_penalty));
+                    let close = |a: &Array2<f64>, b: &Array2<f64>| within(a, b, 1e-8);
+                    let least_squares = a.least_squares.iter().zip(&b.least_squares);
+                    assert!(least_squares.clone().all(|(a, b)| close(a, b)), "{n_parts} parts");
+                    assert!(
+                        close(&a.likeness, &b.likeness) && close(&a.transfer_penalty, &b.transfer_penalty)
+                    );
+                    // A search in f32 ends near the same lens, whatever the rows are added up in.
+                    assert!(a.kl.iter().zip(&b.kl).all(|(a, b)| within(a, b, 2e-3)), "{n_parts} parts");
+                    assert!(within(&a.alignment, &b.alignment, 0.05));
                     let linear = |m: &Measured| m.update_linear.iter().flatten().copied().collect::<Vec<_>>();
                     assert!(linear(a).iter().zip(linear(b)).all(|(a, b)| (a - b).abs() < 1e-8));
-                    assert!(
-                        (&a.depth - &b.depth).iter().all(|e| *e == 0.0) && a.floor.len() == b.floor.len()
-                    );
+                    let deeper = (&a.depth - &b.depth).mapv(f64::abs).mean().unwrap();
+                    assert!(deeper < 0.1 && a.floor.len() == b.floor.len(), "{deeper}");
                 }
                 // The others are drawn anew, of the same network.
                 assert_eq!(a.permuted.is_some(), b.permuted.is_some());
