@@ -21,7 +21,10 @@ impl Report {
         // Curves over layers that count, if there are any.
         all = match self.some_count() {
             Ok(()) => all
-                .above(&self.fractions()?.beside(&self.truth()?))
+                .above(&match self.have_learned() {
+                    true => self.fractions()?.beside(&self.truth()?),
+                    false => self.fractions()?,
+                })
                 .above(&self.lens_kinds()?.beside(&self.pairs()?))
                 .above(&self.alignment()?.beside(&self.own_lenses()?)),
             Err(_) => all.above(&self.lens_kinds()?),
@@ -127,10 +130,14 @@ impl Report {
 
     /// How far the shared lens's reading is from the truth at each stream, as a share of what was learned.
     ///
-    /// Fails where nothing is known of the truth.
+    /// Fails where no network has learned anything of the truth, or nothing is known of that.
     pub fn truth(&self) -> Result<Figure> {
-        if self.groups.iter().all(|g| g.summary.truth.is_none()) {
-            return Err(not_there("truth"));
+        if !self.have_learned() {
+            return Err(Error::new(
+                ErrorKind::Data,
+                "no network of this report is nearer to the truth than a constant prediction, or nothing is known of the truth",
+                "train for more `steps`; of images, give the labels (`Streams::with_labels`)",
+            ));
         }
         // A share of what little an odd network has learned has no bounds to speak of: its band would hide all others.
         let without_bands = |interval: Interval| Interval { lower: f64::NAN, upper: f64::NAN, ..interval };
@@ -182,6 +189,12 @@ impl Report {
             None,
             "Shuffled updates know nothing of the token: what they score is nothing. Those of the rotated copy go from one basis to another.",
         )
+    }
+
+    /// Whether a network with a layer that counts has learned something of the truth.
+    fn have_learned(&self) -> bool {
+        let learned = |s: &Summary| s.truth.is_some_and(|t| t.learned.above(0.0)) && !s.kept().is_empty();
+        self.groups.iter().any(|g| learned(&g.summary))
     }
 
     /// Fails if no layer of any network counts, so that there is no curve.

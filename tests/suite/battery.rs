@@ -2,8 +2,8 @@
 
 use ndarray::{Array1, Array2};
 use onelens::battery::{
-    Battery, Cell, LensKind, Lesion, LiteralGradient, Network, Report, Resamples, Streams, equivalence,
-    measure, path_gradients,
+    Battery, Cell, LensKind, Lesion, LiteralGradient, Network, Report, Resamples, Streams, Truth,
+    equivalence, measure, path_gradients,
 };
 use onelens::data::{Copies, Corpus, Markov, Source};
 use onelens::model::{Config, Training, Transformer};
@@ -356,4 +356,19 @@ fn a_report_of_networks_that_read_nothing_is_drawn_and_says_so() {
     assert!(report.figure().unwrap().text().contains("cannot tell"));
     let e = report.fractions().unwrap_err().to_string();
     assert!(e.contains("no layer of any network counts") && e.contains("help:"), "{e}");
+}
+
+#[test]
+fn a_report_of_networks_of_whose_truth_nothing_is_known_is_drawn_without_that_curve() {
+    let streams = Streams { truth: Truth::Unknown, ..made(Made::Halving, 3) };
+    let cells = (0..2).map(|seed| Cell::measure(&streams, 1e-4, seed).unwrap()).collect();
+    let report = Report::new("unknown", &[("halving".into(), cells)], &[], vec![]).unwrap();
+    assert!(report.verdict().sentence.starts_with("Cannot tell: nothing is known"));
+    assert!(report.figure().unwrap().text().contains("Does a lens of the other layers read the layer?"));
+    let e = report.truth().unwrap_err().to_string();
+    assert!(e.contains("nothing is known of the truth") && e.contains("help:"), "{e}");
+    // A control that is not there is refused.
+    let groups = [("halving".to_string(), vec![Cell::measure(&streams, 1e-4, 0).unwrap()])];
+    let e = Report::new("", &groups, &["plian"], vec![]).unwrap_err().to_string();
+    assert!(e.contains("\"plian\"") && e.contains("halving"), "{e}");
 }
