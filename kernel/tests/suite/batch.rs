@@ -333,7 +333,8 @@ fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
     let mpirun = |n: &str, script: &str| {
         let mut command = Command::new("mpirun");
         command.args(["--allow-run-as-root", "--oversubscribe", "-n", n, "sh", "-c", script, program]);
-        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1");
+        // Two jobs that begin at one time trip over each other in a folder of all.
+        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1").env("TMPDIR", folder.path());
         let output = command.output().expect("mpirun, of the package openmpi-bin");
         let told = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&told).into_owned())
@@ -379,7 +380,8 @@ fn shards_finished_before_a_process_failed_are_used_again() {
     let mut command = Command::new("mpirun");
     command.args(["--allow-run-as-root", "--oversubscribe", "-n", "3", program]);
     command.args(arguments("--out all.moments --keep kept"));
-    let output = command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1").output().expect("mpirun");
+    command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1").env("TMPDIR", folder.path());
+    let output = command.output().expect("mpirun");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("process 2 of 3") && told.contains("help:"), "{told}");
     assert!(!folder.path().join("all.moments").exists());
@@ -429,7 +431,8 @@ fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
             "1000",
             "--json",
         ]);
-        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1");
+        // Two jobs that begin at one time trip over each other in a folder of all.
+        command.current_dir(folder.path()).env("RAYON_NUM_THREADS", "1").env("TMPDIR", folder.path());
         let output = command.output().expect("mpirun, of the package openmpi-bin");
         (
             output.status.success(),
