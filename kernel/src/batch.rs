@@ -311,7 +311,7 @@ pub(crate) struct BatteryArgs {
 
 pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint] and [images]; paths in it are relative to it.
 
-  # Networks trained on a source whose answer is known, with all controls; eight seeds take some minutes.
+  # Networks trained on a source whose answer is known, with all controls; eight seeds take about a quarter of an hour.
   [source]
   copies = { d_vocab = 20, shortest = 4, longest = 8 }
   # or brackets = { kinds = 9, nest = 0.7 }, markov = { n_states = 20, alpha = 0.05 }, mess3 = { alpha = 0.85, x = 0.05 },

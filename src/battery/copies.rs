@@ -1,10 +1,10 @@
 //! Copies of a network's streams that keep something and destroy something else: the nulls.
 
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, Axis};
 
 use super::{Streams, Truth};
 use crate::Result;
-use crate::num::{Cholesky, Rng, matmul, normal, uniform_index};
+use crate::num::{Cholesky, Rng, matmul, normal, random_rotation, uniform_index};
 
 impl Streams {
     /// The exact rotated copy: another random rotation `R_l` of every stream but the last, `h_l → R_l h_l`.
@@ -96,22 +96,4 @@ fn shuffle(order: &mut [usize], rng: &mut Rng) {
     for i in (1..order.len()).rev() {
         order.swap(i, uniform_index(rng, i + 1));
     }
-}
-
-/// A uniformly random orthogonal matrix: Gram and Schmidt on Gaussian columns, twice, so that it is orthogonal to
-/// rounding.
-pub(crate) fn random_rotation(d: usize, rng: &mut Rng) -> Array2<f64> {
-    let mut q = Array2::from_shape_simple_fn((d, d), || normal(rng));
-    for _ in 0..2 {
-        for i in 0..d {
-            for j in 0..i {
-                let along = q.column(i).dot(&q.column(j));
-                let done = q.column(j).to_owned();
-                q.column_mut(i).scaled_add(-along, &done);
-            }
-            let length = q.column(i).dot(&q.column(i)).sqrt();
-            q.slice_mut(s![.., i]).mapv_inplace(|x| x / length);
-        }
-    }
-    q
 }

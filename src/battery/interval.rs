@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::num::{Rng, uniform_index};
+use crate::num::{Rng, student_cdf, uniform_index};
 
 /// An estimate, and how far it may be off.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,34 +176,4 @@ pub fn equivalence(differences: &[f64], margin: f64) -> Equivalence {
     // P(T > t) at the nearer of both margins.
     let p_value = student_cdf(-(margin - mean.abs()) / se, n - 1.0);
     Equivalence { mean, margin, p_value }
-}
-
-/// Distribution function of Student's t with `nu` degrees of freedom, by the incomplete beta function.
-fn student_cdf(t: f64, nu: f64) -> f64 {
-    let tail = 0.5 * incomplete_beta(0.5 * nu, 0.5, nu / (nu + t * t));
-    if t > 0.0 { 1.0 - tail } else { tail }
-}
-
-/// The regularised incomplete beta function `I_x(a, b)` by its continued fraction (DLMF 8.17.22).
-fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
-    if x <= 0.0 || x >= 1.0 {
-        return x.clamp(0.0, 1.0);
-    }
-    // The fraction converges fast below the mean; above it the other tail does.
-    if x > (a + 1.0) / (a + b + 2.0) {
-        return 1.0 - incomplete_beta(b, a, 1.0 - x);
-    }
-    let front =
-        (libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp() / a;
-    let mut fraction = 1.0;
-    for m in (1..=200).rev() {
-        let (k, m) = (f64::from(m), f64::from(m / 2));
-        let d = if k as i64 % 2 == 0 {
-            m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m))
-        } else {
-            -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0))
-        };
-        fraction = 1.0 + d / fraction;
-    }
-    front / fraction
 }

@@ -7,13 +7,14 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::Streams;
-use super::copies::random_rotation;
 use super::streams::{Truth, centred};
 use super::temperature::Temperature;
 use crate::Result;
 pub(crate) use crate::lens::exact_moments as moments;
-use crate::lens::{AffineLens, GivenRows, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards};
-use crate::num::{kl_divergence, matmul, rng};
+use crate::lens::{
+    AffineLens, GivenRows, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards, most_probable,
+};
+use crate::num::{kl_divergence, matmul, random_rotation, rng};
 
 /// Steps of the search for the least KL from the closed form on, and from another lens of least KL on.
 const PASSES: usize = 60;
@@ -237,8 +238,10 @@ impl Fitting {
         for kind in LensKind::REFINED.into_iter().filter(|kind| refined.contains(kind)) {
             let shared = &lenses[LensKind::Shared.place()];
             let (start, passes) = match kind {
-                LensKind::LeftOut => (shared.begin(Pool::LeftOut), PASSES_FROM_SHARED),
-                LensKind::LeftOutWithoutLast => (shared.begin(Pool::LeftOutWithoutLast), PASSES_FROM_SHARED),
+                LensKind::LeftOut => (shared.clone().of_pool(Pool::LeftOut), PASSES_FROM_SHARED),
+                LensKind::LeftOutWithoutLast => {
+                    (shared.clone().of_pool(Pool::LeftOutWithoutLast), PASSES_FROM_SHARED)
+                }
                 LensKind::Own
                 | LensKind::Shared
                 | LensKind::OwnBias
@@ -381,9 +384,10 @@ impl Reading {
             false => Array2::from_elem((floor.len(), layers), f64::NAN),
         };
         let own = &self.lenses[LensKind::Own.place()];
-        let tops: Vec<Vec<usize>> =
-            (0..layers).map(|l| through(&own[l], l).rows().into_iter().map(top).collect()).collect();
-        let last: Vec<usize> = log_p.rows().into_iter().map(top).collect();
+        let tops: Vec<Vec<usize>> = (0..layers)
+            .map(|l| through(&own[l], l).rows().into_iter().map(most_probable).collect())
+            .collect();
+        let last: Vec<usize> = log_p.rows().into_iter().map(most_probable).collect();
         let depth = by_sequence(
             (0..last.len())
                 .map(|i| (0..layers).rev().take_while(|&l| tops[l][i] == last[i]).count())
@@ -575,12 +579,6 @@ fn squared_error(lens: &AffineLens, m: &Moments) -> f64 {
         m.s_zz.diag().sum() - 2.0 * (&lens.a * &m.s_zx).sum() + (&lens.a.dot(&m.s_xx) * &lens.a).sum();
     let offset = &m.z_mean - &lens.apply(m.x_mean.view());
     (spread / m.weight + offset.dot(&offset)).max(0.0)
-}
-
-fn top(log_q: ArrayView1<f64>) -> usize {
-    let best =
-        log_q.iter().enumerate().fold((0, f64::NEG_INFINITY), |b, (i, &x)| if x > b.1 { (i, x) } else { b });
-    best.0
 }
 
 /// Cosine of two rows; 0 where one of them is nothing.

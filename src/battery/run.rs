@@ -97,7 +97,7 @@ pub struct Battery {
 }
 
 impl Default for Battery {
-    /// Eight seeds of six blocks of width 16, with all controls: some minutes on two cores. A source of 17 tokens or more
+    /// Eight seeds of six blocks of width 16, with all controls: about a quarter of an hour on two cores. A source of 17 tokens or more
     /// determines their streams.
     fn default() -> Self {
         Battery {

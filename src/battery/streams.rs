@@ -1,14 +1,15 @@
 //! What the battery looks at: the residual streams of one network on many tokens, in `f64`, with the way its last one
 //! is read.
 
-use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, Axis, concatenate};
+use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, concatenate};
 
 use super::measure::TruthRead;
 use super::temperature::Temperature;
 use crate::data::{Images, Source};
 use crate::dual::PredictiveCoding;
-use crate::lens::Scale;
+use crate::lens::{NOTHING, Scale};
 use crate::model::{Hook, Norm, Transformer};
+use crate::nn::{rms_norm, rms_norm_backward};
 use crate::num::{log_softmax_rows, matmul};
 use crate::vision::{ImageClassifier, MnistCnn};
 use crate::{Error, ErrorKind, Result};
@@ -155,27 +156,9 @@ impl Readout {
         }
     }
 
-    /// Mean subtracted by the norm, and what it divides by.
-    fn centre_and_scale(&self, z: ArrayView1<f64>) -> (f64, f64) {
-        let d = z.len() as f64;
-        match self.norm {
-            Norm::None => (0.0, 1.0),
-            Norm::Rms => (0.0, (z.dot(&z) / d + self.eps).sqrt()),
-            Norm::Layer => {
-                let mean = z.sum() / d;
-                (mean, (z.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d + self.eps).sqrt())
-            }
-        }
-    }
-
     /// What the final norm makes of `z: [row, d_z]`.
     pub fn normalised(&self, z: ArrayView2<f64>) -> Array2<f64> {
-        let mut y = z.to_owned();
-        for mut row in y.rows_mut() {
-            let (mean, scale) = self.centre_and_scale(row.view());
-            row.mapv_inplace(|x| (x - mean) / scale);
-        }
-        y * &self.gain + &self.bias
+        self.norm.forward(z, self.eps).0 * &self.gain + &self.bias
     }
 
     /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
@@ -344,10 +327,7 @@ impl Streams {
 
     /// The streams as lenses read them.
     pub(super) fn scaled(&self) -> Vec<Array2<f64>> {
-        match self.scale {
-            Scale::AsItIs => self.streams.clone(),
-            Scale::UnitRms => self.streams.iter().map(unit_rms).collect(),
-        }
+        self.scale.of_all(self.streams.clone())
     }
 
     /// How streams as lenses read them change, to first order, when `dh` is added to `h`: at unit size what only makes a
@@ -355,15 +335,10 @@ impl Streams {
     pub(super) fn scaled_change(&self, h: &Array2<f64>, dh: &Array2<f64>) -> Array2<f64> {
         match self.scale {
             Scale::AsItIs => dh.clone(),
+            // The derivative of a norm is symmetric: forward and backward it is one.
             Scale::UnitRms => {
-                let mut change = dh.clone();
-                for (mut change, h) in change.rows_mut().into_iter().zip(h.rows()) {
-                    let size = h.dot(&h).max(f64::MIN_POSITIVE);
-                    let along = change.dot(&h) / size;
-                    change.scaled_add(-along, &h);
-                    change /= (size / h.len() as f64).sqrt();
-                }
-                change
+                let (x, rstd) = rms_norm(h.view(), NOTHING);
+                rms_norm_backward(dh.view(), x.view(), rstd.view())
             }
         }
     }
@@ -430,16 +405,6 @@ fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Truth {
             Truth::Seen(tokens.rows().into_iter().flat_map(next).collect())
         }
     }
-}
-
-/// Rows at unit root mean square; a row of zeros stays one.
-fn unit_rms(h: &Array2<f64>) -> Array2<f64> {
-    let mut h = h.clone();
-    for mut row in h.rows_mut() {
-        let size = (row.dot(&row) / row.len() as f64).sqrt().max(1e-30);
-        row.mapv_inplace(|x| x / size);
-    }
-    h
 }
 
 /// Means over `rows` x `columns` parts of images of `[pixel · channel]` numbers, the channel last:

@@ -32,7 +32,8 @@ pub struct LayerSummary {
     /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one number
     /// that suits the stream best: what the decision rule looks at.
     pub scale_free: Interval,
-    /// What there is to read, `floor - KL_own` in nats, and what a lens of the other layers reads of it.
+    /// What there is to read, `floor - KL_own` in nats, and what a lens of the other layers reads of it: the two of that
+    /// share.
     pub nats: [Interval; 2],
     /// The fraction of the left-out lens of least squares, beside the own one of least squares.
     pub fraction_of_least_squares: f64,
@@ -141,7 +142,8 @@ impl Summary {
             .map(|l| {
                 let alignment = flat(&|p, j| p.network.alignment[(j, l)]);
                 let null = flat(&|p, j| p.shuffled.alignment[(j, l)]);
-                let left_out = minus(&floor, &kl(LensKind::LeftOutWithoutLast, l));
+                let scale_free =
+                    [0, 1].map(|i| minus(&floor, &flat(&|p, j| p.network.scale_free[i][(j, l)])));
                 let others: Vec<usize> = kept.iter().copied().filter(|&k| k != l).collect();
                 let reading = others.iter().filter(|&&k| pair_shares[(k, l)] >= HALF).count();
                 let of_least_squares = {
@@ -157,11 +159,8 @@ impl Summary {
                         .iter()
                         .map(|&k| resamples.ratio(&minus(&floor, &kl(k, l)), &read[l]))
                         .collect(),
-                    scale_free: {
-                        let read = |i: usize| minus(&floor, &flat(&|p, j| p.network.scale_free[i][(j, l)]));
-                        resamples.ratio(&read(1), &read(0))
-                    },
-                    nats: [resamples.mean(&read[l]), resamples.mean(&left_out)],
+                    scale_free: resamples.ratio(&scale_free[1], &scale_free[0]),
+                    nats: scale_free.each_ref().map(|read| resamples.mean(read)),
                     fraction_of_least_squares: of_least_squares,
                     read_by: if others.is_empty() { f64::NAN } else { reading as f64 / others.len() as f64 },
                     rotation_p: rotation_p[l],

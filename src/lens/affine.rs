@@ -217,7 +217,7 @@ impl LayerLenses {
     }
 
     /// The same lenses, fitted to more than a stream each.
-    pub(super) fn of_pool(self, pool: Pool) -> Self {
+    pub(crate) fn of_pool(self, pool: Pool) -> Self {
         LayerLenses { pool, ..self }
     }
 

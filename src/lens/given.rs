@@ -5,10 +5,10 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::decoder::{Decoder, Wanted};
 use super::inputs::{Inputs, Read};
-use super::{LayerLenses, LayerMoments, Moments, Pool, Refine, Scale, Target};
+use super::{LayerLenses, LayerMoments, Moments, Refine, Scale, Target};
+use crate::Result;
 use crate::num::matmul;
 use crate::session::quietly;
-use crate::{Error, ErrorKind, Result};
 
 /// Rows that one thread takes at a time.
 const CHUNK: usize = 512;
@@ -89,9 +89,6 @@ impl GivenRows {
         if self.bytes > KEPT_BYTES {
             return Ok(None);
         }
-        if self.moments.n() == 0 {
-            return Err(Error::new(ErrorKind::Data, "no rows to fit a lens to", "push rows first"));
-        }
         let mut inputs = match self.inputs.take() {
             Some(inputs) => inputs,
             None => Inputs::given(std::mem::take(&mut self.chunks)),
@@ -109,13 +106,6 @@ impl GivenRows {
         let found = found.tuned(&self.moments, began);
         let steepest = found.gradient_norm.iter().fold(0.0_f64, |m, g| m.max(*g));
         Ok(Some((found.lenses, steepest)))
-    }
-}
-
-impl LayerLenses {
-    /// The same maps, as those of another pool: where a search for the lenses of that begins.
-    pub(crate) fn begin(&self, pool: Pool) -> Self {
-        self.clone().of_pool(pool)
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) use readout::{most_probable, read_blocks, sum_of_predictions};
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
 pub use steering::{Aim, Steering, SteeringResult};
+pub(crate) use target::NOTHING;
 pub use target::{Scale, Target};
 pub(crate) use token_chunks::{CHUNK, TokenChunks};
 pub use trajectory::{Reading, Trajectory};

@@ -106,14 +106,13 @@ fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {
 }
 
 /// The place of the largest, the first of equals.
-pub(crate) fn most_probable(row: ArrayView1<f32>) -> usize {
-    let max =
-        row.as_slice().map_or_else(|| row.iter().copied().fold(f32::NEG_INFINITY, f32::max), largest_of);
+pub(crate) fn most_probable<F: Real>(row: ArrayView1<F>) -> usize {
+    let max = row.as_slice().map_or_else(|| row.iter().copied().fold(F::neg_infinity(), F::max), largest_of);
     row.iter().position(|&x| x == max).unwrap_or(0)
 }
 
-fn largest_of(row: &[f32]) -> f32 {
-    let mut max = f32::NEG_INFINITY;
+fn largest_of<F: Real>(row: &[F]) -> F {
+    let mut max = F::neg_infinity();
     largest_into(row, &mut max);
     max
 }

@@ -7,8 +7,8 @@ use super::Lens;
 use super::readout::{most_probable, rows_at_once};
 use crate::model::{Transformer, Trunk, no_stream};
 use crate::num::{
-    Rng, SymmetricEigen, kl_divergence, log_softmax_rows, matmul, mean_and_standard_error, normal, rng,
-    sample_index, uniform_index,
+    kl_divergence, log_softmax_rows, matmul, mean_and_standard_error, normal, random_rotation, rng,
+    sample_index, student_quantile, uniform_index,
 };
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, memory};
@@ -147,7 +147,7 @@ impl Steering {
             lenses.iter().map(|(name, _)| *name).chain([ROTATED, RANDOM]).map(String::from).collect();
         let shape = (kinds.len(), streams.len(), self.doses.len(), tokens.nrows());
         let (mut change, mut kl) = (Array4::zeros(shape), Array4::zeros(shape));
-        let turn = rotation(model.config.d_model, &mut rng(self.seed, 1))?;
+        let turn = random_rotation(model.config.d_model, &mut rng(self.seed, 1)).mapv(|x| x as f32);
         let mut progress = Progress::new("steering", streams.len());
         for (at, &l) in streams.iter().enumerate() {
             if session::interrupted() {
@@ -404,20 +404,6 @@ fn make_as_long(rows: &mut Array2<f32>, h: ArrayView2<f32>) {
     }
 }
 
-/// A random orthogonal matrix: the eigenvectors of a symmetric Gaussian one, which no rotation of it makes more likely
-/// or less.
-fn rotation(d: usize, random: &mut Rng) -> Result<Array2<f32>> {
-    let gaussian = Array2::from_shape_simple_fn((d, d), || normal(random));
-    let mut vectors = SymmetricEigen::new((&gaussian + &gaussian.t()).view())?.vectors;
-    // Whoever computes eigenvectors chooses their signs.
-    for mut v in vectors.columns_mut() {
-        if normal(random) < 0.0 {
-            v.mapv_inplace(|x| -x);
-        }
-    }
-    Ok(vectors.mapv(|x| x as f32))
-}
-
 impl SteeringResult {
     /// Mean change of the log-probability over sequences in nats, and half the width of its 95 % interval: Student's t
     /// with the sequences as units. The width of a single sequence is NaN.
@@ -461,46 +447,5 @@ impl SteeringResult {
 
 fn mean_and_half_width(values: &[f64]) -> (f64, f64) {
     let (mean, error) = mean_and_standard_error(values);
-    (mean, error * student_quantile(values.len().saturating_sub(1)))
-}
-
-/// Of Student's t with `nu` degrees of freedom, what 97.5 % lie below: exactly for one and two, else by the expansion
-/// of Cornish and Fisher (Abramowitz & Stegun 1964, 26.7.5), within a hundredth.
-fn student_quantile(nu: usize) -> f64 {
-    const Z: f64 = 1.959_963_984_540_054;
-    let n = nu as f64;
-    match nu {
-        0 => f64::NAN,
-        1 => 12.706_204_736,
-        2 => 4.302_652_730,
-        _ => {
-            let terms = [
-                (Z.powi(3) + Z) / 4.0,
-                (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / 96.0,
-                (3.0 * Z.powi(7) + 19.0 * Z.powi(5) + 17.0 * Z.powi(3) - 15.0 * Z) / 384.0,
-            ];
-            Z + terms.iter().rev().fold(0.0, |sum, term| (sum + term) / n)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn students_quantiles_are_those_of_the_tables() {
-        // NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
-        for (nu, want) in [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (15, 2.131), (100, 1.984)] {
-            let got = student_quantile(nu);
-            assert!((got / want - 1.0).abs() < 0.01, "{nu}: {got} for {want}");
-        }
-        assert!(student_quantile(0).is_nan());
-    }
-
-    #[test]
-    fn a_rotation_keeps_lengths_and_angles() {
-        let r = rotation(12, &mut rng(3, 0)).unwrap();
-        assert!((matmul(r.view(), r.t()) - Array2::<f32>::eye(12)).iter().all(|e| e.abs() < 1e-5));
-    }
+    (mean, error * student_quantile(0.975, values.len() as f64 - 1.0))
 }

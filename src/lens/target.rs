@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::model::{Config, Transformer, check_width};
 use crate::nn::rms_norm;
+use crate::num::Real;
 
 /// What stands on the left of `z = A h_l + b`.
 ///
@@ -39,18 +40,20 @@ pub enum Scale {
     UnitRms,
 }
 
+/// Inside the root of a mean square: so small that it is nothing beside any stream but one of zeros.
+pub(crate) const NOTHING: f64 = 1e-30;
+
 impl Scale {
     /// `h: [rows, d_model]` at this scale.
-    pub(crate) fn of(self, h: ArrayView2<'_, f32>) -> CowArray<'_, f32, Ix2> {
+    pub(crate) fn of<F: Real>(self, h: ArrayView2<'_, F>) -> CowArray<'_, F, Ix2> {
         match self {
             Scale::AsItIs => h.into(),
-            // So small that it is nothing beside any stream but one of zeros.
-            Scale::UnitRms => rms_norm(h, 1e-30).0.into(),
+            Scale::UnitRms => rms_norm(h, NOTHING).0.into(),
         }
     }
 
     /// All streams at this scale.
-    pub(crate) fn of_all(self, streams: Vec<Array2<f32>>) -> Vec<Array2<f32>> {
+    pub(crate) fn of_all<F: Real>(self, streams: Vec<Array2<F>>) -> Vec<Array2<F>> {
         match self {
             Scale::AsItIs => streams,
             Scale::UnitRms => streams.iter().map(|h| self.of(h.view()).into_owned()).collect(),

@@ -14,6 +14,7 @@ mod pure;
 mod random;
 mod rank;
 mod real;
+mod student;
 mod tiles;
 mod wide;
 
@@ -30,9 +31,10 @@ pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standar
 pub(crate) use product::matmul_into;
 pub use product::{add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
-pub(crate) use random::{standard_normal, uniform_f32};
+pub(crate) use random::{random_rotation, standard_normal, uniform_f32};
 pub use rank::{Mantel, mantel, spearman};
 pub use real::Real;
+pub(crate) use student::{student_cdf, student_quantile};
 pub(crate) use tiles::{RowBounds, Strided, tiled_product};
 pub use wide::wide;
 pub(crate) use wide::{dot, largest, sum, wide_fn};

@@ -1,5 +1,6 @@
 //! Seeded randomness: the same numbers on every platform, for every number of threads.
 
+use ndarray::{Array2, Axis};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -70,9 +71,30 @@ pub fn sample_index(rng: &mut Rng, weights: impl IntoIterator<Item = f64> + Clon
     last
 }
 
+/// A uniformly random orthogonal matrix: Gram and Schmidt on the columns of a Gaussian one, twice, so that it is
+/// orthogonal to rounding.
+pub(crate) fn random_rotation(d: usize, rng: &mut Rng) -> Array2<f64> {
+    let gaussian = Array2::from_shape_simple_fn((d, d), || normal(rng));
+    // A column in a row, where its numbers lie one after the other.
+    let mut q = gaussian.t().as_standard_layout().into_owned();
+    for _ in 0..2 {
+        for i in 0..d {
+            let (done, mut rest) = q.view_mut().split_at(Axis(0), i);
+            let mut row = rest.row_mut(0);
+            for other in done.rows() {
+                let along = row.dot(&other);
+                row.scaled_add(-along, &other);
+            }
+            row /= row.dot(&row).sqrt();
+        }
+    }
+    q.reversed_axes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::num::matmul;
 
     #[test]
     fn normals_have_mean_zero_variance_one_and_kurtosis_three() {
@@ -90,5 +112,11 @@ mod tests {
             assert!((m2 / n - 1.0).abs() < 5.0 * 2_f64.sqrt() / n.sqrt());
             assert!((m4 / n - 3.0).abs() < 5.0 * 96_f64.sqrt() / n.sqrt());
         }
+    }
+
+    #[test]
+    fn a_rotation_keeps_lengths_and_angles() {
+        let r = random_rotation(12, &mut rng(3, 0));
+        assert!((matmul(r.view(), r.t()) - Array2::<f64>::eye(12)).iter().all(|e| e.abs() < 1e-14));
     }
 }

@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("language", &["session", "data", "model", "circuits", "lens"]),
     ("stream", &["session", "num", "data", "model", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
-    ("battery", &["memory", "session", "num", "data", "model", "vision", "lens", "dual"]),
+    ("battery", &["memory", "session", "num", "data", "nn", "model", "vision", "lens", "dual"]),
     ("show", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "dual"]),
     ("prelude", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "show"]),
 ];

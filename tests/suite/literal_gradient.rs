@@ -44,7 +44,7 @@ fn truth(source: &Markov, tokens: &Array2<u32>) -> Array3<f32> {
     })
 }
 
-/// What positions count that do not see their next token: all, or those behind a prefix and its last.
+/// What positions count that do not see their next token: all, or those after a prefix, and its last.
 fn counts(mask: Mask, t: usize) -> bool {
     match mask {
         Mask::Causal => true,

@@ -547,7 +547,7 @@ impl Items {
     }
 
     /// The words of `code`, and of every item that they lead to by its name.
-    pub(super) fn words_behind(&self, code: &str) -> BTreeSet<String> {
+    pub(super) fn words_led_to(&self, code: &str) -> BTreeSet<String> {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let words = |text: &str| text.split(|c| !is_word(c)).map(str::to_string).collect::<BTreeSet<_>>();
         let (mut found, mut rest) = (words(code), self.items.iter().collect::<Vec<_>>());

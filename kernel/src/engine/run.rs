@@ -104,7 +104,7 @@ impl Session {
 
     pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Ran {
         let visible = if ready.homes.is_empty() { "" } else { "global" };
-        self.process.input.begin(|| self.scope.items.words_behind(&ready.text.code));
+        self.process.input.begin(|| self.scope.items.words_led_to(&ready.text.code));
         self.process.send(&["run", &ready.library.to_string_lossy(), visible]);
         let mut course = Course::default();
         loop {
