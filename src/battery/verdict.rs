@@ -109,17 +109,18 @@ pub const LEARNED: f64 = 0.5;
 /// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and above
 ///   the rotated copy's upper bound; own lenses of two thirds of the other layers read half of it; the next block brings
 ///   half its fair share of what is missing of the truth, or more, and its update is better aligned than shuffled ones,
-///   unless less than 2 % is missing; and every control is at least 0.3 below. Three blocks at least bring something,
-///   and a quarter of all that was learned comes after the first counted stream;
+///   unless less than 2 % is missing; and every control that has learned is at least 0.3 below in the left-out fraction,
+///   the alignment above shuffled updates, or the share of the truth that blocks bring. Three blocks at least bring
+///   something, and a quarter of all that was learned comes after the first counted stream;
 /// * **carry only**: in two thirds the left-out fraction is at least 0.9, and less than a quarter of what was learned
 ///   comes after the first counted stream;
 /// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most 0.5, and own lenses improve with depth;
 /// * **mixed**: anything else.
 ///
-/// Left-out lenses are those without the last stream in their pool, at the temperature that suits each stream. Shuffled updates are the null of the alignment alone.
-/// Of the left-out fraction they cannot be: the own least-squares lens of a random walk is the identity at every layer,
-/// so one lens reads all of it. That a lens does *not* read is said without knowing what the stream hides, so that a
-/// hierarchy does not need `V - 1 ≥ d`.
+/// Left-out lenses are those without the last stream in their pool, at the temperature that suits each stream. Shuffled
+/// updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares lens of a
+/// random walk is the identity at every layer, so one lens reads all of it. That a lens does *not* read is said without
+/// knowing what the stream hides, so that a hierarchy does not need `V - 1 ≥ d`.
 pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Verdict {
     let learned = |s: &Summary| s.truth.map_or(f64::NAN, |t| t.learned.estimate);
     let have_learned: Vec<&Summary> = controls
@@ -165,26 +166,6 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
     let supported = most(count(&LayerEvidence::supports))
         && bring >= BLOCKS
         && gained.is_some_and(|share| share.estimate >= GAINED);
-    let unknown = unknown(network).or_else(|| {
-        (supported && !controls.is_empty() && have_learned.is_empty()).then(|| {
-            let names: Vec<&str> = controls.iter().map(|c| c.name.as_str()).collect();
-            Missing::Control(format!(
-                "all else speaks for one lens, but no control has learned half of what the networks have ({})",
-                names.join(", ")
-            ))
-        })
-    });
-    let answer = match unknown {
-        // What a lens does not read, it does not read, whatever else is missing.
-        Some(Missing::Basis(_)) if hierarchy => Answer::Hierarchy,
-        Some(Missing::Layers(_) | Missing::Truth(_) | Missing::Basis(_) | Missing::Control(_)) => {
-            Answer::CannotTell
-        }
-        None if supported => Answer::Supported,
-        None if most(reading) && gained.is_some_and(|share| share.upper < GAINED) => Answer::CarryOnly,
-        None if hierarchy => Answer::Hierarchy,
-        None => Answer::Mixed,
-    };
     let fraction = |l: usize| network.layers[l].scale_free.estimate;
     let from_end = layers.iter().rev().take_while(|l| fraction(l.layer) >= READS).count();
     let crossing = (from_end > 0).then(|| layers[n - from_end].layer);
@@ -196,24 +177,41 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
         true => " No other trained network stands beside it.",
         false => "",
     };
-    let sentence = match (answer, unknown) {
-        (Answer::CannotTell, Some(missing)) => format!("Cannot tell: {}.", missing.why()),
-        (Answer::CannotTell, None) => unreachable!("something is missing"),
-        (Answer::Supported, _) => format!(
-            "Supported: one lens that never saw the layer reads {mean:.0} % of what own lenses read, and {blocks} its reading nearer to \
-             the truth; {share} of what was learned comes after the first of the layers that count.{alone}"
-        ),
-        (Answer::CarryOnly, _) => format!(
+    let no_control = || {
+        let names: Vec<&str> = controls.iter().map(|c| c.name.as_str()).collect();
+        (supported && !names.is_empty() && have_learned.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!("all else speaks for one lens, but no control has learned half of what the networks have ({names})")
+        })
+    };
+    let missing = knows_too_little(network)
+        // What a lens does not read, it does not read, whatever else the stream may hide.
+        .or_else(|| if hierarchy { None } else { is_void(network) })
+        .or_else(no_control);
+    let (answer, sentence) = if let Some(why) = missing {
+        (Answer::CannotTell, format!("Cannot tell: {why}."))
+    } else if supported {
+        let sentence = format!(
+            "Supported: one lens that never saw the layer reads {mean:.0} % of what own lenses read, and {blocks} its reading nearer to the truth; {share} of \
+             what was learned comes after the first of the layers that count.{alone}"
+        );
+        (Answer::Supported, sentence)
+    } else if most(reading) && gained.is_some_and(|share| share.upper < GAINED) {
+        let sentence = format!(
             "Carry only: one lens reads {} ({mean:.0} % on average), but only {share} of what was learned comes after the first of them.",
             of(reading)
-        ),
-        (Answer::Hierarchy, _) => format!(
+        );
+        (Answer::CarryOnly, sentence)
+    } else if hierarchy {
+        let sentence = format!(
             "Hierarchy: own lenses improve with depth, and a lens of other layers reads at most half of what they read in {} ({mean:.0} % on average).",
             of(count(&|l| l.reads_not))
-        ),
-        (Answer::Mixed, _) => format!(
-            "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {blocks} the \
-             reading nearer to the truth, and {} beat every control; {}.",
+        );
+        (Answer::Hierarchy, sentence)
+    } else {
+        let sentence = format!(
+            "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {blocks} the reading nearer to \
+             the truth, and {} beat every control; {}.",
             of(reading),
             of(count(&|l| l.one_basis)),
             of(count(&|l| l.beats_controls)),
@@ -221,56 +219,40 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
                 Some(l) => format!("from stream {l} on it reads 90 % or more"),
                 None => "it never stays at 90 % or more".into(),
             }
-        ),
+        );
+        (Answer::Mixed, sentence)
     };
     Verdict { answer, sentence, layers, crossing }
 }
 
-/// What is missing for an answer, in words.
-enum Missing {
-    /// Layers that count.
-    Layers(String),
-    /// Anything learned of the truth, or known of it.
-    Truth(String),
-    /// Predictions that determine the stream.
-    Basis(String),
-    /// A control that has learned.
-    Control(String),
-}
-
-impl Missing {
-    fn why(&self) -> &str {
-        match self {
-            Missing::Layers(why) | Missing::Truth(why) | Missing::Basis(why) | Missing::Control(why) => why,
-        }
-    }
-}
-
-/// What is missing whatever the lenses say.
-fn unknown(network: &Summary) -> Option<Missing> {
-    let (n, kept) = (network.layers.len(), network.kept().len());
-    let enough = BLOCKS.max(n.div_ceil(2));
+/// Why nothing can be told of networks whatever their lenses read, if so.
+fn knows_too_little(network: &Summary) -> Option<String> {
     let Some(truth) = network.truth else {
-        return Some(Missing::Truth("nothing is known of what really comes next".into()));
+        return Some("nothing is known of what really comes next".into());
     };
     if !truth.learned.above(0.0) {
-        return Some(Missing::Truth(format!(
+        return Some(format!(
             "the networks are no nearer to the truth than a constant prediction ({:+.3} nats)",
             truth.learned.estimate
-        )));
+        ));
     }
-    if kept < enough {
-        return Some(Missing::Layers(format!(
+    let (n, kept) = (network.layers.len(), network.kept().len());
+    let enough = BLOCKS.max(n.div_ceil(2));
+    (kept < enough).then(|| {
+        format!(
             "{kept} of {n} layers count, and {enough} have to: the own lenses of the others read nothing for certain"
-        )));
-    }
+        )
+    })
+}
+
+/// Why it shows nothing that a lens reads, if so: the predictions do not determine the stream.
+fn is_void(network: &Summary) -> Option<String> {
     let [d, v] = network.widths;
-    if v <= d {
-        return Some(Missing::Basis(format!(
-            "the test is void with {v} classes and streams of {d} numbers: {} of these can hide other predictions that one wide lens reads as well; more classes, \
-             or a smaller `d_model`, leave no room for them",
+    (v <= d).then(|| {
+        format!(
+            "the test is void with {v} classes and streams of {d} numbers: {} of these can hide other predictions that one wide lens reads as well; more \
+             classes, or a smaller `d_model`, leave no room for them",
             d + 1 - v
-        )));
-    }
-    None
+        )
+    })
 }
