@@ -1,7 +1,7 @@
 //! The Jupyter protocol, tried on a kernel in this process whose session is a fake: what is claimed here holds for
 //! any engine. Each line of a cell is one command of the fake: `out`, `sleep`, `fail` and so on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -153,6 +153,18 @@ impl Pair {
         self.collect(&self.client.request(kind, content)).0
     }
 
+    /// Sends a cell, and waits until it has put something out: it runs then, whatever else the machine does.
+    fn begun(&self, code: &str) -> String {
+        let id = self.client.execute(&format!("out begun\n{code}"));
+        loop {
+            match self.client.next(SOON).expect("the kernel is silent") {
+                FromKernel::IoPub(m) if m.parent_id() == id && m.kind() == "stream" => return id,
+                FromKernel::Gone => panic!("the kernel has gone"),
+                _ => {}
+            }
+        }
+    }
+
     fn lives(&self) {
         assert_eq!(self.run("out still here").0["status"], "ok");
     }
@@ -245,7 +257,8 @@ fn an_error_reaches_the_notebook_and_the_reply() {
 #[test]
 fn cells_that_were_queued_behind_a_failing_one_are_aborted_unless_it_may_fail() {
     let pair = Pair::new();
-    let ids = ["sleep 0.2\nfail x", "out 1", "out 2"].map(|code| pair.client.execute(code));
+    // Long enough that the others are sent meanwhile, also on a machine that is busy.
+    let ids = ["sleep 1\nfail x", "out 1", "out 2"].map(|code| pair.client.execute(code));
     let mut statuses = BTreeMap::new();
     while statuses.len() < 3 {
         if let Some(FromKernel::Shell(m)) = pair.client.next(SOON) {
@@ -255,7 +268,7 @@ fn cells_that_were_queued_behind_a_failing_one_are_aborted_unless_it_may_fail() 
     assert_eq!(ids.map(|id| statuses[&id].clone()), ["error", "aborted", "aborted"]);
     pair.lives();
 
-    let may_fail = json!({ "code": "sleep 0.2\nfail x", "stop_on_error": false });
+    let may_fail = json!({ "code": "sleep 1\nfail x", "stop_on_error": false });
     pair.client.request("execute_request", may_fail);
     assert_eq!(pair.run("out 1").0["status"], "ok");
 }
@@ -273,13 +286,11 @@ fn a_cell_sent_after_the_reply_to_a_failing_one_is_run() {
 fn a_running_cell_is_interrupted_and_holds_up_no_other_request() {
     let pair = Pair::new();
     let started = Instant::now();
-    let id = pair.client.execute("sleep 60");
+    let id = pair.begun("sleep 60");
     let completion = pair.client.request("complete_request", json!({ "code": "a", "cursor_pos": 1 }));
     let (reply, published) = pair.collect(&completion);
     assert_eq!(reply["status"], "ok");
     assert_eq!(kinds(&published), ["status", "status"]);
-    // Once the cell is known to run: an interrupt before that has nothing to stop.
-    std::thread::sleep(Duration::from_millis(200));
     pair.client.control("interrupt_request", json!({}));
     assert_eq!(pair.collect(&id).0["ename"], "Interrupted");
     assert!(started.elapsed() < Duration::from_secs(30));
@@ -290,8 +301,7 @@ fn a_running_cell_is_interrupted_and_holds_up_no_other_request() {
 #[test]
 fn a_kernel_that_answers_something_else_meanwhile_is_still_shown_as_busy() {
     let pair = Pair::new();
-    let id = pair.client.execute("sleep 1");
-    std::thread::sleep(Duration::from_millis(200));
+    let id = pair.begun("sleep 1");
     pair.client.request("comm_info_request", json!({}));
     let mut states = Vec::new();
     let (_, published) = pair.collect(&id);
@@ -300,7 +310,8 @@ fn a_kernel_that_answers_something_else_meanwhile_is_still_shown_as_busy() {
             states.push(content["execution_state"].clone());
         }
     }
-    assert_eq!(states, ["busy", "busy", "idle"]);
+    // The first of all came before the cell put something out: this one follows the other request's `idle`.
+    assert_eq!(states, ["busy", "idle"]);
 }
 
 #[test]
@@ -385,9 +396,22 @@ fn signed_requests_with_nonsense_inside_end_no_loop() {
         "status",
     ] {
         for content in &nonsense {
-            pair.client.request(kind, content.clone());
-            pair.client
-                .control(if kind == "execute_request" { "interrupt_request" } else { kind }, content.clone());
+            let id = pair.client.request(kind, content.clone());
+            if kind == "execute_request" {
+                // An interrupt strikes whatever runs then, and a cell that it strikes takes those that wait with it: both are
+                // over before anything else is asked for.
+                let interrupt = pair.client.control("interrupt_request", content.clone());
+                let mut open = BTreeSet::from([id, interrupt]);
+                while !open.is_empty() {
+                    if let FromKernel::Shell(m) | FromKernel::Control(m) =
+                        pair.client.next(SOON).expect("the kernel is silent")
+                    {
+                        open.remove(m.parent_id());
+                    }
+                }
+            } else {
+                pair.client.control(kind, content.clone());
+            }
         }
     }
     pair.lives();
@@ -656,8 +680,7 @@ fn replies_and_states_carry_the_times_that_front_ends_show() {
 #[test]
 fn shutdown_is_answered_and_ends_a_running_cell() {
     let pair = Pair::new();
-    pair.client.execute("sleep 60");
-    std::thread::sleep(Duration::from_millis(100));
+    pair.begun("sleep 60");
     let id = pair.client.control("shutdown_request", json!({ "restart": true }));
     assert_eq!(pair.collect(&id).0, json!({ "status": "ok", "restart": true }));
     assert!(pair.server.wait(SOON));
