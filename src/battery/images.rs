@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::{check_seeds, go_on, kept};
+use super::kept::{CELL, check_seeds, go_on, kept};
 use super::report::{Cell, Report};
 use super::run::{Battery, Network, lenses};
 use super::streams::Streams;
@@ -103,7 +103,7 @@ impl ImageBattery {
                 let depends_on =
                     format!("{config:?} {how:?} {trained} {} {} {images}", self.cells, self.lambda);
                 let label = format!("{}-{seed}", name.replace([' ', '(', ')'], "-"));
-                cells.push(kept(self.folder.as_deref(), &depends_on, &label, || {
+                cells.push(kept(self.folder.as_deref(), CELL, &depends_on, &label, || {
                     let mut model = ImageClassifier::new(config)?;
                     if trained {
                         quietly(|| model.train(train, &how))?;

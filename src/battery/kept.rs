@@ -2,34 +2,37 @@
 
 use std::path::Path;
 
-use super::Cell;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::{Error, ErrorKind, Result, record, session};
 
-const KIND: &str = "battery-cell";
-const VERSION: u32 = 3;
+/// What a kind of file holds, and in which form.
+pub(super) const CELL: (&str, u32) = ("battery-cell", 3);
 
-/// A network that was finished before, or else made and kept. Two networks share a file only if `depends_on`,
-/// everything that the numbers depend on, is the same; `label` is for people who look into the folder.
-pub(super) fn kept(
+/// Something that was finished before, or else made and kept. Two things share a file only if `depends_on`, everything
+/// that the numbers depend on, is the same; `label` is for people who look into the folder.
+pub(super) fn kept<T: Serialize + DeserializeOwned>(
     folder: Option<&Path>,
+    (kind, version): (&str, u32),
     depends_on: &str,
     label: &str,
-    make: impl FnOnce() -> Result<Cell>,
-) -> Result<Cell> {
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let Some(folder) = folder else { return make() };
-    let mut hash = record::Fnv::new("cell 3");
+    let mut hash = record::Fnv::new(&format!("{} {version}", kind.trim_start_matches("battery-")));
     hash.text(&format!("{depends_on} {}", env!("CARGO_PKG_VERSION")));
     let path = folder.join(format!("{:016x}-{label}.cell", hash.finish()));
     if path.exists() {
-        return record::load(&path, KIND, VERSION);
+        return record::load(&path, kind, version);
     }
-    let cell = make()?;
+    let made = make()?;
     std::fs::create_dir_all(folder).map_err(|e| {
         let what = format!("cannot make the folder {}: {e}", folder.display());
         Error::new(ErrorKind::File, what, "name a folder that can be written to")
     })?;
-    record::save(&path, KIND, VERSION, &cell)?;
-    Ok(cell)
+    record::save(&path, kind, version, &made)?;
+    Ok(made)
 }
 
 /// Fails if the user has asked to stop, with what is finished so far.

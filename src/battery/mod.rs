@@ -31,6 +31,7 @@ mod gradient;
 mod images;
 mod interval;
 mod kept;
+mod language;
 mod lesions;
 mod measure;
 mod paths;
@@ -44,6 +45,10 @@ mod verdict;
 pub use gradient::{LiteralGradient, LossGradient};
 pub use images::ImageBattery;
 pub use interval::{Equivalence, Interval, Resamples, equivalence};
+pub use language::{
+    BlockLoss, LanguageBattery, LanguageReport, LensReads, NetworkReads, Part, SOMETHING, SteeringEffect,
+    TokenClass, UpdateEffect,
+};
 pub use lesions::{Lesion, affine_replacement};
 pub use measure::{LensKind, Measured, Rotations, TruthRead, measure};
 pub use paths::{path_gradients, path_lengths};

@@ -6,7 +6,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
-use super::kept::{check_seeds, go_on, kept};
+use super::kept::{CELL, check_seeds, go_on, kept};
 use super::lesions::{Lesion, affine_replacement};
 use super::measure::LensKind;
 use super::paths::{has_paths, path_lengths};
@@ -175,7 +175,7 @@ impl Battery {
             source.describe()
         );
         let label = format!("{network:?}-{seed}");
-        kept(self.folder.as_deref(), &depends_on, &label, || self.make(source, network, seed))
+        kept(self.folder.as_deref(), CELL, &depends_on, &label, || self.make(source, network, seed))
     }
 
     /// One network, trained and measured.

@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::decoder::{Decoder, Wanted};
 use super::inputs::{Inputs, Read};
+use super::tuned::Until;
 use super::{LayerLenses, LayerMoments, Moments, Refine, Scale, Target};
 use crate::Result;
 use crate::num::matmul;
@@ -101,8 +102,9 @@ impl GivenRows {
         let decoder = Decoder::linear(u, narrow(b), cap.map(|cap| cap as f32));
         let began = std::time::Instant::now();
         let refine = Refine { sweeps: 0, passes, lambda: 0.0 };
+        let until = Until { enough: ENOUGH, ..Until::default() };
         // One of many searches: whoever asks for all of them shows how far they are.
-        let found = quietly(|| refine.search_until(ENOUGH, decoder, inputs, start, &self.moments, None))?;
+        let found = quietly(|| refine.search_until(&until, decoder, inputs, start, &self.moments, None))?;
         let found = found.tuned(&self.moments, began);
         let steepest = found.gradient_norm.iter().fold(0.0_f64, |m, g| m.max(*g));
         Ok(Some((found.lenses, steepest)))

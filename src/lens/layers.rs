@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::accumulator::Accumulator;
 use super::readout::sum_of_predictions;
 use super::target::centred_rows;
-use super::{Moments, Scale, Target};
+use super::{Moments, Scale, Target, Updates};
 use crate::model::{Transformer, no_stream};
 use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
@@ -103,6 +103,17 @@ impl LayerMoments {
         scale: Scale,
         target: Target,
     ) -> Result<Self> {
+        Self::collect_of(model, tokens, scale, target, Updates::AsTheyAre)
+    }
+
+    /// The same of streams whose updates are changed.
+    pub(crate) fn collect_of(
+        model: &Transformer,
+        tokens: &Array2<u32>,
+        scale: Scale,
+        target: Target,
+        updates: Updates,
+    ) -> Result<Self> {
         let Some(width) = target.width(&model.config) else {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -111,7 +122,7 @@ impl LayerMoments {
             ));
         };
         let mut all = Self::empty(model, scale, target, width);
-        all.push(model, tokens)?;
+        all.push_with(model, tokens, None, updates)?;
         Ok(all)
     }
 
@@ -130,7 +141,7 @@ impl LayerMoments {
             ));
         }
         let mut all = Self::empty(model, Scale::AsItIs, Target::Given, d_z);
-        all.push_with(model, tokens, Some(numbers))?;
+        all.push_with(model, tokens, Some(numbers), Updates::AsTheyAre)?;
         Ok(all)
     }
 
@@ -145,7 +156,7 @@ impl LayerMoments {
                 "collect the new tokens with their numbers (`collect_given`), then `merge`",
             ));
         }
-        self.push_with(model, tokens, None)
+        self.push_with(model, tokens, None, Updates::AsTheyAre)
     }
 
     fn push_with(
@@ -153,6 +164,7 @@ impl LayerMoments {
         model: &Transformer,
         tokens: &Array2<u32>,
         given: Option<&Array3<f32>>,
+        updates: Updates,
     ) -> Result<()> {
         model.check_tokens(tokens)?;
         self.check_model(model)?;
@@ -169,7 +181,8 @@ impl LayerMoments {
                 ));
             }
             let views: Vec<ArrayView2<u32>> = round.iter().map(|(_, chunk)| *chunk).collect();
-            let see = |(streams, (i, chunk)): (Vec<Array2<f32>>, &(usize, ArrayView2<u32>))| {
+            let see = |(mut streams, (i, chunk)): (Vec<Array2<f32>>, &(usize, ArrayView2<u32>))| {
+                updates.apply(&mut streams, i * CHUNK, tokens.ncols());
                 let given = given.map(|all| all.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), .., ..]));
                 Seen::new(model, streams, (self.scale, self.target), given)
             };

@@ -145,15 +145,17 @@ impl<'a> Objective<'a> {
         if self.maps[0].pool == [0] { self.inputs.cheap_looks() } else { 1 }
     }
 
-    /// One pass over the tokens for all lenses that are `active`; zeros for the others.
+    /// One pass over the tokens for all lenses that are `active`; zeros for the others. With `sampled` as in
+    /// [`evaluate_on`](Objective::evaluate_on).
     pub(super) fn evaluate(
         &self,
         lenses: &[AffineLens],
         active: &[bool],
+        sampled: Option<usize>,
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let all: Vec<usize> = (0..self.inputs.n_chunks()).collect();
-        self.evaluate_on(&all, lenses, active, None, meter)
+        self.evaluate_on(&all, lenses, active, sampled, meter)
     }
 
     /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
@@ -203,6 +205,11 @@ impl<'a> Objective<'a> {
             self.maps[map].penalty.add_to(sum, &lenses[map]);
         }
         Ok(sums)
+    }
+
+    /// How many streams of its pool a token shows in a sweep to the lens that sees fewest.
+    pub(super) fn streams_shown(&self) -> usize {
+        self.maps.iter().map(|map| map.pool.len().min(SHOWN)).min().unwrap_or(1)
     }
 
     /// The streams of a lens's pool that chunk `i` is looked at through; the first one not where that is looked at
@@ -358,7 +365,7 @@ mod tests {
             let decoder = Decoder::new(&model, moments.target);
             let objective = Objective::new(decoder, inputs, &moments, pools, 1e-3).unwrap();
             assert_eq!(objective.inputs.first().is_some(), keep > 0);
-            objective.evaluate(&lenses, &[true; 3], &mut Meter::new(1, 0)).unwrap()
+            objective.evaluate(&lenses, &[true; 3], None, &mut Meter::new(1, 0)).unwrap()
         };
         let (distinct, all) = (see(usize::MAX), see(0));
         for (distinct, all) in distinct.iter().zip(&all) {

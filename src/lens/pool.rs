@@ -20,6 +20,7 @@ use crate::{Error, ErrorKind, Result};
 /// assert_eq!(Pool::LeftOutWithoutLast.of(2, 5), [0, 1, 3]);
 /// assert_eq!(Pool::Later.of(2, 5), [3, 4]);
 /// assert_eq!(Pool::Every(2).of(1, 5), [1, 3]);
+/// assert_eq!(Pool::Folds(2).of(1, 5), [0, 2]);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {
@@ -38,6 +39,10 @@ pub enum Pool {
     Later,
     /// One for each `m`-th stream: streams `l`, `l + m`, .. share a lens.
     Every(usize),
+    /// Cross-validation over streams: `m` lenses, each of which reads every `m`-th stream and is fitted to the others but
+    /// the last. With two, streams of even number have the lens of those of odd number, and the other way round. Like
+    /// [`LeftOutWithoutLast`](Pool::LeftOutWithoutLast) for the price of `m` lenses.
+    Folds(usize),
 }
 
 impl Pool {
@@ -53,6 +58,7 @@ impl Pool {
             Pool::Later if l + 1 == n_streams => vec![l],
             Pool::Later => (l + 1..n_streams).collect(),
             Pool::Every(m) => all.filter(|&k| k % m == l % m).collect(),
+            Pool::Folds(m) => (0..n_streams.saturating_sub(1)).filter(|&k| k % m != l % m).collect(),
         }
     }
 
@@ -66,6 +72,7 @@ impl Pool {
             Pool::LeftOutWithoutLast => "left-out lens, without the last stream".into(),
             Pool::Later => "later-layers lens".into(),
             Pool::Every(m) => format!("shared by streams {m} apart"),
+            Pool::Folds(m) => format!("left-out lens, {m} folds of streams"),
         }
     }
 
@@ -79,6 +86,13 @@ impl Pool {
                 ErrorKind::Config,
                 "no two streams are 0 apart",
                 "name a distance of 1 or more: 1 is one lens for all",
+            ));
+        }
+        if let Pool::Folds(m @ (0 | 1)) = self {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{m} folds leave no other streams to fit a lens to"),
+                "name two folds or more",
             ));
         }
         if let Pool::Streams(streams) = self
@@ -109,14 +123,14 @@ impl Pool {
 impl FromStr for Pool {
     type Err = Error;
 
-    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `every-3` (or another number), or numbers
+    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `every-3`, `folds-2` (or other numbers), or numbers
     /// of streams with commas between them, as the command line has them.
     fn from_str(name: &str) -> Result<Pool> {
         let unknown = || {
             Error::new(
                 ErrorKind::Config,
                 format!("no streams are called {name:?}"),
-                "say own, shared, left-out, left-out-without-last, later, every-3 or numbers such as 0,3,6",
+                "say own, shared, left-out, left-out-without-last, later, every-3, folds-2 or numbers such as 0,3,6",
             )
         };
         match name {
@@ -125,9 +139,10 @@ impl FromStr for Pool {
             "left-out" => Ok(Pool::LeftOut),
             "left-out-without-last" => Ok(Pool::LeftOutWithoutLast),
             "later" => Ok(Pool::Later),
-            _ => match name.strip_prefix("every-") {
-                Some(m) => m.parse().map(Pool::Every).map_err(|_| unknown()),
-                None => {
+            _ => match (name.strip_prefix("every-"), name.strip_prefix("folds-")) {
+                (Some(m), _) => m.parse().map(Pool::Every).map_err(|_| unknown()),
+                (None, Some(m)) => m.parse().map(Pool::Folds).map_err(|_| unknown()),
+                (None, None) => {
                     let streams: Result<Vec<usize>, _> = name.split(',').map(str::parse).collect();
                     streams.map(Pool::Streams).map_err(|_| unknown())
                 }

@@ -3,10 +3,11 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-use super::Lens;
-use crate::Result;
+use super::{Lens, Updates};
 use crate::model::Transformer;
 use crate::num::{Real, largest, sum, wide_fn};
+use crate::session;
+use crate::{Error, ErrorKind, Result};
 
 /// Logits that are in memory at a time, at most, for each thread: 32 MiB.
 const LOGITS: usize = 1 << 23;
@@ -164,6 +165,17 @@ pub(crate) fn read_blocks<T: Send>(
     tokens: &Array2<u32>,
     each: impl Fn(Block) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
+    read_blocks_of(model, lenses, tokens, Updates::AsTheyAre, each)
+}
+
+/// The same of streams whose updates are changed, the last one's prediction with them.
+pub(crate) fn read_blocks_of<T: Send>(
+    model: &Transformer,
+    lenses: &[&dyn Lens],
+    tokens: &Array2<u32>,
+    updates: Updates,
+    each: impl Fn(Block) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     model.check_tokens(tokens)?;
     for lens in lenses {
         lens.check_model(model)?;
@@ -187,8 +199,17 @@ pub(crate) fn read_blocks<T: Send>(
     let at_a_time = 2 * rayon::current_num_threads();
     let mut all = Vec::new();
     for (round, sequences) in sequences.chunks(at_a_time).enumerate() {
-        let streams = model.streams(sequences);
-        let read = |(i, streams): (usize, &Vec<Array2<f32>>)| read(round * at_a_time + i, streams);
+        if session::interrupted() {
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                format!("interrupted after {} of {} sequences", round * at_a_time, tokens.nrows()),
+                "run it again, on fewer tokens or with fewer lenses if it takes too long",
+            ));
+        }
+        let mut streams = model.streams(sequences);
+        let first = |i: usize| round * at_a_time + i;
+        streams.par_iter_mut().enumerate().for_each(|(i, streams)| updates.apply(streams, first(i), n_pos));
+        let read = |(i, streams): (usize, &Vec<Array2<f32>>)| read(first(i), streams);
         all.extend(
             streams.par_iter().enumerate().map(read).collect::<Result<Vec<Vec<T>>>>()?.into_iter().flatten(),
         );

@@ -10,7 +10,7 @@ use super::objective::{Meter, Objective};
 use super::whitened::Whitened;
 use crate::Result;
 
-/// Tokens per step, about.
+/// Rows per step for a lens, about: tokens, times the streams of its pool that each shows.
 const BATCH: usize = 4096;
 /// Chunks of a step, at least: work for all threads.
 const CHUNKS: usize = 4;
@@ -59,7 +59,7 @@ impl Moving {
     ) -> Result<()> {
         let n_chunks = objective.inputs.n_chunks();
         let chunk_tokens = objective.inputs.n_tokens().div_ceil(n_chunks);
-        let in_batch = BATCH.div_ceil(chunk_tokens).max(CHUNKS);
+        let in_batch = (BATCH / objective.streams_shown()).div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
         if (sweep + 1).is_power_of_two() {
             self.curvatures = objective.fisher(&self.lenses)?;

@@ -80,12 +80,22 @@ pub struct TunedLens {
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
     /// search began, then after all sweeps if there were any, then after each pass. No column ever rises. A lens of a
-    /// [pool](Pool) has the mean KL over the streams it was fitted to, the same for each stream that it reads.
+    /// [pool](Pool) has the mean KL over the streams it was fitted to, the same for each stream that it reads; without
+    /// passes that is estimated from four of them at each token, the same before and after, as nothing else asks for all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
     /// Time it took.
     pub seconds: f64,
+}
+
+/// How far a search goes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Until<'a> {
+    /// It ends when no lens gains more than this in a pass, in nats.
+    pub(super) enough: f64,
+    /// Only lenses that read these streams first are searched for; all if it is not said.
+    pub(super) only: Option<&'a [usize]>,
 }
 
 /// Where a search has ended.
@@ -108,8 +118,20 @@ impl Refine {
         moments: &LayerMoments,
         tokens: &Array2<u32>,
     ) -> Result<TunedLens> {
+        self.fit_some(model, start, moments, tokens, None)
+    }
+
+    /// The same for the lenses of some streams `only`; the others stay as they are, and their KL is not known.
+    pub(crate) fn fit_some(
+        &self,
+        model: &Transformer,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        tokens: &Array2<u32>,
+        only: Option<&[usize]>,
+    ) -> Result<TunedLens> {
         model.check_tokens(tokens)?;
-        self.fit_chunks(model, start, moments, tokens, None)
+        self.fit_until(&Until { only, ..Until::default() }, model, start, moments, tokens, None)
     }
 
     /// The same for tokens from anywhere, which fit the model. Where a search stands after each sweep and each pass is
@@ -117,6 +139,18 @@ impl Refine {
     /// beginning.
     pub(crate) fn fit_chunks(
         &self,
+        model: &Transformer,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        tokens: &dyn TokenChunks,
+        kept: Option<&Path>,
+    ) -> Result<TunedLens> {
+        self.fit_until(&Until::default(), model, start, moments, tokens, kept)
+    }
+
+    fn fit_until(
+        &self,
+        until: &Until,
         model: &Transformer,
         start: &LayerLenses,
         moments: &LayerMoments,
@@ -135,8 +169,8 @@ impl Refine {
         }
         moments.check_scale(start.scale(), "the lenses read another")?;
         let inputs = Inputs::new(model, tokens, None).scaled(moments.scale);
-        let refined = self.search(Decoder::new(model, moments.target), inputs, start, moments, kept)?;
-        Ok(refined.tuned(moments, began))
+        let decoder = Decoder::new(model, moments.target);
+        Ok(self.search_until(until, decoder, inputs, start, moments, kept)?.tuned(moments, began))
     }
 
     /// From tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines that.
@@ -182,13 +216,13 @@ impl Refine {
         moments: &LayerMoments,
         kept: Option<&Path>,
     ) -> Result<Refined> {
-        self.search_until(0.0, decoder, inputs, start, moments, kept)
+        self.search_until(&Until::default(), decoder, inputs, start, moments, kept)
     }
 
-    /// The same, until no lens gains more than `enough` nats in a pass.
+    /// The same, for some of the lenses or not to the end.
     pub(super) fn search_until(
         &self,
-        enough: f64,
+        until: &Until,
         decoder: Decoder,
         mut inputs: Inputs,
         start: &LayerLenses,
@@ -202,7 +236,10 @@ impl Refine {
         // The first stream that reads through it.
         let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
         let objective = Objective::new(decoder, inputs, moments, pools, self.lambda)?;
-        let every = vec![true; n_maps];
+        let wanted: Vec<bool> =
+            (0..n_maps).map(|map| until.only.is_none_or(|only| only.contains(&first(map)))).collect();
+        // Without passes, which need the gradient of all streams of a pool, some at each token tell whether sweeps have helped.
+        let sampled = (self.passes == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
         let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
         let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
@@ -214,7 +251,7 @@ impl Refine {
                 let lenses: Vec<AffineLens> =
                     (0..n_maps).map(|map| start.lenses()[first(map)].as_ref().clone()).collect();
                 meter.what = "where it begins".into();
-                let seen = objective.evaluate(&lenses, &every, &mut meter)?;
+                let seen = objective.evaluate(&lenses, &wanted, sampled, &mut meter)?;
                 let phase = match self.sweeps {
                     0 => Phase::passes(&objective, &lenses, &seen)?,
                     _ => Phase::Sweeps(Moving::from(&lenses)),
@@ -235,7 +272,7 @@ impl Refine {
                     moving.sweep(&objective, &can_fall, (at.done, self.sweeps), &mut meter)?;
                     if at.done + 1 == self.sweeps {
                         meter.what = "where sweeps led".into();
-                        let there = objective.evaluate(&moving.lenses, &can_fall, &mut meter)?;
+                        let there = objective.evaluate(&moving.lenses, &can_fall, sampled, &mut meter)?;
                         for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
                             // False for a KL that is not a number, too.
                             if can_fall[l] && there.kl < at.seen[l].kl {
@@ -254,7 +291,7 @@ impl Refine {
                         .iter()
                         .zip(&can_fall)
                         .map(|(s, can_fall)| (*can_fall && !s.done()).then(|| s.gain()))
-                        .map(|gain| gain.filter(|gain| *gain > enough));
+                        .map(|gain| gain.filter(|gain| *gain > until.enough));
                     let active = worth_a_pass(&gains.collect::<Vec<_>>(), objective.cheap_looks() > 1);
                     if active.contains(&true) {
                         let whitened = match coordinates.take() {
@@ -263,7 +300,7 @@ impl Refine {
                         };
                         let trials: Vec<AffineLens> =
                             searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
-                        let seen = objective.evaluate(&trials, &active, &mut meter)?;
+                        let seen = objective.evaluate(&trials, &active, None, &mut meter)?;
                         for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
                             if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
                                 at.lenses[l] = trial;

@@ -5,7 +5,7 @@ use std::fmt;
 use ndarray::{ArrayBase, Data, Dimension};
 
 use super::{Card, Figure, Heatmap, LineChart, Plot, Simplex, Table, TrajectoryTable};
-use crate::battery::Report;
+use crate::battery::{LanguageReport, Report};
 use crate::circuits::{AttentionPatterns, HeadScores, LogitAttribution, PatchMap};
 use crate::dual::{
     Alignment, ContextSplit, Contributions, Delta, Descent, FeatureCurve, HeadDeltas, HeadRelaxation,
@@ -69,6 +69,7 @@ show!(
     HeadScores,
     Heatmap,
     LanguageModel,
+    LanguageReport,
     LineChart,
     LinearAttentionFit,
     LogitAttribution,

@@ -40,6 +40,7 @@ mod of_circuits;
 mod of_dual;
 mod of_heads;
 mod of_language;
+mod of_language_report;
 mod of_lens;
 mod of_model;
 mod of_predictive;

@@ -3,6 +3,7 @@
 
 mod architectures;
 mod battery;
+mod battery_language;
 mod battery_networks;
 mod causal;
 mod circuits;

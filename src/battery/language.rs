@@ -1,0 +1,990 @@
+//! The question asked of a language model at its own size: does one lens read every stream, do updates bring what it
+//! reads nearer to the final prediction, and does the model use what it reads? With what there was to read, in nats, and
+//! two nulls that pull apart.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis, s};
+use serde::{Deserialize, Serialize};
+
+use super::kept::kept;
+use super::{Answer, Interval, Lesion, Resamples};
+use crate::lens::{
+    Aim, Block, LayerLenses, LayerMoments, Lens, LogitLens, Pool, Refine, Ridge, Scale, Steering, Target,
+    Updates, most_probable, other_positions, read_blocks_of,
+};
+use crate::model::{Config, Transformer};
+use crate::num::{log_softmax_rows, rng};
+use crate::session::Progress;
+use crate::{Error, ErrorKind, Result, record};
+
+/// What is asked of a language model, and how long it may take. Lenses read streams at unit size and guess what the final
+/// norm makes of the last one.
+///
+/// ```no_run
+/// use onelens::{battery::LanguageBattery, language::LanguageModel};
+/// let lm = LanguageModel::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+/// let tokens = lm.to_tokens(&std::fs::read_to_string("stories.txt").unwrap())?;
+/// let rows = onelens::ndarray::Array2::from_shape_vec((288, 128), tokens[..288 * 128].to_vec()).unwrap();
+/// let (fit, read) = rows.view().split_at(onelens::ndarray::Axis(0), 256);
+/// let report = LanguageBattery::default().run("SmolLM2", &lm.model, &fit.to_owned(), &read.to_owned())?;
+/// println!("{}", report.sentences()[0].1);
+/// # Ok::<(), onelens::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct LanguageBattery {
+    /// Ridge penalty of the closed-form lenses, as a share of the mean variance of a stream's features.
+    pub lambda: f64,
+    /// Tokens, of those that lenses are fitted to, from which lenses go on to the least KL.
+    pub n_refined: usize,
+    /// Times through these.
+    pub sweeps: usize,
+    /// So many streams, evenly spread from the embedding on, have a lens of their own at least KL, and are steered.
+    pub n_streams: usize,
+    /// Held-out sequences that are steered and that lose blocks, and positions of each.
+    pub causal: (usize, usize),
+    /// Where finished parts are kept, so that an interrupted report can go on.
+    pub folder: Option<PathBuf>,
+    /// Of the untrained network and everything that is drawn.
+    pub seed: u64,
+}
+
+impl Default for LanguageBattery {
+    fn default() -> Self {
+        LanguageBattery {
+            lambda: 1e-3,
+            n_refined: 8192,
+            sweeps: 2,
+            n_streams: 6,
+            causal: (16, 32),
+            folder: None,
+            seed: 0,
+        }
+    }
+}
+
+/// What one lens reads of every stream of one network, over held-out tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LensReads {
+    /// Name of the lens.
+    pub name: String,
+    /// By how much it beats the mean prediction, `KL(p ‖ p̄) - KL(p ‖ q_l)` in nats; one per stream that it was asked for.
+    pub nats: Vec<Option<Interval>>,
+    /// That as a share of what the stream's own lens of the same criterion reads; `None` where that is less than
+    /// [`SOMETHING`] of the baseline or not clearly above 0.
+    pub share: Vec<Option<Interval>>,
+}
+
+/// One network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetworkReads {
+    /// What it is.
+    pub name: String,
+    /// `KL(p ‖ p̄)` of the mean prediction in nats: all that there is to read.
+    pub baseline: Interval,
+    /// One for each lens.
+    pub lenses: Vec<LensReads>,
+    /// What the update of each block does under the one lens for all streams: of the model that of least KL, of the nulls
+    /// that of least squares.
+    pub updates: Vec<UpdateEffect>,
+}
+
+/// What the update of one block does to the reading of the one lens, in nats: by how much KL falls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpdateEffect {
+    /// By the token's own update.
+    pub own: Interval,
+    /// By the update of another token of the same sequence.
+    pub shuffled: Interval,
+    /// By how much more the own one.
+    pub difference: Interval,
+}
+
+/// Tokens of one kind, and how their prediction comes about under the one lens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenClass {
+    /// What they have in common.
+    pub name: String,
+    /// How many.
+    pub n: usize,
+    /// Mean KL by stream, nats.
+    pub kl: Vec<f64>,
+    /// Share of them that jump: one block brings half or more of the fall from the highest KL to the lowest after it.
+    pub jumps: f64,
+    /// Mean prediction depth: the first stream from which on the most probable token is the final one.
+    pub depth: f64,
+}
+
+/// Steering one stream of one network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SteeringEffect {
+    /// Which network.
+    pub network: String,
+    /// Which stream.
+    pub stream: usize,
+    /// Mean change of the token's final log-probability in nats, with half the width of its 95 % interval: by the one
+    /// lens, the stream's own, the logit lens, a rotated and a random direction.
+    pub change: Vec<(String, f64, f64)>,
+    /// By how much more the one lens changes it than a rotated and a random direction, nats.
+    pub advantage: [(f64, f64); 2],
+}
+
+/// What a block is worth: by how much the loss grows, nats per token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockLoss {
+    /// Without it.
+    pub deleted: Interval,
+    /// With it twice.
+    pub repeated: Interval,
+    /// With it in two halves, one after the other.
+    pub halved: Interval,
+}
+
+/// What was found about a language model, as data: saved, loaded and drawn again without it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LanguageReport {
+    /// The model.
+    pub name: String,
+    /// The model, its architecture with chance weights, and the model with shuffled updates.
+    pub networks: Vec<NetworkReads>,
+    /// All tokens, then by frequency, by position and by entropy.
+    pub tokens: Vec<TokenClass>,
+    /// Model and chance weights.
+    pub steering: Vec<SteeringEffect>,
+    /// One per block.
+    pub blocks: Vec<BlockLoss>,
+    /// Name and value of everything that was chosen.
+    pub methods: Vec<(String, String)>,
+}
+
+/// A stream counts if its own lens reads this share of the baseline or more.
+pub const SOMETHING: f64 = 0.05;
+/// Share of what there is to read that a lens which never saw the stream has to read.
+const HALF: f64 = 0.5;
+/// Dose of steering, as a share of the stream's length.
+const DOSE: f64 = 0.25;
+const KIND: &str = "language-report";
+const VERSION: u32 = 1;
+
+/// Names of lenses, as figures have them.
+const OWN: &str = "own, least squares";
+const LEFT_OUT: &str = "left out, least squares";
+const SHARED: &str = "shared, least squares";
+const LOGIT: &str = "logit lens";
+const OWN_KL: &str = "own, least KL";
+const FOLDS_KL: &str = "left out, least KL";
+const SHARED_KL: &str = "shared, least KL";
+
+/// Which lens's reading a share is taken of.
+fn own_of(name: &str) -> &'static str {
+    if name.ends_with("KL") { OWN_KL } else { OWN }
+}
+
+impl LanguageReport {
+    /// What was found of the question, in sentences with their numbers: whether one lens reads, whether updates bring it
+    /// nearer, whether the model uses what it reads; then how single tokens and blocks fare.
+    pub fn sentences(&self) -> Vec<(String, String)> {
+        let (model, chance, shuffled) = (&self.networks[0], &self.networks[1], &self.networks[2]);
+        let shares = |n: &NetworkReads, lens: &str| match n.shares(lens) {
+            shares if shares.is_empty() => "nowhere is there enough to read".to_string(),
+            mut shares => {
+                shares.sort_by(f64::total_cmp);
+                let (low, middle, high) = (shares[0], shares[shares.len() / 2], shares[shares.len() - 1]);
+                format!("{low:.2} to {high:.2} (median {middle:.2}) at {} streams", shares.len())
+            }
+        };
+        let most = |n: &NetworkReads| n.most(OWN);
+        let read = format!(
+            "A lens that has never seen the stream reads, of what the stream's own lens reads: {} in closed form, {} at least KL. \
+             With updates shuffled over tokens: {}. With chance weights: {}, of at most {:.3} nats that there are to read there, \
+             and {:.2} in the model.",
+            shares(model, LEFT_OUT),
+            shares(model, FOLDS_KL),
+            shares(shuffled, LEFT_OUT),
+            shares(chance, LEFT_OUT),
+            most(chance),
+            most(model)
+        );
+        let updates = |n: &NetworkReads| {
+            let of = |holds: &dyn Fn(&UpdateEffect) -> bool| n.updates.iter().filter(|u| holds(u)).count();
+            let sum = |pick: &dyn Fn(&UpdateEffect) -> f64| n.updates.iter().map(pick).sum::<f64>();
+            format!(
+                "in {} of {} blocks, in sum by {:.2} nats (another token's update: in {}, {:.2} nats)",
+                of(&|u| u.refines()),
+                n.updates.len(),
+                sum(&|u| u.own.estimate),
+                of(&|u| u.shuffled.above(0.0)),
+                sum(&|u| u.shuffled.estimate)
+            )
+        };
+        let updates = format!(
+            "Under one lens, a block's update brings the reading nearer to the final prediction, and more than the same block's \
+             update of another token, {}. With updates shuffled over tokens: {}. With chance weights: {}.",
+            updates(model),
+            updates(shuffled),
+            updates(chance)
+        );
+        let steered = |network: &str| {
+            let of = self.steered_in(network);
+            let works = of.iter().filter(|s| s.works()).count();
+            let random: Vec<String> = of.iter().map(|s| format!("{:.2}", s.advantage[1].0)).collect();
+            format!("at {works} of {} streams ({} nats more than a random one)", of.len(), random.join(" "))
+        };
+        let steering = format!(
+            "What that lens reads for a token, added to the stream at a quarter of its length, raises the token in the final \
+             prediction more than a rotated and a random direction do {}; with chance weights {}.",
+            steered(&model.name),
+            steered(&chance.name),
+        );
+        let tokens = match self.tokens.split_first() {
+            None => String::new(),
+            Some((all, classes)) => {
+                let mut by_jumps: Vec<&TokenClass> = classes.iter().collect();
+                by_jumps.sort_by(|a, b| a.jumps.total_cmp(&b.jumps));
+                let said = |c: &TokenClass| format!("{} ({:.0} %)", c.name, 100.0 * c.jumps);
+                let (least, most) = (by_jumps.first(), by_jumps.last());
+                format!(
+                    "At {:.0} % of the tokens one block brings half of the fall or more; fewest: {}; most: {}. The most probable \
+                     token is the final one from stream {:.1} on, in the mean.",
+                    100.0 * all.jumps,
+                    least.map_or_else(String::new, |c| said(c)),
+                    most.map_or_else(String::new, |c| said(c)),
+                    all.depth
+                )
+            }
+        };
+        let costs = |pick: &dyn Fn(&BlockLoss) -> f64| {
+            let mut costs: Vec<f64> = self.blocks.iter().map(pick).collect();
+            costs.sort_by(f64::total_cmp);
+            match (costs.first(), costs.get(costs.len() / 2), costs.last()) {
+                (Some(low), Some(middle), Some(high)) => {
+                    format!("{low:.3} to {high:.3} (median {middle:.3})")
+                }
+                _ => "nothing".into(),
+            }
+        };
+        let blocks = format!(
+            "Without a block the loss grows by {} nats; with it twice by {}; with it in two halves by {}.",
+            costs(&|b| b.deleted.estimate),
+            costs(&|b| b.repeated.estimate),
+            costs(&|b| b.halved.estimate)
+        );
+        let answer = self.answer();
+        vec![
+            ("answer".into(), format!("{}. {}", capital(answer.name()), self.why())),
+            ("one lens reads".into(), read),
+            ("updates refine".into(), updates),
+            ("the model uses it".into(), steering),
+            ("token by token".into(), tokens),
+            ("block by block".into(), blocks),
+        ]
+    }
+
+    /// The answer by a rule that was fixed before any model was asked: *supported* if all [`parts`](LanguageReport::parts)
+    /// hold of the model and of no null, *hierarchy* if the first does not and neither of the others is more than what a
+    /// null does too, *cannot tell* where fewer than half of the streams count, else *mixed*.
+    pub fn answer(&self) -> Answer {
+        let counted = self.networks[0].counted().len();
+        let parts = self.parts();
+        let tells = |part: &Part| part.holds && part.of_nulls.is_empty();
+        if 2 * counted < self.networks[0].updates.len() {
+            Answer::CannotTell
+        } else if parts.iter().all(tells) {
+            Answer::Supported
+        } else if parts.iter().any(tells) {
+            Answer::Mixed
+        } else {
+            Answer::Hierarchy
+        }
+    }
+
+    /// What the answer rests on, each by its 95 % intervals.
+    ///
+    /// * *One lens reads*: in two thirds of the streams that count and have a lens of their own at least KL, a lens that has
+    ///   never seen the stream reads half of what that does, at least KL, and in closed form more nats than in either null.
+    /// * *Updates refine what it reads*: in two thirds of the blocks the token's own update brings the one lens's reading
+    ///   nearer to the final prediction, and more than another token's.
+    /// * *The model uses it*: in two thirds of the steered streams the one lens beats a rotated and a random direction.
+    ///
+    /// What a null does as well is no evidence, and is said.
+    pub fn parts(&self) -> [Part; 3] {
+        let most = |n: usize, of: usize| of > 0 && 3 * n >= 2 * of;
+        let (model, nulls) = self.networks.split_first().expect("a report is about a model");
+        // Only where a lens of the stream's own was searched for by the same criterion.
+        let reads = |&l: &usize| -> Option<bool> {
+            let own = model.lens(OWN_KL)?.nats[l]?;
+            let half = model.lens(FOLDS_KL)?.nats[l]?.lower >= HALF * own.estimate;
+            let in_closed_form = model.lens(LEFT_OUT)?.nats[l]?;
+            let beyond =
+                |null: &NetworkReads| Some(in_closed_form.lower > null.lens(LEFT_OUT)?.nats[l]?.upper);
+            Some(half && nulls.iter().all(|null| beyond(null) == Some(true)))
+        };
+        let counted: Vec<bool> = model.counted().iter().filter_map(reads).collect();
+        let refines =
+            |n: &NetworkReads| most(n.updates.iter().filter(|u| u.refines()).count(), n.updates.len());
+        let uses = |n: &NetworkReads| {
+            let steered = self.steered_in(&n.name);
+            most(steered.iter().filter(|s| s.works()).count(), steered.len())
+        };
+        let of_nulls = |holds: &dyn Fn(&NetworkReads) -> bool| {
+            nulls.iter().filter(|n| holds(n)).map(|n| n.name.clone()).collect()
+        };
+        [
+            Part {
+                name: "One lens reads",
+                holds: most(counted.iter().filter(|reads| **reads).count(), counted.len()),
+                of_nulls: Vec::new(),
+            },
+            Part {
+                name: "Updates refine what it reads",
+                holds: refines(model),
+                of_nulls: of_nulls(&refines),
+            },
+            Part { name: "The model uses it", holds: uses(model), of_nulls: of_nulls(&uses) },
+        ]
+    }
+
+    fn steered_in(&self, network: &str) -> Vec<&SteeringEffect> {
+        self.steering.iter().filter(|s| s.network == network).collect()
+    }
+
+    /// The model (0), chance weights (1), shuffled updates (2).
+    ///
+    /// Fails on another number.
+    pub fn network(&self, i: usize) -> Result<&NetworkReads> {
+        self.networks.get(i).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                format!("there is no network {i} in this report"),
+                "0 is the model, 1 its architecture with chance weights, 2 the model with shuffled updates",
+            )
+        })
+    }
+
+    fn why(&self) -> String {
+        let each = self.parts().map(|part| match (part.holds, part.of_nulls.is_empty()) {
+            (true, true) => format!("{}: yes", part.name),
+            (true, false) => format!(
+                "{}: yes, but of {} too, so that it says nothing",
+                part.name,
+                part.of_nulls.join(" and ")
+            ),
+            (false, _) => format!("{}: not in two thirds", part.name),
+        });
+        each.join(". ") + "."
+    }
+
+    /// Saves the report; written under a temporary name first.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        record::save(path.as_ref(), KIND, VERSION, self)
+    }
+
+    /// Reads a saved report. A file that is cut off, damaged or something else is refused.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        record::load(path.as_ref(), KIND, VERSION)
+    }
+}
+
+impl NetworkReads {
+    /// What the lens with this name read.
+    pub fn lens(&self, name: &str) -> Option<&LensReads> {
+        self.lenses.iter().find(|lens| lens.name == name)
+    }
+
+    /// The streams that count: not the last one, and only where the own lens of least squares reads enough for a share.
+    pub fn counted(&self) -> Vec<usize> {
+        let own = self.lens(OWN).map_or(&[][..], |lens| &lens.share);
+        (0..own.len().saturating_sub(1)).filter(|&l| own[l].is_some()).collect()
+    }
+
+    /// Shares of a lens at the streams that count, where it was asked.
+    fn shares(&self, lens: &str) -> Vec<f64> {
+        let counted = self.counted();
+        let shares = self.lens(lens).map_or(&[][..], |lens| &lens.share);
+        counted.iter().filter_map(|&l| Some(shares.get(l)?.as_ref()?.estimate)).collect()
+    }
+
+    /// The most that a lens reads before the last stream, nats.
+    fn most(&self, lens: &str) -> f64 {
+        let nats = self.lens(lens).map_or(&[][..], |lens| &lens.nats);
+        let before = nats.iter().take(nats.len().saturating_sub(1));
+        before.flatten().map(|i| i.estimate).fold(0.0, f64::max)
+    }
+}
+
+/// One of the things that the answer rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it says.
+    pub name: &'static str,
+    /// Whether it holds of the model.
+    pub holds: bool,
+    /// The nulls of which it holds, too.
+    pub of_nulls: Vec<String>,
+}
+
+impl UpdateEffect {
+    /// Whether the token's own update brings the reading nearer, and more than another token's, by their 95 % intervals.
+    pub fn refines(&self) -> bool {
+        self.own.above(0.0) && self.difference.above(0.0)
+    }
+}
+
+impl SteeringEffect {
+    /// Whether the one lens does more than both controls, by their 95 % intervals.
+    pub fn works(&self) -> bool {
+        self.advantage.iter().all(|(mean, half)| mean - half > 0.0)
+    }
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+impl LanguageBattery {
+    /// The report about `model`: lenses are fitted to `fit: [sequence, pos]` and read `held_out: [sequence, pos]`.
+    ///
+    /// Fails if the tokens do not fit, on fewer than six held-out sequences, fewer tokens to fit than the streams are
+    /// wide, fewer than three blocks, or when interrupted; finished parts are kept in `folder`.
+    pub fn run(
+        &self,
+        name: &str,
+        model: &Transformer,
+        fit: &Array2<u32>,
+        held_out: &Array2<u32>,
+    ) -> Result<LanguageReport> {
+        self.check(model, fit, held_out)?;
+        let began = Instant::now();
+        let n_layers = model.config.n_layers;
+        let work = Work { how: self, fit, held_out, every: self.streams(n_layers) };
+        let mut progress = Progress::new("report", 5);
+        let mut step = |done: usize, what: &str| progress.update(done, || what.to_string());
+        step(0, "lenses of the model");
+        let trained = work.trained(model)?;
+        step(1, "shuffled updates");
+        let shuffled =
+            work.closed_form(model, "updates shuffled over tokens", Updates::Shuffled { seed: self.seed })?;
+        step(2, "chance weights");
+        let untrained = Transformer::new(Config { seed: self.seed, ..model.config.clone() })?;
+        let chance = work.closed_form(&untrained, "chance weights", Updates::AsTheyAre)?;
+        step(3, "steering");
+        let (n_seqs, n_pos) = self.causal;
+        let some =
+            held_out.slice(s![..n_seqs.min(held_out.nrows()), ..n_pos.min(held_out.ncols())]).to_owned();
+        let mut steering = work.steering(model, &trained.reads.name, &some, &trained.lens)?;
+        steering.extend(work.steering(&untrained, &chance.reads.name, &some, &chance.lens)?);
+        step(4, "without blocks");
+        let blocks = work.blocks(model, &some)?;
+        progress.finish(&format!("{:.0} s", began.elapsed().as_secs_f64()));
+        let text = |n: usize| n.to_string();
+        let methods = vec![
+            ("tokens for least squares".into(), text(fit.len())),
+            (
+                "tokens for least KL".into(),
+                format!("{}, {} sweeps", self.n_refined.min(fit.len()), self.sweeps),
+            ),
+            ("held-out tokens".into(), format!("{} in {} sequences", held_out.len(), held_out.nrows())),
+            ("steered and without blocks".into(), format!("{} sequences of {}", some.nrows(), some.ncols())),
+            ("ridge penalty".into(), format!("{:e}", self.lambda)),
+            ("seed".into(), self.seed.to_string()),
+            ("model".into(), format!("{:016x}", model.fingerprint())),
+            ("onelens".into(), env!("CARGO_PKG_VERSION").into()),
+        ];
+        Ok(LanguageReport {
+            name: name.into(),
+            networks: vec![trained.reads, chance.reads, shuffled.reads],
+            tokens: trained.tokens,
+            steering,
+            blocks,
+            methods,
+        })
+    }
+
+    /// Streams with a lens of their own at least KL.
+    fn streams(&self, n_layers: usize) -> Vec<usize> {
+        (0..n_layers).step_by(n_layers.div_ceil(self.n_streams)).collect()
+    }
+
+    fn check(&self, model: &Transformer, fit: &Array2<u32>, held_out: &Array2<u32>) -> Result<()> {
+        model.check_tokens(fit)?;
+        model.check_tokens(held_out)?;
+        let c = &model.config;
+        let refuse = |what: String, help: String| Err(Error::new(ErrorKind::Data, what, help));
+        if c.n_layers < 3 {
+            return refuse(
+                format!("a model of {} blocks has no layers to compare", c.n_layers),
+                "ask a model of three blocks or more".into(),
+            );
+        }
+        if held_out.nrows() < 6 || held_out.ncols() < 8 {
+            return refuse(
+                format!("{} held-out sequences of {} tokens are too few", held_out.nrows(), held_out.ncols()),
+                "hold out six sequences or more, of eight tokens or more: sequences are the unit of every interval".into(),
+            );
+        }
+        if fit.len() < 2 * c.d_model {
+            return refuse(
+                format!("{} tokens are too few for lenses of width {}", fit.len(), c.d_model),
+                format!("give {} or more: better some ten thousand", 2 * c.d_model),
+            );
+        }
+        if self.n_streams < 3 || self.sweeps == 0 || self.causal.0 < 2 || self.causal.1 < 4 {
+            return refuse(
+                format!("{} streams, {} sweeps, {:?} for causes", self.n_streams, self.sweeps, self.causal),
+                "ask for three `n_streams` or more, a sweep or more, and two sequences of four positions or more"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What the parts of a report have in common.
+struct Work<'a> {
+    how: &'a LanguageBattery,
+    fit: &'a Array2<u32>,
+    held_out: &'a Array2<u32>,
+    /// Streams with a lens of their own at least KL.
+    every: Vec<usize>,
+}
+
+/// What was read of the model.
+struct Trained {
+    reads: NetworkReads,
+    tokens: Vec<TokenClass>,
+    /// The one lens for all streams.
+    lens: LayerLenses,
+}
+
+/// A lens, and the streams that it is asked for.
+struct Asked<'a> {
+    name: &'static str,
+    lens: &'a dyn Lens,
+    streams: Option<&'a [usize]>,
+}
+
+/// What was read at every token.
+struct TokenReadings {
+    n_pos: usize,
+    /// `KL(p ‖ q)` in nats, `[lens, stream, token]`; NaN where a lens was not asked.
+    kl: Array3<f32>,
+    /// `KL(p ‖ p̄)`, nats.
+    baseline: Vec<f64>,
+    /// Entropy of the final prediction, nats.
+    entropy: Vec<f64>,
+    /// Its most probable token.
+    top: Vec<u32>,
+    /// Where the last lens's most probable token becomes the final one.
+    depth: Vec<usize>,
+    /// `KL(p ‖ q)` of the last lens after another token's update, `[block, token]`; NaN at first positions.
+    shuffled: Array2<f32>,
+}
+
+impl Work<'_> {
+    fn depends_on(&self, model: &Transformer, what: &str) -> String {
+        let mut hash = record::Fnv::new("tokens");
+        self.fit.iter().chain(self.held_out).for_each(|&t| hash.word(u64::from(t)));
+        let how = LanguageBattery { folder: None, ..self.how.clone() };
+        format!(
+            "{what} {:016x} {:016x} {:?} {:?} {how:?}",
+            model.fingerprint(),
+            hash.finish(),
+            self.fit.dim(),
+            self.held_out.dim()
+        )
+    }
+
+    fn kept<T: Serialize + serde::de::DeserializeOwned>(
+        &self,
+        model: &Transformer,
+        label: &str,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let folder = self.how.folder.as_deref();
+        kept(folder, ("language-part", VERSION), &self.depends_on(model, label), label, make)
+    }
+
+    /// A lens that was refined before, or is now.
+    fn refined(
+        &self,
+        model: &Transformer,
+        label: &str,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        only: Option<&[usize]>,
+    ) -> Result<LayerLenses> {
+        let mut hash = record::Fnv::new("language-lens 1");
+        hash.text(&self.depends_on(model, label));
+        let path =
+            self.how.folder.as_deref().map(|f: &Path| f.join(format!("{:016x}-{label}.lens", hash.finish())));
+        if let Some(path) = path.as_ref().filter(|path| path.exists()) {
+            return LayerLenses::load(path);
+        }
+        let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
+        let tokens = self.fit.slice(s![..rows, ..]).to_owned();
+        let refine = Refine { sweeps: self.how.sweeps, passes: 0, lambda: 0.0 };
+        let lenses = refine.fit_some(model, start, moments, &tokens, only)?.lenses;
+        if let Some(path) = path {
+            let folder = path.parent().expect("a file lies in a folder");
+            std::fs::create_dir_all(folder).map_err(|e| {
+                let what = format!("cannot make the folder {}: {e}", folder.display());
+                Error::new(ErrorKind::File, what, "name a folder that can be written to")
+            })?;
+            lenses.save(path)?;
+        }
+        Ok(lenses)
+    }
+
+    fn moments(&self, model: &Transformer, updates: Updates) -> Result<LayerMoments> {
+        LayerMoments::collect_of(model, self.fit, Scale::UnitRms, Target::Normalised, updates)
+    }
+
+    /// Everything about the model itself that lenses say.
+    fn trained(&self, model: &Transformer) -> Result<Trained> {
+        let moments = self.moments(model, Updates::AsTheyAre)?;
+        let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
+        let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+        let (own, shared, left_out) =
+            (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
+        let shared_kl = self.refined(model, "shared", &shared, &moments, None)?;
+        let folds_kl = self.refined(model, "folds", &pooled(Pool::Folds(2))?, &moments, None)?;
+        let own_kl = self.refined(model, "own", &own, &moments, Some(&self.every))?;
+        let whole = |name, lens| Asked { name, lens, streams: None };
+        let asked = [
+            whole(LOGIT, &LogitLens as &dyn Lens),
+            whole(OWN, &own),
+            whole(SHARED, &shared),
+            whole(LEFT_OUT, &left_out),
+            Asked { name: OWN_KL, lens: &own_kl, streams: Some(&self.every) },
+            whole(FOLDS_KL, &folds_kl),
+            whole(SHARED_KL, &shared_kl),
+        ];
+        let (reads, tokens) = self.kept(model, "model", || {
+            let seen = self.read(model, &asked, &moments, Updates::AsTheyAre)?;
+            Ok((self.reads("the model", &asked, &seen), self.classes(model, &seen)))
+        })?;
+        Ok(Trained { reads, tokens, lens: shared_kl })
+    }
+
+    /// A null: lenses of least squares only.
+    fn closed_form(&self, model: &Transformer, name: &'static str, updates: Updates) -> Result<Null> {
+        let moments = self.moments(model, updates)?;
+        let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
+        let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+        let shared = pooled(Pool::Shared)?;
+        let make = || {
+            let (own, left_out) = (pooled(Pool::Own)?, pooled(Pool::LeftOutWithoutLast)?);
+            let whole = |name, lens| Asked { name, lens, streams: None };
+            let asked = [whole(OWN, &own as &dyn Lens), whole(LEFT_OUT, &left_out), whole(SHARED, &shared)];
+            let seen = self.read(model, &asked, &moments, updates)?;
+            Ok(self.reads(name, &asked, &seen))
+        };
+        let reads = self.kept(model, &name.replace(' ', "-"), make)?;
+        Ok(Null { reads, lens: shared })
+    }
+
+    /// Reads the held-out tokens by each lens; by the last one also after updates of other tokens.
+    fn read(
+        &self,
+        model: &Transformer,
+        asked: &[Asked],
+        moments: &LayerMoments,
+        updates: Updates,
+    ) -> Result<TokenReadings> {
+        let (n_seqs, n_pos) = self.held_out.dim();
+        let n_streams = model.config.n_layers + 1;
+        let lenses: Vec<&dyn Lens> = asked.iter().map(|asked| asked.lens).collect();
+        let log_mean = moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32);
+        let log_mean = log_mean.view();
+        let parts = read_blocks_of(model, &lenses, self.held_out, updates, |block| {
+            self.read_block(model, asked, log_mean, &block)
+        })?;
+        let mut seen = TokenReadings {
+            n_pos,
+            kl: Array3::from_elem((asked.len(), n_streams, n_seqs * n_pos), f32::NAN),
+            baseline: Vec::new(),
+            entropy: Vec::new(),
+            top: Vec::new(),
+            depth: Vec::new(),
+            shuffled: Array2::from_elem((n_streams - 1, n_seqs * n_pos), f32::NAN),
+        };
+        for part in parts {
+            let rows = seen.baseline.len()..seen.baseline.len() + part.baseline.len();
+            seen.kl.slice_mut(s![.., .., rows.clone()]).assign(&part.kl);
+            seen.shuffled.slice_mut(s![.., rows]).assign(&part.shuffled);
+            seen.baseline.extend(part.baseline);
+            seen.entropy.extend(part.entropy);
+            seen.top.extend(part.top);
+            seen.depth.extend(part.depth);
+        }
+        Ok(seen)
+    }
+
+    fn read_block(
+        &self,
+        model: &Transformer,
+        asked: &[Asked],
+        log_mean: ArrayView1<f32>,
+        block: &Block,
+    ) -> Result<TokenReadings> {
+        let (n_rows, n_streams) = (block.log_p.nrows(), block.streams.len());
+        let top: Vec<u32> = block.log_p.rows().into_iter().map(|p| most_probable(p) as u32).collect();
+        let mean = log_mean.broadcast(block.log_p.dim()).expect("a row of the vocabulary");
+        let mut seen = TokenReadings {
+            n_pos: n_rows,
+            kl: Array3::from_elem((asked.len(), n_streams, n_rows), f32::NAN),
+            baseline: block.said(mean).iter().map(|said| said.kl).collect(),
+            entropy: block.said(block.log_p.view()).iter().map(|said| said.entropy).collect(),
+            depth: vec![n_streams - 1; n_rows],
+            shuffled: Array2::from_elem((n_streams - 1, n_rows), f32::NAN),
+            top,
+        };
+        let put = |mut to: ndarray::ArrayViewMut1<f32>, logits: ArrayView2<f32>| {
+            to.iter_mut().zip(block.said(logits)).for_each(|(to, said)| *to = said.kl as f32);
+        };
+        let last = asked.len() - 1;
+        for (i, Asked { lens, streams, .. }) in asked.iter().enumerate() {
+            // Backwards, so that a stream at which the final token is not first ends the way to it.
+            let mut on_the_way = vec![true; n_rows];
+            for l in (0..n_streams).rev().filter(|l| streams.is_none_or(|streams| streams.contains(l))) {
+                let logits = lens.logits(model, lens.transport(l, block.streams[l])?.view())?;
+                put(seen.kl.slice_mut(s![i, l, ..]), logits.view());
+                if i == last {
+                    for (row, logits) in logits.rows().into_iter().enumerate() {
+                        on_the_way[row] &= most_probable(logits) as u32 == seen.top[row];
+                        if on_the_way[row] {
+                            seen.depth[row] = l;
+                        }
+                    }
+                }
+            }
+        }
+        let lens = asked[last].lens;
+        for l in 0..n_streams - 1 {
+            let (h, after) = (block.streams[l], block.streams[l + 1]);
+            let mut random = rng(self.how.seed ^ (block.sequence as u64) << 16, 1 + l as u64);
+            let order = other_positions(n_rows, &mut random);
+            let mut moved = h.to_owned();
+            for (mut row, from) in moved.rows_mut().into_iter().zip(order) {
+                row += &(&after.row(from) - &h.row(from));
+            }
+            let logits = lens.logits(model, lens.transport(l + 1, moved.view())?.view())?;
+            put(seen.shuffled.row_mut(l), logits.view());
+            // The first of the rows keeps its own.
+            seen.shuffled[(l, 0)] = f32::NAN;
+        }
+        Ok(seen)
+    }
+
+    fn resamples(&self) -> Resamples {
+        Resamples::new(&[self.held_out.nrows()], &mut rng(self.how.seed, 0xb007))
+    }
+
+    /// Sums over the tokens of each sequence.
+    fn by_sequence(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {
+        let values: Vec<f64> = values.collect();
+        values.chunks(self.held_out.ncols()).map(|tokens| tokens.iter().sum()).collect()
+    }
+
+    fn reads(&self, name: &str, asked: &[Asked], seen: &TokenReadings) -> NetworkReads {
+        let resamples = self.resamples();
+        let n_pos = seen.n_pos as f64;
+        let baseline = self.by_sequence(seen.baseline.iter().map(|kl| kl / n_pos));
+        let n_streams = seen.kl.len_of(Axis(1));
+        // By how much each lens beats the baseline, by sequence; `None` where it was not asked.
+        let gains = |i: usize, l: usize| -> Option<Vec<f64>> {
+            asked[i].streams.is_none_or(|streams| streams.contains(&l)).then(|| {
+                let kl = seen.kl.slice(s![i, l, ..]);
+                self.by_sequence(kl.iter().zip(&seen.baseline).map(|(&kl, b)| (b - f64::from(kl)) / n_pos))
+            })
+        };
+        let least = SOMETHING * resamples.mean(&baseline).estimate;
+        let lenses = (0..asked.len()).map(|i| {
+            let own = asked.iter().position(|a| a.name == own_of(asked[i].name));
+            let share = |l: usize| {
+                let (of_lens, of_own) = (gains(i, l)?, gains(own?, l)?);
+                let there = resamples.mean(&of_own);
+                (there.estimate >= least && there.above(0.0)).then(|| resamples.ratio(&of_lens, &of_own))
+            };
+            LensReads {
+                name: asked[i].name.into(),
+                nats: (0..n_streams).map(|l| gains(i, l).map(|g| resamples.mean(&g))).collect(),
+                share: (0..n_streams).map(share).collect(),
+            }
+        });
+        NetworkReads {
+            name: name.into(),
+            baseline: resamples.mean(&baseline),
+            lenses: lenses.collect(),
+            updates: self.updates(seen),
+        }
+    }
+
+    /// What each block's update does to the reading of the last lens, at the positions at which another one's is known.
+    fn updates(&self, seen: &TokenReadings) -> Vec<UpdateEffect> {
+        let resamples = self.resamples();
+        let last = seen.kl.len_of(Axis(0)) - 1;
+        (0..seen.shuffled.nrows())
+            .map(|l| {
+                let kl = |l: usize, t: usize| f64::from(seen.kl[(last, l, t)]);
+                let other = |t: usize| f64::from(seen.shuffled[(l, t)]);
+                let tokens =
+                    || (0..seen.baseline.len()).map(|t| if other(t).is_nan() { None } else { Some(t) });
+                let counted = self.by_sequence(tokens().map(|t| t.map_or(0.0, |_| 1.0)));
+                let mean = |of: &dyn Fn(usize) -> f64| {
+                    resamples.ratio(&self.by_sequence(tokens().map(|t| t.map_or(0.0, of))), &counted)
+                };
+                UpdateEffect {
+                    own: mean(&|t| kl(l, t) - kl(l + 1, t)),
+                    shuffled: mean(&|t| kl(l, t) - other(t)),
+                    difference: mean(&|t| other(t) - kl(l + 1, t)),
+                }
+            })
+            .collect()
+    }
+
+    /// Tokens by how often the predicted token comes, by position, and by entropy of the prediction, in quarters.
+    fn classes(&self, model: &Transformer, seen: &TokenReadings) -> Vec<TokenClass> {
+        let mut counts = vec![0_u64; model.config.d_vocab];
+        self.fit.iter().for_each(|&t| counts[t as usize] += 1);
+        let frequency: Vec<f64> = seen.top.iter().map(|&t| counts[t as usize] as f64).collect();
+        let position: Vec<f64> = (0..seen.top.len()).map(|t| (t % seen.n_pos) as f64).collect();
+        let all: Vec<usize> = (0..seen.top.len()).collect();
+        let mut classes = vec![class("all tokens", seen, &all)];
+        for (values, names) in [
+            (
+                &frequency,
+                [
+                    "rarest predicted tokens",
+                    "rather rare",
+                    "rather frequent",
+                    "most frequent predicted tokens",
+                ],
+            ),
+            (
+                &position,
+                [
+                    "first quarter of the sequence",
+                    "second quarter",
+                    "third quarter",
+                    "last quarter of the sequence",
+                ],
+            ),
+            (&seen.entropy, ["surest predictions", "rather sure", "rather unsure", "least sure predictions"]),
+        ] {
+            let mut order = all.clone();
+            order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+            let quarter = order.len().div_ceil(4);
+            classes.extend(order.chunks(quarter).zip(names).map(|(tokens, name)| class(name, seen, tokens)));
+        }
+        classes
+    }
+
+    fn steering(
+        &self,
+        model: &Transformer,
+        network: &str,
+        tokens: &Array2<u32>,
+        one: &LayerLenses,
+    ) -> Result<Vec<SteeringEffect>> {
+        self.kept(model, &format!("steering-{}", network.replace(' ', "-")), || {
+            let steer = Steering {
+                streams: self.every.clone(),
+                doses: vec![DOSE],
+                aim: Aim::Unigram,
+                seed: self.how.seed,
+                ..Steering::default()
+            };
+            let lenses: [(&str, &dyn Lens); 2] = [("one lens", one), (LOGIT, &LogitLens)];
+            let seen = steer.run(model, &lenses, tokens)?;
+            let effect = |&stream: &usize| {
+                let change = |kind: &String| {
+                    let (mean, half) = seen.interval(kind, stream, DOSE)?;
+                    Ok((kind.clone(), mean, half))
+                };
+                Ok(SteeringEffect {
+                    network: network.into(),
+                    stream,
+                    change: seen.kinds.iter().map(change).collect::<Result<_>>()?,
+                    advantage: [
+                        seen.advantage("one lens", "rotated", stream, DOSE)?,
+                        seen.advantage("one lens", "random", stream, DOSE)?,
+                    ],
+                })
+            };
+            self.every.iter().map(effect).collect()
+        })
+    }
+
+    /// The loss without each block, with it twice, and with it in two halves.
+    fn blocks(&self, model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<BlockLoss>> {
+        let resamples = Resamples::new(&[tokens.nrows()], &mut rng(self.how.seed, 0xb10c));
+        let whole = losses(model, tokens)?;
+        let more = |lesion: Lesion| -> Result<Interval> {
+            let with = losses(&lesion.apply(model)?, tokens)?;
+            Ok(resamples.mean(&with.iter().zip(&whole).map(|(a, b)| a - b).collect::<Vec<_>>()))
+        };
+        let mut all = Vec::new();
+        for block in 0..model.config.n_layers {
+            all.push(self.kept(model, &format!("block-{block}"), || {
+                Ok(BlockLoss {
+                    deleted: more(Lesion::Delete(block))?,
+                    repeated: more(Lesion::Repeat(block))?,
+                    halved: more(Lesion::Damped { block, times: 2 })?,
+                })
+            })?);
+        }
+        Ok(all)
+    }
+}
+
+/// A null and the one lens for all its streams.
+struct Null {
+    reads: NetworkReads,
+    lens: LayerLenses,
+}
+
+/// Mean loss of each sequence, nats per token.
+fn losses(model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<f64>> {
+    let n = tokens.ncols() - 1;
+    let inputs = tokens.slice(s![.., ..n]).to_owned();
+    let mut all = Vec::with_capacity(tokens.nrows());
+    // A few sequences at a time: logits of a large vocabulary fill the memory.
+    for (inputs, rows) in inputs.axis_chunks_iter(Axis(0), 4).zip(tokens.axis_chunks_iter(Axis(0), 4)) {
+        for (logits, row) in model.forward(&inputs.to_owned())?.outer_iter().zip(rows.rows()) {
+            let log_p = log_softmax_rows(logits);
+            let next = row.iter().skip(1).zip(log_p.rows());
+            all.push(-next.map(|(&t, p)| f64::from(p[t as usize])).sum::<f64>() / n as f64);
+        }
+    }
+    Ok(all)
+}
+
+/// What tokens have in common under the last lens.
+fn class(name: &str, seen: &TokenReadings, tokens: &[usize]) -> TokenClass {
+    let last = seen.kl.len_of(Axis(0)) - 1;
+    let n_streams = seen.kl.len_of(Axis(1));
+    let n = tokens.len().max(1) as f64;
+    let kl = |l: usize, t: usize| f64::from(seen.kl[(last, l, t)]);
+    let jumps =
+        tokens.iter().filter(|&&t| jumps(&(0..n_streams).map(|l| kl(l, t)).collect::<Vec<_>>())).count();
+    TokenClass {
+        name: name.into(),
+        n: tokens.len(),
+        kl: (0..n_streams).map(|l| tokens.iter().map(|&t| kl(l, t)).sum::<f64>() / n).collect(),
+        jumps: jumps as f64 / n,
+        depth: tokens.iter().map(|&t| seen.depth[t] as f64).sum::<f64>() / n,
+    }
+}
+
+/// Whether one block brings half or more of the fall from the highest KL to the lowest after it.
+fn jumps(kl: &[f64]) -> bool {
+    let highest = (0..kl.len()).max_by(|&a, &b| kl[a].total_cmp(&kl[b])).unwrap_or(0);
+    let after = &kl[highest..];
+    let lowest = after.iter().copied().fold(f64::INFINITY, f64::min);
+    let steepest = after.windows(2).map(|pair| pair[0] - pair[1]).fold(0.0, f64::max);
+    let fall = after[0] - lowest;
+    fall > 0.0 && steepest >= HALF * fall
+}
