@@ -178,7 +178,8 @@ the same command goes on after the last sweep or pass.")]
         /// Keep the tokens, and how far the search is, in this folder
         #[arg(long, value_name = "FOLDER")]
         keep: PathBuf,
-        /// Which streams a lens is fitted to: own, shared, left-out, left-out-without-last, later, every-3
+        /// Which streams a lens is fitted to: own, shared, left-out, left-out-without-last, later, every-3,
+        /// folds-2
         #[arg(long, default_value = "own")]
         kind: String,
         /// Times through the tokens in batches [default: the library's]
@@ -201,8 +202,8 @@ the same command goes on after the last sweep or pass.")]
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias, own-gain, or a
-        /// file of `onelens lens refine`
+        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, folds-2, own-bias,
+        /// own-gain, or a file of `onelens lens refine`
         #[arg(long, default_value = "own")]
         lens: String,
         #[command(flatten)]
@@ -328,6 +329,17 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   texts = [\"stories.json\"]
   sequences = 128
   context = 128
+
+  # A language model at its own size, with chance weights and shuffled updates beside it: half an hour for 135 million
+  # parameters on two cores.
+  [language]
+  model = \"HuggingFaceTB/SmolLM2-135M\"   # or a file, as above
+  texts = [\"stories.json\"]
+  sequences = 256                    # to fit lenses to, of `context` tokens; the next `held_out` are read
+  held_out = 32
+  context = 128
+  [battery]                          # any field of onelens::battery::LanguageBattery
+  n_refined = 8192
 
   # Image classifiers without skip connections and their residual twins.
   [images]

@@ -32,7 +32,7 @@ use crate::{Error, ErrorKind, Result, record};
 /// println!("{}", report.sentences()[0].1);
 /// # Ok::<(), onelens::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LanguageBattery {
     /// Ridge penalty of the closed-form lenses, as a share of the mean variance of a stream's features.
     pub lambda: f64,

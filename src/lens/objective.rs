@@ -22,8 +22,9 @@ const WIDEST: usize = 1024;
 /// Streams of its pool that a lens is shown of each chunk in a sweep: as many steps as if it were all of them, for less
 /// work each.
 const SHOWN: usize = 4;
-/// Chunks that the curvature is looked at.
+/// Chunks that the curvature is looked at, and about how many tokens: chunks of long sequences are fewer.
 const LOOKED: usize = 16;
+const LOOKED_TOKENS: usize = 4096;
 
 /// Lenses with one target on one set of tokens. Each is a map that reads the streams of its pool, and its KL is the
 /// mean over those.
@@ -274,14 +275,15 @@ impl<'a> Objective<'a> {
     /// matrix `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's
     /// own reading `q`. It serves as a scale, so that some tokens are enough.
     ///
-    /// `None` for outputs so wide that their curvature costs more than it saves.
-    pub(super) fn fisher(&self, lenses: &[AffineLens]) -> Result<Vec<Option<Array2<f64>>>> {
+    /// `None` for outputs so wide that their curvature costs more than it saves, and for lenses that are not `active`.
+    pub(super) fn fisher(&self, lenses: &[AffineLens], active: &[bool]) -> Result<Vec<Option<Array2<f64>>>> {
         if lenses.iter().any(|lens| lens.b.len() > WIDEST) {
             return Ok(vec![None; lenses.len()]);
         }
         let n_chunks = self.inputs.n_chunks();
-        let n_looked = n_chunks.min(LOOKED);
-        let parts: Vec<(usize, Vec<Array2<f64>>)> = (0..n_looked)
+        let chunk_tokens = self.inputs.n_tokens().div_ceil(n_chunks);
+        let n_looked = n_chunks.min(LOOKED).min(LOOKED_TOKENS.div_ceil(chunk_tokens));
+        let parts: Vec<(usize, Vec<Option<Array2<f64>>>)> = (0..n_looked)
             .into_par_iter()
             .map(|k| {
                 // In equal distances: from all of the text.
@@ -296,18 +298,26 @@ impl<'a> Objective<'a> {
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
                 // Of a pool a stream is enough: another one in each chunk.
-                let looked = |(map, lens): (&Map, &AffineLens)| one(map.pool[k % map.pool.len()], lens);
-                Ok((read.wanted.p.nrows(), self.maps.iter().zip(lenses).map(looked).collect()))
+                let looked = |((map, lens), active): ((&Map, &AffineLens), &bool)| {
+                    active.then(|| one(map.pool[k % map.pool.len()], lens))
+                };
+                Ok((read.wanted.p.nrows(), self.maps.iter().zip(lenses).zip(active).map(looked).collect()))
             })
             .collect::<Result<_>>()?;
-        let zeros = |lens: &AffineLens| Array2::zeros((lens.b.len(), lens.b.len()));
-        let mut sums: Vec<Array2<f64>> = lenses.iter().map(zeros).collect();
+        let zeros = |(lens, active): (&AffineLens, &bool)| {
+            active.then(|| Array2::<f64>::zeros((lens.b.len(), lens.b.len())))
+        };
+        let mut sums: Vec<Option<Array2<f64>>> = lenses.iter().zip(active).map(zeros).collect();
         let mut n = 0;
         for (n_tokens, part) in parts {
             n += n_tokens;
-            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += &part);
+            for (sum, part) in sums.iter_mut().zip(part) {
+                if let (Some(sum), Some(part)) = (sum, part) {
+                    *sum += &part;
+                }
+            }
         }
-        Ok(sums.into_iter().map(|sum| Some(sum / n as f64)).collect())
+        Ok(sums.into_iter().map(|sum| sum.map(|sum| sum / n as f64)).collect())
     }
 }
 

@@ -44,6 +44,11 @@ impl Moving {
         }
     }
 
+    /// Those that it last moved in.
+    pub(super) fn curvatures(&self) -> &[Option<Array2<f64>>] {
+        &self.curvatures
+    }
+
     /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `sweep`
     /// of so many. Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses
     /// have no less KL for certain: whoever calls compares.
@@ -62,7 +67,7 @@ impl Moving {
         let in_batch = (BATCH / objective.streams_shown()).div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
         if (sweep + 1).is_power_of_two() {
-            self.curvatures = objective.fisher(&self.lenses)?;
+            self.curvatures = objective.fisher(&self.lenses, active)?;
             self.whitened = None;
         }
         let whitened = match self.whitened.take() {

@@ -253,7 +253,7 @@ impl Refine {
                 meter.what = "where it begins".into();
                 let seen = objective.evaluate(&lenses, &wanted, sampled, &mut meter)?;
                 let phase = match self.sweeps {
-                    0 => Phase::passes(&objective, &lenses, &seen)?,
+                    0 => Phase::passes(&objective, &lenses, &seen, objective.fisher(&lenses, &wanted)?)?,
                     _ => Phase::Sweeps(Moving::from(&lenses)),
                 };
                 Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
@@ -280,7 +280,12 @@ impl Refine {
                             }
                         }
                         at.training_kl.extend(at.seen.iter().map(|seen| seen.kl));
-                        Some(Phase::passes(&objective, &at.lenses, &at.seen)?)
+                        // Passes want the curvature where they begin; without any, the last one is scale enough.
+                        let curvatures = match self.passes {
+                            0 => moving.curvatures().to_vec(),
+                            _ => objective.fisher(&at.lenses, &wanted)?,
+                        };
+                        Some(Phase::passes(&objective, &at.lenses, &at.seen, curvatures)?)
                     } else {
                         None
                     }
@@ -408,9 +413,13 @@ impl Standing {
 }
 
 impl Phase {
-    /// Searches from lenses at which the objective was seen.
-    fn passes(objective: &Objective, lenses: &[AffineLens], seen: &[Evaluation]) -> Result<Phase> {
-        let curvatures = objective.fisher(lenses)?;
+    /// Searches from lenses at which the objective was seen, in coordinates of these curvatures.
+    fn passes(
+        objective: &Objective,
+        lenses: &[AffineLens],
+        seen: &[Evaluation],
+        curvatures: Vec<Option<Array2<f64>>>,
+    ) -> Result<Phase> {
         let whitened = objective.whiten(&curvatures)?;
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));

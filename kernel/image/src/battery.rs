@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use onelens::battery::{Battery, ImageBattery, Report};
+use onelens::battery::{Battery, ImageBattery, LanguageBattery, Report};
 use onelens::data::{Copies, Corpus, Grammar, HiddenMarkov, Images, Markov, Source};
+use onelens::language::LanguageModel;
+use onelens::ndarray::{Array2, Axis};
+use onelens::show::Figure;
 use onelens::vision::ImageTraining;
 use onelens::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -18,6 +21,7 @@ use crate::request::Tokens;
 struct Settings {
     source: Option<Known>,
     checkpoint: Option<Checkpoint>,
+    language: Option<Language>,
     images: Option<Pictures>,
     battery: Option<Value>,
 }
@@ -50,6 +54,61 @@ fn some_sequences() -> usize {
     128
 }
 
+/// A language model at its own size.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Language {
+    model: PathBuf,
+    #[serde(default)]
+    tokenizer: Option<PathBuf>,
+    texts: Vec<PathBuf>,
+    #[serde(default = "sequences_to_fit")]
+    sequences: usize,
+    #[serde(default = "sequences_held_out")]
+    held_out: usize,
+    #[serde(default = "positions")]
+    context: usize,
+}
+
+fn sequences_to_fit() -> usize {
+    256
+}
+
+fn sequences_held_out() -> usize {
+    32
+}
+
+fn positions() -> usize {
+    128
+}
+
+/// A model, by what to call it, with the first sequences of its texts.
+struct Asked {
+    name: String,
+    model: LanguageModel,
+    tokens: Array2<u32>,
+}
+
+impl Asked {
+    fn open(
+        path: &Path,
+        tokenizer: Option<&Path>,
+        texts: &[PathBuf],
+        n_ctx: usize,
+        n: usize,
+        base: &Path,
+    ) -> Result<Asked> {
+        let tokenizer = tokenizer.map(|path| base.join(path));
+        // A name of the hub is no path beside the file.
+        let place = if base.join(path).exists() { base.join(path) } else { path.to_path_buf() };
+        let model = open(&place, &tokenizer)?;
+        let texts = Tokens { texts: texts.iter().map(|path| base.join(path)).collect(), tokenizer, n_ctx };
+        let tokens = read_tokens(&model, &texts, n)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Asked { name, model, tokens })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Pictures {
@@ -61,30 +120,25 @@ enum Pictures {
 pub(crate) fn run(settings: &Value, base: &Path, out: &Path) -> Result<(String, Value)> {
     let settings: Settings = serde_json::from_value(settings.clone()).map_err(unusable)?;
     let at = |path: &Path| base.join(path);
-    let report = match (settings.source, settings.checkpoint, settings.images) {
-        (Some(source), None, None) => {
+    let report = match (settings.source, settings.checkpoint, settings.images, settings.language) {
+        (None, None, None, Some(language)) => return about(language, settings.battery.as_ref(), base, out),
+        (Some(source), None, None, None) => {
             let mut battery: Battery = over(Battery::default(), settings.battery.as_ref())?;
             battery.folder.get_or_insert_with(|| out.to_path_buf());
             battery.run(&*known(source, &at)?)?
         }
-        (None, Some(checkpoint), None) => {
+        (None, Some(checkpoint), None, None) => {
             if settings.battery.is_some() {
                 return Err(choose(
                     "[battery] says how networks are trained, and a checkpoint is trained already",
                 ));
             }
-            let Checkpoint { model: path, tokenizer, texts, sequences, context } = checkpoint;
-            let tokenizer = tokenizer.as_deref().map(at);
-            // A name of the hub is no path beside the file.
-            let place = if at(&path).exists() { at(&path) } else { path.clone() };
-            let model = open(&place, &tokenizer)?;
-            let texts =
-                Tokens { texts: texts.iter().map(|path| at(path)).collect(), tokenizer, n_ctx: context };
-            let tokens = read_tokens(&model, &texts, sequences)?;
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let Checkpoint { model, tokenizer, texts, sequences, context } = checkpoint;
+            let Asked { name, model, tokens } =
+                Asked::open(&model, tokenizer.as_deref(), &texts, context, sequences, base)?;
             Report::of_transformer(&name, &model, &tokens)?
         }
-        (None, None, Some(pictures)) => {
+        (None, None, Some(pictures), None) => {
             let (images, steps) = match pictures {
                 Pictures::Digits(path) => (Images::digits(at(&path))?, ImageTraining::default().steps),
                 Pictures::Mnist([images, labels]) => (Images::mnist(at(&images), at(&labels))?, 200),
@@ -96,16 +150,14 @@ pub(crate) fn run(settings: &Value, base: &Path, out: &Path) -> Result<(String, 
             let (train, held_out) = images.split();
             battery.run(&train, &held_out)?
         }
-        _ => return Err(choose("the file has none of [source], [checkpoint] and [images], or several")),
+        _ => {
+            return Err(choose(
+                "the file has none of [source], [checkpoint], [language] and [images], or several",
+            ));
+        }
     };
-    std::fs::create_dir_all(out).map_err(|e| {
-        let what = format!("cannot make the folder {}: {e}", out.display());
-        Error::new(ErrorKind::File, what, "name a folder that can be written to with --out")
-    })?;
-    report.save(out.join("report"))?;
     let figure = report.figure()?;
-    let page = out.join("report.html");
-    figure.save(&page)?;
+    let page = written(out, &figure, |path| report.save(path))?;
     let groups: Vec<Value> = report
         .groups
         .iter()
@@ -121,6 +173,45 @@ pub(crate) fn run(settings: &Value, base: &Path, out: &Path) -> Result<(String, 
     let value = json!({ "report": page, "answer": report.verdict().answer.name(), "sentence": report.verdict().sentence,
                         "second_split": report.groups[0].second_split.sentence, "groups": groups });
     Ok((format!("{}\n{}: the whole report", figure.text().trim_end(), page.display()), value))
+}
+
+/// The report about a language model.
+fn about(language: Language, said: Option<&Value>, base: &Path, out: &Path) -> Result<(String, Value)> {
+    let Language { model, tokenizer, texts, sequences, held_out, context } = language;
+    let Asked { name, model, tokens } =
+        Asked::open(&model, tokenizer.as_deref(), &texts, context, sequences + held_out, base)?;
+    let mut battery: LanguageBattery = over(LanguageBattery::default(), said)?;
+    battery.folder.get_or_insert_with(|| out.to_path_buf());
+    if tokens.nrows() <= held_out {
+        return Err(Error::new(
+            ErrorKind::Data,
+            format!(
+                "the texts have {} sequences of {context} tokens; {held_out} are held out",
+                tokens.nrows()
+            ),
+            "give more text, shorter sequences (`context`), or hold out fewer (`held_out`)",
+        ));
+    }
+    let (fit, read) = tokens.view().split_at(Axis(0), tokens.nrows() - held_out);
+    let report = battery.run(&name, &model, &fit.to_owned(), &read.to_owned())?;
+    let figure = report.figure()?;
+    let page = written(out, &figure, |path| report.save(path))?;
+    let sentences: serde_json::Map<String, Value> =
+        report.sentences().into_iter().map(|(name, said)| (name, said.into())).collect();
+    let value = json!({ "report": page, "answer": report.answer().name(), "sentences": sentences });
+    Ok((format!("{}\n{}: the whole report", figure.text().trim_end(), page.display()), value))
+}
+
+/// Writes a report as data and as a page, which it names.
+fn written(out: &Path, figure: &Figure, save: impl FnOnce(PathBuf) -> Result<()>) -> Result<PathBuf> {
+    std::fs::create_dir_all(out).map_err(|e| {
+        let what = format!("cannot make the folder {}: {e}", out.display());
+        Error::new(ErrorKind::File, what, "name a folder that can be written to with --out")
+    })?;
+    save(out.join("report"))?;
+    let page = out.join("report.html");
+    figure.save(&page)?;
+    Ok(page)
 }
 
 fn known(source: Known, at: &dyn Fn(&Path) -> PathBuf) -> Result<Box<dyn Source>> {

@@ -34,6 +34,11 @@ fn bad(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
 
 /// A text, and a small Llama in llama2.c's format with weights that are no pattern, as many tokens as the text has characters.
 fn folder() -> tempfile::TempDir {
+    folder_of(2)
+}
+
+/// The same with a model of so many blocks.
+fn folder_of(n_layers: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let line = |i: usize| -> String {
         (0..40).map(|t| char::from(b'a' + ((i * t + i + t * t) % 8) as u8)).collect()
@@ -45,8 +50,8 @@ fn folder() -> tempfile::TempDir {
     let documents: String = (0..400).map(|i| format!("\"{}\"\n", line(i))).collect();
     fs::write(folder.path().join("lines.jsonl"), documents).expect("written");
     // dim, hidden, layers, heads, kv heads, vocabulary, context; then as many numbers as those say.
-    let shape = [8_i32, 16, 2, 2, 2, 10, 32];
-    let (d, h, l, v, t) = (8, 16, 2, 10, 32);
+    let shape = [8_i32, 16, n_layers as i32, 2, 2, 10, 32];
+    let (d, h, l, v, t) = (8, 16, n_layers, 10, 32);
     let n = v * d + l * d + 4 * l * d * d + l * d + 3 * l * d * h + d + 2 * t * 2;
     let mut state = 1_u32;
     let numbers = (0..n).flat_map(|_| {
@@ -502,7 +507,7 @@ fn a_battery_that_cannot_be_run_is_refused_with_what_could() {
             "a battery of 1 seeds",
         ),
         ("[sources]\n", "sources"),
-        ("", "none of [source], [checkpoint] and [images]"),
+        ("", "none of [source], [checkpoint], [language] and [images]"),
         ("[source", "is not TOML"),
         ("[images]\ndigits = \"nowhere.csv\"\n", "nowhere.csv"),
         (
@@ -528,4 +533,25 @@ fn a_checkpoint_is_asked_whether_one_lens_reads_every_layer() {
     assert_eq!(told["groups"][0]["network"], "model");
     let file = fs::metadata(folder.path().join("model.bin")).expect("the checkpoint is untouched");
     assert!(file.is_file() && folder.path().join("model/report.html").exists());
+}
+
+#[test]
+fn a_language_model_is_asked_at_its_own_size_with_its_nulls() {
+    let folder = folder_of(3);
+    let config = "[language]\nmodel = \"model.bin\"\ntokenizer = \"text.txt\"\ntexts = [\"text.txt\"]\n\
+                  sequences = 60\nheld_out = 8\ncontext = 16\n[battery]\nn_refined = 256\nsweeps = 1\nn_streams = 3\ncausal = [4, 8]\n";
+    fs::write(folder.path().join("model.toml"), config).expect("written");
+    let told = json(folder.path(), &["battery", "model.toml", "--json"]);
+    let read = told["sentences"]["one lens reads"].as_str().expect("a sentence");
+    assert!(read.contains("With chance weights"), "{told}");
+    assert!(folder.path().join("model/report.html").exists() && folder.path().join("model/report").exists());
+    // What is there is not measured again, and a setting that is not there is named.
+    assert_eq!(json(folder.path(), &["battery", "model.toml", "--json"]), told);
+    fs::write(folder.path().join("bad.toml"), config.replace("n_refined", "tokens")).expect("written");
+    let (code, told) = bad(folder.path(), &["battery", "bad.toml"]);
+    assert!(code == Some(2) && told.contains("battery.tokens") && told.contains("n_refined"), "{told}");
+    fs::write(folder.path().join("bad.toml"), config.replace("held_out = 8", "held_out = 3"))
+        .expect("written");
+    let (code, told) = bad(folder.path(), &["battery", "bad.toml"]);
+    assert!(code == Some(2) && told.contains("six sequences"), "{code:?} {told}");
 }
