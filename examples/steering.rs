@@ -9,8 +9,8 @@ use std::time::Instant;
 use onelens::battery::Lesion;
 use onelens::language::LanguageModel;
 use onelens::lens::{Aim, LayerMoments, Lens, LogitLens, Ridge, Scale, Steering, Target};
-use onelens::ndarray::{Array2, ArrayView1, ArrayView2, s};
-use onelens::num::{log_softmax_rows, mean_and_standard_error};
+use onelens::ndarray::{Array2, s};
+use onelens::num::mean_and_standard_error;
 
 mod texts;
 
@@ -67,14 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn damped(model: &onelens::model::Transformer, tokens: &Array2<u32>) -> onelens::Result<()> {
     let losses = |lesion: Option<Lesion>| -> onelens::Result<Vec<f64>> {
         let lesioned = lesion.map(|lesion| lesion.apply(model)).transpose()?;
-        let n = tokens.ncols();
-        let logits = lesioned.as_ref().unwrap_or(model).forward(&tokens.slice(s![.., ..n - 1]).to_owned())?;
-        let of_sequence = |(logits, row): (ArrayView2<f32>, ArrayView1<u32>)| {
-            let log_p = log_softmax_rows(logits);
-            let next = row.iter().skip(1).zip(log_p.rows());
-            -next.map(|(&t, log_p)| f64::from(log_p[t as usize])).sum::<f64>() / (n - 1) as f64
-        };
-        Ok(logits.outer_iter().zip(tokens.rows()).map(of_sequence).collect())
+        lesioned.as_ref().unwrap_or(model).sequence_losses(tokens)
     };
     let whole = losses(None)?;
     println!("\nloss of the whole network {:.3} nats; more of it with", mean_and_standard_error(&whole).0);

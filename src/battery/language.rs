@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis, s};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::kept::kept;
 use super::{Answer, Interval, Lesion, Resamples};
 use crate::lens::{
     Aim, Block, LayerLenses, LayerMoments, Lens, LogitLens, Pool, Refine, Ridge, Scale, Steering, Target,
-    Updates, most_probable, other_positions, read_blocks_of,
+    Until, Updates, most_probable, other_positions, read_blocks_of,
 };
 use crate::model::{Config, Transformer};
-use crate::num::{log_softmax_rows, rng};
+use crate::num::rng;
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result, record};
 
@@ -124,7 +125,7 @@ pub struct SteeringEffect {
     /// Which stream.
     pub stream: usize,
     /// Mean change of the token's final log-probability in nats, with half the width of its 95 % interval: by the one
-    /// lens, the stream's own, the logit lens, a rotated and a random direction.
+    /// lens, the logit lens, a rotated and a random direction.
     pub change: Vec<(String, f64, f64)>,
     /// By how much more the one lens changes it than a rotated and a random direction, nats.
     pub advantage: [(f64, f64); 2],
@@ -167,18 +168,29 @@ const DOSE: f64 = 0.25;
 const KIND: &str = "language-report";
 const VERSION: u32 = 1;
 
-/// Names of lenses, as figures have them.
-const OWN: &str = "own, least squares";
-const LEFT_OUT: &str = "left out, least squares";
-const SHARED: &str = "shared, least squares";
-const LOGIT: &str = "logit lens";
-const OWN_KL: &str = "own, least KL";
-const FOLDS_KL: &str = "left out, least KL";
-const SHARED_KL: &str = "shared, least KL";
+impl LensReads {
+    /// Own lens of each stream, in closed form.
+    pub const OWN: &str = "own, least squares";
+    /// One lens for all streams, in closed form.
+    pub const SHARED: &str = "shared, least squares";
+    /// Of all other streams but the last, in closed form.
+    pub const LEFT_OUT: &str = "left out, least squares";
+    /// Reads every stream as it is.
+    pub const LOGIT: &str = "logit lens";
+    /// Own lens of some streams, at least KL.
+    pub const OWN_KL: &str = "own, least KL";
+    /// One lens for all streams, at least KL.
+    pub const SHARED_KL: &str = "shared, least KL";
+    /// Of the streams of the other fold ([`Pool::Folds`]), at least KL.
+    pub const LEFT_OUT_KL: &str = "left out, least KL";
 
-/// Which lens's reading a share is taken of.
-fn own_of(name: &str) -> &'static str {
-    if name.ends_with("KL") { OWN_KL } else { OWN }
+    /// The own lens that a share is taken of: that of the same criterion.
+    fn own_of(name: &str) -> &'static str {
+        match name {
+            Self::OWN_KL | Self::SHARED_KL | Self::LEFT_OUT_KL => Self::OWN_KL,
+            _ => Self::OWN,
+        }
+    }
 }
 
 impl LanguageReport {
@@ -194,15 +206,15 @@ impl LanguageReport {
                 format!("{low:.2} to {high:.2} (median {middle:.2}) at {} streams", shares.len())
             }
         };
-        let most = |n: &NetworkReads| n.most(OWN);
+        let most = |n: &NetworkReads| n.most(LensReads::OWN);
         let read = format!(
             "A lens that has never seen the stream reads, of what the stream's own lens reads: {} in closed form, {} at least KL. \
              With updates shuffled over tokens: {}. With chance weights: {}, of at most {:.3} nats that there are to read there, \
              and {:.2} in the model.",
-            shares(model, LEFT_OUT),
-            shares(model, FOLDS_KL),
-            shares(shuffled, LEFT_OUT),
-            shares(chance, LEFT_OUT),
+            shares(model, LensReads::LEFT_OUT),
+            shares(model, LensReads::LEFT_OUT_KL),
+            shares(shuffled, LensReads::LEFT_OUT),
+            shares(chance, LensReads::LEFT_OUT),
             most(chance),
             most(model)
         );
@@ -281,7 +293,7 @@ impl LanguageReport {
         ]
     }
 
-    /// The answer by a rule that was fixed before any model was asked: *supported* if all [`parts`](LanguageReport::parts)
+    /// The answer, by a rule that was fixed after stories260K had been looked at and before SmolLM2 was: *supported* if all [`parts`](LanguageReport::parts)
     /// hold of the model and of no null, *hierarchy* if the first does not and neither of the others is more than what a
     /// null does too, *cannot tell* where fewer than half of the streams count, else *mixed*.
     pub fn answer(&self) -> Answer {
@@ -313,11 +325,12 @@ impl LanguageReport {
         let (model, nulls) = self.networks.split_first().expect("a report is about a model");
         // Only where a lens of the stream's own was searched for by the same criterion.
         let reads = |&l: &usize| -> Option<bool> {
-            let own = model.lens(OWN_KL)?.nats[l]?;
-            let half = model.lens(FOLDS_KL)?.nats[l]?.lower >= HALF * own.estimate;
-            let in_closed_form = model.lens(LEFT_OUT)?.nats[l]?;
-            let beyond =
-                |null: &NetworkReads| Some(in_closed_form.lower > null.lens(LEFT_OUT)?.nats[l]?.upper);
+            let own = model.lens(LensReads::OWN_KL)?.nats[l]?;
+            let half = model.lens(LensReads::LEFT_OUT_KL)?.nats[l]?.lower >= HALF * own.estimate;
+            let in_closed_form = model.lens(LensReads::LEFT_OUT)?.nats[l]?;
+            let beyond = |null: &NetworkReads| {
+                Some(in_closed_form.lower > null.lens(LensReads::LEFT_OUT)?.nats[l]?.upper)
+            };
             Some(half && nulls.iter().all(|null| beyond(null) == Some(true)))
         };
         let counted: Vec<bool> = model.counted().iter().filter_map(reads).collect();
@@ -394,7 +407,7 @@ impl NetworkReads {
 
     /// The streams that count: not the last one, and only where the own lens of least squares reads enough for a share.
     pub fn counted(&self) -> Vec<usize> {
-        let own = self.lens(OWN).map_or(&[][..], |lens| &lens.share);
+        let own = self.lens(LensReads::OWN).map_or(&[][..], |lens| &lens.share);
         (0..own.len().saturating_sub(1)).filter(|&l| own[l].is_some()).collect()
     }
 
@@ -462,19 +475,19 @@ impl LanguageBattery {
         let mut progress = Progress::new("report", 5);
         let mut step = |done: usize, what: &str| progress.update(done, || what.to_string());
         step(0, "lenses of the model");
-        let trained = work.trained(model)?;
+        let (reads, tokens, one) = work.trained(model)?;
         step(1, "shuffled updates");
-        let shuffled =
-            work.closed_form(model, "updates shuffled over tokens", Updates::Shuffled { seed: self.seed })?;
+        let (shuffled, _) =
+            work.null(model, "updates shuffled over tokens", Updates::Shuffled { seed: self.seed })?;
         step(2, "chance weights");
         let untrained = Transformer::new(Config { seed: self.seed, ..model.config.clone() })?;
-        let chance = work.closed_form(&untrained, "chance weights", Updates::AsTheyAre)?;
+        let (chance, one_of_chance) = work.null(&untrained, "chance weights", Updates::AsTheyAre)?;
         step(3, "steering");
         let (n_seqs, n_pos) = self.causal;
         let some =
             held_out.slice(s![..n_seqs.min(held_out.nrows()), ..n_pos.min(held_out.ncols())]).to_owned();
-        let mut steering = work.steering(model, &trained.reads.name, &some, &trained.lens)?;
-        steering.extend(work.steering(&untrained, &chance.reads.name, &some, &chance.lens)?);
+        let mut steering = work.steering(model, &reads.name, &some, &one)?;
+        steering.extend(work.steering(&untrained, &chance.name, &some, &one_of_chance)?);
         step(4, "without blocks");
         let blocks = work.blocks(model, &some)?;
         progress.finish(&format!("{:.0} s", began.elapsed().as_secs_f64()));
@@ -494,8 +507,8 @@ impl LanguageBattery {
         ];
         Ok(LanguageReport {
             name: name.into(),
-            networks: vec![trained.reads, chance.reads, shuffled.reads],
-            tokens: trained.tokens,
+            networks: vec![reads, chance, shuffled],
+            tokens,
             steering,
             blocks,
             methods,
@@ -550,19 +563,18 @@ struct Work<'a> {
     every: Vec<usize>,
 }
 
-/// What was read of the model.
-struct Trained {
-    reads: NetworkReads,
-    tokens: Vec<TokenClass>,
-    /// The one lens for all streams.
-    lens: LayerLenses,
-}
-
 /// A lens, and the streams that it is asked for.
 struct Asked<'a> {
     name: &'static str,
     lens: &'a dyn Lens,
     streams: Option<&'a [usize]>,
+}
+
+impl<'a> Asked<'a> {
+    /// For all streams.
+    fn everywhere(name: &'static str, lens: &'a dyn Lens) -> Self {
+        Asked { name, lens, streams: None }
+    }
 }
 
 /// What was read at every token.
@@ -596,7 +608,7 @@ impl Work<'_> {
         )
     }
 
-    fn kept<T: Serialize + serde::de::DeserializeOwned>(
+    fn kept<T: Serialize + DeserializeOwned>(
         &self,
         model: &Transformer,
         label: &str,
@@ -606,7 +618,7 @@ impl Work<'_> {
         kept(folder, ("language-part", VERSION), &self.depends_on(model, label), label, make)
     }
 
-    /// A lens that was refined before, or is now.
+    /// Lenses at least KL, or those of streams `only`, from closed form on.
     fn refined(
         &self,
         model: &Transformer,
@@ -615,74 +627,60 @@ impl Work<'_> {
         moments: &LayerMoments,
         only: Option<&[usize]>,
     ) -> Result<LayerLenses> {
-        let mut hash = record::Fnv::new("language-lens 1");
-        hash.text(&self.depends_on(model, label));
-        let path =
-            self.how.folder.as_deref().map(|f: &Path| f.join(format!("{:016x}-{label}.lens", hash.finish())));
-        if let Some(path) = path.as_ref().filter(|path| path.exists()) {
-            return LayerLenses::load(path);
-        }
-        let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
-        let tokens = self.fit.slice(s![..rows, ..]).to_owned();
-        let refine = Refine { sweeps: self.how.sweeps, passes: 0, lambda: 0.0 };
-        let lenses = refine.fit_some(model, start, moments, &tokens, only)?.lenses;
-        if let Some(path) = path {
-            let folder = path.parent().expect("a file lies in a folder");
-            std::fs::create_dir_all(folder).map_err(|e| {
-                let what = format!("cannot make the folder {}: {e}", folder.display());
-                Error::new(ErrorKind::File, what, "name a folder that can be written to")
-            })?;
-            lenses.save(path)?;
-        }
-        Ok(lenses)
+        self.kept(model, label, || {
+            let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
+            let tokens = self.fit.slice(s![..rows, ..]).to_owned();
+            let refine = Refine { sweeps: self.how.sweeps, passes: 0, lambda: 0.0 };
+            let until = Until { only, ..Until::default() };
+            Ok(refine.fit_until(&until, model, start, moments, &tokens, None)?.lenses)
+        })
     }
 
     fn moments(&self, model: &Transformer, updates: Updates) -> Result<LayerMoments> {
         LayerMoments::collect_of(model, self.fit, Scale::UnitRms, Target::Normalised, updates)
     }
 
-    /// Everything about the model itself that lenses say.
-    fn trained(&self, model: &Transformer) -> Result<Trained> {
-        let moments = self.moments(model, Updates::AsTheyAre)?;
-        let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
-        let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
-        let (own, shared, left_out) =
-            (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
-        let shared_kl = self.refined(model, "shared", &shared, &moments, None)?;
-        let folds_kl = self.refined(model, "folds", &pooled(Pool::Folds(2))?, &moments, None)?;
-        let own_kl = self.refined(model, "own", &own, &moments, Some(&self.every))?;
-        let whole = |name, lens| Asked { name, lens, streams: None };
-        let asked = [
-            whole(LOGIT, &LogitLens as &dyn Lens),
-            whole(OWN, &own),
-            whole(SHARED, &shared),
-            whole(LEFT_OUT, &left_out),
-            Asked { name: OWN_KL, lens: &own_kl, streams: Some(&self.every) },
-            whole(FOLDS_KL, &folds_kl),
-            whole(SHARED_KL, &shared_kl),
-        ];
-        let (reads, tokens) = self.kept(model, "model", || {
+    /// Everything about the model itself that lenses say, with the one lens for all its streams.
+    fn trained(&self, model: &Transformer) -> Result<(NetworkReads, Vec<TokenClass>, LayerLenses)> {
+        self.kept(model, "model", || {
+            let moments = self.moments(model, Updates::AsTheyAre)?;
+            let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
+            let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+            let (own, shared, left_out) =
+                (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
+            let shared_kl = self.refined(model, "shared", &shared, &moments, None)?;
+            let folds_kl = self.refined(model, "folds", &pooled(Pool::Folds(2))?, &moments, None)?;
+            let own_kl = self.refined(model, "own", &own, &moments, Some(&self.every))?;
+            let asked = [
+                Asked::everywhere(LensReads::LOGIT, &LogitLens),
+                Asked::everywhere(LensReads::OWN, &own),
+                Asked::everywhere(LensReads::SHARED, &shared),
+                Asked::everywhere(LensReads::LEFT_OUT, &left_out),
+                Asked { name: LensReads::OWN_KL, lens: &own_kl, streams: Some(&self.every) },
+                Asked::everywhere(LensReads::LEFT_OUT_KL, &folds_kl),
+                Asked::everywhere(LensReads::SHARED_KL, &shared_kl),
+            ];
             let seen = self.read(model, &asked, &moments, Updates::AsTheyAre)?;
-            Ok((self.reads("the model", &asked, &seen), self.classes(model, &seen)))
-        })?;
-        Ok(Trained { reads, tokens, lens: shared_kl })
+            Ok((self.reads("the model", &asked, &seen), self.classes(model, &seen), shared_kl))
+        })
     }
 
-    /// A null: lenses of least squares only.
-    fn closed_form(&self, model: &Transformer, name: &'static str, updates: Updates) -> Result<Null> {
-        let moments = self.moments(model, updates)?;
-        let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
-        let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
-        let shared = pooled(Pool::Shared)?;
-        let make = || {
-            let (own, left_out) = (pooled(Pool::Own)?, pooled(Pool::LeftOutWithoutLast)?);
-            let whole = |name, lens| Asked { name, lens, streams: None };
-            let asked = [whole(OWN, &own as &dyn Lens), whole(LEFT_OUT, &left_out), whole(SHARED, &shared)];
+    /// A null, by lenses of least squares only, with the one lens for all its streams.
+    fn null(&self, model: &Transformer, name: &str, updates: Updates) -> Result<(NetworkReads, LayerLenses)> {
+        self.kept(model, &name.replace(' ', "-"), || {
+            let moments = self.moments(model, updates)?;
+            let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
+            let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+            let (own, shared, left_out) =
+                (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
+            let asked = [
+                Asked::everywhere(LensReads::OWN, &own),
+                Asked::everywhere(LensReads::LEFT_OUT, &left_out),
+                Asked::everywhere(LensReads::SHARED, &shared),
+            ];
             let seen = self.read(model, &asked, &moments, updates)?;
-            Ok(self.reads(name, &asked, &seen))
-        };
-        let reads = self.kept(model, &name.replace(' ', "-"), make)?;
-        Ok(Null { reads, lens: shared })
+            Ok((self.reads(name, &asked, &seen), shared))
+        })
     }
 
     /// Reads the held-out tokens by each lens; by the last one also after updates of other tokens.
@@ -802,7 +800,7 @@ impl Work<'_> {
         };
         let least = SOMETHING * resamples.mean(&baseline).estimate;
         let lenses = (0..asked.len()).map(|i| {
-            let own = asked.iter().position(|a| a.name == own_of(asked[i].name));
+            let own = asked.iter().position(|a| a.name == LensReads::own_of(asked[i].name));
             let share = |l: usize| {
                 let (of_lens, of_own) = (gains(i, l)?, gains(own?, l)?);
                 let there = resamples.mean(&of_own);
@@ -897,7 +895,7 @@ impl Work<'_> {
                 seed: self.how.seed,
                 ..Steering::default()
             };
-            let lenses: [(&str, &dyn Lens); 2] = [("one lens", one), (LOGIT, &LogitLens)];
+            let lenses: [(&str, &dyn Lens); 2] = [("one lens", one), (LensReads::LOGIT, &LogitLens)];
             let seen = steer.run(model, &lenses, tokens)?;
             let effect = |&stream: &usize| {
                 let change = |kind: &String| {
@@ -921,9 +919,9 @@ impl Work<'_> {
     /// The loss without each block, with it twice, and with it in two halves.
     fn blocks(&self, model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<BlockLoss>> {
         let resamples = Resamples::new(&[tokens.nrows()], &mut rng(self.how.seed, 0xb10c));
-        let whole = losses(model, tokens)?;
+        let whole = model.sequence_losses(tokens)?;
         let more = |lesion: Lesion| -> Result<Interval> {
-            let with = losses(&lesion.apply(model)?, tokens)?;
+            let with = lesion.apply(model)?.sequence_losses(tokens)?;
             Ok(resamples.mean(&with.iter().zip(&whole).map(|(a, b)| a - b).collect::<Vec<_>>()))
         };
         let mut all = Vec::new();
@@ -938,28 +936,6 @@ impl Work<'_> {
         }
         Ok(all)
     }
-}
-
-/// A null and the one lens for all its streams.
-struct Null {
-    reads: NetworkReads,
-    lens: LayerLenses,
-}
-
-/// Mean loss of each sequence, nats per token.
-fn losses(model: &Transformer, tokens: &Array2<u32>) -> Result<Vec<f64>> {
-    let n = tokens.ncols() - 1;
-    let inputs = tokens.slice(s![.., ..n]).to_owned();
-    let mut all = Vec::with_capacity(tokens.nrows());
-    // A few sequences at a time: logits of a large vocabulary fill the memory.
-    for (inputs, rows) in inputs.axis_chunks_iter(Axis(0), 4).zip(tokens.axis_chunks_iter(Axis(0), 4)) {
-        for (logits, row) in model.forward(&inputs.to_owned())?.outer_iter().zip(rows.rows()) {
-            let log_p = log_softmax_rows(logits);
-            let next = row.iter().skip(1).zip(log_p.rows());
-            all.push(-next.map(|(&t, p)| f64::from(p[t as usize])).sum::<f64>() / n as f64);
-        }
-    }
-    Ok(all)
 }
 
 /// What tokens have in common under the last lens.

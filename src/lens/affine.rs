@@ -158,7 +158,8 @@ impl Lens for LogitLens {
 }
 
 /// One affine lens for each residual stream, own or shared.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(into = "Stored", try_from = "Stored")]
 pub struct LayerLenses {
     name: String,
     fingerprint: u64,
@@ -267,7 +268,7 @@ impl LayerLenses {
 
     /// Writes the lenses to `path`. The file appears whole or not at all.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        record::save(path.as_ref(), KIND, VERSION, &self.stored())
+        record::save(path.as_ref(), KIND, VERSION, self)
     }
 
     /// Reads lenses that [`save`](LayerLenses::save) wrote.
@@ -287,45 +288,7 @@ impl LayerLenses {
     /// # Ok::<(), onelens::Error>(())
     /// ```
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        LayerLenses::from_stored(record::load(path, KIND, VERSION)?).ok_or_else(|| {
-            Error::new(
-                ErrorKind::File,
-                format!("{} names maps that it does not hold", path.display()),
-                "save the lenses anew",
-            )
-        })
-    }
-
-    pub(super) fn stored(&self) -> Stored {
-        let mut maps: Vec<&Arc<AffineLens>> = Vec::new();
-        let map_of = self
-            .lenses
-            .iter()
-            .map(|lens| {
-                maps.iter().position(|map| Arc::ptr_eq(map, lens)).unwrap_or_else(|| {
-                    maps.push(lens);
-                    maps.len() - 1
-                })
-            })
-            .collect();
-        Stored {
-            name: self.name.clone(),
-            fingerprint: self.fingerprint,
-            scale: self.scale,
-            target: self.target,
-            pool: self.pool.clone(),
-            seconds: self.seconds,
-            maps: maps.into_iter().map(|map| map.as_ref().clone()).collect(),
-            map_of,
-        }
-    }
-
-    pub(super) fn from_stored(stored: Stored) -> Option<Self> {
-        let Stored { name, fingerprint, scale, target, pool, seconds, maps, map_of } = stored;
-        let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
-        let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>()?;
-        Some(LayerLenses { name, fingerprint, scale, target, pool, seconds, lenses })
+        record::load(path.as_ref(), KIND, VERSION)
     }
 
     /// Whether these are lenses of this model, for whatever they predict.
@@ -340,7 +303,7 @@ const VERSION: u32 = 3;
 
 /// Lenses as a file holds them: a map that several streams share is there once.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Stored {
+struct Stored {
     name: String,
     fingerprint: u64,
     scale: Scale,
@@ -350,6 +313,44 @@ pub(super) struct Stored {
     maps: Vec<AffineLens>,
     /// For each residual stream, which of them.
     map_of: Vec<usize>,
+}
+
+impl From<LayerLenses> for Stored {
+    fn from(all: LayerLenses) -> Stored {
+        let mut maps: Vec<&Arc<AffineLens>> = Vec::new();
+        let map_of = all
+            .lenses
+            .iter()
+            .map(|lens| {
+                maps.iter().position(|map| Arc::ptr_eq(map, lens)).unwrap_or_else(|| {
+                    maps.push(lens);
+                    maps.len() - 1
+                })
+            })
+            .collect();
+        Stored {
+            maps: maps.into_iter().map(|map| map.as_ref().clone()).collect(),
+            map_of,
+            name: all.name,
+            fingerprint: all.fingerprint,
+            scale: all.scale,
+            target: all.target,
+            pool: all.pool,
+            seconds: all.seconds,
+        }
+    }
+}
+
+impl TryFrom<Stored> for LayerLenses {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> std::result::Result<Self, &'static str> {
+        let Stored { name, fingerprint, scale, target, pool, seconds, maps, map_of } = stored;
+        let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
+        let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>();
+        let lenses = lenses.ok_or("lenses name maps that are not there")?;
+        Ok(LayerLenses { name, fingerprint, scale, target, pool, seconds, lenses })
+    }
 }
 
 impl Lens for LayerLenses {

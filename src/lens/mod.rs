@@ -79,5 +79,6 @@ pub use target::{Scale, Target};
 pub(crate) use token_chunks::{CHUNK, TokenChunks};
 pub use trajectory::{Reading, Trajectory};
 pub use transfer::Transfer;
+pub(crate) use tuned::Until;
 pub use tuned::{Refine, TunedLens};
 pub(crate) use updates::{Updates, other_positions};

@@ -74,7 +74,7 @@ impl Default for Refine {
 }
 
 /// Lenses of least KL, one for each residual stream, or one for each pool of them.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
@@ -91,11 +91,12 @@ pub struct TunedLens {
 
 /// How far a search goes.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Until<'a> {
+pub(crate) struct Until<'a> {
     /// It ends when no lens gains more than this in a pass, in nats.
-    pub(super) enough: f64,
-    /// Only lenses that read these streams first are searched for; all if it is not said.
-    pub(super) only: Option<&'a [usize]>,
+    pub(crate) enough: f64,
+    /// Only lenses that read these streams first are searched for, all if it is not said; the others stay as they are, and
+    /// their KL is not known.
+    pub(crate) only: Option<&'a [usize]>,
 }
 
 /// Where a search has ended.
@@ -118,37 +119,14 @@ impl Refine {
         moments: &LayerMoments,
         tokens: &Array2<u32>,
     ) -> Result<TunedLens> {
-        self.fit_some(model, start, moments, tokens, None)
-    }
-
-    /// The same for the lenses of some streams `only`; the others stay as they are, and their KL is not known.
-    pub(crate) fn fit_some(
-        &self,
-        model: &Transformer,
-        start: &LayerLenses,
-        moments: &LayerMoments,
-        tokens: &Array2<u32>,
-        only: Option<&[usize]>,
-    ) -> Result<TunedLens> {
         model.check_tokens(tokens)?;
-        self.fit_until(&Until { only, ..Until::default() }, model, start, moments, tokens, None)
+        self.fit_until(&Until::default(), model, start, moments, tokens, None)
     }
 
-    /// The same for tokens from anywhere, which fit the model. Where a search stands after each sweep and each pass is
-    /// kept in a file, from which the same search goes on; a file that is damaged or not there is a search at its
-    /// beginning.
-    pub(crate) fn fit_chunks(
-        &self,
-        model: &Transformer,
-        start: &LayerLenses,
-        moments: &LayerMoments,
-        tokens: &dyn TokenChunks,
-        kept: Option<&Path>,
-    ) -> Result<TunedLens> {
-        self.fit_until(&Until::default(), model, start, moments, tokens, kept)
-    }
-
-    fn fit_until(
+    /// The same `until` something else, for tokens from anywhere, which fit the model. Where a search stands after each
+    /// sweep and each pass is kept in a file, from which the same search goes on; a file that is damaged or not there is a
+    /// search at its beginning.
+    pub(crate) fn fit_until(
         &self,
         until: &Until,
         model: &Transformer,
@@ -447,8 +425,7 @@ impl Refined {
 impl TunedLens {
     /// Writes the lens to `path`, with the course of its search. The file appears whole or not at all.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let value = (self.lenses.stored(), &self.training_kl, &self.gradient_norm, self.seconds);
-        record::save(path.as_ref(), "tuned-lens", VERSION, &value)
+        record::save(path.as_ref(), "tuned-lens", VERSION, self)
     }
 
     /// Reads a lens that [`save`](TunedLens::save) wrote.
@@ -456,13 +433,7 @@ impl TunedLens {
     /// Fails on a file that is damaged, or of another kind or version. That a lens is of another model is said where it
     /// is used.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let (stored, training_kl, gradient_norm, seconds) = record::load(path, "tuned-lens", VERSION)?;
-        let lenses = LayerLenses::from_stored(stored).ok_or_else(|| {
-            let what = format!("{} names maps that it does not hold", path.display());
-            Error::new(ErrorKind::File, what, "save the lens anew")
-        })?;
-        Ok(TunedLens { lenses, training_kl, gradient_norm, seconds })
+        record::load(path.as_ref(), "tuned-lens", VERSION)
     }
 }
 

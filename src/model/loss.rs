@@ -10,7 +10,7 @@ use super::architecture::Supervision;
 use super::backward::{backward, unembed_backward};
 use super::forward::{Passing, Tape, final_norm, forward, logits_of, pass_layers, unembed};
 use super::network::Network;
-use super::run::parts;
+use super::run::{Part, parts};
 use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Params, Transformer};
 use crate::nn::{Mask, cross_entropy, expected_cross_entropy};
@@ -52,8 +52,38 @@ impl Transformer {
     /// The loss of the network with interventions.
     pub fn loss_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<f64> {
         let batch = self.check_loss(tokens, interventions)?;
+        let losses = self.losses_of(&parts(tokens, None), interventions, batch);
+        let loss = losses.into_iter().sum::<f64>() / self.n_counted(batch) as f64;
+        if loss.is_finite() { Ok(loss) } else { Err(self.no_loss(loss, tokens, interventions)) }
+    }
+
+    /// The loss of each sequence, of which [`loss`](Transformer::loss) is the mean.
+    ///
+    /// Fails where that does.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Transformer}, ndarray::array};
+    /// let model = Transformer::new(Config { d_vocab: 5, n_layers: 2, ..Default::default() })?;
+    /// let losses = model.sequence_losses(&array![[0, 1, 2, 3], [3, 1, 4, 1]])?;
+    /// assert!((losses[1] - model.loss(&array![[3, 1, 4, 1]])?).abs() < 1e-6);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn sequence_losses(&self, tokens: &Array2<u32>) -> Result<Vec<f64>> {
+        let batch = self.check_loss(tokens, &[])?;
+        let sequences = tokens.axis_chunks_iter(Axis(0), 1).enumerate();
+        let parts: Vec<Part> =
+            sequences.map(|(first_seq, tokens)| Part { tokens, first_seq, kept: BTreeMap::new() }).collect();
+        let n = self.n_counted((1, batch.1)) as f64;
+        let losses: Vec<f64> = self.losses_of(&parts, &[], batch).into_iter().map(|sum| sum / n).collect();
+        match losses.iter().find(|loss| !loss.is_finite()) {
+            None => Ok(losses),
+            Some(&loss) => Err(self.no_loss(loss, tokens, &[])),
+        }
+    }
+
+    /// The sum of the losses of each part.
+    fn losses_of(&self, parts: &[Part], interventions: &[Intervention], batch: (usize, usize)) -> Vec<f64> {
         let net = Network::new(&self.config, &self.params, batch.1);
-        let parts = parts(tokens, None);
         let mut passing: Vec<Passing> = parts
             .iter()
             .map(|part| {
@@ -62,16 +92,14 @@ impl Transformer {
             })
             .collect();
         pass_layers(&net, &mut passing, self.config.n_layers);
-        let losses: Vec<f64> = passing
+        passing
             .par_iter_mut()
-            .zip(&parts)
+            .zip(parts)
             .map(|(passing, part)| {
                 let stream = passing.take_stream();
                 stream_loss(&net, stream.view(), part.tokens, &mut passing.taps)
             })
-            .collect();
-        let loss = losses.into_iter().sum::<f64>() / self.n_counted(batch) as f64;
-        if loss.is_finite() { Ok(loss) } else { Err(self.no_loss(loss, tokens, interventions)) }
+            .collect()
     }
 
     /// What a loss that is no number comes from.

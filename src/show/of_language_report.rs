@@ -4,7 +4,7 @@ use super::figure::show;
 use super::{Card, Figure, LineChart, Series, Table, TableCell};
 use crate::Result;
 use crate::battery::{
-    BlockLoss, Interval, LanguageReport, NetworkReads, SteeringEffect, TokenClass, UpdateEffect,
+    BlockLoss, Interval, LanguageReport, LensReads, NetworkReads, SteeringEffect, TokenClass, UpdateEffect,
 };
 
 /// Shares below this are cut: a lens in the wrong basis does worse than the baseline, without limit.
@@ -61,10 +61,10 @@ impl LanguageReport {
     pub fn shares(&self) -> Result<Figure> {
         let mut series = Vec::new();
         for (network, lens, name) in [
-            (0, "left out, least squares", "the model"),
-            (0, "left out, least KL", "the model, least KL"),
-            (1, "left out, least squares", "chance weights"),
-            (2, "left out, least squares", "shuffled updates"),
+            (0, LensReads::LEFT_OUT, "the model"),
+            (0, LensReads::LEFT_OUT_KL, "the model, least KL"),
+            (1, LensReads::LEFT_OUT, "chance weights"),
+            (2, LensReads::LEFT_OUT, "shuffled updates"),
         ] {
             let network = self.network(network)?;
             if let Some(lens) = network.lens(lens) {
@@ -88,25 +88,35 @@ impl LanguageReport {
         .figure()
     }
 
-    /// By how much the update of each block brings the one lens's reading nearer to the final prediction, beside the update
-    /// of another token.
+    /// By how much the update of each block but the first brings the one lens's reading nearer to the final prediction,
+    /// beside the update of another token. The first one's stand in the note: they would hide the others.
     pub fn update_effects(&self) -> Result<Figure> {
         let of =
             |network: usize, pick: &dyn Fn(&UpdateEffect) -> Interval| -> Result<Vec<Option<Interval>>> {
                 Ok(self.network(network)?.updates.iter().map(|u| Some(pick(u))).collect())
             };
+        let curves = [
+            ("the token's own update", of(0, &|u| u.own)?),
+            ("the update of another token", of(0, &|u| u.shuffled)?),
+            ("own, updates shuffled", of(2, &|u| u.own)?),
+        ];
+        let first: Vec<String> = curves
+            .iter()
+            .map(|(name, at)| format!("{name} {:.2}", at[0].map_or(f64::NAN, |i| i.estimate)))
+            .collect();
+        let [own, other, shuffled] = curves.map(|(name, at)| curve(name, &at[1..]));
         LineChart {
             title: "Does an update refine what one lens reads?".into(),
             x_label: "block".into(),
             y_label: "KL falls by (nats)".into(),
-            series: vec![
-                curve("the token's own update", &of(0, &|u| u.own)?),
-                curve("the update of another token", &of(0, &|u| u.shuffled)?),
-                curve("own, of the model with shuffled updates", &of(2, &|u| u.own)?).dashed(),
-            ],
+            x: (1..self.network(0)?.updates.len()).map(|l| l as f64).collect(),
+            series: vec![own, other, shuffled.dashed()],
             y_from_zero: true,
-            y_lowest: Some(-self.networks[0].baseline.estimate),
-            note: "One lens for all streams, at least KL. Below 0 the reading is further from the final prediction than before.".into(),
+            note: format!(
+                "One lens for all streams, of the model at least KL. Below 0 the reading is further from the final prediction than \
+                 before. Block 0, not drawn: {}.",
+                first.join(", ")
+            ),
             ..Default::default()
         }
         .figure()
@@ -176,9 +186,9 @@ impl LanguageReport {
                 curve("twice", &of(&|b| b.repeated)),
                 curve("in two halves", &of(&|b| b.halved)),
             ],
-            y_from_zero: true,
-            y_range: Some((-0.1, 1.0)),
-            note: "Above 1 nat it is cut.".into(),
+            y_log: true,
+            y_lowest: Some(1e-3),
+            note: "Arrows: less than a thousandth of a nat, or a gain.".into(),
             ..Default::default()
         }
         .figure()

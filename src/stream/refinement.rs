@@ -11,7 +11,7 @@ use super::Streaming;
 use super::reduction::interrupted;
 use super::shards::{Sequences, Shards, chunks};
 use crate::data::{TextFiles, Tokenize};
-use crate::lens::{CHUNK, LayerLenses, LayerMoments, Refine, TokenChunks, TunedLens};
+use crate::lens::{CHUNK, LayerLenses, LayerMoments, Refine, TokenChunks, TunedLens, Until};
 use crate::model::Transformer;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
@@ -87,7 +87,7 @@ impl Streaming {
         let of = format!("{run:08x} {how:?} {pool:?} {start_sum:08x} {moments_sum:08x}");
         let of = crc32fast::hash(of.as_bytes());
         let kept = folder.join(format!("{fingerprint:016x}-{of:08x}.refinement"));
-        how.fit_chunks(model, start, moments, &tokens, Some(&kept))
+        how.fit_until(&Until::default(), model, start, moments, &tokens, Some(&kept))
     }
 }
 
