@@ -188,7 +188,7 @@ impl LanguageReport {
             ],
             y_log: true,
             y_lowest: Some(1e-3),
-            note: "Arrows: less than a thousandth of a nat, or a gain.".into(),
+            note: "A gain is an arrow, too.".into(),
             ..Default::default()
         }
         .figure()

@@ -80,15 +80,14 @@ fn an_update_brings_what_the_one_lens_reads_after_it_and_not_before() {
         let of_row = |(p, q): (ArrayView1<f32>, ArrayView1<f32>)| kl_divergence(p, q);
         log_p.rows().into_iter().zip(log_q.rows()).map(of_row).collect()
     };
-    let updates = &report.networks[1].updates;
-    for l in 0..4 {
+    for (l, update) in report.networks[1].updates.iter().enumerate() {
         let falls = kl(l).into_iter().zip(kl(l + 1)).enumerate().filter(|(t, _)| t % 16 != 0);
         let (sum, n) = falls.fold((0.0, 0), |(sum, n), (_, (before, after))| (sum + before - after, n + 1));
         let wanted = sum / f64::from(n);
-        let own = updates[l].own.estimate;
+        let own = update.own.estimate;
         assert!((own - wanted).abs() < 1e-5 * wanted.abs().max(0.1), "block {l}: {own} and {wanted}");
         // Another token's update is another one.
-        assert!((updates[l].shuffled.estimate - own).abs() > 1e-6);
+        assert!((update.shuffled.estimate - own).abs() > 1e-6);
     }
 }
 
