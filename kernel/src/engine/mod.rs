@@ -28,7 +28,7 @@ mod dependencies;
 mod diagnostics;
 mod draft;
 mod files;
-#[path = "../../image/src/frame.rs"]
+#[path = "../../library/image/src/frame.rs"]
 #[allow(dead_code, unreachable_pub, reason = "written for both ends of the pipes")]
 mod frame;
 mod generate;
