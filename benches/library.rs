@@ -72,9 +72,9 @@ fn lenses(c: &mut Criterion) {
     group.bench_function("compare 2 lenses, 4096 tokens", |b| {
         b.iter(|| compare(&model, &[&own, &LogitLens], &moments, black_box(&tokens)))
     });
-    group.bench_function("refine, 1 pass more, 4096 tokens", |b| {
+    group.bench_function("refine, 1 L-BFGS step more, 4096 tokens", |b| {
         b.iter(|| {
-            Refine { sweeps: 0, passes: 1, ..Default::default() }.fit(
+            Refine { epochs: 0, lbfgs_steps: 1, ..Default::default() }.fit(
                 &model,
                 &own,
                 &moments,

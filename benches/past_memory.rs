@@ -64,8 +64,8 @@ fn past_memory(folder: &Path, times: f64) -> Result<()> {
     let how = Streaming { shard_bytes: 1 << 18, ..Default::default() };
     let moments = timed("moments", n, || how.moments(&model, &vocab, &texts))?;
     let own = Ridge::default().own(&moments)?;
-    let refine = Refine { sweeps: 1, passes: 1, ..Default::default() };
-    let tuned = timed("refinement, 1 sweep and 1 pass", n, || {
+    let refine = Refine { epochs: 1, lbfgs_steps: 1, ..Default::default() };
+    let tuned = timed("refinement, 1 epoch and 1 L-BFGS step", n, || {
         let keeping = Streaming { folder: Some(kept.clone()), ..how.clone() };
         keeping.refine(&refine, &model, &vocab, &texts, &own, &moments)
     });

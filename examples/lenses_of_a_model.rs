@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!(
         "\nmean prediction: {:.3} nats; KL to the final prediction in nats, and the left-out share",
-        tables[0].1.floor
+        tables[0].1.baseline
     );
     let names: Vec<String> = tables.iter().map(|(name, _)| format!("{name}: own, left out, share")).collect();
     println!("stream | logit lens | {}", names.join(" | "));
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         print!("{l:>6} | {:>7.3}", tables[0].1.curves[2].kl[l]);
         for (_, c) in &tables {
             let (own, left_out) = (c.curves[0].kl[l], c.curves[1].kl[l]);
-            print!(" | {own:.3} {left_out:.3} {:.2}", (c.floor - left_out) / (c.floor - own));
+            print!(" | {own:.3} {left_out:.3} {:.2}", (c.baseline - left_out) / (c.baseline - own));
         }
         println!();
     }

@@ -18,11 +18,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut number =
         |usual: usize| arguments.next().map_or(Ok::<_, std::num::ParseIntError>(usual), |n| n.parse());
-    let (n_train, n_held_out, sweeps) = (number(4096)?, number(1024)?, number(6)?);
+    let (n_train, n_held_out, epochs) = (number(4096)?, number(1024)?, number(6)?);
     let language = LanguageModel::open(&path)?;
     let model = &language.model;
     let (train, held_out) = texts::split(&language, &text, n_train, n_held_out)?;
-    println!("{path}: {} tokens, {} held out, {sweeps} sweeps", train.len(), held_out.len());
+    println!("{path}: {} tokens, {} held out, {epochs} epochs", train.len(), held_out.len());
 
     let ridge = Ridge { lambda: 1e-3, ..Ridge::default() };
     let began = Instant::now();
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let closed = [Pool::Own, Pool::Shared, even.clone()].map(|pool| ridge.pooled(&moments, &pool));
     let [own, shared, between] = closed;
     let (own, shared, between) = (own?, shared?, between?.named("of every second stream"));
-    let how = Refine { sweeps, passes: 0, ..Refine::default() };
+    let how = Refine { epochs, lbfgs_steps: 0, ..Refine::default() };
     let mut tuned = Vec::new();
     for start in [&shared, &between] {
         let lens = how.fit(model, start, &moments, &train)?;
@@ -49,12 +49,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seen = compare(model, &lenses, &moments, &held_out)?;
     println!(
         "mean prediction {:.3} nats; held-out KL, and the share of what the layer's own lens (closed form) reads",
-        seen.floor
+        seen.baseline
     );
     println!("stream | logit lens | own | shared | every second | shared, least KL | every second, least KL");
     for l in 0..n_streams {
         let kl = |k: usize| seen.curves[k].kl[l];
-        let share = |k: usize| (seen.floor - kl(k)) / (seen.floor - kl(1));
+        let share = |k: usize| (seen.baseline - kl(k)) / (seen.baseline - kl(1));
         print!("{l:>6} | {:.3} | {:.3}", kl(0), kl(1));
         (2..6).for_each(|k| print!(" | {:.3} {:.2}", kl(k), share(k)));
         println!();

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs notebooks in the stock evcxr_jupyter kernel and checks that every cell answers and every figure arrives.
 
-usage: stock_evcxr.py EVCXR_JUPYTER [-p NAME=VALUE].. NOTEBOOK..
+usage: stock_evcxr.py EVCXR_JUPYTER [-p NAME=VALUE].. [NOTEBOOK..]
 
 The one difference from our own kernel: a first cell `:dep onelens = { path = .. }`. A value of `-p` takes the place of that in the
-cell tagged `parameters`, where the notebook has such a name. Needs nbclient. Kernels build in EVCXR_TMPDIR if it is set, so that a
-later run finds the dependencies built.
+cell tagged `parameters`, where the notebook has such a name. Needs nbclient. The kernel builds in EVCXR_TMPDIR if it is set, so that
+a later run finds the dependencies built. Without notebooks, nothing but the library is built.
 """
 
 import argparse
@@ -22,37 +22,45 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+# As the README says it: the notebooks' folder is the kernel's, the library is one up.
+LIBRARY = nbformat.v4.new_code_cell(':dep onelens = { path = ".." }')
+
 
 def main(kernel: Path, notebooks: list[Path], values: list[str]) -> int:
     # Where cells find the standard library: evcxr's way there is one folder too high if its build folder is below the same home as Rust.
     libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH")]))
-    # Kernels of evcxr must not share a build folder at one time; one after the other they may, and build once.
-    with tempfile.TemporaryDirectory() as build:
+    with tempfile.TemporaryDirectory() as build, tempfile.TemporaryDirectory() as data:
         Path(os.environ.setdefault("EVCXR_TMPDIR", build)).mkdir(parents=True, exist_ok=True)
-        return max([run(kernel, notebook, values) for notebook in notebooks])
-
-
-def run(kernel: Path, notebook: Path, values: list[str]) -> int:
-    with tempfile.TemporaryDirectory() as data:
         spec = Path(data) / "kernels" / "stock"
         spec.mkdir(parents=True)
         argv = [str(kernel), "--control_file", "{connection_file}"]
         (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "evcxr", "language": "rust"}))
         os.environ["JUPYTER_PATH"] = data
-        book = nbformat.read(notebook, as_version=4)
-        for cell in book.cells:
-            if cell.cell_type == "code":
-                cell.outputs = []
-            if "parameters" in cell.metadata.get("tags", []):
-                for name, value in (given.split("=", 1) for given in values):
-                    cell.source = re.sub(rf"(?m)^(let {name}\b[^=]*= ).*;$", rf"\g<1>{value};", cell.source)
-        # As the README says it: the notebooks' folder is the kernel's, the library is one up.
-        dep = nbformat.v4.new_code_cell(':dep onelens = { path = ".." }')
-        book.cells.insert(0, dep)
-        client = NotebookClient(book, timeout=1800, kernel_name="stock", resources={"metadata": {"path": str(notebook.parent)}})
-        started = time.monotonic()
-        client.execute()
+        # One kernel for all: `:clear` ends its process and all that cells defined, and keeps what is built.
+        book = nbformat.v4.new_notebook(cells=[LIBRARY.copy()])
+        client = NotebookClient(book, timeout=1800, kernel_name="stock", resources={"metadata": {"path": str(NOTEBOOKS)}})
+        with client.setup_kernel():
+            started = time.monotonic()
+            client.execute_cell(book.cells[0], 0)
+            print(f"the library in stock evcxr: {time.monotonic() - started:.0f} s", flush=True)
+            return max([run(client, notebook, values) for notebook in notebooks], default=0)
+
+
+def run(client: NotebookClient, notebook: Path, values: list[str]) -> int:
+    book = nbformat.read(notebook, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in (given.split("=", 1) for given in values):
+                cell.source = re.sub(rf"(?m)^(let {name}\b[^=]*= ).*;$", rf"\g<1>{value};", cell.source)
+    book.cells = [nbformat.v4.new_code_cell(":clear"), LIBRARY.copy(), *book.cells]
+    client.nb = book
+    started = time.monotonic()
+    for index, cell in enumerate(book.cells):
+        client.execute_cell(cell, index)
     seconds = time.monotonic() - started
     rich = [output.data for cell in book.cells if cell.cell_type == "code"
             for output in cell.outputs if "text/html" in output.get("data", {})]
@@ -72,7 +80,7 @@ def run(kernel: Path, notebook: Path, values: list[str]) -> int:
               for o in c["outputs"] if "text/html" in o.get("data", {})]
     wanted = ["".join(h) for h in wanted]
     expected = (sum("<svg" in h for h in wanted), sum("<table" in h for h in wanted))
-    print(f"{notebook.name} in stock evcxr: {len(book.cells)} cells, {drawings} drawings, {tables} tables, {seconds:.0f} s")
+    print(f"{notebook.name} in stock evcxr: {len(book.cells)} cells, {drawings} drawings, {tables} tables, {seconds:.0f} s", flush=True)
     if (drawings, tables) != expected or drawings == 0:
         print(f"expected (drawings, tables) = {expected}, as in the committed notebook", file=sys.stderr)
         return 1
@@ -83,8 +91,8 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("kernel", type=Path)
     arguments.add_argument("-p", dest="values", action="append", default=[], metavar="NAME=VALUE")
-    arguments.add_argument("notebooks", type=Path, nargs="+")
-    given = arguments.parse_args()
+    arguments.add_argument("notebooks", type=Path, nargs="*")
+    given = arguments.parse_intermixed_args()
     for value in given.values:
         name = value.split("=", 1)[0]
         if not any(f"let {name}" in book.read_text() for book in given.notebooks):

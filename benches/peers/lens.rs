@@ -20,7 +20,7 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Behind the sweeps of a refinement that is as near the optimum as Adam comes in 600 steps.
+/// Behind the epochs of a refinement that is as near the optimum as Adam comes in 600 steps.
 const PASSES: usize = 2;
 /// With it most layers read held-out text a little better.
 const LAMBDA: f64 = 3e-5;
@@ -32,7 +32,7 @@ fn main() -> Outcome<()> {
         ["prepare", folder, "characters"] => prepare_characters(Path::new(folder)),
         ["prepare", folder, "stories", data] => prepare_stories(Path::new(folder), Path::new(data)),
         [work, folder] if work != "refined" => measure(work, Path::new(folder), 0),
-        ["refined", folder, sweeps] => measure("refined", Path::new(folder), sweeps.parse()?),
+        ["refined", folder, epochs] => measure("refined", Path::new(folder), epochs.parse()?),
         _ => Err("usage: lens prepare FOLDER characters|stories [DATA], lens refined FOLDER SWEEPS, or lens WORK FOLDER".into()),
     }
 }
@@ -114,7 +114,7 @@ fn streams(model: &Transformer, tokens: &Array2<u32>) -> Outcome<Vec<Array2<f32>
     Ok(all.into_iter().map(|h| h.into_shape_with_order(shape)).collect::<Result<_, _>>()?)
 }
 
-fn measure(work: &str, folder: &Path, sweeps: usize) -> Outcome<()> {
+fn measure(work: &str, folder: &Path, epochs: usize) -> Outcome<()> {
     let model = Transformer::load(folder.join("model.safetensors"))?;
     let about: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(folder.join("about.json"))?)?;
@@ -137,8 +137,8 @@ fn measure(work: &str, folder: &Path, sweeps: usize) -> Outcome<()> {
         // From tokens on.
         "refined" => {
             let begin = Instant::now();
-            let (_, tuned) =
-                Refine { sweeps, passes: PASSES, lambda: LAMBDA }.collect_and_fit(&model, &tokens, &ridge)?;
+            let (_, tuned) = Refine { epochs, lbfgs_steps: PASSES, lambda: LAMBDA }
+                .collect_and_fit(&model, &tokens, &ridge)?;
             let seconds = begin.elapsed().as_secs_f64();
             let lenses: Vec<_> = (0..tuned.lenses.len()).filter_map(|l| tuned.lenses.layer(l)).collect();
             write_lenses(&folder.join(format!("{work}.f64")), &lenses)?;

@@ -165,7 +165,7 @@ result has the same bytes for any number of them. Own, shared and all other lens
   onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens stories.lens
 
 Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an interruption
-the same command goes on after the last sweep or pass.")]
+the same command goes on after the last epoch or step.")]
     Refine {
         #[command(flatten)]
         texts: TextArgs,
@@ -184,10 +184,10 @@ the same command goes on after the last sweep or pass.")]
         kind: String,
         /// Times through the tokens in batches [default: the library's]
         #[arg(long)]
-        sweeps: Option<usize>,
+        epochs: Option<usize>,
         /// Steps on all tokens after that [default: the library's]
         #[arg(long)]
-        passes: Option<usize>,
+        lbfgs_steps: Option<usize>,
         /// Strength of a penalty that pulls lenses towards the identity, relative to the stream's variance [default: 0]
         #[arg(long)]
         lambda: Option<f64>,
@@ -420,10 +420,10 @@ pub(crate) fn lens(command: LensCommand) -> Request {
             let (model, texts) = texts.tokens();
             Request { json: output.json, work: Work::Fit { model, texts, output: out, shard_bytes, keep } }
         }
-        LensCommand::Refine { texts, moments, out, keep, kind, sweeps, passes, lambda, output } => {
+        LensCommand::Refine { texts, moments, out, keep, kind, epochs, lbfgs_steps, lambda, output } => {
             let (model, texts) = texts.tokens();
             let work =
-                Work::Refine { model, texts, moments, output: out, keep, kind, sweeps, passes, lambda };
+                Work::Refine { model, texts, moments, output: out, keep, kind, epochs, lbfgs_steps, lambda };
             Request { json: output.json, work }
         }
         LensCommand::Eval { texts, fitted, lens, output } => {

@@ -40,7 +40,7 @@ pub struct LanguageBattery {
     /// Tokens, of those that lenses are fitted to, from which lenses go on to the least KL.
     pub n_refined: usize,
     /// Times through these.
-    pub sweeps: usize,
+    pub epochs: usize,
     /// So many streams, evenly spread from the embedding on, have a lens of their own at least KL, and are steered.
     pub n_streams: usize,
     /// Held-out sequences that are steered and that lose blocks, and positions of each.
@@ -56,7 +56,7 @@ impl Default for LanguageBattery {
         LanguageBattery {
             lambda: 1e-3,
             n_refined: 8192,
-            sweeps: 2,
+            epochs: 2,
             n_streams: 6,
             causal: (16, 32),
             folder: None,
@@ -496,7 +496,7 @@ impl LanguageBattery {
             ("tokens for least squares".into(), text(fit.len())),
             (
                 "tokens for least KL".into(),
-                format!("{}, {} sweeps", self.n_refined.min(fit.len()), self.sweeps),
+                format!("{}, {} epochs", self.n_refined.min(fit.len()), self.epochs),
             ),
             ("held-out tokens".into(), format!("{} in {} sequences", held_out.len(), held_out.nrows())),
             ("steered and without blocks".into(), format!("{} sequences of {}", some.nrows(), some.ncols())),
@@ -543,10 +543,10 @@ impl LanguageBattery {
                 format!("give {} or more: better some ten thousand", 2 * c.d_model),
             );
         }
-        if self.n_streams < 3 || self.sweeps == 0 || self.causal.0 < 2 || self.causal.1 < 4 {
+        if self.n_streams < 3 || self.epochs == 0 || self.causal.0 < 2 || self.causal.1 < 4 {
             return refuse(
-                format!("{} streams, {} sweeps, {:?} for causes", self.n_streams, self.sweeps, self.causal),
-                "ask for three `n_streams` or more, a sweep or more, and two sequences of four positions or more"
+                format!("{} streams, {} epochs, {:?} for causes", self.n_streams, self.epochs, self.causal),
+                "ask for three `n_streams` or more, an epoch or more, and two sequences of four positions or more"
                     .into(),
             );
         }
@@ -630,7 +630,7 @@ impl Work<'_> {
         self.kept(model, label, || {
             let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
             let tokens = self.fit.slice(s![..rows, ..]).to_owned();
-            let refine = Refine { sweeps: self.how.sweeps, passes: 0, lambda: 0.0 };
+            let refine = Refine { epochs: self.how.epochs, lbfgs_steps: 0, lambda: 0.0 };
             let until = Until { only, ..Until::default() };
             Ok(refine.fit_until(&until, model, start, moments, &tokens, None)?.lenses)
         })

@@ -97,7 +97,7 @@ impl LensKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// `KL(p ‖ p̄)` of the mean prediction of the other half, nats, `[sequence]`.
-    pub floor: Array1<f64>,
+    pub baseline: Array1<f64>,
     /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`], at least KL where that was looked for; streams are
     /// `h_0 .. h_{L-1}`.
     pub kl: Vec<Array2<f64>>,
@@ -146,7 +146,7 @@ pub struct TruthRead {
     /// Whether it is the true conditional.
     pub known: bool,
     /// Of the mean prediction.
-    pub floor: Array1<f64>,
+    pub baseline: Array1<f64>,
     /// Of the network's own final prediction, read like the others.
     pub last: Array1<f64>,
     /// Of the shared lens at `h_0 ..= h_L`.
@@ -161,7 +161,7 @@ pub struct Rotations {
     /// Of the own lens, which no rotation changes, `[stream]`.
     pub own: Array1<f64>,
     /// Of the mean.
-    pub floor: f64,
+    pub baseline: f64,
 }
 
 impl Measured {
@@ -237,7 +237,7 @@ impl Fitting {
         // The shared lens before those that begin with it.
         for kind in LensKind::REFINED.into_iter().filter(|kind| refined.contains(kind)) {
             let shared = &lenses[LensKind::Shared.place()];
-            let (start, passes) = match kind {
+            let (start, lbfgs_steps) = match kind {
                 LensKind::LeftOut => (shared.clone().of_pool(Pool::LeftOut), PASSES_FROM_SHARED),
                 LensKind::LeftOutWithoutLast => {
                     (shared.clone().of_pool(Pool::LeftOutWithoutLast), PASSES_FROM_SHARED)
@@ -248,7 +248,7 @@ impl Fitting {
                 | LensKind::OwnGain
                 | LensKind::Later => (lenses[kind.place()].clone(), PASSES),
             };
-            if let Some((found, steepest)) = rows.refine(passes, readout, &start)? {
+            if let Some((found, steepest)) = rows.refine(lbfgs_steps, readout, &start)? {
                 gradient_norm = Some(gradient_norm.map_or(steepest, |norm| norm.max(steepest)));
                 lenses[kind.place()] = found;
             }
@@ -325,7 +325,7 @@ pub(super) struct Reading {
 
 /// Of some sequences: `[sequence]` and `[sequence, stream]`.
 struct Part {
-    floor: Array1<f64>,
+    baseline: Array1<f64>,
     kl: Vec<Array2<f64>>,
     least_squares: Vec<Array2<f64>>,
     scale_free: [Array2<f64>; 2],
@@ -355,10 +355,10 @@ impl Reading {
             )
         };
         let log_mean = self.fitted.mean_prediction.mapv(f64::ln);
-        let floor =
+        let baseline =
             by_sequence(log_p.rows().into_iter().map(|p| kl_divergence(p, log_mean.view())).collect());
         let table = |log_q: &dyn Fn(usize) -> Array2<f64>| {
-            let mut table = Array2::zeros((floor.len(), layers));
+            let mut table = Array2::zeros((baseline.len(), layers));
             for l in 0..layers {
                 table.column_mut(l).assign(&kl_to(log_q(l).view()));
             }
@@ -381,7 +381,7 @@ impl Reading {
         // Pooled streams of another width than the target have no logit lens.
         let logit_lens = match s.streams[0].ncols() == s.target.ncols() {
             true => table(&|l| s.readout.decode(s.streams[l].view())),
-            false => Array2::from_elem((floor.len(), layers), f64::NAN),
+            false => Array2::from_elem((baseline.len(), layers), f64::NAN),
         };
         let own = &self.lenses[LensKind::Own.place()];
         let tops: Vec<Vec<usize>> = (0..layers)
@@ -400,8 +400,8 @@ impl Reading {
             Truth::Known(log_truth) => log_truth.clone(),
             Truth::Seen(_) | Truth::Unknown => log_p.clone(),
         });
-        let mut alignment = Array2::zeros((floor.len(), layers));
-        let mut update_size = Array2::zeros((floor.len(), layers));
+        let mut alignment = Array2::zeros((baseline.len(), layers));
+        let mut update_size = Array2::zeros((baseline.len(), layers));
         for (l, now) in shared[..layers].iter().enumerate() {
             // To first order: a long step that knows nothing makes a reading less sure, which would count as knowing.
             let update = &s.streams[l + 1] - &s.streams[l];
@@ -446,7 +446,7 @@ impl Reading {
             }
         }
         self.parts.push(Part {
-            floor,
+            baseline,
             kl,
             least_squares,
             scale_free,
@@ -488,16 +488,16 @@ impl Reading {
             }
             TruthRead {
                 known,
-                floor: column(&|part| &of(part).floor),
+                baseline: column(&|part| &of(part).baseline),
                 last: column(&|part| &of(part).last),
                 shared: rows(&|part| of(part).shared.view()),
             }
         });
-        let n = |part: &Part| part.floor.len() as f64;
+        let n = |part: &Part| part.baseline.len() as f64;
         let n_seqs: f64 = self.parts.iter().map(n).sum();
         let pair_kl = self.parts.iter().map(|part| &part.pair_kl * (n(part) / n_seqs));
         Measured {
-            floor: column(&|part| &part.floor),
+            baseline: column(&|part| &part.baseline),
             kl: kinds.clone().map(|k| rows(&|part| part.kl[k].view())).collect(),
             least_squares: kinds.map(|k| rows(&|part| part.least_squares[k].view())).collect(),
             scale_free: [0, 1].map(|i| rows(&|part| part.scale_free[i].view())),
@@ -553,7 +553,7 @@ impl Reading {
         Rotations {
             left_out,
             own: (0..layers).map(|l| squared_error(&own[l], &self.held_out[l])).collect(),
-            floor: self.held_out[0].s_zz.diag().sum() / self.held_out[0].weight,
+            baseline: self.held_out[0].s_zz.diag().sum() / self.held_out[0].weight,
         }
     }
 }

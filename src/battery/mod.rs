@@ -10,7 +10,7 @@
 //!
 //! | question | statistic | its null |
 //! |---|---|---|
-//! | is the reading shared? | left-out fraction `(floor - KL_left out) / (floor - KL_own)` at the best temperature ([`LensKind`]) | the rotated copy ([`Streams::rotated`]), 200 rotations with a p value, a trained network without skips |
+//! | is the reading shared? | left-out fraction `(baseline - KL_left out) / (baseline - KL_own)` at the best temperature ([`LensKind`]) | the rotated copy ([`Streams::rotated`]), 200 rotations with a p value, a trained network without skips |
 //! | in one basis? | what own lenses of single streams read of others ([`Measured::pair_kl`]) | as above |
 //! | does it come nearer to the truth? | KL to the truth under the shared lens, block by block ([`TruthRead`]) | none to pass: it has to fall by a stated share |
 //! | do updates sharpen it? | Aitchison cosine of what an update changes in the reading with the error left ([`Measured::alignment`]) | updates shuffled over tokens ([`Streams::shuffled`]) |

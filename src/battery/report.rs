@@ -408,7 +408,7 @@ mod tests {
                     let linear = |m: &Measured| m.update_linear.iter().flatten().copied().collect::<Vec<_>>();
                     assert!(linear(a).iter().zip(linear(b)).all(|(a, b)| (a - b).abs() < 1e-8));
                     let deeper = (&a.depth - &b.depth).mapv(f64::abs).mean().unwrap();
-                    assert!(deeper < 0.1 && a.floor.len() == b.floor.len(), "{deeper}");
+                    assert!(deeper < 0.1 && a.baseline.len() == b.baseline.len(), "{deeper}");
                 }
                 // The others are drawn anew, of the same network.
                 assert_eq!(a.permuted.is_some(), b.permuted.is_some());

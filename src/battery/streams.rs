@@ -91,7 +91,7 @@ impl Truth {
         }
         Some(TruthRead {
             known: matches!(self, Truth::Known(_)),
-            floor: tempered(&log_mean.broadcast(log_p.dim()).expect("a row of it for each").to_owned()),
+            baseline: tempered(&log_mean.broadcast(log_p.dim()).expect("a row of it for each").to_owned()),
             last: tempered(log_p),
             shared,
         })

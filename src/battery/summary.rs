@@ -27,12 +27,12 @@ pub struct LayerSummary {
     pub least_squares: Vec<f64>,
     /// Mean KL of the logit lens.
     pub logit_lens: f64,
-    /// `Σ (floor - KL) / Σ (floor - KL_own)` of each of [`LensKind::ALL`].
+    /// `Σ (baseline - KL) / Σ (baseline - KL_own)` of each of [`LensKind::ALL`].
     pub fraction: Vec<Interval>,
     /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one number
     /// that suits the stream best: what the decision rule looks at.
     pub scale_free: Interval,
-    /// What there is to read, `floor - KL_own` in nats, and what a lens of the other layers reads of it: the two of that
+    /// What there is to read, `baseline - KL_own` in nats, and what a lens of the other layers reads of it: the two of that
     /// share.
     pub nats: [Interval; 2],
     /// The fraction of the left-out lens of least squares, beside the own one of least squares.
@@ -83,10 +83,10 @@ pub struct Summary {
     /// Held-out sequences of all of them.
     pub n_seqs: usize,
     /// Mean KL of the best constant prediction, nats.
-    pub floor: f64,
+    pub baseline: f64,
     /// Streams `h_0 .. h_{L-1}`.
     pub layers: Vec<LayerSummary>,
-    /// `KL_own` of the first stream that is counted less that of the last, over the floor: do own lenses improve with
+    /// `KL_own` of the first stream that is counted less that of the last, over the baseline: do own lenses improve with
     /// depth?
     pub improvement: Interval,
     /// What the networks know of the truth, where something is known of it.
@@ -111,7 +111,7 @@ pub struct TruthSummary {
     pub gained: Interval,
 }
 
-/// A layer whose own lens reads less than this many standard errors above the floor is dropped: its fraction divides by
+/// A layer whose own lens reads less than this many standard errors above the baseline is dropped: its fraction divides by
 /// noise.
 const CLEAR: f64 = 3.0;
 /// How large a loss counts as none: this share of what the own lens reads.
@@ -123,16 +123,16 @@ impl Summary {
     /// Sums up networks of one kind, all with as many layers. Panics on none.
     pub fn new(name: &str, pairs: &[Pair], seed: u64) -> Self {
         let n_layers = pairs[0].network.alignment.ncols();
-        let units: Vec<usize> = pairs.iter().map(|p| p.network.floor.len()).collect();
+        let units: Vec<usize> = pairs.iter().map(|p| p.network.baseline.len()).collect();
         let resamples = Resamples::new(&units, &mut rng(seed, 0xb001));
         let flat = |of: &dyn Fn(&Pair, usize) -> f64| -> Vec<f64> {
-            pairs.iter().flat_map(|p| (0..p.network.floor.len()).map(move |j| of(p, j))).collect()
+            pairs.iter().flat_map(|p| (0..p.network.baseline.len()).map(move |j| of(p, j))).collect()
         };
-        let floor = flat(&|p, j| p.network.floor[j]);
+        let baseline = flat(&|p, j| p.network.baseline[j]);
         let kl = |kind: LensKind, l: usize| flat(&|p, j| p.network.kl_of(kind)[(j, l)]);
         let closed = |kind: LensKind, l: usize| flat(&|p, j| p.network.least_squares[kind.place()][(j, l)]);
         let own = |l: usize| kl(LensKind::Own, l);
-        let read: Vec<Vec<f64>> = (0..n_layers).map(|l| minus(&floor, &own(l))).collect();
+        let read: Vec<Vec<f64>> = (0..n_layers).map(|l| minus(&baseline, &own(l))).collect();
         let dropped: Vec<Option<String>> = read.iter().map(|read| dropped(&units, read)).collect();
         let kept: Vec<usize> = (0..n_layers).filter(|&l| dropped[l].is_none()).collect();
         let truth = Truths::of(pairs, &kept, &resamples);
@@ -143,11 +143,11 @@ impl Summary {
                 let alignment = flat(&|p, j| p.network.alignment[(j, l)]);
                 let null = flat(&|p, j| p.shuffled.alignment[(j, l)]);
                 let scale_free =
-                    [0, 1].map(|i| minus(&floor, &flat(&|p, j| p.network.scale_free[i][(j, l)])));
+                    [0, 1].map(|i| minus(&baseline, &flat(&|p, j| p.network.scale_free[i][(j, l)])));
                 let others: Vec<usize> = kept.iter().copied().filter(|&k| k != l).collect();
                 let reading = others.iter().filter(|&&k| pair_shares[(k, l)] >= HALF).count();
                 let of_least_squares = {
-                    let closed = |kind| -> f64 { minus(&floor, &closed(kind, l)).iter().sum() };
+                    let closed = |kind| -> f64 { minus(&baseline, &closed(kind, l)).iter().sum() };
                     closed(LensKind::LeftOutWithoutLast) / closed(LensKind::Own)
                 };
                 LayerSummary {
@@ -157,7 +157,7 @@ impl Summary {
                     logit_lens: mean(&flat(&|p, j| p.network.logit_lens[(j, l)])),
                     fraction: LensKind::ALL
                         .iter()
-                        .map(|&k| resamples.ratio(&minus(&floor, &kl(k, l)), &read[l]))
+                        .map(|&k| resamples.ratio(&minus(&baseline, &kl(k, l)), &read[l]))
                         .collect(),
                     scale_free: resamples.ratio(&scale_free[1], &scale_free[0]),
                     nats: scale_free.each_ref().map(|read| resamples.mean(read)),
@@ -172,7 +172,7 @@ impl Summary {
             })
             .collect();
         let improvement = match (kept.first(), kept.last()) {
-            (Some(&first), Some(&last)) => resamples.ratio(&minus(&own(first), &own(last)), &floor),
+            (Some(&first), Some(&last)) => resamples.ratio(&minus(&own(first), &own(last)), &baseline),
             _ => Interval { estimate: 0.0, lower: 0.0, upper: 0.0, is_range: true },
         };
         let norms = pairs.iter().filter_map(|p| p.network.gradient_norm);
@@ -180,7 +180,7 @@ impl Summary {
             name: name.into(),
             n_networks: pairs.len(),
             n_seqs: units.iter().sum(),
-            floor: mean(&floor),
+            baseline: mean(&baseline),
             layers,
             improvement,
             truth: truth.map(|truth| truth.summary),
@@ -228,11 +228,11 @@ impl Truths {
             return None;
         }
         let last: Vec<f64> = all.iter().flat_map(|truth| truth.last.iter().copied()).collect();
-        let floor: Vec<f64> = all.iter().flat_map(|truth| truth.floor.iter().copied()).collect();
+        let baseline: Vec<f64> = all.iter().flat_map(|truth| truth.baseline.iter().copied()).collect();
         let shared: Vec<Vec<f64>> = (0..all[0].shared.ncols())
             .map(|l| all.iter().flat_map(|truth| truth.shared.column(l).to_vec()).collect())
             .collect();
-        let learned = minus(&floor, &last);
+        let learned = minus(&baseline, &last);
         let (first, end) = (kept.first().copied().unwrap_or(0), shared.len() - 1);
         let summary = TruthSummary {
             known: all[0].known,
@@ -264,7 +264,9 @@ fn pair_shares(pairs: &[Pair]) -> Array2<f64> {
         let sum = |i: usize| -> f64 {
             pairs
                 .iter()
-                .map(|p| p.network.floor.sum() / p.network.floor.len() as f64 - p.network.pair_kl[(i, j)])
+                .map(|p| {
+                    p.network.baseline.sum() / p.network.baseline.len() as f64 - p.network.pair_kl[(i, j)]
+                })
                 .sum()
         };
         sum(i) / sum(j)
@@ -279,8 +281,8 @@ fn rotation_p(pairs: &[Pair], kept: &[usize]) -> Vec<f64> {
             let share = |copy: usize| -> f64 {
                 let [mut top, mut bottom] = [0.0; 2];
                 for r in pairs.iter().map(|pair| &pair.network.rotations) {
-                    top += (r.floor - r.left_out[(copy, l)]) / r.floor;
-                    bottom += (r.floor - r.own[l]) / r.floor;
+                    top += (r.baseline - r.left_out[(copy, l)]) / r.baseline;
+                    bottom += (r.baseline - r.own[l]) / r.baseline;
                 }
                 top / bottom
             };
@@ -301,7 +303,7 @@ fn rotation_p(pairs: &[Pair], kept: &[usize]) -> Vec<f64> {
     p
 }
 
-/// `(KL_shared - KL_own) / (floor - KL_own)` of each network.
+/// `(KL_shared - KL_own) / (baseline - KL_own)` of each network.
 fn losses(pairs: &[Pair], l: usize) -> Vec<f64> {
     let mean = |values: ndarray::ArrayView1<f64>| values.sum() / values.len() as f64;
     pairs
@@ -309,7 +311,7 @@ fn losses(pairs: &[Pair], l: usize) -> Vec<f64> {
         .map(|p| {
             let own = mean(p.network.kl_of(LensKind::Own).column(l));
             let shared = mean(p.network.kl_of(LensKind::Shared).column(l));
-            (shared - own) / (mean(p.network.floor.view()) - own)
+            (shared - own) / (mean(p.network.baseline.view()) - own)
         })
         .filter(|loss| loss.is_finite())
         .collect()
@@ -329,5 +331,5 @@ fn dropped(units: &[usize], read: &[f64]) -> Option<String> {
         .collect();
     let (mean, se) = mean_and_standard_error(if units.len() == 1 { read } else { &networks });
     (mean.is_nan() || mean <= CLEAR * se)
-        .then(|| format!("its own lens reads {mean:.4} nats above the floor, standard error {se:.4}"))
+        .then(|| format!("its own lens reads {mean:.4} nats above the baseline, standard error {se:.4}"))
 }

@@ -14,9 +14,9 @@ pub struct Comparison {
     /// One per lens.
     pub curves: Vec<LensCurve>,
     /// `KL(p ‖ p̄)` of the mean training prediction `p̄`: what one knows without looking at any layer, in nats.
-    pub floor: f64,
-    /// Standard error of `floor` over sequences.
-    pub floor_se: f64,
+    pub baseline: f64,
+    /// Standard error of `baseline` over sequences.
+    pub baseline_se: f64,
     /// Cross-entropy of the model's own final prediction with the next token, in nats.
     pub model_cross_entropy: f64,
     /// Held-out sequences.
@@ -43,13 +43,13 @@ pub struct LensCurve {
 }
 
 impl Comparison {
-    /// The share of what `own` reads that `lens` reads too, per residual stream: `(floor - KL_lens) / (floor -
+    /// The share of what `own` reads that `lens` reads too, per residual stream: `(baseline - KL_lens) / (baseline -
     /// KL_own)`.
     ///
     /// 1 means as good as a lens of the layer's own, 0 no better than not looking, negative worse than that.
     pub fn shared_fraction(&self, lens: &str, own: &str) -> Result<Vec<f64>> {
         let (lens, own) = (self.curve(lens)?, self.curve(own)?);
-        Ok(lens.kl.iter().zip(&own.kl).map(|(k, o)| (self.floor - k) / (self.floor - o)).collect())
+        Ok(lens.kl.iter().zip(&own.kl).map(|(k, o)| (self.baseline - k) / (self.baseline - o)).collect())
     }
 
     /// The curve of the lens with this name.
@@ -77,7 +77,7 @@ struct Sums {
 struct Part {
     sequence: usize,
     /// KL of the constant prediction.
-    floor: f64,
+    baseline: f64,
     /// Cross-entropy of the model's own prediction.
     model_cross_entropy: f64,
     /// Each lens at each stream.
@@ -87,7 +87,7 @@ struct Part {
 impl Part {
     /// Adds the tokens that follow in the same sequence.
     fn add(&mut self, more: &Part) {
-        self.floor += more.floor;
+        self.baseline += more.baseline;
         self.model_cross_entropy += more.model_cross_entropy;
         for (sums, more) in self.readings.iter_mut().zip(&more.readings) {
             sums.kl += more.kl;
@@ -98,7 +98,7 @@ impl Part {
 }
 
 /// Compares lenses on held-out `tokens: [sequence, pos]`. `moments` are those that the lenses were fitted to, for
-/// whichever target; their mean prediction gives the floor.
+/// whichever target; their mean prediction gives the baseline.
 ///
 /// However large the vocabulary and however many the lenses, a thread holds the logits of a few positions at a time;
 /// the final prediction is made once for all lenses.
@@ -124,7 +124,7 @@ pub fn compare(
     let parts = read_blocks(model, lenses, tokens, |block| {
         let top: Vec<usize> = block.log_p.rows().into_iter().map(most_probable).collect();
         let mean = log_mean.broadcast(block.log_p.dim()).expect("a row of the vocabulary");
-        let floor = block.said(mean).iter().map(|said| said.kl).sum();
+        let baseline = block.said(mean).iter().map(|said| said.kl).sum();
         let model_cross_entropy = block.cross_entropy(block.log_p.view(), &block.said(block.log_p.view()));
         let places =
             lenses.iter().flat_map(|lens| block.streams.iter().enumerate().map(move |place| (lens, place)));
@@ -140,7 +140,7 @@ pub fn compare(
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Part { sequence: block.sequence, floor, model_cross_entropy, readings })
+        Ok(Part { sequence: block.sequence, baseline, model_cross_entropy, readings })
     })?;
     let mut rows: Vec<Part> = Vec::with_capacity(tokens.nrows());
     for part in parts {
@@ -154,7 +154,7 @@ pub fn compare(
     let statistic = |per: f64, of: &dyn Fn(&Part) -> f64| {
         mean_and_standard_error(&rows.iter().map(|r| of(r) / per).collect::<Vec<_>>())
     };
-    let (floor, floor_se) = statistic(n_pos, &|r| r.floor);
+    let (baseline, baseline_se) = statistic(n_pos, &|r| r.baseline);
     let curves = lenses
         .iter()
         .enumerate()
@@ -180,8 +180,8 @@ pub fn compare(
         .collect();
     Ok(Comparison {
         curves,
-        floor,
-        floor_se,
+        baseline,
+        baseline_se,
         model_cross_entropy: statistic(n_next, &|r| r.model_cross_entropy).0,
         n_seqs: tokens.nrows(),
         n_tokens: tokens.len(),

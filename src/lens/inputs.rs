@@ -252,7 +252,7 @@ pub(super) fn check_interrupt() -> Result<()> {
         return Err(Error::new(
             ErrorKind::Interrupted,
             "interrupted while refining lenses",
-            "run it again, with fewer `sweeps` or `passes` if it takes too long; `Streaming::refine` would go on where it was",
+            "run it again, with fewer `epochs` or `lbfgs_steps` if it takes too long; `Streaming::refine` would go on where it was",
         ));
     }
     Ok(())

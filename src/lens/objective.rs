@@ -19,7 +19,7 @@ use crate::session::Progress;
 
 /// Outputs wider than this are not whitened.
 const WIDEST: usize = 1024;
-/// Streams of its pool that a lens is shown of each chunk in a sweep: as many steps as if it were all of them, for less
+/// Streams of its pool that a lens is shown of each chunk in an epoch: as many steps as if it were all of them, for less
 /// work each.
 const SHOWN: usize = 4;
 /// Chunks that the curvature is looked at, and about how many tokens: chunks of long sequences are fewer.
@@ -80,7 +80,7 @@ pub(super) struct Evaluation {
     pub(super) db: Array1<f64>,
 }
 
-/// Tells how far a search is: in tokens, of all that its sweeps and passes go through.
+/// Tells how far a search is: in tokens, of all that its epochs and L-BFGS steps go through.
 pub(super) struct Meter {
     progress: Progress,
     /// What the tokens are gone through for.
@@ -160,7 +160,7 @@ impl<'a> Objective<'a> {
     }
 
     /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
-    /// In sweep number `sampled`, a chunk shows each lens some streams of its pool, which take turns.
+    /// In epoch number `sampled`, a chunk shows each lens some streams of its pool, which take turns.
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
@@ -208,7 +208,7 @@ impl<'a> Objective<'a> {
         Ok(sums)
     }
 
-    /// How many streams of its pool a token shows in a sweep to the lens that sees fewest.
+    /// How many streams of its pool a token shows in an epoch to the lens that sees fewest.
     pub(super) fn streams_shown(&self) -> usize {
         self.maps.iter().map(|map| map.pool.len().min(SHOWN)).min().unwrap_or(1)
     }
@@ -219,8 +219,8 @@ impl<'a> Objective<'a> {
         let apart = self.inputs.first().is_some();
         let pool: Vec<usize> = self.maps[map].pool.iter().copied().filter(|&l| !(apart && l == 0)).collect();
         match sampled {
-            Some(sweep) if pool.len() > SHOWN => {
-                (0..SHOWN).map(|k| pool[((i + sweep) * SHOWN + k) % pool.len()]).collect()
+            Some(epoch) if pool.len() > SHOWN => {
+                (0..SHOWN).map(|k| pool[((i + epoch) * SHOWN + k) % pool.len()]).collect()
             }
             Some(_) | None => pool,
         }

@@ -34,14 +34,14 @@ pub struct ProbeScore {
     /// Share of tokens whose most probable class is their label, one per residual stream.
     pub accuracy: Vec<f64>,
     /// Cross-entropy of the frequencies in training: what one knows without looking at any stream.
-    pub floor: f64,
+    pub baseline: f64,
     /// Accuracy of always naming the most frequent class.
     pub floor_accuracy: f64,
 }
 
 impl Probe {
     /// Fits a classifier of `labels: [sequence, pos]`, each below `n_classes`, to every residual stream of `model` over
-    /// `tokens: [sequence, pos]`, with this many passes of refinement (30 are usual).
+    /// `tokens: [sequence, pos]`, with this many steps of L-BFGS (30 are usual).
     ///
     /// Fails on labels that do not fit the tokens, fewer than two classes, where [`LayerMoments::collect`] does, or when interrupted.
     pub fn fit(
@@ -49,7 +49,7 @@ impl Probe {
         tokens: &Array2<u32>,
         labels: &Array2<u32>,
         n_classes: usize,
-        passes: usize,
+        lbfgs_steps: usize,
     ) -> Result<Self> {
         check_labels(tokens, labels, n_classes)?;
         let (n_seqs, n_pos) = labels.dim();
@@ -63,7 +63,7 @@ impl Probe {
         let began = std::time::Instant::now();
         let decoder = Decoder::new(model, moments.target);
         let Refined { lenses, gradient_norm, .. } =
-            Refine { sweeps: 0, passes, lambda: 0.0 }.search(decoder, inputs, &start, &moments, None)?;
+            Refine { epochs: 0, lbfgs_steps, lambda: 0.0 }.search(decoder, inputs, &start, &moments, None)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,
@@ -111,7 +111,7 @@ impl Probe {
         Ok(ProbeScore {
             cross_entropy: mean(&|p| p.0),
             accuracy: mean(&|p| p.1),
-            floor: labels.iter().map(nats).sum::<f64>() / n,
+            baseline: labels.iter().map(nats).sum::<f64>() / n,
             floor_accuracy: labels.iter().filter(|l| **l as usize == most).count() as f64 / n,
         })
     }

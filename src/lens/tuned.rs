@@ -11,9 +11,9 @@ use super::decoder::Decoder;
 use super::inputs::Inputs;
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
+use super::natural_gradient::Moving;
 use super::objective::{Evaluation, Meter, Objective};
 use super::ridge::check_lambda;
-use super::sweeps::Moving;
 use super::token_chunks::TokenChunks;
 use super::{AffineLens, LayerLenses, LayerMoments, Lens, Pool, Ridge};
 use crate::model::Transformer;
@@ -23,15 +23,15 @@ use crate::{Error, ErrorKind, Result, record};
 /// form: pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
 /// `q_l = softmax(A h_l + b)`.
 ///
-/// Two phases. *Sweeps* are natural-gradient steps on batches of the tokens, with momentum and a rate that falls to 0;
+/// Two phases. *Epochs* go through the tokens in batches by steps of natural gradient, with momentum and a rate that falls to 0;
 /// curvature is taken as the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens
-/// & Grosse 2015), so that all directions are of one scale. *Passes* are steps of L-BFGS with a line search on all
-/// tokens in the same coordinates; they take the layers that gain most, and all layers again when none gains much. A
-/// layer that sweeps did not better keeps its start.
+/// & Grosse 2015), so that all directions are of one scale. After them *steps of L-BFGS* with a line search look at all
+/// tokens, in the same coordinates; they take the layers that gain most, and all layers again when none gains much. A
+/// layer that epochs did not better keeps its start.
 ///
 /// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only
 /// for the sum of the `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens
-/// looks at all of those in each step, and a pass brings it as many steps as cost what one step of another layer does.
+/// looks at all of those in each step, and each step of L-BFGS there is as many as cost what one of another layer does.
 ///
 /// It keeps the [pool](LayerLenses::pool) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one
 /// lens for all streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for
@@ -43,23 +43,23 @@ use crate::{Error, ErrorKind, Result, record};
 /// let model = Transformer::new(Config { d_vocab: corpus.d_vocab(), d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
 /// let tokens = corpus.sample(8, 16, &mut rng(1, 0))?;
 /// let moments = LayerMoments::collect(&model, &tokens)?;
-/// let one = Refine { sweeps: 2, passes: 1, ..Refine::default() }.fit(&model, &Ridge::default().shared(&moments)?, &moments, &tokens)?;
+/// let one = Refine { epochs: 2, lbfgs_steps: 1, ..Refine::default() }.fit(&model, &Ridge::default().shared(&moments)?, &moments, &tokens)?;
 /// assert_eq!(one.lenses.layer(0), one.lenses.layer(6));
 /// # Ok::<(), onelens::Error>(())
 /// ```
 ///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find.
-/// Ask for passes to get there.
+/// Ask for `lbfgs_steps` to get there.
 ///
-/// Streams are kept from pass to pass up to 1 GiB; beyond, the model runs again for each pass, and they are never held
+/// Streams are kept from step to step up to 1 GiB; beyond, the model runs again for each step, and they are never held
 /// for more than a few sequences. For more text than memory there is
 /// [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Refine {
     /// Times through the tokens in batches.
-    pub sweeps: usize,
+    pub epochs: usize,
     /// Steps on all tokens after that. With 0 of both nothing changes.
-    pub passes: usize,
+    pub lbfgs_steps: usize,
     /// Strength of a penalty `½ λ s² ‖A - I‖²` in nats (`‖A‖²` for probes), where `s²` is the mean variance of the
     /// stream's features, as for [`Ridge`]. 0 is none. It holds `A` back in directions in which a stream hardly varies.
     /// On new text 3e-5 lowered the KL by up to .0003 nats at most layers of two models, and raised it by .0001 at one
@@ -69,7 +69,7 @@ pub struct Refine {
 
 impl Default for Refine {
     fn default() -> Self {
-        Refine { sweeps: 12, passes: 3, lambda: 0.0 }
+        Refine { epochs: 12, lbfgs_steps: 3, lambda: 0.0 }
     }
 }
 
@@ -79,9 +79,9 @@ pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
-    /// search began, then after all sweeps if there were any, then after each pass. No column ever rises. A lens of a
+    /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens of a
     /// [pool](Pool) has the mean KL over the streams it was fitted to, the same for each stream that it reads; without
-    /// passes that is estimated from four of them at each token, the same before and after, as nothing else asks for all.
+    /// L-BFGS that is estimated from four of them at each token, the same before and after, as nothing else asks for all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -92,7 +92,7 @@ pub struct TunedLens {
 /// How far a search goes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Until<'a> {
-    /// It ends when no lens gains more than this in a pass, in nats.
+    /// It ends when no lens gains more than this in a step of L-BFGS, in nats.
     pub(crate) enough: f64,
     /// Only lenses that read these streams first are searched for, all if it is not said; the others stay as they are, and
     /// their KL is not known.
@@ -124,7 +124,7 @@ impl Refine {
     }
 
     /// The same `until` something else, for tokens from anywhere, which fit the model. Where a search stands after each
-    /// sweep and each pass is kept in a file, from which the same search goes on; a file that is damaged or not there is a
+    /// epoch and each step of L-BFGS is kept in a file, from which the same search goes on; a file that is damaged or not there is a
     /// search at its beginning.
     pub(crate) fn fit_until(
         &self,
@@ -161,7 +161,7 @@ impl Refine {
     /// let corpus = Corpus::from_text("cats", &"the cat sat on the mat. ".repeat(20))?;
     /// let model = Transformer::new(Config { d_vocab: corpus.d_vocab(), d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
     /// let tokens = corpus.sample(8, 16, &mut rng(1, 0))?;
-    /// let (moments, tuned) = Refine { sweeps: 2, passes: 1, ..Refine::default() }.collect_and_fit(&model, &tokens, &Ridge::default())?;
+    /// let (moments, tuned) = Refine { epochs: 2, lbfgs_steps: 1, ..Refine::default() }.collect_and_fit(&model, &tokens, &Ridge::default())?;
     /// assert_eq!(moments.n(), 8 * 16);
     /// assert_eq!(tuned.lenses.len(), model.config.n_layers + 1);
     /// # Ok::<(), onelens::Error>(())
@@ -216,12 +216,12 @@ impl Refine {
         let objective = Objective::new(decoder, inputs, moments, pools, self.lambda)?;
         let wanted: Vec<bool> =
             (0..n_maps).map(|map| until.only.is_none_or(|only| only.contains(&first(map)))).collect();
-        // Without passes, which need the gradient of all streams of a pool, some at each token tell whether sweeps have helped.
-        let sampled = (self.passes == 0).then_some(0);
+        // Without L-BFGS, which needs the gradient of all streams of a pool, some at each token tell whether epochs have helped.
+        let sampled = (self.lbfgs_steps == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
-        let n_looks = 1 + self.sweeps + usize::from(self.sweeps > 0) + self.passes;
+        let n_looks = 1 + self.epochs + usize::from(self.epochs > 0) + self.lbfgs_steps;
         let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
-        let looked = found.as_ref().map_or(0, |at| at.looks(self.sweeps));
+        let looked = found.as_ref().map_or(0, |at| at.looks(self.epochs));
         let mut meter = Meter::new(n_looks * n_tokens, looked * n_tokens);
         let mut at = match found {
             Some(at) => at,
@@ -230,26 +230,26 @@ impl Refine {
                     (0..n_maps).map(|map| start.lenses()[first(map)].as_ref().clone()).collect();
                 meter.what = "where it begins".into();
                 let seen = objective.evaluate(&lenses, &wanted, sampled, &mut meter)?;
-                let phase = match self.sweeps {
-                    0 => Phase::passes(&objective, &lenses, &seen, objective.fisher(&lenses, &wanted)?)?,
-                    _ => Phase::Sweeps(Moving::from(&lenses)),
+                let phase = match self.epochs {
+                    0 => Phase::lbfgs(&objective, &lenses, &seen, objective.fisher(&lenses, &wanted)?)?,
+                    _ => Phase::Epochs(Moving::from(&lenses)),
                 };
                 Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
             }
         };
-        // Coordinates of the passes, once known.
+        // Coordinates of L-BFGS, once known.
         let mut coordinates = None;
         // Not those that read what is wanted from the start, as from a last stream, from which nothing has to be
         // guessed.
         let can_fall: Vec<bool> =
             at.training_kl.iter().take(at.lenses.len()).map(|kl| *kl > NOTHING_LEFT).collect();
-        while at.done < self.sweeps + self.passes {
+        while at.done < self.epochs + self.lbfgs_steps {
             let next = match &mut at.phase {
-                Phase::Sweeps(moving) => {
-                    meter.what = format!("sweep {} of {}", at.done + 1, self.sweeps);
-                    moving.sweep(&objective, &can_fall, (at.done, self.sweeps), &mut meter)?;
-                    if at.done + 1 == self.sweeps {
-                        meter.what = "where sweeps led".into();
+                Phase::Epochs(moving) => {
+                    meter.what = format!("epoch {} of {}", at.done + 1, self.epochs);
+                    moving.epoch(&objective, &can_fall, (at.done, self.epochs), &mut meter)?;
+                    if at.done + 1 == self.epochs {
+                        meter.what = "where epochs led".into();
                         let there = objective.evaluate(&moving.lenses, &can_fall, sampled, &mut meter)?;
                         for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
                             // False for a KL that is not a number, too.
@@ -258,18 +258,18 @@ impl Refine {
                             }
                         }
                         at.training_kl.extend(at.seen.iter().map(|seen| seen.kl));
-                        // Passes want the curvature where they begin; without any, the last one is scale enough.
-                        let curvatures = match self.passes {
+                        // L-BFGS wants the curvature where they begin; without any, the last one is scale enough.
+                        let curvatures = match self.lbfgs_steps {
                             0 => moving.curvatures().to_vec(),
                             _ => objective.fisher(&at.lenses, &wanted)?,
                         };
-                        Some(Phase::passes(&objective, &at.lenses, &at.seen, curvatures)?)
+                        Some(Phase::lbfgs(&objective, &at.lenses, &at.seen, curvatures)?)
                     } else {
                         None
                     }
                 }
-                Phase::Passes { curvatures, searches } => {
-                    meter.what = format!("pass {} of {}", at.done + 1 - self.sweeps, self.passes);
+                Phase::Lbfgs { curvatures, searches } => {
+                    meter.what = format!("L-BFGS step {} of {}", at.done + 1 - self.epochs, self.lbfgs_steps);
                     let gains = searches
                         .iter()
                         .zip(&can_fall)
@@ -314,11 +314,11 @@ impl Refine {
                 record::save(path, KIND, STANDING_VERSION, &at)?;
             }
         }
-        meter.finish(&format!("{n_maps} lenses, {} sweeps, {} passes", self.sweeps, self.passes));
-        // A search without sweeps and passes stands at the passes, too.
+        meter.finish(&format!("{n_maps} lenses, {} epochs, {} L-BFGS steps", self.epochs, self.lbfgs_steps));
+        // A search without steps of either kind stands at L-BFGS, too.
         let gradient_norm: Vec<f64> = match &at.phase {
-            Phase::Passes { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),
-            Phase::Sweeps(_) => unreachable!("the last sweep leads to the passes"),
+            Phase::Lbfgs { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),
+            Phase::Epochs(_) => unreachable!("the last epoch leads to L-BFGS"),
         };
         let n_steps = at.training_kl.len() / n_maps;
         let lenses: Vec<Arc<AffineLens>> = at.lenses.into_iter().map(Arc::new).collect();
@@ -333,19 +333,19 @@ impl Refine {
     }
 }
 
-/// Streams that take no more memory than this are kept from pass to pass.
+/// Streams that take no more memory than this are kept from step to step.
 const KEPT_BYTES: usize = 1 << 30;
 /// The same for texts of any size, whose promise is little memory.
 const STREAMED_BYTES: usize = 64 << 20;
 
 /// A lens with less KL than this reads what is wanted, to the rounding of `f32`.
 const NOTHING_LEFT: f64 = 1e-6;
-/// In a pass a layer rests whose last step gained less than this share of the best one among all layers,
+/// In a step of L-BFGS a layer rests whose last step gained less than this share of the best one among all layers,
 const GAINS: f64 = 0.2;
 /// unless that gained no more than this, in nats: then all go on to their optimum.
 const FINE: f64 = 1e-6;
 
-/// Which layers a pass takes, from what the last step of each gained; `None` of a layer that is done. Where looking at
+/// Which layers a step of L-BFGS takes, from what the last step of each gained; `None` of a layer that is done. Where looking at
 /// the first one costs next to nothing, it takes part in all of them.
 fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
     let dear = usize::from(first_is_cheap);
@@ -360,14 +360,14 @@ const STANDING_VERSION: u32 = 2;
 /// Of finished lenses. 2: with their pools.
 const VERSION: u32 = 2;
 
-/// Where a search stands between two sweeps or passes.
+/// Where a search stands between two epochs or steps of L-BFGS.
 #[derive(Serialize, Deserialize)]
 struct Standing {
-    /// Sweeps and passes.
+    /// Epochs and steps of L-BFGS.
     done: usize,
     /// One row after another.
     training_kl: Vec<f64>,
-    /// The best so far, and what was seen there before the passes.
+    /// The best so far, and what was seen there before L-BFGS.
     lenses: Vec<AffineLens>,
     seen: Vec<Evaluation>,
     phase: Phase,
@@ -375,8 +375,8 @@ struct Standing {
 
 #[derive(Serialize, Deserialize)]
 enum Phase {
-    Sweeps(Moving),
-    Passes {
+    Epochs(Moving),
+    Lbfgs {
         /// Those of the coordinates that the searches are in.
         curvatures: Vec<Option<Array2<f64>>>,
         searches: Vec<Lbfgs>,
@@ -385,14 +385,14 @@ enum Phase {
 
 impl Standing {
     /// How often it has gone through the tokens.
-    fn looks(&self, sweeps: usize) -> usize {
-        1 + self.done + usize::from(sweeps > 0 && self.done >= sweeps)
+    fn looks(&self, epochs: usize) -> usize {
+        1 + self.done + usize::from(epochs > 0 && self.done >= epochs)
     }
 }
 
 impl Phase {
     /// Searches from lenses at which the objective was seen, in coordinates of these curvatures.
-    fn passes(
+    fn lbfgs(
         objective: &Objective,
         lenses: &[AffineLens],
         seen: &[Evaluation],
@@ -402,7 +402,7 @@ impl Phase {
         let searches = seen.iter().zip(lenses.iter().zip(&whitened));
         let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
         let searches = searches.collect();
-        Ok(Phase::Passes { curvatures, searches })
+        Ok(Phase::Lbfgs { curvatures, searches })
     }
 }
 

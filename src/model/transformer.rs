@@ -55,7 +55,7 @@ impl Transformer {
     /// `[rows, d_vocab]`. The last residual stream gives the model's own prediction, any other one the logit lens.
     ///
     /// Fails on rows of another width, or a configuration that does not fit the weights.
-    pub fn unembed(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
+    pub fn decode(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
         self.check_fit()?;
         check_width("the unembedding reads", self.config.d_model, h)?;
         Ok(log_softmax_rows(self.logits(h).view()))

@@ -281,7 +281,7 @@ impl Report {
         if logit.iter().any(|kl| kl.is_finite()) {
             series.push(Series::new("logit lens", logit).dashed());
         }
-        series.push(Series::new("baseline", vec![first.summary.floor; n]).dashed());
+        series.push(Series::new("baseline", vec![first.summary.baseline; n]).dashed());
         LineChart {
             title: format!("What each kind of lens reads: {}", first.summary.name),
             x_label: "residual stream (0 is the embedding)".into(),
@@ -305,7 +305,7 @@ impl Report {
     pub fn own_lenses(&self) -> Result<Figure> {
         self.some_count()?;
         let series = |g: &Group| {
-            let kl = g.kl(LensKind::Own).into_iter().map(|k| k / g.summary.floor).collect::<Vec<_>>();
+            let kl = g.kl(LensKind::Own).into_iter().map(|k| k / g.summary.baseline).collect::<Vec<_>>();
             Series::new(&g.summary.name, kl)
         };
         LineChart {

@@ -33,7 +33,7 @@ impl Comparison {
                 ]
             })
             .collect();
-        rows.push(vec!["baseline".into(), digits(self.floor), "".into(), "".into(), "".into()]);
+        rows.push(vec!["baseline".into(), digits(self.baseline), "".into(), "".into(), "".into()]);
         rows.push(vec![
             "the model itself".into(),
             digits(0.0),
@@ -97,10 +97,11 @@ impl Comparison {
             })
             .collect();
         let n = self.curves.first().map_or(0, |c| c.kl.len());
-        series.push(Series::new("baseline", vec![self.floor; n]).dashed());
+        series.push(Series::new("baseline", vec![self.baseline; n]).dashed());
         // Near the end all curves lie on the axis, unless it is logarithmic; of the last stream some are exactly 0.
         let earlier = || self.curves.iter().flat_map(|c| c.kl.iter().take(n.saturating_sub(1)).copied());
-        let (least, most) = (earlier().fold(f64::INFINITY, f64::min), earlier().fold(self.floor, f64::max));
+        let (least, most) =
+            (earlier().fold(f64::INFINITY, f64::min), earlier().fold(self.baseline, f64::max));
         let log = least > 0.0 && least < most / 20.0;
         LineChart {
             y_log: log,
@@ -127,7 +128,8 @@ impl Comparison {
         let reference = self.curve(own)?;
         let mut header = vec!["lens".to_string()];
         header.extend((0..reference.kl.len()).map(|l| format!("stream {l}")));
-        let clear = |l: usize| self.floor - reference.kl[l] > 3.0 * self.floor_se.hypot(reference.se[l]);
+        let clear =
+            |l: usize| self.baseline - reference.kl[l] > 3.0 * self.baseline_se.hypot(reference.se[l]);
         let mut rows = Vec::new();
         for curve in &self.curves {
             let fractions = self.shared_fraction(&curve.name, own)?;

@@ -21,7 +21,7 @@ impl Streaming {
     /// `moments`, which this streaming has made of other or the same texts.
     ///
     /// The [`folder`](Streaming::folder), which this needs, keeps the tokens, 4 bytes each, and where the search stands
-    /// after each sweep and each pass: the same call continues from there, with the numbers of a search that never
+    /// after each epoch and each step of L-BFGS: the same call continues from there, with the numbers of a search that never
     /// stopped.
     ///
     /// Fails without a folder, where [`moments`](Streaming::moments) and [`Refine::fit`] do, or when interrupted.
@@ -38,9 +38,9 @@ impl Streaming {
     ///
     /// let moments = how.moments(&model, &vocab, &texts)?;
     /// let own = Ridge::default().own(&moments)?;
-    /// let refine = Refine { sweeps: 0, passes: 3, ..Default::default() };
+    /// let refine = Refine { epochs: 0, lbfgs_steps: 3, ..Default::default() };
     /// let tuned = how.refine(&refine, &model, &vocab, &texts, &own, &moments)?;
-    /// assert!(tuned.training_kl[(3, 0)] <= tuned.training_kl[(0, 0)]); // after the last pass, and where it began
+    /// assert!(tuned.training_kl[(3, 0)] <= tuned.training_kl[(0, 0)]); // at the end, and where it began
     /// # std::fs::remove_dir_all(folder).unwrap();
     /// # Ok::<(), onelens::Error>(())
     /// ```

@@ -230,9 +230,22 @@ impl ImageClassifier {
 
     /// Reads any stream as if it were the last: log-probabilities `[image, class]` of `h: [image, d_stream]`, the logit
     /// lens.
-    pub fn unembed(&self, h: ArrayView2<f32>) -> Array2<f32> {
+    ///
+    /// Fails on rows of another width.
+    pub fn decode(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
         let out = &self.params[self.params.len() - 1];
-        log_softmax_rows(linear(h, out.w.view(), out.b.view()).view())
+        if h.ncols() != out.w.nrows() {
+            return Err(Error::new(
+                ErrorKind::Shape,
+                format!(
+                    "the last layer reads rows of {} numbers; these are rows of {}",
+                    out.w.nrows(),
+                    h.ncols()
+                ),
+                "pass a stream of this network, as `run_with_cache` gives them",
+            ));
+        }
+        Ok(log_softmax_rows(linear(h, out.w.view(), out.b.view()).view()))
     }
 
     /// Mean cross-entropy in nats, and the share of images whose most probable class is their label.

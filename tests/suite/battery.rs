@@ -59,7 +59,7 @@ fn one_lens_reads_all_of_a_random_walk_so_that_shuffled_updates_share_a_lens() {
     let streams = made(Made::Halving, 5);
     let shuffled = streams.shuffled(&mut rng(1, 0));
     let seen = measure(&shuffled, 1e-6, false, &LensKind::REFINED).unwrap();
-    let total = |kind| seen.floor.sum() * streams.n_layers() as f64 - seen.kl_of(kind).sum();
+    let total = |kind| seen.baseline.sum() * streams.n_layers() as f64 - seen.kl_of(kind).sum();
     assert!(total(LensKind::LeftOut) > 0.9 * total(LensKind::Own));
     // What was shuffled is still there: each layer's updates, in another order.
     let sum = |s: &Streams| (&s.streams[3] - &s.streams[2]).sum();

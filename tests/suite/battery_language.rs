@@ -25,7 +25,7 @@ fn small() -> (Transformer, Array2<u32>, Array2<u32>) {
 }
 
 fn quick() -> LanguageBattery {
-    LanguageBattery { n_refined: 512, sweeps: 1, n_streams: 4, causal: (4, 8), ..Default::default() }
+    LanguageBattery { n_refined: 512, epochs: 1, n_streams: 4, causal: (4, 8), ..Default::default() }
 }
 
 #[test]
@@ -39,12 +39,12 @@ fn what_lenses_read_is_what_compare_says_of_them() {
     let lenses: [&dyn Lens; 3] = [&LogitLens, &own, &left_out];
     let seen = compare(&model, &lenses, &moments, &held_out).unwrap();
     let said = &report.networks[0];
-    assert!((said.baseline.estimate - seen.floor).abs() < 1e-6);
+    assert!((said.baseline.estimate - seen.baseline).abs() < 1e-6);
     for (i, name) in ["logit lens", "own, least squares", "left out, least squares"].into_iter().enumerate() {
         let lens = said.lens(name).unwrap();
         for l in 0..5 {
             let nats = lens.nats[l].unwrap();
-            assert!((nats.estimate - (seen.floor - seen.curves[i].kl[l])).abs() < 1e-5, "{name} at {l}");
+            assert!((nats.estimate - (seen.baseline - seen.curves[i].kl[l])).abs() < 1e-5, "{name} at {l}");
             assert!(nats.lower <= nats.estimate && nats.estimate <= nats.upper);
         }
     }
@@ -183,7 +183,7 @@ fn what_no_report_can_be_made_of_is_refused() {
     let narrow = fit.slice(onelens::ndarray::s![..1, ..8]).to_owned();
     assert!(refused(quick(), &narrow, &held_out).contains("too few for lenses of width 8"));
     assert!(refused(LanguageBattery { n_streams: 2, ..quick() }, &fit, &held_out).contains("n_streams"));
-    assert!(refused(LanguageBattery { sweeps: 0, ..quick() }, &fit, &held_out).contains("a sweep or more"));
+    assert!(refused(LanguageBattery { epochs: 0, ..quick() }, &fit, &held_out).contains("an epoch or more"));
     let shallow = Transformer::new(Config { n_layers: 2, ..model.config.clone() }).unwrap();
     assert!(quick().run("x", &shallow, &fit, &held_out).unwrap_err().to_string().contains("2 blocks"));
 }

@@ -261,7 +261,7 @@ fn the_ready_mnist_network_is_pooled_to_one_width_or_refused() {
     let cell = Cell::measure(&streams, 1e-2, 0).unwrap();
     let network = &cell.splits[0].network;
     assert!(
-        network.kl_of(LensKind::LeftOut).sum() > network.floor.sum() * 2.0,
+        network.kl_of(LensKind::LeftOut).sum() > network.baseline.sum() * 2.0,
         "worse than the baseline at two layers"
     );
 }

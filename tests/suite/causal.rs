@@ -138,7 +138,7 @@ fn prediction_depth_is_the_first_stream_after_which_the_best_token_stays() {
     let best = |l: usize| -> Vec<usize> {
         let hook = if l == 0 { Hook::ResidPre(0) } else { Hook::ResidPost(l - 1) };
         let h = cache.get(hook).unwrap().into_shape_with_order((15, 8)).unwrap();
-        let log_q = model.unembed(h.view()).unwrap();
+        let log_q = model.decode(h.view()).unwrap();
         let top = |row: ndarray::ArrayView1<f32>| (0..12).max_by(|&i, &j| row[i].total_cmp(&row[j])).unwrap();
         log_q.rows().into_iter().map(top).collect()
     };

@@ -77,7 +77,7 @@ fn comparison_measures_are_their_definitions() {
     let (mut kl, mut nats, mut agree, mut model_nats) = (0.0, 0.0, 0.0, 0.0);
     for i in 0..held_out.nrows() {
         let h = cache.resid_post(0).unwrap().index_axis_move(Axis(0), i);
-        let log_q = model.unembed(own.transport(1, h.view()).unwrap().view()).unwrap();
+        let log_q = model.decode(own.transport(1, h.view()).unwrap().view()).unwrap();
         let log_p = log_softmax_rows(logits.index_axis(Axis(0), i));
         for t in 0..16 {
             kl += kl_divergence(log_p.row(t), log_q.row(t));
@@ -125,7 +125,7 @@ fn all_kinds_go_through_one_comparison() {
         ridge.fitted_on(&moments, &[1, 3]).unwrap(),
         ridge.low_rank(&moments, 2).unwrap(),
     ];
-    let tuned = Refine { sweeps: 0, passes: 2, ..Default::default() }
+    let tuned = Refine { epochs: 0, lbfgs_steps: 2, ..Default::default() }
         .fit(&model, &lenses[0], &moments, &train)
         .unwrap();
     let mut all: Vec<&dyn Lens> = lenses.iter().map(|l| l as &dyn Lens).collect();
@@ -156,7 +156,7 @@ fn all_kinds_go_through_one_comparison() {
     for curve in
         seen.curves.iter().filter(|c| ["own lens", "own lens, post-norm", "tuned lens"].contains(&&*c.name))
     {
-        assert!(curve.kl[2] < seen.floor, "{}: {} and {}", curve.name, curve.kl[2], seen.floor);
+        assert!(curve.kl[2] < seen.baseline, "{}: {} and {}", curve.name, curve.kl[2], seen.baseline);
     }
     // A row for each, one for the baseline and one for the model.
     assert_eq!(seen.table().rows.len(), 16);
@@ -300,7 +300,7 @@ fn post_norm_lens_and_probe_onto_log_probabilities_read_the_same() {
         assert!((a - b).abs() < 1e-4 * (0.01 + a), "stream {l}: {a} and {b}");
     }
     // The last stream determines its own norm only up to what is not linear in it.
-    assert!(seen.curves[0].kl[3] > 0.0 && seen.curves[0].kl[3] < 0.2 * seen.floor);
+    assert!(seen.curves[0].kl[3] > 0.0 && seen.curves[0].kl[3] < 0.2 * seen.baseline);
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn lenses_of_streams_at_unit_rms_are_those_fitted_to_rows_that_were_divided_by_t
             assert!(difference.iter().all(|e| e.abs() < 1e-4), "{target:?} {l}");
         }
         // They refine, and save and load, as others do.
-        let tuned = Refine { sweeps: 2, passes: 2, ..Refine::default() };
+        let tuned = Refine { epochs: 2, lbfgs_steps: 2, ..Refine::default() };
         let tuned = tuned.fit(&model, &lenses, &moments, &train).unwrap();
         let kl = &tuned.training_kl;
         assert!((0..=model.config.n_layers).all(|l| kl[(kl.nrows() - 1, l)] <= kl[(0, l)]));
@@ -464,10 +464,10 @@ fn streams_that_do_not_exist_and_rows_of_another_width_are_refused() {
             .contains("rows of 8 numbers; these are 2 rows of 7")
     );
     assert!(said(own.decode(&model, wrong.view()).unwrap_err()).contains("rows of 8 numbers"));
-    assert!(said(model.unembed(wrong.view()).unwrap_err()).contains("these are 2 rows of 7"));
+    assert!(said(model.decode(wrong.view()).unwrap_err()).contains("these are 2 rows of 7"));
     assert!(said(own.layer(1).unwrap().transport(wrong.view()).unwrap_err()).contains("[rows, 8]"));
     let mut other = model.clone();
     other.config.n_layers = 2;
-    assert!(said(other.unembed(right.view()).unwrap_err()).contains("do not fit the configuration"));
+    assert!(said(other.decode(right.view()).unwrap_err()).contains("do not fit the configuration"));
     assert!(own.transport(3, right.view()).unwrap().dim() == (2, 8));
 }

@@ -63,7 +63,7 @@ fn the_cache_adds_up() {
     }
     assert_eq!(cache.resid_pre(1).unwrap(), cache.resid_post(0).unwrap());
     let last = cache.resid_post(1).unwrap().into_shape_with_order((8, 16)).unwrap();
-    let log_p = model.unembed(last.view()).unwrap();
+    let log_p = model.decode(last.view()).unwrap();
     let direct = onelens::num::log_softmax_rows(logits.into_shape_with_order((8, 7)).unwrap().view());
     assert_eq!(log_p, direct);
     assert!(cache.resid_post(2).unwrap_err().to_string().contains("layers are 0 to 1"));

@@ -177,7 +177,7 @@ fn the_last_layers_own_lens_is_the_identity_with_kl_zero() {
     }
     // The own lens was fitted in squared error, not KL; still it must beat the mean prediction, and improve with depth.
     let own = &seen.curves[0].kl;
-    assert!(own[2] < seen.floor && own[2] < own[0], "{own:?}, floor {}", seen.floor);
+    assert!(own[2] < seen.baseline && own[2] < own[0], "{own:?}, baseline {}", seen.baseline);
     let all = seen.shared_fraction("own lens", "own lens").unwrap();
     assert!(all.iter().all(|f| (f - 1.0).abs() < 1e-12));
 }
@@ -199,14 +199,14 @@ fn floor_is_the_mean_kl_to_the_mean_prediction() {
     };
     let mean = softmax(&train).mean_axis(Axis(0)).unwrap();
     let p = softmax(&held_out);
-    let floor = p
+    let baseline = p
         .rows()
         .into_iter()
         .map(|p| p.iter().zip(&mean).map(|(p, m)| p * (p / m).ln()).sum::<f64>())
         .sum::<f64>()
         / p.nrows() as f64;
     let seen = compare(&model, &[&LogitLens], &moments, &held_out).unwrap();
-    assert!((seen.floor - floor).abs() < 1e-6, "{} and {floor}", seen.floor);
+    assert!((seen.baseline - baseline).abs() < 1e-6, "{} and {baseline}", seen.baseline);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn a_refinement_goes_on_where_it_stopped_with_the_numbers_of_one_that_did_not() 
     let tokens = Streaming::default().sequences(&model, &vocab, &texts, 400).unwrap();
     let moments = LayerMoments::collect(&model, &tokens).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let refine = Refine { sweeps: 6, passes: 6, ..Default::default() };
+    let refine = Refine { epochs: 6, lbfgs_steps: 6, ..Default::default() };
     let straight = refine.fit(&model, &own, &moments, &tokens).unwrap();
 
     // Somebody interrupts whenever the search has got further.

@@ -395,7 +395,7 @@ fn lenses_refined_on_files_are_those_refined_on_the_tokens_at_once() {
     let texts = TextFiles::open([folder.path().join("a.jsonl")]).unwrap();
     let moments = LayerMoments::collect(&model, &tokens).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let refine = Refine { sweeps: 3, passes: 2, ..Default::default() };
+    let refine = Refine { epochs: 3, lbfgs_steps: 2, ..Default::default() };
     let at_once = refine.fit(&model, &own, &moments, &tokens).unwrap();
     // Shards of one document and of all; within a shard of one, each chunk has one sequence.
     let how = |shard_bytes, name: &str| Streaming {

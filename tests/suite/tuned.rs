@@ -35,8 +35,9 @@ fn no_refinement_is_the_closed_form() {
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned =
-        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { epochs: 0, lbfgs_steps: 0, ..Default::default() }
+        .fit(&model, &own, &moments, &train)
+        .unwrap();
     for l in 0..4 {
         assert_eq!(tuned.lenses.layer(l), own.layer(l));
     }
@@ -54,8 +55,9 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
     let (model, train, held_out) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let tuned =
-        Refine { sweeps: 0, passes: 30, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { epochs: 0, lbfgs_steps: 30, ..Default::default() }
+        .fit(&model, &own, &moments, &train)
+        .unwrap();
     for column in tuned.training_kl.columns() {
         assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");
     }
@@ -76,7 +78,7 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
 #[test]
 fn from_tokens_to_lenses_in_one_call_is_the_same_as_step_by_step() {
     let (model, train, _) = small();
-    let how = Refine { sweeps: 2, passes: 2, lambda: 1e-4 };
+    let how = Refine { epochs: 2, lbfgs_steps: 2, lambda: 1e-4 };
     let (moments, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
     let collected = LayerMoments::collect(&model, &train).unwrap();
     assert!(moments == collected);
@@ -94,7 +96,7 @@ fn from_tokens_to_lenses_in_one_call_is_the_same_as_step_by_step() {
 fn the_stronger_the_penalty_the_nearer_the_lens_to_the_identity() {
     let (model, train, _) = small();
     let off = |lambda| -> Vec<f64> {
-        let how = Refine { sweeps: 0, passes: 60, lambda };
+        let how = Refine { epochs: 0, lbfgs_steps: 60, lambda };
         let (_, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
         for column in tuned.training_kl.columns() {
             assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");
@@ -114,13 +116,16 @@ fn the_stronger_the_penalty_the_nearer_the_lens_to_the_identity() {
 }
 
 #[test]
-fn sweeps_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_kl() {
+fn epochs_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_kl() {
     let (model, train, _) = small();
     let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
-    let fit = |sweeps, passes| {
-        Refine { sweeps, passes, ..Default::default() }.fit(&model, &own, &post, &train).unwrap().training_kl
+    let fit = |epochs, lbfgs_steps| {
+        Refine { epochs, lbfgs_steps, ..Default::default() }
+            .fit(&model, &own, &post, &train)
+            .unwrap()
+            .training_kl
     };
     let (swept, optimum) = (fit(20, 1), fit(0, 200));
     assert_eq!(swept.nrows(), 3);
@@ -136,10 +141,12 @@ fn the_search_ends_where_the_gradient_is_small() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
-    let begin =
-        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
-    let end =
-        Refine { sweeps: 0, passes: 150, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
+    let begin = Refine { epochs: 0, lbfgs_steps: 0, ..Default::default() }
+        .fit(&model, &own, &moments, &train)
+        .unwrap();
+    let end = Refine { epochs: 0, lbfgs_steps: 150, ..Default::default() }
+        .fit(&model, &own, &moments, &train)
+        .unwrap();
     for l in 0..3 {
         let (before, after) = (begin.gradient_norm[l], end.gradient_norm[l]);
         assert!(after < 0.1 * before, "stream {l}: {before:e} and {after:e}");
@@ -157,8 +164,9 @@ fn lenses_moments_or_tokens_of_something_else_are_refused() {
     let e = Refine::default().fit(&model, &own, &LayerMoments::new(&other), &train).unwrap_err().to_string();
     assert!(e.contains(&format!("{:016x}", model.fingerprint())), "{e}");
     assert!(Refine::default().fit(&model, &own, &moments, &Array2::from_elem((1, 4), 99)).is_err());
-    let tuned =
-        Refine { sweeps: 0, passes: 0, ..Default::default() }.fit(&model, &own, &moments, &train).unwrap();
+    let tuned = Refine { epochs: 0, lbfgs_steps: 0, ..Default::default() }
+        .fit(&model, &own, &moments, &train)
+        .unwrap();
     assert!(tuned.check_model(&other).is_err());
 }
 
@@ -168,8 +176,9 @@ fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
     let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
-    let tuned =
-        Refine { sweeps: 0, passes: 200, ..Default::default() }.fit(&model, &own, &post, &train).unwrap();
+    let tuned = Refine { epochs: 0, lbfgs_steps: 200, ..Default::default() }
+        .fit(&model, &own, &post, &train)
+        .unwrap();
     assert_eq!(tuned.name(), "tuned lens, post-norm");
     assert!(tuned.gradient_norm.iter().all(|g| *g < 1e-4), "{:?}", tuned.gradient_norm);
 
@@ -234,14 +243,14 @@ fn a_classifier_reads_the_token_off_the_embedding_and_nothing_off_noise() {
     let class = |tokens: &Array2<u32>| tokens.mapv(|t| t.min(2));
     let probe = Probe::fit(&model, &train, &class(&train), n_classes, 60).unwrap();
     let score = probe.score(&model, &held_out, &class(&held_out)).unwrap();
-    assert!(score.accuracy[0] > 0.95 && score.cross_entropy[0] < 0.3 * score.floor, "{score:?}");
+    assert!(score.accuracy[0] > 0.95 && score.cross_entropy[0] < 0.3 * score.baseline, "{score:?}");
     // Labels of other sequences: nothing to find.
     let order = |n: usize| (0..n).map(|i| (i + 7) % n).collect::<Vec<_>>();
     let mixed = class(&train).select(Axis(0), &order(train.nrows()));
     let probe = Probe::fit(&model, &train, &mixed, n_classes, 20).unwrap();
     let mixed = class(&held_out).select(Axis(0), &order(held_out.nrows()));
     let score = probe.score(&model, &held_out, &mixed).unwrap();
-    assert!(score.cross_entropy.iter().all(|c| (c - score.floor).abs() < 0.1), "{score:?}");
+    assert!(score.cross_entropy.iter().all(|c| (c - score.baseline).abs() < 0.1), "{score:?}");
     let share = |c: u32| train.iter().filter(|t| **t.min(&&2) == c).count() as f64 / train.len() as f64;
     let frequencies: Array1<f64> = (0..3).map(share).collect();
     assert!((&probe.frequencies - &frequencies).iter().all(|e| e.abs() < 1e-9));
@@ -300,7 +309,7 @@ fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
         let moments = LayerMoments::collect_with(&model, &train, scale, target).unwrap();
         for pool in pools() {
             let start = Ridge::default().pooled(&moments, &pool).unwrap();
-            let how = Refine { sweeps: 4, passes: 4, ..Default::default() };
+            let how = Refine { epochs: 4, lbfgs_steps: 4, ..Default::default() };
             let tuned = how.fit(&model, &start, &moments, &train).unwrap();
             assert_eq!(tuned.lenses.pool(), &pool);
             assert!(
@@ -331,7 +340,7 @@ fn a_shared_post_norm_lens_ends_where_no_direction_leads_down() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, Target::Normalised).unwrap();
     let start = Ridge::default().pooled(&moments, &Pool::LeftOut).unwrap();
-    let how = Refine { sweeps: 6, passes: 200, ..Default::default() };
+    let how = Refine { epochs: 6, lbfgs_steps: 200, ..Default::default() };
     let tuned = how.fit(&model, &start, &moments, &train).unwrap();
     assert!(tuned.gradient_norm.iter().all(|g| *g < 2e-3), "{:?}", tuned.gradient_norm);
     let least = mean_kl(&model, &tuned.lenses, &moments, &train, 1);
@@ -374,7 +383,7 @@ fn a_shared_post_norm_lens_ends_where_no_direction_leads_down() {
 fn a_left_out_lens_is_the_lens_of_the_other_streams() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
-    let how = Refine { sweeps: 3, passes: 2, ..Default::default() };
+    let how = Refine { epochs: 3, lbfgs_steps: 2, ..Default::default() };
     let fit = |pool: Pool| {
         let start = Ridge::default().pooled(&moments, &pool).unwrap();
         how.fit(&model, &start, &moments, &train).unwrap().lenses

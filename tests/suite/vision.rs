@@ -40,7 +40,9 @@ fn plain_and_residual_networks_learn_to_read_digits() {
             // The last stream read by the head is the prediction.
             let (log_p, streams) = model.run_with_cache(&test.pixels).unwrap();
             assert_eq!(streams.len(), 3);
-            assert!((model.unembed(streams[2].view()) - &log_p).iter().all(|e| e.abs() < 1e-5));
+            assert!((model.decode(streams[2].view()).unwrap() - &log_p).iter().all(|e| e.abs() < 1e-5));
+            let refused = model.decode(streams[2].t()).unwrap_err().to_string();
+            assert!(refused.contains("help: pass a stream"), "{refused}");
         }
     }
 }
@@ -109,7 +111,7 @@ fn lenses_are_fitted_to_the_streams_of_a_classifier() {
         let error = (&last - &streams[3]).iter().fold(0.0_f32, |m, e| m.max(e.abs()));
         assert!(error < 1e-2, "{error}");
         let agrees = |l: usize| {
-            let read = model.unembed(own.transport(l, streams[l].view()).unwrap().view());
+            let read = model.decode(own.transport(l, streams[l].view()).unwrap().view()).unwrap();
             let best =
                 |x: &Array2<f32>, i: usize| (0..10).max_by(|&a, &b| x[(i, a)].total_cmp(&x[(i, b)])).unwrap();
             (0..test.len()).filter(|&i| best(&read, i) == best(&log_p, i)).count() as f64 / test.len() as f64

@@ -209,15 +209,15 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             );
             (told, json!({ "model": output, "fingerprint": format!("{:016x}", model.fingerprint()) }))
         }
-        Work::Refine { model, texts, moments, output, keep, kind, sweeps, passes, lambda } => {
+        Work::Refine { model, texts, moments, output, keep, kind, epochs, lbfgs_steps, lambda } => {
             check_folder(output)?;
             let (model, moments) = (open(model, &texts.tokenizer)?, LayerMoments::load(moments)?);
             let documents = TextFiles::open(&texts.texts)?;
             let how = Streaming { n_ctx: texts.n_ctx, folder: Some(keep.clone()), ..Default::default() };
             let usual = Refine::default();
             let refine = Refine {
-                sweeps: sweeps.unwrap_or(usual.sweeps),
-                passes: passes.unwrap_or(usual.passes),
+                epochs: epochs.unwrap_or(usual.epochs),
+                lbfgs_steps: lbfgs_steps.unwrap_or(usual.lbfgs_steps),
                 lambda: lambda.unwrap_or(usual.lambda),
             };
             let start = Ridge::default().pooled(&moments, &kind.parse()?)?;
@@ -257,7 +257,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
             let numbers = |all: &[f64]| all.iter().map(|x| format!("{x:9.4}")).collect::<String>();
             let mut text = format!(
                 "KL to the final prediction (nats), {} tokens; the best constant prediction: {:.4}\n{:28}",
-                seen.n_tokens, seen.floor, "residual stream"
+                seen.n_tokens, seen.baseline, "residual stream"
             );
             text.extend((0..moments.layers.len()).map(|l| format!("{l:9}")));
             for curve in &seen.curves {
@@ -272,7 +272,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 })
                 .collect();
             let value = json!({
-                "tokens": seen.n_tokens, "sequences": seen.n_seqs, "floor": seen.floor, "floor_se": seen.floor_se,
+                "tokens": seen.n_tokens, "sequences": seen.n_seqs, "baseline": seen.baseline, "baseline_se": seen.baseline_se,
                 "model_cross_entropy": seen.model_cross_entropy, "lenses": curves,
             });
             (text, value)

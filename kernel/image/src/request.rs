@@ -52,8 +52,8 @@ pub enum Work {
         keep: PathBuf,
         /// Which streams a lens is fitted to, by its name on the command line.
         kind: String,
-        sweeps: Option<usize>,
-        passes: Option<usize>,
+        epochs: Option<usize>,
+        lbfgs_steps: Option<usize>,
         lambda: Option<f64>,
     },
     /// Lenses fitted to moments, on other texts.

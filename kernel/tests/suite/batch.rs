@@ -103,14 +103,14 @@ fn lenses_are_refined_on_texts_kept_and_read_with() {
     };
     let fit = "lens fit --model model.bin --tokenizer text.txt --text lines.jsonl --out all.moments";
     good(folder.path(), &fit.split(' ').collect::<Vec<_>>());
-    let refine = on("refine --text lines.jsonl --keep kept --out all.lens --sweeps 2 --passes 3 --json");
+    let refine = on("refine --text lines.jsonl --keep kept --out all.lens --epochs 2 --lbfgs-steps 3 --json");
     let told = all(&refine);
     let kl = |told: &Value, when: &str, stream: usize| told[when][stream].as_f64().expect("a number");
     assert!(kl(&told, "kl", 0) < kl(&told, "kl_before", 0), "{told}");
     // The same again is read, not searched for; on the texts it was refined on, it reads better than in closed form.
     assert_eq!(all(&refine)["kl"], told["kl"]);
     // A penalty is another search, which ends above that one.
-    let held = "refine --text lines.jsonl --keep kept --out held.lens --sweeps 2 --passes 3";
+    let held = "refine --text lines.jsonl --keep kept --out held.lens --epochs 2 --lbfgs-steps 3";
     assert!(kl(&all(&on(&format!("{held} --lambda 0.1 --json"))), "kl", 0) > kl(&told, "kl", 0));
     let negative = on(&format!("{held} --lambda=-1"));
     let (code, why) = bad(folder.path(), &negative.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Stochastic natural-gradient descent: near the least KL after a few sweeps over the tokens, where a search that looks
+//! Stochastic natural-gradient descent: near the least KL after a few epochs over the tokens, where a search that looks
 //! at all tokens before each step takes many more.
 
 use ndarray::{Array1, Array2};
@@ -49,24 +49,24 @@ impl Moving {
         &self.curvatures
     }
 
-    /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `sweep`
-    /// of so many. Curvature changes ever more slowly and is looked at before sweeps 1, 2, 4, 8 and so on. The lenses
+    /// Moves the lenses that are `active` by steps on batches of the tokens, once through all of them: number `epoch`
+    /// of so many. Curvature changes ever more slowly and is looked at before epochs 1, 2, 4, 8 and so on. The lenses
     /// have no less KL for certain: whoever calls compares.
     ///
     /// Lenses of large pools look at some streams of each chunk, in turns. Batches hold every `n`-th chunk, so that
     /// each goes through all of the text; nothing depends on the number of threads.
-    pub(super) fn sweep(
+    pub(super) fn epoch(
         &mut self,
         objective: &Objective,
         active: &[bool],
-        (sweep, sweeps): (usize, usize),
+        (epoch, epochs): (usize, usize),
         meter: &mut Meter,
     ) -> Result<()> {
         let n_chunks = objective.inputs.n_chunks();
         let chunk_tokens = objective.inputs.n_tokens().div_ceil(n_chunks);
         let in_batch = (BATCH / objective.streams_shown()).div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
-        if (sweep + 1).is_power_of_two() {
+        if (epoch + 1).is_power_of_two() {
             self.curvatures = objective.fisher(&self.lenses, active)?;
             self.whitened = None;
         }
@@ -76,11 +76,11 @@ impl Moving {
         };
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, &self.lenses, active, Some(sweep), meter)?;
-            let done = (sweep * n_batches + k) as f64 / (sweeps * n_batches) as f64;
+            let seen = objective.evaluate_on(&batch, &self.lenses, active, Some(epoch), meter)?;
+            let done = (epoch * n_batches + k) as f64 / (epochs * n_batches) as f64;
             let moving = self.lenses.par_iter_mut().zip(&mut self.velocities).zip(&seen).zip(&whitened);
             moving.zip(active).filter(|(_, active)| **active).for_each(|((((lens, velocity), at), w), _)| {
-                // A step of the whitened gradient, in coordinates that are the same in every sweep.
+                // A step of the whitened gradient, in coordinates that are the same in every epoch.
                 let step = w.leave(&-w.gradient(at));
                 velocity.a = &velocity.a * MOMENTUM + step.a;
                 velocity.b = &velocity.b * MOMENTUM + step.b;

@@ -1,0 +1,176 @@
+"""A real language model, SmolLM2-135M-Instruct, and the shape of GPT-2 small, against transformers and TransformerLens on the CPU.
+
+Both sides open the same file: ours keeps the four bits in which it is stored, transformers has no way to run them on a CPU and expands
+them to f32 once, which is not timed. The file lies in $ONELENS_DATA, else in ../shared/data, below smollm2. The shape of GPT-2 small has
+chance weights, which ours draws. The last rows have no peer: they say which share of the peak of the `gemm` crate, measured at once
+before, the matrix products of a forward pass reach.
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from compare import ROOT, TARGET, Failed, Row
+from torch_model import Gpt, read_safetensors
+from transformers import AutoModelForCausalLM
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SEQUENCES, POSITIONS = 8, 128
+FORWARDS, CACHES, NEW_TOKENS = 5, 3, 40
+# Once upon a time, there was a little
+PROMPT = [6403, 1980, 253, 655, 28, 665, 436, 253, 1654]
+
+
+class Setting:
+    def __init__(self, folder, data):
+        self.folder, self.gguf = folder, data / "smollm2" / FILE
+        draw = random.Random(0)
+        self.tokens = [[draw.randrange(49152) for _ in range(POSITIONS)] for _ in range(SEQUENCES)]
+        self.batch, self.prompt = folder / "batch.json", folder / "prompt.json"
+        self.batch.write_text(json.dumps(self.tokens))
+        self.prompt.write_text(json.dumps([PROMPT]))
+        self.shape = folder / "gpt2-small"
+        ours("shape", self.shape)
+        model = AutoModelForCausalLM.from_pretrained(self.gguf.parent, gguf_file=FILE, dtype=torch.float32)
+        self.smollm2 = model.eval()
+        self.gpt = Gpt(read_safetensors(self.shape), 12).eval()
+
+
+@contextlib.contextmanager
+def setting():
+    build = ["cargo", "build", "--release", "--quiet", "-p", "onelens", "--example", "real_peer", "--example", "rows"]
+    subprocess.run(build, cwd=ROOT, check=True)
+    places = [Path(p) for p in (os.environ.get("ONELENS_DATA"), ROOT.parent / "shared" / "data") if p]
+    data = next((p for p in places if (p / "smollm2" / FILE).exists()), None)
+    if data is None:
+        raise SystemExit(f"{FILE} is not there: set ONELENS_DATA to the folder with smollm2/{FILE}")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(os.cpu_count())
+    with tempfile.TemporaryDirectory() as folder:
+        yield Setting(Path(folder), data)
+
+
+def program(name, *arguments):
+    run = subprocess.run([TARGET / "release/examples" / name, *map(str, arguments)], capture_output=True, text=True)
+    if run.returncode != 0:
+        raise Failed(run.stderr.strip())
+    return json.loads(run.stdout)
+
+
+def ours(*arguments):
+    return program("real_peer", *arguments)
+
+
+def timed(n, work):
+    """Mean milliseconds of `n` runs after one, and what the last gave."""
+    work()
+    begin = time.perf_counter()
+    for _ in range(n):
+        last = work()
+    return (time.perf_counter() - begin) * 1e3 / n, last
+
+
+def size(x):
+    return x.double().abs().mean().item()
+
+
+def near(a, b):
+    return abs(a - b) <= 1e-3 * max(1, abs(b))
+
+
+def forward_row(name, model, peer, setting):
+    def run_ours():
+        out = ours("forward", model, setting.batch, FORWARDS)
+        return out["seconds"] * 1e3, out["logits"]
+
+    def run_peer():
+        ms, logits = timed(FORWARDS, lambda: peer(torch.tensor(setting.tokens)))
+        return ms, size(logits)
+
+    return Row(work=f"forward, {SEQUENCES} x {POSITIONS} tokens, {name}", ours=run_ours, peer=run_peer, same=near)
+
+
+def cache_row(name, model, peer, load, setting):
+    """All that we keep has its like among what the peer keeps, under its name."""
+    loaded = []
+
+    def run_ours():
+        out = ours("cache", model, setting.batch, CACHES)
+        return out["seconds"] * 1e3, (out["hooks"], out["logits"], dict(out["kept"]))
+
+    def run_peer():
+        if not loaded:
+            loaded.append(load())
+        ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(torch.tensor(setting.tokens)))
+        kept = {name: size(x) for name, x in cache.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
+        return ms, (len(cache), size(logits), kept)
+
+    def same(ours, peer):
+        shared = set(ours[2]) & set(peer[2])
+        print(f"    {ours[0]} activations of ours, {peer[0]} of the peer, {len(shared)} under one name", flush=True)
+        return near(ours[1], peer[1]) and len(shared) > 100 and all(near(ours[2][n], peer[2][n]) for n in shared)
+
+    work = f"run_with_cache, every hook, {name}, against {peer}"
+    return Row(work=work, ours=run_ours, peer=run_peer, same=same)
+
+
+def transformer_lens(setting):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from transformer_lens.model_bridge import TransformerBridge
+    return TransformerBridge.boot_transformers("HuggingFaceTB/SmolLM2-135M-Instruct", hf_model=setting.smollm2, device="cpu")
+
+
+def hooked_gpt(setting):
+    from hooked_model import hooked
+
+    return hooked(read_safetensors(setting.shape), 12)
+
+
+def generate_row(setting):
+    def run_ours():
+        out = ours("generate", setting.gguf, setting.prompt, NEW_TOKENS)
+        return out["seconds"] * 1e3 / NEW_TOKENS, out["tokens"][-NEW_TOKENS:]
+
+    def run_peer():
+        more = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
+        ms, out = timed(1, lambda: setting.smollm2.generate(torch.tensor([PROMPT]), **more))
+        return ms / NEW_TOKENS, out[0, len(PROMPT):].tolist()
+
+    return Row(work=f"a token of generation ({NEW_TOKENS} after {len(PROMPT)}), keys and values kept", ours=run_ours, peer=run_peer)
+
+
+def flop(layers, per_block, d_model, d_vocab):
+    """Of the matrix products of a pass, with the half of the scores that a causal mask hides not counted."""
+    attention = layers * 2 * 2 * d_model * (POSITIONS + 1) / 2
+    return SEQUENCES * POSITIONS * (2 * (layers * per_block + d_model * d_vocab) + attention)
+
+
+def share_row(name, model, work, setting):
+    def run():
+        peak = program("rows", "peak")["gflops"]
+        return 100 * work / ours("forward", model, setting.batch, FORWARDS)["seconds"] / 1e9 / peak, None
+
+    return Row(work=f"forward, {name}, share of gemm's peak", ours=run, peer=None, unit="%", why_no_peer="the peak itself is 100 %")
+
+
+def rows(setting):
+    smollm2, gpt2 = "SmolLM2-135M", "GPT-2 small's shape"
+    yield forward_row(f"{smollm2}, against transformers", setting.gguf, lambda t: setting.smollm2(t).logits, setting)
+    yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
+    yield cache_row(smollm2, setting.gguf, "TransformerLens", lambda: transformer_lens(setting), setting)
+    yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
+    yield cache_row(gpt2, setting.shape, "TransformerLens", lambda: hooked_gpt(setting), setting)
+    yield generate_row(setting)
+    # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
+    per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
+    yield share_row(smollm2, setting.gguf, flop(30, per_block, 576, 49152), setting)
+    yield share_row(gpt2, setting.shape, flop(12, 12 * 768 * 768, 768, 50257), setting)
