@@ -140,8 +140,8 @@ pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Ar
     all
 }
 
-/// Tokens of the vocabulary whose unembedding is expanded at a time.
-const VOCAB_AT_A_TIME: usize = 8192;
+/// Tokens of the vocabulary whose unembedding is expanded at a time: little enough to stay in a cache for all parts.
+const VOCAB_AT_A_TIME: usize = 512;
 
 /// What the final norm makes of the last stream of each part, `[sequence · pos, d_model]`.
 pub(crate) fn normalise_last(net: &Network, parts: &mut [Passing]) -> Vec<Array2<f32>> {
@@ -154,12 +154,26 @@ pub(crate) fn normalise_last(net: &Network, parts: &mut [Passing]) -> Vec<Array2
         .collect()
 }
 
-/// The logits of what the final norm gave, each into its place, which is filled with nothing else.
-pub(crate) fn unembed_into(net: &Network, mut rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)>) {
+/// The logits of what the final norm gave, each into its place, which is filled with nothing else. Every processor reads out tokens of
+/// its own, whose weights are expanded there.
+pub(crate) fn unembed_into(net: &Network, rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)>) {
     let (p, d_vocab) = (net.params, net.config.d_vocab);
-    let mut write = |tokens: std::ops::Range<usize>, w: ArrayView2<f32>| {
-        rows.par_iter_mut().for_each(|(x, logits)| {
-            let mut logits = logits.slice_mut(s![.., tokens.clone()]);
+    let (read, mut places): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    // For each piece of the vocabulary its columns of each part.
+    let mut pieces: Vec<Vec<ArrayViewMut2<f32>>> = Vec::new();
+    pieces.resize_with(d_vocab.div_ceil(VOCAB_AT_A_TIME), Vec::new);
+    for place in &mut places {
+        pieces
+            .iter_mut()
+            .zip(place.axis_chunks_iter_mut(Axis(1), VOCAB_AT_A_TIME))
+            .for_each(|(all, part)| all.push(part));
+    }
+    pieces.into_par_iter().enumerate().for_each(|(i, parts)| {
+        let tokens = i * VOCAB_AT_A_TIME..d_vocab.min((i + 1) * VOCAB_AT_A_TIME);
+        let expanded = p.unembedding_is_packed().then(|| p.unembedding_of(tokens.clone()));
+        let w = expanded.as_ref().map(|w| w.view());
+        let w = w.unwrap_or_else(|| p.unembedding().slice_move(s![.., tokens.clone()]));
+        parts.into_par_iter().zip(&read).for_each(|(mut logits, x)| {
             matmul_into(logits.view_mut(), x.view(), w);
             if !p.b_u.is_empty() {
                 logits += &p.b_u.slice(s![tokens.clone()]);
@@ -168,14 +182,7 @@ pub(crate) fn unembed_into(net: &Network, mut rows: Vec<(Array2<f32>, ArrayViewM
                 scale_and_cap(net.config, row.as_slice_mut().expect("a row lies in one piece"));
             }
         });
-    };
-    if !p.unembedding_is_packed() {
-        return write(0..d_vocab, p.unembedding());
-    }
-    for start in (0..d_vocab).step_by(VOCAB_AT_A_TIME) {
-        let tokens = start..d_vocab.min(start + VOCAB_AT_A_TIME);
-        write(tokens.clone(), p.unembedding_of(tokens).view());
-    }
+    });
 }
 
 /// The first residual stream, `[sequence · pos, d_model]`.

@@ -61,6 +61,8 @@ impl Clone for Stored {
 pub(super) const EXPAND_FROM: usize = 8;
 /// Rows of a stored matrix that one task decodes.
 const ROWS_AT_A_TIME: usize = 64;
+/// Rows of a stored matrix that become columns together: a line of the cache for each column.
+const TURNED_TOGETHER: usize = 16;
 
 impl Stored {
     fn n_rows(&self) -> usize {
@@ -89,8 +91,33 @@ impl Stored {
         n_rows < most && self.expanded.get().is_none()
     }
 
-    fn in_our_order(&self, decoded: Array2<f32>) -> Array2<f32> {
-        if self.transposed { decoded.reversed_axes() } else { decoded }
+    /// The transpose of [`decode`](Stored::decode), `[columns, rows]`: row by row, as products want their weights, which would otherwise
+    /// turn them over once for every part of a batch.
+    fn decode_transposed(&self, rows: Range<usize>) -> Array2<f32> {
+        let (n_rows, n_columns) = (rows.len(), self.columns.len());
+        let mut out = Array2::<f32>::zeros((n_columns, n_rows));
+        let flat = out.as_slice_mut().expect("a new array lies in one piece");
+        let mut band = vec![0.0; TURNED_TOGETHER * n_columns];
+        for first in (0..n_rows).step_by(TURNED_TOGETHER) {
+            let width = TURNED_TOGETHER.min(n_rows - first);
+            for (i, row) in band.chunks_exact_mut(n_columns).take(width).enumerate() {
+                self.numbers.decode(self.row(rows.start + first + i), self.columns.clone(), row);
+            }
+            for (column, to) in flat.chunks_exact_mut(n_rows).enumerate() {
+                for (i, to) in to[first..first + width].iter_mut().enumerate() {
+                    *to = band[i * n_columns + column];
+                }
+            }
+        }
+        out
+    }
+
+    /// All of it, `[in, out]`.
+    fn in_our_order(&self) -> Array2<f32> {
+        match self.transposed {
+            true => self.decode_transposed(0..self.n_rows()),
+            false => self.decode(0..self.n_rows()),
+        }
     }
 
     /// The numbers where they lie, if they are `f32` and wanted in this order.
@@ -102,7 +129,7 @@ impl Stored {
     }
 
     fn expand(&self) -> &Array2<f32> {
-        self.expanded.get_or_init(|| self.in_our_order(self.decode(0..self.n_rows())))
+        self.expanded.get_or_init(|| self.in_our_order())
     }
 
     fn dim(&self) -> (usize, usize) {
@@ -236,13 +263,7 @@ impl Matrix {
                 Some(flat) => Cow::Borrowed(flat),
                 None => Cow::Owned(own.iter().copied().collect()),
             },
-            Repr::Stored(stored) => {
-                let all = stored.in_our_order(stored.decode(0..stored.n_rows()));
-                Cow::Owned(match all.is_standard_layout() {
-                    true => all.into_raw_vec_and_offset().0,
-                    false => all.iter().copied().collect(),
-                })
-            }
+            Repr::Stored(stored) => Cow::Owned(stored.in_our_order().into_raw_vec_and_offset().0),
         }
     }
 
@@ -271,7 +292,7 @@ impl Matrix {
         match &self.0 {
             Repr::Own(own) => part(own),
             // Rows of the tensor as it lies there.
-            Repr::Stored(stored) if stored.transposed != of_transpose => stored.decode(range).reversed_axes(),
+            Repr::Stored(stored) if stored.transposed != of_transpose => stored.decode_transposed(range),
             Repr::Stored(stored) => part(stored.expand()),
         }
     }

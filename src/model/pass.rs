@@ -5,7 +5,7 @@ use ndarray::{Array2, Array3, Axis, s};
 use super::forward::{Passing, normalise_last, pass_layers, unembed_into};
 use super::hook::no_stream;
 use super::network::Network;
-use super::run::parts;
+use super::run::parts_of_pass;
 use super::taps::Taps;
 use super::{ActivationCache, Config, Hook, Intervention, Transformer};
 use crate::{Error, ErrorKind, Result, memory};
@@ -262,7 +262,7 @@ impl<'a> Pass<'a> {
         self.interventions.iter().try_for_each(|i| i.check(&model.config, n_seqs, n_pos))?;
         let net = Network::new(&model.config, &model.params, n_pos);
         let hooks = kept.hooks();
-        let parts = parts(self.tokens, Some(kept));
+        let parts = parts_of_pass(self.tokens, Some(kept));
         let seqs_of_part = parts[0].tokens.nrows();
         let mut passing: Vec<Passing> = parts
             .into_iter()

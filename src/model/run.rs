@@ -21,7 +21,20 @@ pub(crate) struct Part<'a> {
 
 /// Cuts a batch into parts; `kept` is filled part by part.
 pub(crate) fn parts<'a>(tokens: &'a Array2<u32>, kept: Option<&'a mut ActivationCache>) -> Vec<Part<'a>> {
-    let n_seqs = tokens.nrows().div_ceil(N_PARTS);
+    in_parts(N_PARTS, tokens, kept)
+}
+
+/// The same where nothing is summed over parts, so that there need be no more of them than processors share well: weights are packed
+/// for a product once in each part.
+pub(crate) fn parts_of_pass<'a>(
+    tokens: &'a Array2<u32>,
+    kept: Option<&'a mut ActivationCache>,
+) -> Vec<Part<'a>> {
+    in_parts(N_PARTS.min(2 * rayon::current_num_threads()), tokens, kept)
+}
+
+fn in_parts<'a>(n: usize, tokens: &'a Array2<u32>, kept: Option<&'a mut ActivationCache>) -> Vec<Part<'a>> {
+    let n_seqs = tokens.nrows().div_ceil(n);
     let mut kept = kept.map(|kept| kept.parts(n_seqs)).unwrap_or_default().into_iter();
     let chunks = tokens.axis_chunks_iter(Axis(0), n_seqs).enumerate();
     chunks
