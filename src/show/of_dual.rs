@@ -251,7 +251,7 @@ impl Retrieval {
             unit: "attention".into(),
             ..Default::default()
         };
-        Ok(attention.figure()?.above(&energy_chart(&self.energies, "energy")?))
+        Ok(attention.figure()?.above(&energy_chart(&self.energies, "energy", "energy")?))
     }
 
     /// Shows the figure.
@@ -271,7 +271,12 @@ impl SlotRun {
             unit: "share".into(),
             ..Default::default()
         };
-        Ok(taken.figure()?.above(&energy_chart(&self.energies, "negative log-likelihood (nats per datum)")?))
+        let likelihood = energy_chart(
+            &self.energies,
+            "negative log-likelihood",
+            "negative log-likelihood (nats per datum)",
+        )?;
+        Ok(taken.figure()?.above(&likelihood))
     }
 
     /// Shows the figure.
@@ -280,13 +285,14 @@ impl SlotRun {
     }
 }
 
-fn energy_chart(energies: &[f64], what: &str) -> Result<Figure> {
+/// What a descent should lower, step by step: `name` is the series', `what` the axis'.
+fn energy_chart(energies: &[f64], name: &str, what: &str) -> Result<Figure> {
     let rises = energies.windows(2).filter(|w| w[1] > w[0] + 1e-12 * w[0].abs()).count();
     LineChart {
         title: String::new(),
         x_label: "step".into(),
         y_label: what.into(),
-        series: vec![Series::new("energy", energies)],
+        series: vec![Series::new(name, energies)],
         note: match rises {
             0 => String::new(),
             n => format!("It rose in {n} of the steps."),
