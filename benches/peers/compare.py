@@ -8,6 +8,7 @@ Each NAME is a file beside this one that lists rows of work (without NAME: all o
   dual     in-context regression, against PyTorch and NumPy
   kernel   cells, start, restart, completion, memory and `:dep`, against stock evcxr_jupyter
   lens     lenses in closed form and refined, against the tuned lens's recipe in PyTorch, scikit-learn and SciPy
+  real     SmolLM2-135M and the shape of GPT-2 small: passes, caches, generation, against transformers and TransformerLens
   train    training steps, against PyTorch on the CPU, and cached forward passes, against PyTorch and TransformerLens
 
 Every comparison gets a virtual environment of its own below the target folder, from the pinned NAME.requirements.txt. A row runs ours

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from compare import ROOT, TARGET, Failed, Row
 from torch_model import Gpt, read_safetensors
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEQUENCES, POSITIONS = 8, 128
@@ -99,7 +99,7 @@ def forward_row(name, model, peer, setting):
 
 
 def cache_row(name, model, peer, load, setting):
-    """All that we keep has its like among what the peer keeps, under its name."""
+    """What both keep under one name must be the same."""
     loaded = []
 
     def run_ours():
@@ -110,6 +110,7 @@ def cache_row(name, model, peer, load, setting):
         if not loaded:
             loaded.append(load())
         ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(torch.tensor(setting.tokens)))
+        logits = getattr(logits, "logits", logits)
         kept = {name: size(x) for name, x in cache.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
         return ms, (len(cache), size(logits), kept)
 
@@ -123,16 +124,18 @@ def cache_row(name, model, peer, load, setting):
 
 
 def transformer_lens(setting):
+    """Takes seconds to import. It asks for a configuration and a tokenizer where the name says, and for weights nowhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from transformer_lens.model_bridge import TransformerBridge
-    return TransformerBridge.boot_transformers("HuggingFaceTB/SmolLM2-135M-Instruct", hf_model=setting.smollm2, device="cpu")
-
-
-def hooked_gpt(setting):
-    from hooked_model import hooked
-
-    return hooked(read_safetensors(setting.shape), 12)
+    name = setting.folder / "smollm2"
+    tokenizer = AutoTokenizer.from_pretrained(setting.gguf.parent, gguf_file=FILE)
+    setting.smollm2.config.save_pretrained(name)
+    tokenizer.save_pretrained(name)
+    bridge = TransformerBridge.boot_transformers(str(name), hf_model=setting.smollm2, tokenizer=tokenizer, device="cpu")
+    # Under the names of HookedTransformer, which are ours.
+    bridge.enable_compatibility_mode(no_processing=True)
+    return bridge
 
 
 def generate_row(setting):
@@ -168,7 +171,6 @@ def rows(setting):
     yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
     yield cache_row(smollm2, setting.gguf, "TransformerLens", lambda: transformer_lens(setting), setting)
     yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
-    yield cache_row(gpt2, setting.shape, "TransformerLens", lambda: hooked_gpt(setting), setting)
     yield generate_row(setting)
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536

@@ -282,3 +282,35 @@ fn a_loss_that_is_no_number_says_where_it_comes_from() {
     model.params.ln_final_w[0] = f32::INFINITY;
     assert!(model.loss(&tokens).unwrap_err().what().contains("streams are finite"));
 }
+
+/// A batch is cut into more parts where there are more threads, and the vocabulary is read out in pieces: neither may show. The last
+/// piece is a short one.
+#[test]
+fn logits_and_activations_are_the_same_numbers_for_any_number_of_threads() {
+    let config =
+        Config { d_vocab: 1100, d_model: 72, n_heads: 2, d_head: 36, n_ctx: 40, ..Config::default() };
+    let model = Transformer::new(config).unwrap();
+    let tokens = Array2::from_shape_fn((9, 40), |(i, j)| ((i * 40 + j) * 7 % 1100) as u32);
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| model.run_with_cache(&tokens)).unwrap()
+    };
+    let (logits, cache) = on(1);
+    for threads in [2, 5] {
+        let (more_logits, more_cache) = on(threads);
+        assert!(logits == more_logits, "{threads} threads");
+        for hook in cache.hooks() {
+            assert!(cache.get(hook).unwrap() == more_cache.get(hook).unwrap(), "{hook} on {threads} threads");
+        }
+    }
+    // By the definition: the last stream, decoded row by row.
+    let last = model.pass(&tokens).stream(model.config.n_layers).unwrap();
+    let log_p = model.decode(last.index_axis(Axis(0), 8)).unwrap();
+    let read = logits.index_axis(Axis(0), 8);
+    for (pos, row) in read.outer_iter().enumerate() {
+        let total = row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+        for (token, &x) in row.iter().enumerate() {
+            assert!((f64::from(x) - total - f64::from(log_p[(pos, token)])).abs() < 1e-5);
+        }
+    }
+}
