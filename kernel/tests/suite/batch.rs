@@ -539,7 +539,7 @@ fn a_checkpoint_is_asked_whether_one_lens_reads_every_layer() {
 fn a_language_model_is_asked_at_its_own_size_with_its_nulls() {
     let folder = folder_of(3);
     let config = "[language]\nmodel = \"model.bin\"\ntokenizer = \"text.txt\"\ntexts = [\"text.txt\"]\n\
-                  sequences = 60\nheld_out = 8\ncontext = 16\n[battery]\nn_refined = 256\nsweeps = 1\nn_streams = 3\ncausal = [4, 8]\n";
+                  sequences = 60\nheld_out = 8\ncontext = 16\n[battery]\nn_refined = 256\nepochs = 1\nn_streams = 3\ncausal = [4, 8]\n";
     fs::write(folder.path().join("model.toml"), config).expect("written");
     let told = json(folder.path(), &["battery", "model.toml", "--json"]);
     let read = told["sentences"]["one lens reads"].as_str().expect("a sentence");
