@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEQUENCES, POSITIONS = 8, 128
 FORWARDS, CACHES, NEW_TOKENS = 5, 3, 40
-# Once upon a time, there was a little
-PROMPT = [6403, 1980, 253, 655, 28, 665, 436, 253, 1654]
+# "Once upon a time, there was a little"
+PROMPT = [6403, 1980, 253, 655, 28, 665, 436, 253, 1838]
 
 
 class Setting:
