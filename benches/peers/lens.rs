@@ -20,7 +20,7 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Behind the epochs of a refinement that is as near the optimum as Adam comes in 600 steps.
+/// After the epochs of a refinement that is as near the optimum as Adam comes in 600 steps.
 const PASSES: usize = 2;
 /// With it most layers read held-out text a little better.
 const LAMBDA: f64 = 3e-5;
