@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use onelens::language::LanguageModel;
-use onelens::lens::{LayerMoments, Lens, LogitLens, Pool, Refine, Ridge, Scale, Target, compare};
+use onelens::lens::{LayerMoments, Lens, LensKind, LogitLens, Refine, Ridge, Scale, Target, compare};
 
 mod texts;
 
@@ -29,8 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let moments = LayerMoments::collect_with(model, &train, Scale::UnitRms, Target::Normalised)?;
     println!("moments {:.1} s", began.elapsed().as_secs_f64());
     let n_streams = moments.layers.len();
-    let even = Pool::Streams((0..n_streams).step_by(2).collect());
-    let closed = [Pool::Own, Pool::Shared, even.clone()].map(|pool| ridge.pooled(&moments, &pool));
+    let even = LensKind::Streams((0..n_streams).step_by(2).collect());
+    let closed = [LensKind::Own, LensKind::Shared, even.clone()].map(|kind| ridge.lenses(&moments, &kind));
     let [own, shared, between] = closed;
     let (own, shared, between) = (own?, shared?, between?.named("of every second stream"));
     let how = Refine { epochs, lbfgs_steps: 0, ..Refine::default() };

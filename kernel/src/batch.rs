@@ -178,8 +178,8 @@ the same command goes on after the last epoch or step.")]
         /// Keep the tokens, and how far the search is, in this folder
         #[arg(long, value_name = "FOLDER")]
         keep: PathBuf,
-        /// Which streams a lens is fitted to: own, shared, left-out, left-out-without-last, later, every-3,
-        /// folds-2
+        /// Which kind of lens: own, shared, left-out, left-out-without-last, later, own-bias, own-gain, every-3,
+        /// folds-2, rank-8
         #[arg(long, default_value = "own")]
         kind: String,
         /// Times through the tokens in batches [default: the library's]
@@ -202,8 +202,8 @@ the same command goes on after the last epoch or step.")]
         texts: TextArgs,
         #[command(flatten)]
         fitted: Fitted,
-        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, every-3, folds-2, own-bias,
-        /// own-gain, or a file of `onelens lens refine`
+        /// Which lens: logit, own, shared, left-out, left-out-without-last, later, own-bias, own-gain, every-3,
+        /// folds-2, rank-8, or a file of `onelens lens refine`
         #[arg(long, default_value = "own")]
         lens: String,
         #[command(flatten)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::kept::kept;
 use super::{Answer, Interval, Lesion, Resamples};
 use crate::lens::{
-    Aim, Block, LayerLenses, LayerMoments, Lens, LogitLens, Pool, Refine, Ridge, Scale, Steering, Target,
+    Aim, Block, LayerLenses, LayerMoments, Lens, LensKind, LogitLens, Refine, Ridge, Scale, Steering, Target,
     Until, Updates, most_probable, other_positions, read_blocks_of,
 };
 use crate::model::{Config, Transformer};
@@ -181,7 +181,7 @@ impl LensReads {
     pub const OWN_KL: &str = "own, least KL";
     /// One lens for all streams, at least KL.
     pub const SHARED_KL: &str = "shared, least KL";
-    /// Of the streams of the other fold ([`Pool::Folds`]), at least KL.
+    /// Of the streams of the other fold ([`LensKind::Folds`]), at least KL.
     pub const LEFT_OUT_KL: &str = "left out, least KL";
 
     /// The own lens that a share is taken of: that of the same criterion.
@@ -645,11 +645,11 @@ impl Work<'_> {
         self.kept(model, "model", || {
             let moments = self.moments(model, Updates::AsTheyAre)?;
             let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
-            let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+            let of = |kind: LensKind| ridge.lenses(&moments, &kind);
             let (own, shared, left_out) =
-                (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
+                (of(LensKind::Own)?, of(LensKind::Shared)?, of(LensKind::LeftOutWithoutLast)?);
             let shared_kl = self.refined(model, "shared", &shared, &moments, None)?;
-            let folds_kl = self.refined(model, "folds", &pooled(Pool::Folds(2))?, &moments, None)?;
+            let folds_kl = self.refined(model, "folds", &of(LensKind::Folds(2))?, &moments, None)?;
             let own_kl = self.refined(model, "own", &own, &moments, Some(&self.every))?;
             let asked = [
                 Asked::everywhere(LensReads::LOGIT, &LogitLens),
@@ -670,9 +670,9 @@ impl Work<'_> {
         self.kept(model, &name.replace(' ', "-"), || {
             let moments = self.moments(model, updates)?;
             let ridge = Ridge { lambda: self.how.lambda, ..Ridge::default() };
-            let pooled = |pool: Pool| ridge.pooled(&moments, &pool);
+            let of = |kind: LensKind| ridge.lenses(&moments, &kind);
             let (own, shared, left_out) =
-                (pooled(Pool::Own)?, pooled(Pool::Shared)?, pooled(Pool::LeftOutWithoutLast)?);
+                (of(LensKind::Own)?, of(LensKind::Shared)?, of(LensKind::LeftOutWithoutLast)?);
             let asked = [
                 Asked::everywhere(LensReads::OWN, &own),
                 Asked::everywhere(LensReads::LEFT_OUT, &left_out),

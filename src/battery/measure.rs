@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::Streams;
 use super::streams::{Truth, centred};
 use super::temperature::Temperature;
-use crate::Result;
 pub(crate) use crate::lens::exact_moments as moments;
 use crate::lens::{
-    AffineLens, GivenRows, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards, most_probable,
+    AffineLens, GivenRows, LayerLenses, LayerMoments, LensKind, Moments, Ridge, Towards, most_probable,
 };
 use crate::num::{kl_divergence, matmul, random_rotation, rng};
+use crate::{Error, ErrorKind, Result};
 
 /// Steps of the search for the least KL from the closed form on, and from another lens of least KL on.
 const PASSES: usize = 60;
@@ -27,70 +27,36 @@ const ROTATIONS: usize = 200;
 const ROTATIONS_IF_WIDE: usize = 19;
 const WIDE: usize = 48;
 
-/// How much a lens knows of the layer that it reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LensKind {
-    /// Fitted to this layer alone.
-    Own,
-    /// One matrix and one intercept for all layers.
-    Shared,
-    /// One matrix for all; an intercept for each.
-    OwnBias,
-    /// One matrix for all; an intercept and a factor for each.
-    OwnGain,
-    /// Fitted to all other layers.
-    LeftOut,
-    /// Fitted to all other layers but the last stream, whose best lens is the identity.
-    LeftOutWithoutLast,
-    /// Fitted to all later layers.
-    Later,
+/// The kinds of lenses that the battery reads with, from most to least of what a lens may know of the layer that it
+/// reads.
+pub const KINDS: [LensKind; 7] = [
+    LensKind::Own,
+    LensKind::Shared,
+    LensKind::OwnBias,
+    LensKind::OwnGain,
+    LensKind::LeftOut,
+    LensKind::LeftOutWithoutLast,
+    LensKind::Later,
+];
+
+/// Where a kind stands among [`KINDS`].
+///
+/// Fails on a kind that the battery does not read with.
+pub(crate) fn place(kind: &LensKind) -> Result<usize> {
+    KINDS.iter().position(|known| known == kind).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            format!("the battery reads nothing with the kind {kind:?}"),
+            format!("it reads with {KINDS:?}; `compare` takes lenses of any kind"),
+        )
+    })
 }
 
-impl LensKind {
-    /// Every kind.
-    pub const ALL: [LensKind; 7] = [
-        LensKind::Own,
-        LensKind::Shared,
-        LensKind::OwnBias,
-        LensKind::OwnGain,
-        LensKind::LeftOut,
-        LensKind::LeftOutWithoutLast,
-        LensKind::Later,
-    ];
-    /// Kinds that the battery fits at least KL; the others are least squares.
-    pub const REFINED: [LensKind; 4] =
-        [LensKind::Own, LensKind::Shared, LensKind::LeftOut, LensKind::LeftOutWithoutLast];
-
-    /// How figures call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            LensKind::Own => "own",
-            LensKind::Shared => "shared",
-            LensKind::OwnBias => "own bias",
-            LensKind::OwnGain => "own gain",
-            LensKind::LeftOut => "left out, last stream in the pool",
-            LensKind::LeftOutWithoutLast => "left out",
-            LensKind::Later => "later layers",
-        }
-    }
-
-    /// Where it stands in [`LensKind::ALL`].
-    pub(crate) fn place(self) -> usize {
-        self as usize
-    }
-
-    fn fit(self, ridge: &Ridge, m: &LayerMoments) -> Result<LayerLenses> {
-        match self {
-            LensKind::Own => ridge.own(m),
-            LensKind::Shared => ridge.shared(m),
-            LensKind::OwnBias => ridge.shared_own_bias(m),
-            LensKind::OwnGain => ridge.shared_own_gain(m),
-            LensKind::LeftOut => ridge.left_out(m),
-            LensKind::LeftOutWithoutLast => ridge.pooled(m, &Pool::LeftOutWithoutLast),
-            LensKind::Later => ridge.later(m),
-        }
-    }
-}
+/// The same of the kinds that are compared throughout.
+pub(crate) const OWN: usize = 0;
+pub(crate) const SHARED: usize = 1;
+pub(crate) const LEFT_OUT: usize = 4;
+pub(crate) const LEFT_OUT_WITHOUT_LAST: usize = 5;
 
 /// What was measured on the held-out half of one network's sequences. Everything is a mean over the tokens of a
 /// sequence, `[sequence, stream]`.
@@ -98,7 +64,7 @@ impl LensKind {
 pub struct Measured {
     /// `KL(p ‖ p̄)` of the mean prediction of the other half, nats, `[sequence]`.
     pub baseline: Array1<f64>,
-    /// `KL(p ‖ q_l)` in nats for each of [`LensKind::ALL`], at least KL where that was looked for; streams are
+    /// `KL(p ‖ q_l)` in nats for each of [`KINDS`], at least KL where that was looked for; streams are
     /// `h_0 .. h_{L-1}`.
     pub kl: Vec<Array2<f64>>,
     /// The same of the least-squares lens of each kind.
@@ -166,8 +132,10 @@ pub struct Rotations {
 
 impl Measured {
     /// KL of a kind of lens.
-    pub fn kl_of(&self, kind: LensKind) -> &Array2<f64> {
-        &self.kl[kind.place()]
+    ///
+    /// Fails on a kind that is none of [`KINDS`].
+    pub fn kl_of(&self, kind: &LensKind) -> Result<&Array2<f64>> {
+        Ok(&self.kl[place(kind)?])
     }
 
     /// How much the penalty grows per layer between lens and stream, by least squares over all pairs.
@@ -184,7 +152,7 @@ impl Measured {
 /// Fits every lens on one half of the sequences, `swapped` on the second, and reads the other.
 ///
 /// Lenses read streams at the scale that the streams ask for and guess what the final norm makes of the last stream. All
-/// are ridge regressions with the penalty `lambda`; those of the kinds `refined`, of [`LensKind::REFINED`], go on from there
+/// are ridge regressions with the penalty `lambda`; those of the kinds `refined`, of [`KINDS`], go on from there
 /// to the least KL. With all of these, left-out lenses are fitted to rotated copies as well ([`Rotations`]).
 pub fn measure(all: &Streams, lambda: f64, swapped: bool, refined: &[LensKind]) -> Result<Measured> {
     let (n, half) = (all.target.nrows(), all.half());
@@ -230,27 +198,19 @@ impl Fitting {
         let ridge = Ridge { lambda, towards: Towards::Zero };
         let (mut rows, s) = self.rows.expect("rows were pushed");
         let least_squares =
-            LensKind::ALL.iter().map(|kind| kind.fit(&ridge, rows.moments())).collect::<Result<Vec<_>>>()?;
+            KINDS.iter().map(|kind| ridge.lenses(rows.moments(), kind)).collect::<Result<Vec<_>>>()?;
         let readout = (s.readout.w_u.view(), &s.readout.b_u, s.readout.cap);
         let mut lenses = least_squares.clone();
         let mut gradient_norm: Option<f64> = None;
         // The shared lens before those that begin with it.
-        for kind in LensKind::REFINED.into_iter().filter(|kind| refined.contains(kind)) {
-            let shared = &lenses[LensKind::Shared.place()];
-            let (start, lbfgs_steps) = match kind {
-                LensKind::LeftOut => (shared.clone().of_pool(Pool::LeftOut), PASSES_FROM_SHARED),
-                LensKind::LeftOutWithoutLast => {
-                    (shared.clone().of_pool(Pool::LeftOutWithoutLast), PASSES_FROM_SHARED)
-                }
-                LensKind::Own
-                | LensKind::Shared
-                | LensKind::OwnBias
-                | LensKind::OwnGain
-                | LensKind::Later => (lenses[kind.place()].clone(), PASSES),
+        for (place, kind) in KINDS.iter().enumerate().filter(|(_, kind)| refined.contains(kind)) {
+            let (start, lbfgs_steps) = match place {
+                OWN | SHARED => (lenses[place].clone(), PASSES),
+                _ => (lenses[SHARED].clone().of_kind(kind.clone()), PASSES_FROM_SHARED),
             };
             if let Some((found, steepest)) = rows.refine(lbfgs_steps, readout, &start)? {
                 gradient_norm = Some(gradient_norm.map_or(steepest, |norm| norm.max(steepest)));
-                lenses[kind.place()] = found;
+                lenses[place] = found;
             }
         }
         let update_maps = self.updates.iter().map(|m| UpdateMaps::fit(&ridge, m)).collect::<Result<_>>()?;
@@ -263,7 +223,7 @@ impl Fitting {
             ridge,
             fitted: rows.moments().clone(),
             gradient_norm,
-            n_rotations: match (refined.len() == LensKind::REFINED.len(), s.streams[0].ncols() > WIDE) {
+            n_rotations: match (refined.len() == KINDS.len(), s.streams[0].ncols() > WIDE) {
                 (false, _) => 0,
                 (true, false) => ROTATIONS,
                 (true, true) => ROTATIONS_IF_WIDE,
@@ -339,7 +299,7 @@ struct Part {
 
 impl Reading {
     fn shared(&self) -> &AffineLens {
-        &self.lenses[LensKind::Shared.place()][0]
+        &self.lenses[SHARED][0]
     }
 
     /// Reads some sequences.
@@ -375,15 +335,14 @@ impl Reading {
         });
         let kl: Vec<Array2<f64>> = kl.collect();
         let p = log_p.mapv(f64::exp);
-        let scale_free = [LensKind::Own, LensKind::LeftOutWithoutLast].map(|kind| {
-            table(&|l| Temperature::best_of(p.view(), through(&self.lenses[kind.place()][l], l)))
-        });
+        let scale_free = [OWN, LEFT_OUT_WITHOUT_LAST]
+            .map(|kind| table(&|l| Temperature::best_of(p.view(), through(&self.lenses[kind][l], l))));
         // Pooled streams of another width than the target have no logit lens.
         let logit_lens = match s.streams[0].ncols() == s.target.ncols() {
             true => table(&|l| s.readout.decode(s.streams[l].view())),
             false => Array2::from_elem((baseline.len(), layers), f64::NAN),
         };
-        let own = &self.lenses[LensKind::Own.place()];
+        let own = &self.lenses[OWN];
         let tops: Vec<Vec<usize>> = (0..layers)
             .map(|l| through(&own[l], l).rows().into_iter().map(most_probable).collect())
             .collect();
@@ -462,7 +421,7 @@ impl Reading {
     /// Everything that was read. Panics if that is nothing.
     pub(super) fn finish(self) -> Measured {
         let held_out = &self.held_out;
-        let own = &self.least_squares[LensKind::Own.place()];
+        let own = &self.least_squares[OWN];
         let layers = held_out.len() - 1;
         let error = |i: usize, j: usize| squared_error(&own[i], &held_out[j]);
         let transfer_penalty = Array2::from_shape_fn((layers, layers), |(i, j)| {
@@ -480,7 +439,7 @@ impl Reading {
         let column = |of: &dyn Fn(&Part) -> &Array1<f64>| -> Array1<f64> {
             self.parts.iter().flat_map(|part| of(part).iter().copied()).collect()
         };
-        let kinds = 0..LensKind::ALL.len();
+        let kinds = 0..KINDS.len();
         let known = self.parts.iter().map(|part| part.truth.as_ref().map(|truth| truth.known));
         let truth = known.reduce(|a, b| if a == b { a } else { None }).flatten().map(|known| {
             fn of(part: &Part) -> &TruthRead {
@@ -549,7 +508,7 @@ impl Reading {
                 .unzip();
             left_out.row_mut(copy).assign(&Array1::from(error_of(fitted, read)));
         }
-        let own = &self.least_squares[LensKind::Own.place()];
+        let own = &self.least_squares[OWN];
         Rotations {
             left_out,
             own: (0..layers).map(|l| squared_error(&own[l], &self.held_out[l])).collect(),

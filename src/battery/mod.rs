@@ -5,12 +5,12 @@
 //! what is measured; `f64` throughout, since the exact rotated copy is compared to eight digits.
 //!
 //! Lenses are affine maps of streams at unit size to what the final norm makes of the last stream, at least KL
-//! ([`LensKind::REFINED`]); those of least squares and the logit lens stand beside them. A conclusion
+//! ([`KINDS`]); those of least squares and the logit lens stand beside them. A conclusion
 //! may depend on the lens, and a report shows where.
 //!
 //! | question | statistic | its null |
 //! |---|---|---|
-//! | is the reading shared? | left-out fraction `(baseline - KL_left out) / (baseline - KL_own)` at the best temperature ([`LensKind`]) | the rotated copy ([`Streams::rotated`]), 200 rotations with a p value, a trained network without skips |
+//! | is the reading shared? | left-out fraction `(baseline - KL_left out) / (baseline - KL_own)` at the best temperature ([`KINDS`]) | the rotated copy ([`Streams::rotated`]), 200 rotations with a p value, a trained network without skips |
 //! | in one basis? | what own lenses of single streams read of others ([`Measured::pair_kl`]) | as above |
 //! | does it come nearer to the truth? | KL to the truth under the shared lens, block by block ([`TruthRead`]) | none to pass: it has to fall by a stated share |
 //! | do updates sharpen it? | Aitchison cosine of what an update changes in the reading with the error left ([`Measured::alignment`]) | updates shuffled over tokens ([`Streams::shuffled`]) |
@@ -50,7 +50,8 @@ pub use language::{
     TokenClass, UpdateEffect,
 };
 pub use lesions::{Lesion, affine_replacement};
-pub use measure::{LensKind, Measured, Rotations, TruthRead, measure};
+pub use measure::{KINDS, Measured, Rotations, TruthRead, measure};
+pub(crate) use measure::{LEFT_OUT, LEFT_OUT_WITHOUT_LAST, OWN, SHARED};
 pub use paths::{path_gradients, path_lengths};
 pub use report::{Cell, Copies, Group, Lesions, Report};
 pub use run::{Battery, Network};

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::gradient::LiteralGradient;
 use super::measure::{Fitting, Measured, measure};
+use super::measure::{KINDS, place};
 use super::summary::{Pair, Summary};
 use super::verdict::{Verdict, decide};
-use super::{LensKind, Streams, Truth};
+use super::{Streams, Truth};
+use crate::lens::LensKind;
 use crate::num::{mantel, rng};
 use crate::{Error, ErrorKind, Result, record};
 
@@ -158,7 +160,7 @@ impl Cell {
 /// The kinds of lenses that are fitted at least KL for a network and each of its copies: what is compared with what.
 const REFINED_OF: [&[LensKind]; 5] = {
     use LensKind::{LeftOutWithoutLast, Own, Shared};
-    [&LensKind::REFINED, &[Own, LeftOutWithoutLast], &[Own, Shared], &[Shared], &[Shared]]
+    [&KINDS, &[Own, LeftOutWithoutLast], &[Own, Shared], &[Shared], &[Shared]]
 };
 
 /// Networks of one kind: what they say together.
@@ -364,8 +366,11 @@ fn mean_matrix(of: &dyn Fn(&Measured) -> &Array2<f64>, cells: &[Cell]) -> Option
 
 impl Group {
     /// Mean KL of a kind of lens at each stream, nats.
-    pub fn kl(&self, kind: LensKind) -> Vec<f64> {
-        self.summary.layers.iter().map(|l| l.kl[kind.place()]).collect()
+    ///
+    /// Fails on a kind that is none of [`KINDS`].
+    pub fn kl(&self, kind: &LensKind) -> Result<Vec<f64>> {
+        let place = place(kind)?;
+        Ok(self.summary.layers.iter().map(|l| l.kl[place]).collect())
     }
 }
 

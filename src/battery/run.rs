@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::gradient::LiteralGradient;
 use super::kept::{CELL, check_seeds, go_on, kept};
 use super::lesions::{Lesion, affine_replacement};
-use super::measure::LensKind;
+use super::measure::KINDS;
 use super::paths::{has_paths, path_lengths};
 use super::report::{Cell, Lesions, Report};
 use super::streams::Streams;
 use crate::data::Source;
 use crate::dual::{PredictiveCoding, PredictiveConfig};
+use crate::lens::LensKind;
 use crate::model::{Blocks, Config, Residual, Supervision, Training, TrainingLog, Transformer};
 use crate::num::rng;
 use crate::session::{Progress, quietly};
@@ -278,7 +279,7 @@ impl Battery {
 
 /// How lenses are made, for the methods.
 pub(super) fn lenses(lambda: f64) -> String {
-    let kinds: Vec<&str> = LensKind::REFINED.iter().map(|kind| kind.name()).collect();
+    let kinds: Vec<String> = KINDS.iter().map(LensKind::name).collect();
     format!(
         "of streams at unit size where a final norm is, to what the norm makes of the last stream; ridge towards zero, lambda {lambda:e}; then the least \
          KL for: {}",

@@ -4,7 +4,9 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::interval::{Equivalence, Interval, Resamples, equivalence};
-use super::measure::{LensKind, Measured};
+use super::measure::{KINDS, LEFT_OUT_WITHOUT_LAST, Measured, OWN, SHARED, place};
+use crate::Result;
+use crate::lens::LensKind;
 use crate::num::{mean_and_standard_error, rng};
 
 /// One network, measured, with its shuffled copy: its null.
@@ -21,13 +23,13 @@ pub struct Pair {
 pub struct LayerSummary {
     /// Why this layer is not counted, if it is not.
     pub dropped: Option<String>,
-    /// Mean KL of each of [`LensKind::ALL`], nats, at least KL where that was looked for.
+    /// Mean KL of each of [`KINDS`], nats, at least KL where that was looked for.
     pub kl: Vec<f64>,
     /// The same of the least-squares lens of each kind.
     pub least_squares: Vec<f64>,
     /// Mean KL of the logit lens.
     pub logit_lens: f64,
-    /// `Σ (baseline - KL) / Σ (baseline - KL_own)` of each of [`LensKind::ALL`].
+    /// `Σ (baseline - KL) / Σ (baseline - KL_own)` of each of [`KINDS`].
     pub fraction: Vec<Interval>,
     /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one number
     /// that suits the stream best: what the decision rule looks at.
@@ -68,8 +70,10 @@ pub struct LayerTruth {
 
 impl LayerSummary {
     /// Fraction of a kind of lens.
-    pub fn fraction_of(&self, kind: LensKind) -> Interval {
-        self.fraction[kind.place()]
+    ///
+    /// Fails on a kind that is none of [`KINDS`].
+    pub fn fraction_of(&self, kind: &LensKind) -> Result<Interval> {
+        Ok(self.fraction[place(kind)?])
     }
 }
 
@@ -129,9 +133,9 @@ impl Summary {
             pairs.iter().flat_map(|p| (0..p.network.baseline.len()).map(move |j| of(p, j))).collect()
         };
         let baseline = flat(&|p, j| p.network.baseline[j]);
-        let kl = |kind: LensKind, l: usize| flat(&|p, j| p.network.kl_of(kind)[(j, l)]);
-        let closed = |kind: LensKind, l: usize| flat(&|p, j| p.network.least_squares[kind.place()][(j, l)]);
-        let own = |l: usize| kl(LensKind::Own, l);
+        let kl = |kind: usize, l: usize| flat(&|p, j| p.network.kl[kind][(j, l)]);
+        let closed = |kind: usize, l: usize| flat(&|p, j| p.network.least_squares[kind][(j, l)]);
+        let own = |l: usize| kl(OWN, l);
         let read: Vec<Vec<f64>> = (0..n_layers).map(|l| minus(&baseline, &own(l))).collect();
         let dropped: Vec<Option<String>> = read.iter().map(|read| dropped(&units, read)).collect();
         let kept: Vec<usize> = (0..n_layers).filter(|&l| dropped[l].is_none()).collect();
@@ -148,16 +152,15 @@ impl Summary {
                 let reading = others.iter().filter(|&&k| pair_shares[(k, l)] >= HALF).count();
                 let of_least_squares = {
                     let closed = |kind| -> f64 { minus(&baseline, &closed(kind, l)).iter().sum() };
-                    closed(LensKind::LeftOutWithoutLast) / closed(LensKind::Own)
+                    closed(LEFT_OUT_WITHOUT_LAST) / closed(OWN)
                 };
                 LayerSummary {
                     dropped: dropped[l].clone(),
-                    kl: LensKind::ALL.iter().map(|&k| mean(&kl(k, l))).collect(),
-                    least_squares: LensKind::ALL.iter().map(|&k| mean(&closed(k, l))).collect(),
+                    kl: (0..KINDS.len()).map(|k| mean(&kl(k, l))).collect(),
+                    least_squares: (0..KINDS.len()).map(|k| mean(&closed(k, l))).collect(),
                     logit_lens: mean(&flat(&|p, j| p.network.logit_lens[(j, l)])),
-                    fraction: LensKind::ALL
-                        .iter()
-                        .map(|&k| resamples.ratio(&minus(&baseline, &kl(k, l)), &read[l]))
+                    fraction: (0..KINDS.len())
+                        .map(|k| resamples.ratio(&minus(&baseline, &kl(k, l)), &read[l]))
                         .collect(),
                     scale_free: resamples.ratio(&scale_free[1], &scale_free[0]),
                     nats: scale_free.each_ref().map(|read| resamples.mean(read)),
@@ -309,8 +312,8 @@ fn losses(pairs: &[Pair], l: usize) -> Vec<f64> {
     pairs
         .iter()
         .map(|p| {
-            let own = mean(p.network.kl_of(LensKind::Own).column(l));
-            let shared = mean(p.network.kl_of(LensKind::Shared).column(l));
+            let own = mean(p.network.kl[OWN].column(l));
+            let shared = mean(p.network.kl[SHARED].column(l));
             (shared - own) / (mean(p.network.baseline.view()) - own)
         })
         .filter(|loss| loss.is_finite())

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::check_fingerprint;
 use super::token_gradient::TokenGradient;
-use super::{LayerMoments, Pool, Scale, Target};
+use super::{LayerMoments, LensKind, Scale, Target};
 use crate::model::{Transformer, check_width, no_stream};
 use crate::num::{log_softmax_rows, matmul};
 use crate::{Error, ErrorKind, Result, record};
@@ -165,7 +165,7 @@ pub struct LayerLenses {
     fingerprint: u64,
     scale: Scale,
     target: Target,
-    pool: Pool,
+    kind: LensKind,
     seconds: f64,
     // A shared lens is one matrix, however many layers read through it.
     lenses: Vec<Arc<AffineLens>>,
@@ -178,17 +178,17 @@ impl LayerLenses {
             Scale::AsItIs => "",
             Scale::UnitRms => ", unit rms",
         };
-        let kind = match m.target {
+        let target = match m.target {
             Target::Residual => "",
             Target::Normalised => ", post-norm",
             Target::LogProbabilities | Target::Given => ", probe",
         };
         LayerLenses {
-            name: format!("{name}{scale}{kind}"),
+            name: format!("{name}{scale}{target}"),
             fingerprint: m.fingerprint,
             scale: m.scale,
             target: m.target,
-            pool: Pool::Own,
+            kind: LensKind::Own,
             seconds: began.elapsed().as_secs_f64(),
             lenses,
         }
@@ -201,7 +201,7 @@ impl LayerLenses {
             fingerprint: model.fingerprint(),
             scale: Scale::AsItIs,
             target: Target::Residual,
-            pool: Pool::Own,
+            kind: LensKind::Own,
             seconds: 0.0,
             lenses,
         }
@@ -217,15 +217,15 @@ impl LayerLenses {
         LayerLenses { name: name.into(), ..self.clone() }
     }
 
-    /// The same lenses, fitted to more than a stream each.
-    pub(crate) fn of_pool(self, pool: Pool) -> Self {
-        LayerLenses { pool, ..self }
+    /// The same lenses as those of a kind.
+    pub(crate) fn of_kind(self, kind: LensKind) -> Self {
+        LayerLenses { kind, ..self }
     }
 
-    /// Which streams the lens of each stream was fitted to. Lenses with gains, biases or a rank of their own, and those
-    /// that others have published, count as each stream's own.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
+    /// Which streams the lens of each stream was fitted to, and what it has in common with the others. Those that others
+    /// have published count as each stream's own.
+    pub fn kind(&self) -> &LensKind {
+        &self.kind
     }
 
     /// What the lenses read: of which `x` the [maps](LayerLenses::layer) are.
@@ -298,8 +298,8 @@ impl LayerLenses {
 }
 
 const KIND: &str = "lenses";
-/// 2: what the lenses read. 3: which streams they were fitted to.
-const VERSION: u32 = 3;
+/// 2: what the lenses read. 3: which streams they were fitted to. 4: their kind.
+const VERSION: u32 = 4;
 
 /// Lenses as a file holds them: a map that several streams share is there once.
 #[derive(Serialize, Deserialize)]
@@ -308,7 +308,7 @@ struct Stored {
     fingerprint: u64,
     scale: Scale,
     target: Target,
-    pool: Pool,
+    kind: LensKind,
     seconds: f64,
     maps: Vec<AffineLens>,
     /// For each residual stream, which of them.
@@ -335,7 +335,7 @@ impl From<LayerLenses> for Stored {
             fingerprint: all.fingerprint,
             scale: all.scale,
             target: all.target,
-            pool: all.pool,
+            kind: all.kind,
             seconds: all.seconds,
         }
     }
@@ -345,11 +345,11 @@ impl TryFrom<Stored> for LayerLenses {
     type Error = &'static str;
 
     fn try_from(stored: Stored) -> std::result::Result<Self, &'static str> {
-        let Stored { name, fingerprint, scale, target, pool, seconds, maps, map_of } = stored;
+        let Stored { name, fingerprint, scale, target, kind, seconds, maps, map_of } = stored;
         let maps: Vec<Arc<AffineLens>> = maps.into_iter().map(Arc::new).collect();
         let lenses = map_of.into_iter().map(|i| maps.get(i).cloned()).collect::<Option<_>>();
         let lenses = lenses.ok_or("lenses name maps that are not there")?;
-        Ok(LayerLenses { name, fingerprint, scale, target, pool, seconds, lenses })
+        Ok(LayerLenses { name, fingerprint, scale, target, kind, seconds, lenses })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ndarray::{Array1, Array2, s};
 
-use super::{AffineLens, LayerLenses, LayerMoments, Moments, Pool, Ridge, Towards};
+use super::{AffineLens, LayerLenses, LayerMoments, LensKind, Moments, Ridge, Towards};
 use crate::num::{SymmetricEigen, matmul};
 use crate::{Error, ErrorKind, Result};
 
@@ -14,12 +14,87 @@ use crate::{Error, ErrorKind, Result};
 const MAX_ALTERNATIONS: usize = 200;
 
 impl Ridge {
-    /// The lenses of a pool.
+    /// The lenses of a kind.
     ///
-    /// Fails on a stream that does not exist, where there is none to fit to, and where [`fit`](Ridge::fit) does.
-    pub fn pooled(&self, m: &LayerMoments, pool: &Pool) -> Result<LayerLenses> {
+    /// Fails on a stream that does not exist, where there is none to fit to, on a rank beyond the width of the target, and
+    /// where [`fit`](Ridge::fit) does.
+    ///
+    /// ```
+    /// use onelens::{lens::{LayerMoments, LensKind, Ridge}, model::{Config, Transformer}, ndarray::Array2};
+    /// let model = Transformer::new(Config { d_vocab: 4, n_layers: 2, ..Default::default() })?;
+    /// let tokens = Array2::from_shape_fn((40, 16), |(i, t)| ((i * t + i) % 4) as u32);
+    /// let moments = LayerMoments::collect(&model, &tokens)?;
+    /// let shared = Ridge::default().lenses(&moments, &LensKind::Shared)?;
+    /// assert_eq!(shared.kind(), &LensKind::Shared);
+    /// assert_eq!(shared.layer(0), shared.layer(2));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn lenses(&self, m: &LayerMoments, kind: &LensKind) -> Result<LayerLenses> {
         let began = Instant::now();
-        let (maps, map_of) = pool.maps(m)?;
+        let lenses = match *kind {
+            LensKind::OwnBias => self.own_biases(m)?,
+            LensKind::OwnGain => self.own_gains(m)?,
+            LensKind::LowRank(rank) => self.of_rank(m, rank)?,
+            LensKind::Own
+            | LensKind::Shared
+            | LensKind::Streams(_)
+            | LensKind::LeftOut
+            | LensKind::LeftOutWithoutLast
+            | LensKind::Later
+            | LensKind::Every(_)
+            | LensKind::Folds(_) => self.of_pools(m, kind)?,
+        };
+        Ok(LayerLenses::new(&kind.name(), m, lenses, began).of_kind(kind.clone()))
+    }
+
+    /// A lens of its own for every layer.
+    pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::Own)
+    }
+
+    /// One lens for all layers, fitted to all of them.
+    pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::Shared)
+    }
+
+    /// One lens for all layers, fitted to some of them.
+    ///
+    /// Fails on a layer that does not exist, or on none.
+    pub fn fitted_on(&self, m: &LayerMoments, layers: &[usize]) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::Streams(layers.to_vec()))
+    }
+
+    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
+    pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::LeftOut)
+    }
+
+    /// For each layer one lens fitted to all *later* layers ([`LensKind::Later`]).
+    pub fn later(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::Later)
+    }
+
+    /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
+    pub fn shared_own_bias(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::OwnBias)
+    }
+
+    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`.
+    /// Streams grow from layer to layer; a gain makes up for that and nothing else.
+    pub fn shared_own_gain(&self, m: &LayerMoments) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::OwnGain)
+    }
+
+    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the
+    /// least-squares one of that rank (reduced-rank regression, Izenman 1975).
+    ///
+    /// Fails on a rank beyond the width of the target.
+    pub fn low_rank(&self, m: &LayerMoments, rank: usize) -> Result<LayerLenses> {
+        self.lenses(m, &LensKind::LowRank(rank))
+    }
+
+    fn of_pools(&self, m: &LayerMoments, kind: &LensKind) -> Result<Vec<Arc<AffineLens>>> {
+        let (maps, map_of) = kind.maps(m)?;
         let fit = |(map, streams): (usize, &Vec<usize>)| {
             let moments = m.pooled(streams)?;
             self.fit(&moments).map(Arc::new).map_err(|e| {
@@ -28,56 +103,19 @@ impl Ridge {
             })
         };
         let fitted = maps.iter().enumerate().map(fit).collect::<Result<Vec<_>>>()?;
-        let lenses = map_of.iter().map(|&map| fitted[map].clone()).collect();
-        Ok(LayerLenses::new(&pool.name(), m, lenses, began).of_pool(pool.clone()))
+        Ok(map_of.iter().map(|&map| fitted[map].clone()).collect())
     }
 
-    /// A lens of its own for every layer.
-    pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.pooled(m, &Pool::Own)
-    }
-
-    /// One lens for all layers, fitted to all of them.
-    pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.pooled(m, &Pool::Shared)
-    }
-
-    /// One lens for all layers, fitted to some of them.
-    ///
-    /// Fails on a layer that does not exist, or on none.
-    pub fn fitted_on(&self, m: &LayerMoments, layers: &[usize]) -> Result<LayerLenses> {
-        self.pooled(m, &Pool::Streams(layers.to_vec()))
-    }
-
-    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
-    pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.pooled(m, &Pool::LeftOut)
-    }
-
-    /// For each layer one lens fitted to all *later* layers ([`Pool::Later`]).
-    pub fn later(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        self.pooled(m, &Pool::Later)
-    }
-
-    /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
-    ///
     /// With `b_l = z̄ - A x̄_l` the means drop out, so that `A` is fitted to the sum of the second moments, each about
     /// the mean of its own layer.
-    pub fn shared_own_bias(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let began = Instant::now();
-        let gains = Array1::ones(m.layers.len());
-        let shared = self.fit(&within(m, &gains))?;
-        let lenses = m.layers.iter().map(|layer| Arc::new(scaled(&shared.a, 1.0, layer)));
-        Ok(LayerLenses::new("shared lens, own bias", m, lenses.collect(), began))
+    fn own_biases(&self, m: &LayerMoments) -> Result<Vec<Arc<AffineLens>>> {
+        let shared = self.fit(&within(m, &Array1::ones(m.layers.len())))?;
+        Ok(m.layers.iter().map(|layer| Arc::new(scaled(&shared.a, 1.0, layer))).collect())
     }
 
-    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`.
-    /// Streams grow from layer to layer; a gain makes up for that and nothing else.
-    ///
     /// Matrix and gains are fitted in turn, each in closed form, until the gains stand still. They begin with 1, so
     /// that least squares ends no worse than with own bias alone.
-    pub fn shared_own_gain(&self, m: &LayerMoments) -> Result<LayerLenses> {
-        let began = Instant::now();
+    fn own_gains(&self, m: &LayerMoments) -> Result<Vec<Arc<AffineLens>>> {
         let mut gains = Array1::ones(m.layers.len());
         let mut shared = self.fit(&within(m, &gains))?;
         for _ in 0..MAX_ALTERNATIONS {
@@ -89,20 +127,14 @@ impl Ridge {
                 break;
             }
         }
-        let lenses = m.layers.iter().map(|layer| Arc::new(scaled(&shared.a, gain(&shared.a, layer), layer)));
-        Ok(LayerLenses::new("shared lens, own gain", m, lenses.collect(), began))
+        let lens = |layer: &Moments| Arc::new(scaled(&shared.a, gain(&shared.a, layer), layer));
+        Ok(m.layers.iter().map(lens).collect())
     }
 
-    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the
-    /// least-squares one of that rank (reduced-rank regression, Izenman 1975).
-    ///
     /// With `B = A - T` of full rank and `K` as in [`Ridge`], it is `T + V Vᵀ B`, `V` the first `rank` eigenvectors of
     /// `B K Bᵀ`.
-    ///
-    /// Fails on a rank beyond the width of the target.
-    pub fn low_rank(&self, m: &LayerMoments, rank: usize) -> Result<LayerLenses> {
-        self.for_each_layer(&format!("own lens of rank {rank}"), m, |l| {
-            let moments = &m.layers[l];
+    fn of_rank(&self, m: &LayerMoments, rank: usize) -> Result<Vec<Arc<AffineLens>>> {
+        let of_layer = |moments: &Moments| {
             let d_z = moments.z_mean.len();
             if rank > d_z {
                 return Err(Error::new(
@@ -123,24 +155,9 @@ impl Ridge {
             let first = vectors.slice(s![.., d_z - rank..]);
             let a = target + matmul(first, matmul(first.t(), from_target.view()).view());
             let b = &moments.z_mean - &a.dot(&moments.x_mean);
-            Ok(AffineLens { a, b })
-        })
-    }
-
-    fn for_each_layer(
-        &self,
-        name: &str,
-        m: &LayerMoments,
-        fit: impl Fn(usize) -> Result<AffineLens>,
-    ) -> Result<LayerLenses> {
-        let began = Instant::now();
-        let lenses = (0..m.layers.len())
-            .map(|l| match fit(l) {
-                Ok(lens) => Ok(Arc::new(lens)),
-                Err(e) => Err(at_streams(&[l], e)),
-            })
-            .collect::<Result<_>>()?;
-        Ok(LayerLenses::new(name, m, lenses, began))
+            Ok(Arc::new(AffineLens { a, b }))
+        };
+        m.layers.iter().enumerate().map(|(l, m)| of_layer(m).map_err(|e| at_streams(&[l], e))).collect()
     }
 }
 
@@ -154,7 +171,7 @@ fn at_streams(streams: &[usize], e: Error) -> Error {
 }
 
 /// The sum of all layers' second moments, each about the mean of its own layer and with its inputs scaled.
-fn within(m: &LayerMoments, gains: &Array1<f64>) -> Moments {
+pub(super) fn within(m: &LayerMoments, gains: &Array1<f64>) -> Moments {
     let (d_z, d_x) = m.layers[0].s_zx.dim();
     let mut sum = Moments::new(d_x, d_z);
     for (layer, &gain) in m.layers.iter().zip(gains) {

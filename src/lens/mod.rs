@@ -20,6 +20,7 @@
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
 //!
+//! The kinds of the last six rows are one [`LensKind`], in closed form by [`Ridge::lenses`] and at least KL by [`Refine`].
 //! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says
 //! what a lens reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange
 //! inputs away.
@@ -30,18 +31,19 @@ mod anomaly;
 mod causal;
 mod compare;
 mod decoder;
+mod form;
 mod given;
 mod grouped;
 mod images;
 mod inputs;
 mod jacobian;
+mod kind;
 mod kinds;
 mod layers;
 mod lbfgs;
 mod moments;
 mod natural_gradient;
 mod objective;
-mod pool;
 mod probe;
 mod published;
 mod readout;
@@ -65,10 +67,10 @@ pub use compare::{Comparison, LensCurve, compare};
 pub(crate) use given::{GivenRows, exact_moments};
 pub use grouped::{GroupedMoments, RidgeChoice};
 pub use jacobian::Jacobian;
+pub use kind::LensKind;
 pub use layers::LayerMoments;
 pub(crate) use layers::Seen;
 pub use moments::Moments;
-pub use pool::Pool;
 pub use probe::{Probe, ProbeScore};
 pub(crate) use readout::{Block, most_probable, read_blocks, read_blocks_of, sum_of_predictions};
 pub use ridge::{Ridge, Towards};

@@ -1,13 +1,13 @@
 //! Stochastic natural-gradient descent: near the least KL after a few epochs over the tokens, where a search that looks
 //! at all tokens before each step takes many more.
 
-use ndarray::{Array1, Array2};
+use ndarray::Array1;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::AffineLens;
+use super::form::Form;
 use super::objective::{Meter, Objective};
-use super::whitened::Whitened;
+use super::whitened::{Curvature, Whitened};
 use crate::Result;
 
 /// Rows per step for a lens, about: tokens, times the streams of its pool that each shows.
@@ -22,10 +22,11 @@ const MOMENTUM: f64 = 0.9;
 /// Where lenses are on their way, and how they move.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Moving {
-    pub(super) lenses: Vec<AffineLens>,
-    velocities: Vec<AffineLens>,
-    /// Those of the mean Fisher matrices, as last seen.
-    curvatures: Vec<Option<Array2<f64>>>,
+    pub(super) forms: Vec<Form>,
+    /// In coordinates of the curvatures; none before the first epoch.
+    velocities: Vec<Array1<f64>>,
+    /// As last seen.
+    curvatures: Vec<Curvature>,
     /// Their coordinates, once asked for.
     #[serde(skip)]
     whitened: Option<Vec<Whitened>>,
@@ -33,19 +34,12 @@ pub(super) struct Moving {
 
 impl Moving {
     /// At rest.
-    pub(super) fn from(lenses: &[AffineLens]) -> Self {
-        let rest =
-            |lens: &AffineLens| AffineLens { a: Array2::zeros(lens.a.dim()), b: Array1::zeros(lens.b.len()) };
-        Moving {
-            lenses: lenses.to_vec(),
-            velocities: lenses.iter().map(rest).collect(),
-            curvatures: Vec::new(),
-            whitened: None,
-        }
+    pub(super) fn from(forms: &[Form]) -> Self {
+        Moving { forms: forms.to_vec(), velocities: Vec::new(), curvatures: Vec::new(), whitened: None }
     }
 
     /// Those that it last moved in.
-    pub(super) fn curvatures(&self) -> &[Option<Array2<f64>>] {
+    pub(super) fn curvatures(&self) -> &[Curvature] {
         &self.curvatures
     }
 
@@ -66,29 +60,49 @@ impl Moving {
         let chunk_tokens = objective.inputs.n_tokens().div_ceil(n_chunks);
         let in_batch = (BATCH / objective.streams_shown()).div_ceil(chunk_tokens).max(CHUNKS);
         let n_batches = (n_chunks / in_batch).max(1);
-        if (epoch + 1).is_power_of_two() {
-            self.curvatures = objective.fisher(&self.lenses, active)?;
-            self.whitened = None;
-        }
-        let whitened = match self.whitened.take() {
-            Some(whitened) => whitened,
-            None => objective.whiten(&self.curvatures)?,
+        let known = match self.whitened.take() {
+            Some(whitened) => Some(whitened),
+            None if self.curvatures.is_empty() => None,
+            None => Some(objective.whiten(&self.curvatures)?),
+        };
+        let (whitened, mut points) = match known {
+            Some(whitened) if !(epoch + 1).is_power_of_two() => {
+                let points = entered(&whitened, &self.forms);
+                (whitened, points)
+            }
+            before => {
+                self.curvatures = objective.curvatures(&self.forms, active)?;
+                let whitened = objective.whiten(&self.curvatures)?;
+                let points = entered(&whitened, &self.forms);
+                self.velocities = match before {
+                    None => points.iter().map(|point| Array1::zeros(point.len())).collect(),
+                    Some(before) => {
+                        let moved = self.velocities.iter().zip(whitened.iter().zip(&before));
+                        moved.map(|(velocity, (w, before))| w.carried(velocity, before)).collect()
+                    }
+                };
+                (whitened, points)
+            }
         };
         for k in 0..n_batches {
             let batch: Vec<usize> = (k..n_chunks).step_by(n_batches).collect();
-            let seen = objective.evaluate_on(&batch, &self.lenses, active, Some(epoch), meter)?;
+            let seen = objective.evaluate_on(&batch, &self.forms, active, Some(epoch), meter)?;
             let done = (epoch * n_batches + k) as f64 / (epochs * n_batches) as f64;
-            let moving = self.lenses.par_iter_mut().zip(&mut self.velocities).zip(&seen).zip(&whitened);
-            moving.zip(active).filter(|(_, active)| **active).for_each(|((((lens, velocity), at), w), _)| {
-                // A step of the whitened gradient, in coordinates that are the same in every epoch.
-                let step = w.leave(&-w.gradient(at));
-                velocity.a = &velocity.a * MOMENTUM + step.a;
-                velocity.b = &velocity.b * MOMENTUM + step.b;
-                lens.a.scaled_add(RATE * (1.0 - done), &velocity.a);
-                lens.b.scaled_add(RATE * (1.0 - done), &velocity.b);
-            });
+            let by = seen.par_iter().zip(&whitened).zip(active);
+            let moving = points.par_iter_mut().zip(&mut self.velocities).zip(&mut self.forms).zip(by);
+            moving.filter(|(_, (_, active))| **active).for_each(
+                |(((point, velocity), form), ((at, w), _))| {
+                    *velocity = &*velocity * MOMENTUM + w.step(at, point);
+                    point.scaled_add(RATE * (1.0 - done), velocity);
+                    *form = w.leave(point);
+                },
+            );
         }
         self.whitened = Some(whitened);
         Ok(())
     }
+}
+
+fn entered(whitened: &[Whitened], forms: &[Form]) -> Vec<Array1<f64>> {
+    whitened.par_iter().zip(forms).map(|(w, form)| w.enter(form)).collect()
 }

@@ -4,17 +4,20 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, Axis, stack};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::decoder::{Decoder, Wanted};
+use super::form::Form;
 use super::inputs::{Distinct, Inputs, ROUND, Read, check_interrupt};
-use super::whitened::Whitened;
-use super::{AffineLens, LayerMoments, Moments, Target, Towards};
+use super::kind::Common;
+use super::kinds::within;
+use super::whitened::{Curvature, LowRank, Whitened};
+use super::{LayerLenses, LayerMoments, LensKind, Moments, Target, Towards};
 use crate::Result;
 use crate::nn::{add_rows, linear};
-use crate::num::{Rng, matmul, rng, sample_index};
+use crate::num::{Rng, SymmetricEigen, matmul, rng, sample_index};
 use crate::session::Progress;
 
 /// Outputs wider than this are not whitened.
@@ -31,16 +34,18 @@ const LOOKED_TOKENS: usize = 4096;
 pub(super) struct Objective<'a> {
     pub(super) inputs: Inputs<'a>,
     decoder: Decoder,
-    /// Of every stream.
-    x_means: Vec<Array1<f64>>,
+    moments: &'a LayerMoments,
     maps: Vec<Map<'a>>,
 }
 
-/// One lens: the streams that it reads, and their moments together.
+/// One form: the streams that it reads, and their moments together, about what they are centred at.
 struct Map<'a> {
     pool: Vec<usize>,
     moments: Cow<'a, Moments>,
+    /// A row for all streams, or one for each.
+    centres: Array2<f64>,
     penalty: Penalty,
+    low_rank: Option<LowRank>,
 }
 
 /// `½ weight ‖A - towards‖²`, in nats, of one layer.
@@ -57,7 +62,7 @@ impl Penalty {
         Penalty { weight, towards: if like_streams { Towards::Identity } else { Towards::Zero } }
     }
 
-    fn add_to(&self, at: &mut Evaluation, lens: &AffineLens) {
+    fn add_to(&self, at: &mut Evaluation, lens: &Form) {
         if self.weight == 0.0 {
             return;
         }
@@ -74,10 +79,12 @@ impl Penalty {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Evaluation {
     pub(super) kl: f64,
-    /// Mean of `dz (h - x̄)ᵀ`.
+    /// Mean of `g dz (h - x̄)ᵀ`.
     pub(super) da: Array2<f64>,
-    /// Mean of `dz`.
-    pub(super) db: Array1<f64>,
+    /// Mean of `dz`, in the row of its bias.
+    pub(super) db: Array2<f64>,
+    /// Mean of `dz · A (h - x̄)` at the place of its gain.
+    pub(super) dgains: Array1<f64>,
 }
 
 /// Tells how far a search is: in tokens, of all that its epochs and L-BFGS steps go through.
@@ -110,34 +117,73 @@ impl Meter {
 }
 
 impl<'a> Objective<'a> {
-    /// Of inputs with the means of these moments, and penalties relative to their variances, for a lens for each of the
-    /// `pools` of streams.
+    /// Of inputs with the means of these moments, and penalties relative to their variances, for lenses of the kind of
+    /// `start`, with where they begin: a form for each pool of streams.
     pub(super) fn new(
         decoder: Decoder,
         mut inputs: Inputs<'a>,
         moments: &'a LayerMoments,
-        pools: Vec<Vec<usize>>,
+        start: &LayerLenses,
         lambda: f64,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<Form>)> {
         let x_means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
         inputs.centre(&x_means)?;
-        let target = moments.target;
-        let map = |pool: Vec<usize>| {
-            let together = match pool[..] {
-                [l] => Cow::Borrowed(&moments.layers[l]),
-                _ => Cow::Owned(moments.pooled(&pool)?),
+        let kind = start.kind();
+        let (pools, map_of) = kind.maps(moments)?;
+        let (mut maps, mut forms) = (Vec::new(), Vec::new());
+        for (map, pool) in pools.into_iter().enumerate() {
+            let common = kind.common();
+            let lenses = match common {
+                // Those of a pool may read another stream.
+                Common::Everything => {
+                    let first = map_of.iter().position(|&of| of == map).expect("every map is of a stream");
+                    &start.lenses()[first..=first]
+                }
+                Common::Matrix | Common::Direction => start.lenses(),
             };
-            Ok(Map { penalty: Penalty::new(lambda, &together, target), moments: together, pool })
-        };
-        let maps = pools.into_iter().map(map).collect::<Result<_>>()?;
-        Ok(Objective { inputs, decoder, x_means, maps })
+            let form = Form::of(lenses, common);
+            let together = match (common, &pool[..]) {
+                (Common::Everything, &[l]) => Cow::Borrowed(&moments.layers[l]),
+                (Common::Everything, _) => Cow::Owned(moments.pooled(&pool)?),
+                (Common::Matrix, _) => Cow::Owned(within(moments, &Array1::ones(pool.len()))),
+                (Common::Direction, _) => Cow::Owned(within(moments, &form.gains)),
+            };
+            let centres = match common {
+                Common::Everything => together.x_mean.clone().insert_axis(Axis(0)),
+                Common::Matrix | Common::Direction => {
+                    let means: Vec<_> = pool.iter().map(|&l| x_means[l].view()).collect();
+                    stack(Axis(0), &means).expect("streams of one width")
+                }
+            };
+            let low_rank = match *kind {
+                LensKind::LowRank(rank) => Some(LowRank { rank, from: counted_from(&form.a, rank)? }),
+                LensKind::Own
+                | LensKind::Shared
+                | LensKind::Streams(_)
+                | LensKind::LeftOut
+                | LensKind::LeftOutWithoutLast
+                | LensKind::Later
+                | LensKind::Every(_)
+                | LensKind::Folds(_)
+                | LensKind::OwnBias
+                | LensKind::OwnGain => None,
+            };
+            let penalty = Penalty::new(lambda, &together, moments.target);
+            maps.push(Map { pool, moments: together, centres, penalty, low_rank });
+            forms.push(form);
+        }
+        Ok((Objective { inputs, decoder, moments, maps }, forms))
     }
 
-    /// Coordinates for all lenses, from the curvatures that were seen ([`fisher`](Objective::fisher)).
-    pub(super) fn whiten(&self, curvatures: &[Option<Array2<f64>>]) -> Result<Vec<Whitened>> {
-        let maps = self.maps.par_iter().zip(curvatures);
-        maps.map(|(map, f)| Whitened::new(&map.moments, f.as_ref().map(|f| f.view()), map.penalty.weight))
-            .collect()
+    /// Coordinates for all lenses, from the curvatures that were seen ([`curvatures`](Objective::curvatures)).
+    pub(super) fn whiten(&self, curvatures: &[Curvature]) -> Result<Vec<Whitened>> {
+        let of = |(map, curvature): (&Map, &Curvature)| {
+            let covariance = &map.moments.s_xx / map.moments.weight;
+            let d_z = map.moments.z_mean.len();
+            let (centres, low_rank) = (map.centres.clone(), map.low_rank.clone());
+            Whitened::new(covariance, centres, curvature, map.penalty.weight, low_rank, d_z)
+        };
+        self.maps.par_iter().zip(curvatures).map(of).collect()
     }
 
     /// Looks at the first lens that cost no more than one at any other: more than one where it reads the first stream
@@ -150,7 +196,7 @@ impl<'a> Objective<'a> {
     /// [`evaluate_on`](Objective::evaluate_on).
     pub(super) fn evaluate(
         &self,
-        lenses: &[AffineLens],
+        lenses: &[Form],
         active: &[bool],
         sampled: Option<usize>,
         meter: &mut Meter,
@@ -164,7 +210,7 @@ impl<'a> Objective<'a> {
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
-        lenses: &[AffineLens],
+        lenses: &[Form],
         active: &[bool],
         sampled: Option<usize>,
         meter: &mut Meter,
@@ -176,10 +222,10 @@ impl<'a> Objective<'a> {
             let look = |&i: &usize| {
                 let read = self.inputs.read(i)?;
                 let of_lens = |map: usize| {
-                    let streams = self.shown(map, i, sampled);
+                    let places = self.shown(map, i, sampled);
                     let mut sum = Evaluation::nothing(&lenses[map]);
-                    streams.iter().for_each(|&l| sum.add(&self.look(&read, map, l, &lenses[map])));
-                    (map, streams.len(), sum)
+                    places.iter().for_each(|&k| sum.add(&self.look(&read, map, k, &lenses[map])));
+                    (map, places.len(), sum)
                 };
                 let seen: Vec<_> = (0..lenses.len()).filter(|&map| active[map]).map(of_lens).collect();
                 Ok((read.wanted.p.nrows(), seen))
@@ -213,21 +259,22 @@ impl<'a> Objective<'a> {
         self.maps.iter().map(|map| map.pool.len().min(SHOWN)).min().unwrap_or(1)
     }
 
-    /// The streams of a lens's pool that chunk `i` is looked at through; the first one not where that is looked at
-    /// apart.
+    /// The places in a lens's pool of the streams that chunk `i` is looked at through; the first stream not where that is
+    /// looked at apart.
     fn shown(&self, map: usize, i: usize, sampled: Option<usize>) -> Vec<usize> {
         let apart = self.inputs.first().is_some();
-        let pool: Vec<usize> = self.maps[map].pool.iter().copied().filter(|&l| !(apart && l == 0)).collect();
+        let pool = &self.maps[map].pool;
+        let places: Vec<usize> = (0..pool.len()).filter(|&k| !(apart && pool[k] == 0)).collect();
         match sampled {
-            Some(epoch) if pool.len() > SHOWN => {
-                (0..SHOWN).map(|k| pool[((i + epoch) * SHOWN + k) % pool.len()]).collect()
+            Some(epoch) if places.len() > SHOWN => {
+                (0..SHOWN).map(|k| places[((i + epoch) * SHOWN + k) % places.len()]).collect()
             }
-            Some(_) | None => pool,
+            Some(_) | None => places,
         }
     }
 
     /// All tokens for the lens of the first stream, if it has one of its own and the rows are few.
-    pub(super) fn evaluate_first(&self, lens: &AffineLens) -> Option<Evaluation> {
+    pub(super) fn evaluate_first(&self, lens: &Form) -> Option<Evaluation> {
         if self.maps[0].pool != [0] {
             return None;
         }
@@ -237,9 +284,10 @@ impl<'a> Objective<'a> {
     }
 
     /// The mean over all tokens of what a lens makes of the first stream, if the rows of that are few.
-    fn look_at_first(&self, map: usize, lens: &AffineLens) -> Option<Evaluation> {
+    fn look_at_first(&self, map: usize, lens: &Form) -> Option<Evaluation> {
         let Distinct { pieces, entropy, .. } = self.inputs.first()?;
-        let parts: Vec<Evaluation> = pieces.par_iter().map(|read| self.look(read, map, 0, lens)).collect();
+        let k = self.maps[map].pool.iter().position(|&l| l == 0)?;
+        let parts: Vec<Evaluation> = pieces.par_iter().map(|read| self.look(read, map, k, lens)).collect();
         let mut sum = Evaluation::nothing(lens);
         parts.iter().for_each(|part| sum.add(part));
         sum.kl -= entropy;
@@ -247,37 +295,69 @@ impl<'a> Objective<'a> {
         Some(sum)
     }
 
-    /// Sums over the rows of stream `l`.
-    fn look(&self, read: &Read, map: usize, l: usize, lens: &AffineLens) -> Evaluation {
-        let (kl, dz) = self.decoder.kl_and_gradient(&read.wanted, self.guess(read, l, lens));
+    /// Sums over the rows of the `k`-th stream of a lens's pool.
+    fn look(&self, read: &Read, map: usize, k: usize, lens: &Form) -> Evaluation {
+        let mut sum = Evaluation::nothing(lens);
+        let l = self.maps[map].pool[k];
+        let (kl, dz) = self.decoder.kl_and_gradient(&read.wanted, self.guess(read, map, k, lens));
         let mut db = Array1::<f32>::zeros(dz.ncols());
         add_rows(db.view_mut(), dz.view());
         let mut da = matmul(dz.t(), read.streams[l].view()).mapv(f64::from);
         let db = db.mapv(f64::from);
-        let map = &self.maps[map];
-        if map.pool.len() > 1 {
-            // Rows are kept about the mean of their own stream: `h - x̄ = (h - x̄_l) + (x̄_l - x̄)`.
-            let off = &self.x_means[l] - &map.moments.x_mean;
+        // Rows are kept about the mean of their own stream: `h - x̄ = (h - x̄_l) + (x̄_l - x̄)`.
+        if self.maps[map].pool.len() > 1 && self.maps[map].centres.nrows() == 1 {
+            let off = &self.moments.layers[l].x_mean - &self.maps[map].centres.row(0);
             for (mut row, &db) in da.rows_mut().into_iter().zip(&db) {
                 row.scaled_add(db, &off);
             }
         }
-        Evaluation { kl, da, db }
+        if let Some(dgain) = sum.dgains.get_mut(k) {
+            *dgain = (&da * &lens.a).sum();
+            da *= lens.gain(k);
+        }
+        (sum.kl, sum.da) = (kl, da);
+        sum.db.row_mut(lens.row(k)).assign(&db);
+        sum
     }
 
-    /// `A h + b`, `[rows, d_z]`.
-    fn guess(&self, read: &Read, l: usize, lens: &AffineLens) -> Array2<f32> {
-        let at_mean = lens.apply(self.x_means[l].view()).mapv(|x| x as f32);
-        linear(read.streams[l].view(), lens.a.mapv(|x| x as f32).t(), at_mean.view())
+    /// What a lens makes of the `k`-th stream of its pool, `[rows, d_z]`.
+    fn guess(&self, read: &Read, map: usize, k: usize, lens: &Form) -> Array2<f32> {
+        let l = self.maps[map].pool[k];
+        let gain = lens.gain(k);
+        let at_mean = lens.a.dot(&self.moments.layers[l].x_mean) * gain + lens.b.row(lens.row(k));
+        let a = lens.a.mapv(|x| (gain * x) as f32);
+        linear(read.streams[l].view(), a.t(), at_mean.mapv(|x| x as f32).view())
     }
 
-    /// The curvature of the objective by each lens's guess `z`, averaged over some of the tokens: the mean Fisher
-    /// matrix `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by `z` of `-ln q(y)` and `y` is drawn from the lens's
-    /// own reading `q`. It serves as a scale, so that some tokens are enough.
+    /// The curvature of the objective by what each lens says, averaged over some of the tokens: the mean Fisher matrix
+    /// `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by a guess `z` of `-ln q(y)` and `y` is drawn from the lens's
+    /// own reading `q`; and by gains, to which a lens's guess is proportional. It serves as a scale, so that some tokens
+    /// are enough.
     ///
-    /// `None` for outputs so wide that their curvature costs more than it saves, and for lenses that are not `active`.
-    pub(super) fn fisher(&self, lenses: &[AffineLens], active: &[bool]) -> Result<Vec<Option<Array2<f64>>>> {
-        if lenses.iter().any(|lens| lens.b.len() > WIDEST) {
+    /// Without the matrix for outputs so wide that their curvature costs more than it saves, and for lenses that are not
+    /// `active`.
+    pub(super) fn curvatures(&self, lenses: &[Form], active: &[bool]) -> Result<Vec<Curvature>> {
+        let outputs = self.fisher(lenses, active)?;
+        let of = |((output, lens), map): ((Option<Array2<f64>>, &Form), &Map)| {
+            // `E |F^(1/2) A (h - x̄_k)|²`, and each stream is as many of the rows.
+            let by_gain = |&l: &usize| {
+                let (m, a) = (&self.moments.layers[l], &lens.a);
+                let spread = matmul(matmul(a.view(), m.s_xx.view()).view(), a.t()) / m.weight;
+                let size = match &output {
+                    Some(f) => (f * &spread).sum(),
+                    None => spread.diag().sum(),
+                };
+                size / map.pool.len() as f64
+            };
+            let gains =
+                if lens.gains.is_empty() { Vec::new() } else { map.pool.iter().map(by_gain).collect() };
+            Curvature { output, gains: gains.into() }
+        };
+        Ok(outputs.into_iter().zip(lenses).zip(&self.maps).map(of).collect())
+    }
+
+    fn fisher(&self, lenses: &[Form], active: &[bool]) -> Result<Vec<Option<Array2<f64>>>> {
+        if lenses.iter().any(|lens| lens.b.ncols() > WIDEST) {
             return Ok(vec![None; lenses.len()]);
         }
         let n_chunks = self.inputs.n_chunks();
@@ -285,27 +365,26 @@ impl<'a> Objective<'a> {
         let n_looked = n_chunks.min(LOOKED).min(LOOKED_TOKENS.div_ceil(chunk_tokens));
         let parts: Vec<(usize, Vec<Option<Array2<f64>>>)> = (0..n_looked)
             .into_par_iter()
-            .map(|k| {
+            .map(|i_look| {
                 // In equal distances: from all of the text.
-                let i = k * n_chunks / n_looked;
+                let i = i_look * n_chunks / n_looked;
                 let read = self.inputs.read(i)?;
                 let mut random = rng(0, i as u64);
-                let mut one = |l: usize, lens: &AffineLens| {
-                    let z = self.guess(&read, l, lens);
+                let mut one = |map: usize| {
+                    // Of a pool a stream is enough: another one in each chunk.
+                    let k = i_look % self.maps[map].pool.len();
+                    let z = self.guess(&read, map, k, &lenses[map]);
                     let q = Wanted::of_logits(self.decoder.logits(z.view()).view()).p;
                     let drawn = drawn(q.view(), &mut random);
                     let (_, g) = self.decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
-                // Of a pool a stream is enough: another one in each chunk.
-                let looked = |((map, lens), active): ((&Map, &AffineLens), &bool)| {
-                    active.then(|| one(map.pool[k % map.pool.len()], lens))
-                };
-                Ok((read.wanted.p.nrows(), self.maps.iter().zip(lenses).zip(active).map(looked).collect()))
+                let looked = (0..lenses.len()).map(|map| active[map].then(|| one(map))).collect();
+                Ok((read.wanted.p.nrows(), looked))
             })
             .collect::<Result<_>>()?;
-        let zeros = |(lens, active): (&AffineLens, &bool)| {
-            active.then(|| Array2::<f64>::zeros((lens.b.len(), lens.b.len())))
+        let zeros = |(lens, active): (&Form, &bool)| {
+            active.then(|| Array2::<f64>::zeros((lens.b.ncols(), lens.b.ncols())))
         };
         let mut sums: Vec<Option<Array2<f64>>> = lenses.iter().zip(active).map(zeros).collect();
         let mut n = 0;
@@ -321,21 +400,43 @@ impl<'a> Objective<'a> {
     }
 }
 
+/// What a map of low rank is that rank away from: nothing, or the identity, whichever a penalty has pulled towards.
+fn counted_from(a: &Array2<f64>, rank: usize) -> Result<Array2<f64>> {
+    let away = |from: &Array2<f64>| -> Result<f64> {
+        let off = a - from;
+        let sizes = SymmetricEigen::new(matmul(off.view(), off.t()).view())?.values;
+        Ok(sizes.iter().take(sizes.len().saturating_sub(rank)).sum())
+    };
+    let zero = Array2::zeros(a.dim());
+    if a.nrows() != a.ncols() {
+        return Ok(zero);
+    }
+    let identity = Array2::eye(a.nrows());
+    Ok(if away(&identity)? < away(&zero)? { identity } else { zero })
+}
+
 impl Evaluation {
-    fn nothing(lens: &AffineLens) -> Self {
-        Evaluation { kl: 0.0, da: Array2::zeros(lens.a.dim()), db: Array1::zeros(lens.b.len()) }
+    fn nothing(lens: &Form) -> Self {
+        Evaluation {
+            kl: 0.0,
+            da: Array2::zeros(lens.a.dim()),
+            db: Array2::zeros(lens.b.dim()),
+            dgains: Array1::zeros(lens.gains.len()),
+        }
     }
 
     fn add(&mut self, other: &Evaluation) {
         self.kl += other.kl;
         self.da += &other.da;
         self.db += &other.db;
+        self.dgains += &other.dgains;
     }
 
     fn divide(&mut self, n: f64) {
         self.kl /= n;
         self.da /= n;
         self.db /= n;
+        self.dgains /= n;
     }
 }
 
@@ -366,14 +467,12 @@ mod tests {
         let mut random = rng(5, 0);
         let tokens = Array2::from_shape_simple_fn((90, 5), || uniform_index(&mut random, 7) as u32);
         let moments = LayerMoments::collect(&model, &tokens).unwrap();
-        let lenses = Ridge::default().own(&moments).unwrap();
-        let lenses: Vec<AffineLens> = lenses.lenses().iter().map(|l| l.as_ref().clone()).collect();
+        let start = Ridge::default().own(&moments).unwrap();
         let see = |keep| {
             let mut inputs = Inputs::new(&model, &tokens, None);
             assert_eq!(inputs.keep(keep, None).unwrap(), keep > 0);
-            let pools = vec![vec![0], vec![1], vec![2]];
             let decoder = Decoder::new(&model, moments.target);
-            let objective = Objective::new(decoder, inputs, &moments, pools, 1e-3).unwrap();
+            let (objective, lenses) = Objective::new(decoder, inputs, &moments, &start, 1e-3).unwrap();
             assert_eq!(objective.inputs.first().is_some(), keep > 0);
             objective.evaluate(&lenses, &[true; 3], None, &mut Meter::new(1, 0)).unwrap()
         };
@@ -395,7 +494,11 @@ mod tests {
         // Variances 4 and 2 over the rows: 3 in the mean.
         let x = ndarray::array![[2.0, 0.0], [-2.0, 0.0], [2.0, 2.0], [-2.0, -2.0]];
         m.push(x.view(), x.view()).unwrap();
-        let lens = AffineLens { a: ndarray::array![[1.5, 0.0], [-1.0, 1.0]], b: ndarray::array![9.0, 9.0] };
+        let lens = Form {
+            a: ndarray::array![[1.5, 0.0], [-1.0, 1.0]],
+            b: ndarray::array![[9.0, 9.0]],
+            gains: Array1::zeros(0),
+        };
         let seen = |target| {
             let mut at = Evaluation::nothing(&lens);
             Penalty::new(0.1, &m, target).add_to(&mut at, &lens);
@@ -405,7 +508,7 @@ mod tests {
         let at = seen(Target::Residual);
         assert!((at.kl - 0.1875).abs() < 1e-12);
         assert!((at.da - ndarray::array![[0.15, 0.0], [-0.3, 0.0]]).iter().all(|e| e.abs() < 1e-12));
-        assert_eq!(at.db, ndarray::array![0.0, 0.0]);
+        assert_eq!(at.db, ndarray::array![[0.0, 0.0]]);
         // Towards zero: ½ · 0.3 · (1.5² + 1² + 1²).
         assert!((seen(Target::Given).kl - 0.6375).abs() < 1e-12);
     }

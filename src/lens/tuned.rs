@@ -4,18 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::decoder::Decoder;
+use super::form::Form;
 use super::inputs::Inputs;
+use super::kind::Common;
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
 use super::natural_gradient::Moving;
 use super::objective::{Evaluation, Meter, Objective};
 use super::ridge::check_lambda;
 use super::token_chunks::TokenChunks;
-use super::{AffineLens, LayerLenses, LayerMoments, Lens, Pool, Ridge};
+use super::whitened::Curvature;
+use super::{AffineLens, LayerLenses, LayerMoments, Lens, LensKind, Ridge};
 use crate::model::Transformer;
 use crate::{Error, ErrorKind, Result, record};
 
@@ -33,9 +36,10 @@ use crate::{Error, ErrorKind, Result, record};
 /// for the sum of the `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens
 /// looks at all of those in each step, and each step of L-BFGS there is as many as cost what one of another layer does.
 ///
-/// It keeps the [pool](LayerLenses::pool) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one
+/// It keeps the [kind](LayerLenses::kind) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one
 /// lens for all streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for
-/// each. Lenses with a gain, a bias or a rank of their own become each stream's own.
+/// each, from [`Ridge::shared_own_bias`] on one matrix with the biases that suit it best. A map of low rank moves as two
+/// factors.
 ///
 /// ```
 /// use onelens::{data::{Corpus, Source}, lens::{LayerMoments, Refine, Ridge}, model::{Config, Transformer}, num::rng};
@@ -49,7 +53,7 @@ use crate::{Error, ErrorKind, Result, record};
 /// ```
 ///
 /// For post-norm lenses and probes the problem is convex: where the gradient vanishes, no better lens is left to find.
-/// Ask for `lbfgs_steps` to get there.
+/// Ask for `lbfgs_steps` to get there. (With gains or a rank it is not convex, and what is found is the best nearby.)
 ///
 /// Streams are kept from step to step up to 1 GiB; beyond, the model runs again for each step, and they are never held
 /// for more than a few sequences. For more text than memory there is
@@ -79,8 +83,8 @@ pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
-    /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens of a
-    /// [pool](Pool) has the mean KL over the streams it was fitted to, the same for each stream that it reads; without
+    /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens
+    /// that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that it reads; without
     /// L-BFGS that is estimated from four of them at each token, the same before and after, as nothing else asks for all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
@@ -104,7 +108,7 @@ pub(super) struct Refined {
     pub(super) lenses: Vec<Arc<AffineLens>>,
     pub(super) training_kl: Array2<f64>,
     pub(super) gradient_norm: Vec<f64>,
-    pub(super) pool: Pool,
+    pub(super) kind: LensKind,
 }
 
 impl Refine {
@@ -209,11 +213,11 @@ impl Refine {
     ) -> Result<Refined> {
         check_lambda(self.lambda)?;
         inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
-        let (pools, map_of) = start.pool().maps(moments)?;
-        let n_maps = pools.len();
+        let (_, map_of) = start.kind().maps(moments)?;
+        let (objective, begin) = Objective::new(decoder, inputs, moments, start, self.lambda)?;
+        let n_maps = begin.len();
         // The first stream that reads through it.
         let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
-        let objective = Objective::new(decoder, inputs, moments, pools, self.lambda)?;
         let wanted: Vec<bool> =
             (0..n_maps).map(|map| until.only.is_none_or(|only| only.contains(&first(map)))).collect();
         // Without L-BFGS, which needs the gradient of all streams of a pool, some at each token tell whether epochs have helped.
@@ -226,23 +230,21 @@ impl Refine {
         let mut at = match found {
             Some(at) => at,
             None => {
-                let lenses: Vec<AffineLens> =
-                    (0..n_maps).map(|map| start.lenses()[first(map)].as_ref().clone()).collect();
                 meter.what = "where it begins".into();
-                let seen = objective.evaluate(&lenses, &wanted, sampled, &mut meter)?;
+                let seen = objective.evaluate(&begin, &wanted, sampled, &mut meter)?;
                 let phase = match self.epochs {
-                    0 => Phase::lbfgs(&objective, &lenses, &seen, objective.fisher(&lenses, &wanted)?)?,
-                    _ => Phase::Epochs(Moving::from(&lenses)),
+                    0 => Phase::lbfgs(&objective, &begin, &seen, objective.curvatures(&begin, &wanted)?)?,
+                    _ => Phase::Epochs(Moving::from(&begin)),
                 };
-                Standing { done: 0, training_kl: seen.iter().map(|at| at.kl).collect(), lenses, seen, phase }
+                let training_kl = seen.iter().map(|at| at.kl).collect();
+                Standing { done: 0, training_kl, forms: begin, seen, phase }
             }
         };
         // Coordinates of L-BFGS, once known.
         let mut coordinates = None;
         // Not those that read what is wanted from the start, as from a last stream, from which nothing has to be
         // guessed.
-        let can_fall: Vec<bool> =
-            at.training_kl.iter().take(at.lenses.len()).map(|kl| *kl > NOTHING_LEFT).collect();
+        let can_fall: Vec<bool> = at.training_kl.iter().take(n_maps).map(|kl| *kl > NOTHING_LEFT).collect();
         while at.done < self.epochs + self.lbfgs_steps {
             let next = match &mut at.phase {
                 Phase::Epochs(moving) => {
@@ -250,20 +252,20 @@ impl Refine {
                     moving.epoch(&objective, &can_fall, (at.done, self.epochs), &mut meter)?;
                     if at.done + 1 == self.epochs {
                         meter.what = "where epochs led".into();
-                        let there = objective.evaluate(&moving.lenses, &can_fall, sampled, &mut meter)?;
-                        for (l, (lens, there)) in moving.lenses.iter().zip(there).enumerate() {
+                        let there = objective.evaluate(&moving.forms, &can_fall, sampled, &mut meter)?;
+                        for (l, (form, there)) in moving.forms.iter().zip(there).enumerate() {
                             // False for a KL that is not a number, too.
                             if can_fall[l] && there.kl < at.seen[l].kl {
-                                (at.lenses[l], at.seen[l]) = (lens.clone(), there);
+                                (at.forms[l], at.seen[l]) = (form.clone(), there);
                             }
                         }
                         at.training_kl.extend(at.seen.iter().map(|seen| seen.kl));
                         // L-BFGS wants the curvature where they begin; without any, the last one is scale enough.
                         let curvatures = match self.lbfgs_steps {
                             0 => moving.curvatures().to_vec(),
-                            _ => objective.fisher(&at.lenses, &wanted)?,
+                            _ => objective.curvatures(&at.forms, &wanted)?,
                         };
-                        Some(Phase::lbfgs(&objective, &at.lenses, &at.seen, curvatures)?)
+                        Some(Phase::lbfgs(&objective, &at.forms, &at.seen, curvatures)?)
                     } else {
                         None
                     }
@@ -281,12 +283,15 @@ impl Refine {
                             Some(whitened) => whitened,
                             None => objective.whiten(curvatures)?,
                         };
-                        let trials: Vec<AffineLens> =
-                            searches.iter().zip(&whitened).map(|(s, w)| w.leave(&s.trial())).collect();
+                        let points: Vec<Array1<f64>> = searches.iter().map(Lbfgs::trial).collect();
+                        let trials: Vec<Form> =
+                            points.iter().zip(&whitened).map(|(point, w)| w.leave(point)).collect();
                         let seen = objective.evaluate(&trials, &active, None, &mut meter)?;
                         for (l, (there, trial)) in seen.into_iter().zip(trials).enumerate() {
-                            if active[l] && searches[l].tell(there.kl, whitened[l].gradient(&there)) {
-                                at.lenses[l] = trial;
+                            if active[l]
+                                && searches[l].tell(there.kl, whitened[l].gradient(&there, &points[l]))
+                            {
+                                at.forms[l] = trial;
                             }
                         }
                         // More steps of the first lens, where they are cheap.
@@ -294,10 +299,11 @@ impl Refine {
                             if !active[0] || searches[0].done() {
                                 break;
                             }
-                            let trial = whitened[0].leave(&searches[0].trial());
+                            let point = searches[0].trial();
+                            let trial = whitened[0].leave(&point);
                             let Some(there) = objective.evaluate_first(&trial) else { break };
-                            if searches[0].tell(there.kl, whitened[0].gradient(&there)) {
-                                at.lenses[0] = trial;
+                            if searches[0].tell(there.kl, whitened[0].gradient(&there, &point)) {
+                                at.forms[0] = trial;
                             }
                         }
                         coordinates = Some(whitened);
@@ -321,14 +327,23 @@ impl Refine {
             Phase::Epochs(_) => unreachable!("the last epoch leads to L-BFGS"),
         };
         let n_steps = at.training_kl.len() / n_maps;
-        let lenses: Vec<Arc<AffineLens>> = at.lenses.into_iter().map(Arc::new).collect();
+        let lenses = match start.kind().common() {
+            Common::Everything => {
+                let lenses: Vec<_> = at.forms.iter().map(|form| Arc::new(form.lens(0))).collect();
+                map_of.iter().map(|&map| lenses[map].clone()).collect()
+            }
+            // One form for all streams.
+            Common::Matrix | Common::Direction => {
+                (0..map_of.len()).map(|l| Arc::new(at.forms[0].lens(l))).collect()
+            }
+        };
         Ok(Refined {
-            lenses: map_of.iter().map(|&map| lenses[map].clone()).collect(),
+            lenses,
             training_kl: Array2::from_shape_fn((n_steps, map_of.len()), |(step, l)| {
                 at.training_kl[step * n_maps + map_of[l]]
             }),
             gradient_norm: map_of.iter().map(|&map| gradient_norm[map]).collect(),
-            pool: start.pool().clone(),
+            kind: start.kind().clone(),
         })
     }
 }
@@ -356,9 +371,9 @@ fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
 }
 
 const KIND: &str = "refinement";
-const STANDING_VERSION: u32 = 2;
-/// Of finished lenses. 2: with their pools.
-const VERSION: u32 = 2;
+const STANDING_VERSION: u32 = 3;
+/// Of finished lenses. 2: with their pools. 3: with their kinds.
+const VERSION: u32 = 3;
 
 /// Where a search stands between two epochs or steps of L-BFGS.
 #[derive(Serialize, Deserialize)]
@@ -368,7 +383,7 @@ struct Standing {
     /// One row after another.
     training_kl: Vec<f64>,
     /// The best so far, and what was seen there before L-BFGS.
-    lenses: Vec<AffineLens>,
+    forms: Vec<Form>,
     seen: Vec<Evaluation>,
     phase: Phase,
 }
@@ -378,7 +393,7 @@ enum Phase {
     Epochs(Moving),
     Lbfgs {
         /// Those of the coordinates that the searches are in.
-        curvatures: Vec<Option<Array2<f64>>>,
+        curvatures: Vec<Curvature>,
         searches: Vec<Lbfgs>,
     },
 }
@@ -394,13 +409,16 @@ impl Phase {
     /// Searches from lenses at which the objective was seen, in coordinates of these curvatures.
     fn lbfgs(
         objective: &Objective,
-        lenses: &[AffineLens],
+        forms: &[Form],
         seen: &[Evaluation],
-        curvatures: Vec<Option<Array2<f64>>>,
+        curvatures: Vec<Curvature>,
     ) -> Result<Phase> {
         let whitened = objective.whiten(&curvatures)?;
-        let searches = seen.iter().zip(lenses.iter().zip(&whitened));
-        let searches = searches.map(|(at, (lens, w))| Lbfgs::new(w.enter(lens), at.kl, w.gradient(at)));
+        let searches = seen.iter().zip(forms.iter().zip(&whitened)).map(|(at, (form, w))| {
+            let point = w.enter(form);
+            let gradient = w.gradient(at, &point);
+            Lbfgs::new(point, at.kl, gradient)
+        });
         let searches = searches.collect();
         Ok(Phase::Lbfgs { curvatures, searches })
     }
@@ -409,12 +427,12 @@ impl Phase {
 impl Refined {
     /// Since `began`.
     pub(super) fn tuned(self, moments: &LayerMoments, began: Instant) -> TunedLens {
-        let name = match &self.pool {
-            Pool::Own => "tuned lens".into(),
-            pool => format!("tuned {}", pool.name()),
+        let name = match self.kind {
+            LensKind::Own => "tuned lens".into(),
+            ref kind => format!("tuned {}", kind.name()),
         };
         TunedLens {
-            lenses: LayerLenses::new(&name, moments, self.lenses, began).of_pool(self.pool),
+            lenses: LayerLenses::new(&name, moments, self.lenses, began).of_kind(self.kind),
             training_kl: self.training_kl,
             gradient_norm: self.gradient_norm,
             seconds: began.elapsed().as_secs_f64(),

@@ -3,9 +3,10 @@
 use super::figure::show;
 use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell};
 use crate::battery::{
-    Group, Interval, LayerTruth, LensKind, LiteralGradient, LossGradient, Network, Report, Summary,
-    TruthSummary, Verdict,
+    Group, Interval, LayerTruth, LiteralGradient, LossGradient, Network, Report, Summary, TruthSummary,
+    Verdict,
 };
+use crate::battery::{LEFT_OUT, LEFT_OUT_WITHOUT_LAST, OWN, SHARED};
 use crate::num::mean_and_standard_error;
 use crate::{Error, ErrorKind, Result};
 
@@ -270,12 +271,10 @@ impl Report {
         let first = &self.groups[0];
         let n = first.summary.layers.len();
         let layers = &first.summary.layers;
-        let mut series: Vec<Series> = [LensKind::Own, LensKind::Shared, LensKind::LeftOutWithoutLast]
-            .iter()
-            .map(|k| Series::new(k.name(), first.kl(*k)))
-            .collect();
-        let closed: Vec<f64> =
-            layers.iter().map(|l| l.least_squares[LensKind::LeftOutWithoutLast.place()]).collect();
+        let mut series: Vec<Series> = [("own", OWN), ("shared", SHARED), ("left out", LEFT_OUT_WITHOUT_LAST)]
+            .map(|(name, kind)| Series::new(name, layers.iter().map(|l| l.kl[kind]).collect::<Vec<_>>()))
+            .into();
+        let closed: Vec<f64> = layers.iter().map(|l| l.least_squares[LEFT_OUT_WITHOUT_LAST]).collect();
         let logit: Vec<f64> = layers.iter().map(|l| l.logit_lens).collect();
         series.push(Series::new("left out, least squares", closed).dashed());
         if logit.iter().any(|kl| kl.is_finite()) {
@@ -305,7 +304,7 @@ impl Report {
     pub fn own_lenses(&self) -> Result<Figure> {
         self.some_count()?;
         let series = |g: &Group| {
-            let kl = g.kl(LensKind::Own).into_iter().map(|k| k / g.summary.baseline).collect::<Vec<_>>();
+            let kl = g.summary.layers.iter().map(|l| l.kl[OWN] / g.summary.baseline).collect::<Vec<_>>();
             Series::new(&g.summary.name, kl)
         };
         LineChart {
@@ -342,7 +341,7 @@ impl Report {
             "counted",
         ];
         let rows = first.summary.layers.iter().enumerate().map(|(l, at)| {
-            let of = |k| hundredths(at.fraction_of(k).estimate);
+            let of = |kind: usize| hundredths(at.fraction[kind].estimate);
             let truth =
                 |of: &dyn Fn(&LayerTruth) -> f64| at.truth.as_ref().map_or("-".into(), |t| percent(of(t)));
             vec![
@@ -351,8 +350,8 @@ impl Report {
                 format!("{:.3}", at.nats[1].estimate).into(),
                 hundredths(at.scale_free.estimate),
                 format!("{:.2} to {:.2}", at.scale_free.lower, at.scale_free.upper).into(),
-                of(LensKind::LeftOutWithoutLast),
-                of(LensKind::LeftOut),
+                of(LEFT_OUT_WITHOUT_LAST),
+                of(LEFT_OUT),
                 hundredths(at.fraction_of_least_squares),
                 hundredths(at.read_by),
                 if at.rotation_p < 1.0 { format!("{:.3}", at.rotation_p).into() } else { "1".into() },

@@ -83,8 +83,8 @@ impl Streaming {
             ));
         }
         let (start_sum, moments_sum) = (start.checksum(), moments.checksum());
-        let pool = start.pool();
-        let of = format!("{run:08x} {how:?} {pool:?} {start_sum:08x} {moments_sum:08x}");
+        let kind = start.kind();
+        let of = format!("{run:08x} {how:?} {kind:?} {start_sum:08x} {moments_sum:08x}");
         let of = crc32fast::hash(of.as_bytes());
         let kept = folder.join(format!("{fingerprint:016x}-{of:08x}.refinement"));
         how.fit_until(&Until::default(), model, start, moments, &tokens, Some(&kept))

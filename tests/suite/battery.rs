@@ -2,10 +2,11 @@
 
 use ndarray::{Array1, Array2};
 use onelens::battery::{
-    Battery, Cell, LensKind, Lesion, LiteralGradient, Network, Report, Resamples, Streams, Truth,
-    equivalence, measure, path_gradients,
+    Battery, Cell, KINDS, Lesion, LiteralGradient, Network, Report, Resamples, Streams, Truth, equivalence,
+    measure, path_gradients,
 };
 use onelens::data::{Copies, Corpus, Markov, Source};
+use onelens::lens::LensKind;
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{log_softmax_rows, normal, rng};
 
@@ -31,7 +32,7 @@ fn the_rotated_copy_is_the_same_network_to_own_lenses_and_another_to_a_shared_on
     let (as_is, copy) =
         (measure(&streams, 1e-4, false, &[]).unwrap(), measure(&rotated, 1e-4, false, &[]).unwrap());
     let gap = |kind| {
-        let (a, b) = (as_is.kl_of(kind), copy.kl_of(kind));
+        let (a, b) = (as_is.kl_of(&kind).unwrap(), copy.kl_of(&kind).unwrap());
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
     };
     assert!(gap(LensKind::Own) < 1e-8, "own lenses differ by {}", gap(LensKind::Own));
@@ -58,8 +59,8 @@ fn one_lens_reads_all_of_a_random_walk_so_that_shuffled_updates_share_a_lens() {
     // Cov(h_L, h_l) = Cov(h_l) for independent increments without mean: A = I for every layer.
     let streams = made(Made::Halving, 5);
     let shuffled = streams.shuffled(&mut rng(1, 0));
-    let seen = measure(&shuffled, 1e-6, false, &LensKind::REFINED).unwrap();
-    let total = |kind| seen.baseline.sum() * streams.n_layers() as f64 - seen.kl_of(kind).sum();
+    let seen = measure(&shuffled, 1e-6, false, &KINDS).unwrap();
+    let total = |kind| seen.baseline.sum() * streams.n_layers() as f64 - seen.kl_of(&kind).unwrap().sum();
     assert!(total(LensKind::LeftOut) > 0.9 * total(LensKind::Own));
     // What was shuffled is still there: each layer's updates, in another order.
     let sum = |s: &Streams| (&s.streams[3] - &s.streams[2]).sum();
@@ -109,7 +110,7 @@ fn updates_of_untrained_networks_do_not_align_with_the_truth() {
         .map(|seed| {
             let tokens = source.sample_held_out(40, 12, &mut rng(seed, 1)).unwrap();
             let streams = Streams::of_transformer(&small(&source, seed), &tokens, Some(&source)).unwrap();
-            let seen = measure(&streams, 1e-4, false, &LensKind::REFINED).unwrap();
+            let seen = measure(&streams, 1e-4, false, &KINDS).unwrap();
             assert!(seen.truth.is_some_and(|truth| truth.known));
             seen.alignment.mean().unwrap()
         })
@@ -221,9 +222,7 @@ fn what_the_battery_cannot_look_at_is_refused_with_a_sentence() {
     assert!(short.what().contains("3 sequences of 1 tokens"), "{short}");
     let tokens = text.sample(20, 12, &mut rng(0, 0)).unwrap();
     let streams = Streams::of_transformer(&small(&text, 0), &tokens, Some(&text)).unwrap();
-    assert!(
-        measure(&streams, 1e-4, false, &LensKind::REFINED).unwrap().truth.is_some_and(|truth| !truth.known)
-    );
+    assert!(measure(&streams, 1e-4, false, &KINDS).unwrap().truth.is_some_and(|truth| !truth.known));
     assert!(streams.permuted_targets(&mut rng(0, 0)).is_none());
     assert!(Copies::new(6, 2, 4).unwrap().true_conditional(&[0, 1]).is_some());
 }

@@ -2,7 +2,7 @@
 
 use onelens::battery::{Answer, Interval, LanguageBattery, LanguageReport};
 use onelens::data::{Markov, PieceTokenizer, Source, Texts};
-use onelens::lens::{LayerMoments, Lens, LogitLens, Pool, Ridge, Scale, Target, compare};
+use onelens::lens::{LayerMoments, Lens, LensKind, LogitLens, Ridge, Scale, Target, compare};
 use onelens::model::{Config, Transformer};
 use onelens::ndarray::{Array2, ArrayView1};
 use onelens::num::{kl_divergence, rng};
@@ -34,7 +34,7 @@ fn what_lenses_read_is_what_compare_says_of_them() {
     let report = quick().run("small", &model, &fit, &held_out).unwrap();
     let moments = LayerMoments::collect_with(&model, &fit, Scale::UnitRms, Target::Normalised).unwrap();
     let ridge = Ridge { lambda: 1e-3, ..Ridge::default() };
-    let left_out = ridge.pooled(&moments, &Pool::LeftOutWithoutLast).unwrap();
+    let left_out = ridge.lenses(&moments, &LensKind::LeftOutWithoutLast).unwrap();
     let own = ridge.own(&moments).unwrap();
     let lenses: [&dyn Lens; 3] = [&LogitLens, &own, &left_out];
     let seen = compare(&model, &lenses, &moments, &held_out).unwrap();

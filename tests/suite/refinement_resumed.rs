@@ -105,7 +105,7 @@ fn a_refinement_goes_on_where_it_stopped_with_the_numbers_of_one_that_did_not() 
     tuned.save(&path).unwrap();
     let back = TunedLens::load(&path).unwrap();
     assert!(back.lenses == tuned.lenses && back.gradient_norm == tuned.gradient_norm);
-    assert!(LayerLenses::load(&path).unwrap_err().to_string().contains("holds `tuned-lens 2`"));
+    assert!(LayerLenses::load(&path).unwrap_err().to_string().contains("holds `tuned-lens 3`"));
     let shared = Ridge::default().shared(&moments).unwrap();
     shared.save(&path).unwrap();
     assert!(LayerLenses::load(&path).unwrap() == shared);

@@ -1,8 +1,8 @@
 //! The decision rule against made-up networks whose answer is known: each is recognised for 19 of 20 seeds or more.
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
-use onelens::battery::{Answer, LensKind, Pair, Readout, Streams, Summary, Truth, decide, measure};
-use onelens::lens::Scale;
+use onelens::battery::{Answer, Pair, Readout, Streams, Summary, Truth, decide, measure};
+use onelens::lens::{LensKind, Scale};
 use onelens::model::Norm;
 use onelens::num::{Rng, normal, rng};
 

@@ -3,7 +3,8 @@
 use ndarray::{Array1, Array2, Axis};
 use onelens::data::{Markov, Source};
 use onelens::lens::{
-    AffineLens, LayerLenses, LayerMoments, Lens, Pool, Probe, Refine, Ridge, Scale, Target, Towards, compare,
+    AffineLens, LayerLenses, LayerMoments, Lens, LensKind, Probe, Refine, Ridge, Scale, Target, Towards,
+    compare,
 };
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{Cholesky, rng};
@@ -260,14 +261,17 @@ fn a_classifier_reads_the_token_off_the_embedding_and_nothing_off_noise() {
     assert!(Probe::fit(&model, &train, &train.mapv(|_| 0), 1, 1).is_err());
 }
 
-fn pools() -> [Pool; 6] {
+fn kinds() -> [LensKind; 9] {
     [
-        Pool::Shared,
-        Pool::Streams(vec![0, 2]),
-        Pool::LeftOut,
-        Pool::LeftOutWithoutLast,
-        Pool::Later,
-        Pool::Every(2),
+        LensKind::OwnBias,
+        LensKind::OwnGain,
+        LensKind::LowRank(3),
+        LensKind::Shared,
+        LensKind::Streams(vec![0, 2]),
+        LensKind::LeftOut,
+        LensKind::LeftOutWithoutLast,
+        LensKind::Later,
+        LensKind::Every(2),
     ]
 }
 
@@ -295,8 +299,13 @@ fn mean_kl(
             self.0.check_model(model)
         }
     }
-    let kl = &compare(model, &[&One(lenses.clone(), l)], moments, tokens).unwrap().curves[0].kl;
-    let pool = lenses.pool().of(l, lenses.len());
+    let pool = lenses.kind().streams(l, lenses.len());
+    let kl = match lenses.kind() {
+        // Each stream of the pool has a lens of its own.
+        LensKind::OwnBias | LensKind::OwnGain => compare(model, &[lenses], moments, tokens),
+        _ => compare(model, &[&One(lenses.clone(), l)], moments, tokens),
+    };
+    let kl = &kl.unwrap().curves[0].kl;
     pool.iter().map(|&k| kl[k]).sum::<f64>() / pool.len() as f64
 }
 
@@ -307,13 +316,13 @@ fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
     let (model, train, _) = small();
     for (scale, target) in [(Scale::AsItIs, Target::Residual), (Scale::UnitRms, Target::Normalised)] {
         let moments = LayerMoments::collect_with(&model, &train, scale, target).unwrap();
-        for pool in pools() {
-            let start = Ridge::default().pooled(&moments, &pool).unwrap();
+        for kind in kinds() {
+            let start = Ridge::default().lenses(&moments, &kind).unwrap();
             let how = Refine { epochs: 4, lbfgs_steps: 4, ..Default::default() };
             let tuned = how.fit(&model, &start, &moments, &train).unwrap();
-            assert_eq!(tuned.lenses.pool(), &pool);
+            assert_eq!(tuned.lenses.kind(), &kind);
             assert!(
-                tuned.lenses.name().starts_with(&format!("tuned {}", pool.name())),
+                tuned.lenses.name().starts_with(&format!("tuned {}", kind.name())),
                 "{}",
                 tuned.lenses.name()
             );
@@ -324,11 +333,11 @@ fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
                 let after = mean_kl(&model, &tuned.lenses, &moments, &train, l);
                 assert!(
                     (first - before).abs() < F32 && (last - after).abs() < F32,
-                    "{pool:?} {l}: {first} {before} {last} {after}"
+                    "{kind:?} {l}: {first} {before} {last} {after}"
                 );
                 // A later-layers lens of the last stream but one has the model's own prediction to read, and nothing to
                 // gain.
-                assert!(last < first || first < 1e-5, "{pool:?}, stream {l}: {first} {last}");
+                assert!(last < first || first < 1e-5, "{kind:?}, stream {l}: {first} {last}");
             }
         }
     }
@@ -339,7 +348,7 @@ fn lenses_of_pools_lower_the_mean_kl_over_the_streams_of_their_pool() {
 fn a_shared_post_norm_lens_ends_where_no_direction_leads_down() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, Target::Normalised).unwrap();
-    let start = Ridge::default().pooled(&moments, &Pool::LeftOut).unwrap();
+    let start = Ridge::default().lenses(&moments, &LensKind::LeftOut).unwrap();
     let how = Refine { epochs: 6, lbfgs_steps: 200, ..Default::default() };
     let tuned = how.fit(&model, &start, &moments, &train).unwrap();
     assert!(tuned.gradient_norm.iter().all(|g| *g < 2e-3), "{:?}", tuned.gradient_norm);
@@ -379,17 +388,55 @@ fn a_shared_post_norm_lens_ends_where_no_direction_leads_down() {
     }
 }
 
+/// Each kind holds the one before it, so that the least KL of each is no more, and what a kind has in common is in common.
+#[test]
+fn each_freedom_more_lowers_the_least_kl_and_a_kind_keeps_what_it_has_in_common() {
+    let (model, train, _) = small();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, Target::Normalised).unwrap();
+    let how = Refine { epochs: 6, lbfgs_steps: 80, ..Default::default() };
+    let fit = |kind: LensKind| {
+        let start = Ridge::default().lenses(&moments, &kind).unwrap();
+        how.fit(&model, &start, &moments, &train).unwrap()
+    };
+    let mean = |tuned: &onelens::lens::TunedLens| {
+        tuned.training_kl.row(tuned.training_kl.nrows() - 1).mean().unwrap()
+    };
+    let [shared, bias, gain, own] =
+        [LensKind::Shared, LensKind::OwnBias, LensKind::OwnGain, LensKind::Own].map(fit);
+    let least: Vec<f64> = [&shared, &bias, &gain, &own].map(mean).into();
+    assert!(least.windows(2).all(|w| w[1] < w[0] - 1e-4), "{least:?}");
+    // Convex: it ends where no direction leads down.
+    assert!(bias.gradient_norm[0] < 2e-3, "{:?}", bias.gradient_norm);
+    let map = |tuned: &onelens::lens::TunedLens, l: usize| tuned.lenses.layer(l).unwrap();
+    assert!(map(&bias, 0).a == map(&bias, 3).a && map(&bias, 0).b != map(&bias, 3).b);
+    // Parallel but not equal.
+    let (x, y) = (map(&gain, 1).a, map(&gain, 2).a);
+    let cosine = (&x * &y).sum() / ((&x * &x).sum() * (&y * &y).sum()).sqrt();
+    assert!((cosine.abs() - 1.0).abs() < 1e-12 && x != y);
+
+    let low: Vec<_> = [0, 1, 4, 8].map(|rank| fit(LensKind::LowRank(rank))).into();
+    let least: Vec<f64> = low.iter().map(mean).collect();
+    assert!(least.windows(2).all(|w| w[1] < w[0] - 1e-4), "{least:?}");
+    // All ranks there are is no constraint.
+    assert!((least[3] - mean(&own)).abs() < 2e-3, "{least:?} {}", mean(&own));
+    for (rank, tuned) in [0, 1, 4].iter().zip(&low) {
+        let away = map(tuned, 1).a - Array2::<f64>::eye(8);
+        let sizes = onelens::num::SymmetricEigen::new(away.dot(&away.t()).view()).unwrap().values;
+        assert_eq!(sizes.iter().filter(|s| **s > 1e-10).count(), *rank);
+    }
+}
+
 #[test]
 fn a_left_out_lens_is_the_lens_of_the_other_streams() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let how = Refine { epochs: 3, lbfgs_steps: 2, ..Default::default() };
-    let fit = |pool: Pool| {
-        let start = Ridge::default().pooled(&moments, &pool).unwrap();
+    let fit = |kind: LensKind| {
+        let start = Ridge::default().lenses(&moments, &kind).unwrap();
         how.fit(&model, &start, &moments, &train).unwrap().lenses
     };
-    let left_out = fit(Pool::LeftOut).layer(2).unwrap();
-    let others = fit(Pool::Streams(vec![0, 1, 3])).layer(2).unwrap();
+    let left_out = fit(LensKind::LeftOut).layer(2).unwrap();
+    let others = fit(LensKind::Streams(vec![0, 1, 3])).layer(2).unwrap();
     let off = (&left_out.a - &others.a)
         .iter()
         .chain(&(&left_out.b - &others.b))
@@ -398,9 +445,9 @@ fn a_left_out_lens_is_the_lens_of_the_other_streams() {
     assert!(off < 0.05, "{off}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lenses");
-    let lenses = fit(Pool::Every(2));
+    let lenses = fit(LensKind::Every(2));
     lenses.save(&path).unwrap();
-    assert_eq!(LayerLenses::load(&path).unwrap().pool(), &Pool::Every(2));
+    assert_eq!(LayerLenses::load(&path).unwrap().kind(), &LensKind::Every(2));
     assert!(lenses.layer(0) == lenses.layer(2) && lenses.layer(0) != lenses.layer(1));
 }
 
@@ -408,15 +455,17 @@ fn a_left_out_lens_is_the_lens_of_the_other_streams() {
 fn pools_of_nothing_are_refused() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
-    let said = |pool: Pool| Ridge::default().pooled(&moments, &pool).unwrap_err();
-    assert!(said(Pool::Streams(vec![])).what().contains("has no streams"));
-    assert!(said(Pool::Streams(vec![1, 4])).what().contains("no residual stream 4 among 4"));
-    assert!(said(Pool::Every(0)).help().contains("1 is one lens for all"));
-    for (name, pool) in
-        [("left-out", Pool::LeftOut), ("every-3", Pool::Every(3)), ("0,2", Pool::Streams(vec![0, 2]))]
-    {
-        assert_eq!(name.parse::<Pool>().unwrap(), pool);
+    let said = |kind: LensKind| Ridge::default().lenses(&moments, &kind).unwrap_err();
+    assert!(said(LensKind::Streams(vec![])).what().contains("has no streams"));
+    assert!(said(LensKind::Streams(vec![1, 4])).what().contains("no residual stream 4 among 4"));
+    assert!(said(LensKind::Every(0)).help().contains("1 is one lens for all"));
+    for (name, kind) in [
+        ("left-out", LensKind::LeftOut),
+        ("every-3", LensKind::Every(3)),
+        ("0,2", LensKind::Streams(vec![0, 2])),
+    ] {
+        assert_eq!(name.parse::<LensKind>().unwrap(), kind);
     }
-    let e = "every-".parse::<Pool>().unwrap_err();
+    let e = "every-".parse::<LensKind>().unwrap_err();
     assert!(e.what().contains("\"every-\"") && e.help().contains("left-out"), "{e}");
 }

@@ -220,7 +220,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 lbfgs_steps: lbfgs_steps.unwrap_or(usual.lbfgs_steps),
                 lambda: lambda.unwrap_or(usual.lambda),
             };
-            let start = Ridge::default().pooled(&moments, &kind.parse()?)?;
+            let start = Ridge::default().lenses(&moments, &kind.parse()?)?;
             let tuned = how.refine(&refine, &model, &model.tokenizer, &documents, &start, &moments)?;
             tuned.save(output)?;
             let (before, after) =
@@ -365,17 +365,15 @@ pub(crate) fn read_tokens(model: &LanguageModel, texts: &Tokens, n: usize) -> Re
 fn fit(name: &str, ridge: &Ridge, moments: &LayerMoments) -> Result<Box<dyn Lens>> {
     let lenses = match name {
         "logit" => return Ok(Box::new(LogitLens)),
-        "own-bias" => ridge.shared_own_bias(moments)?,
-        "own-gain" => ridge.shared_own_gain(moments)?,
         file if Path::new(file).is_file() => return Ok(Box::new(TunedLens::load(file)?)),
         _ => match name.parse() {
-            Ok(pool) => ridge.pooled(moments, &pool)?,
+            Ok(kind) => ridge.lenses(moments, &kind)?,
             Err(_) => {
                 return Err(Error::new(
                     ErrorKind::Config,
                     format!("there is no lens {name:?}, and no such file"),
-                    "lenses are logit, own, shared, left-out, left-out-without-last, later, every-3, own-bias and own-gain, or a file of \
-                     `onelens lens refine`",
+                    "lenses are logit, own, shared, left-out, left-out-without-last, later, own-bias, own-gain, every-3 and rank-8, or a \
+                     file of `onelens lens refine`",
                 ));
             }
         },
