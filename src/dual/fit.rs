@@ -4,13 +4,12 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::adam::Adam;
 use super::lanes::{
     Block, LANES, Lane, Merged, Sizes, Work, add_loss_and_gradient, find_answers, find_errors, summed,
 };
 use super::one_step::Inputs;
 use super::{LinearAttention, LinearAttentionLayer, Mask};
-use crate::num::{Real, Rng, mean_and_standard_error, normal, rng, standard_normal};
+use crate::num::{Adam, Real, Rng, clipped, mean_and_standard_error, normal, rng, standard_normal};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -107,7 +106,7 @@ impl LinearAttentionTraining {
         let mut layers: Vec<LinearAttentionLayer> = (0..n_own)
             .map(|_| LinearAttentionLayer { w_q: random(), w_k: random(), w_v: random(), p: random() })
             .collect();
-        let mut adam = Adam::new(layers.len() * 4 * d * d, 0.9, 0.999);
+        let mut adam = Adam::new(layers.len() * 4 * d * d, (0.9, 0.999), 1e-12);
         let mut fit = LinearAttentionFit {
             net: self.network(&layers),
             losses: Vec::with_capacity(self.steps),
@@ -132,7 +131,7 @@ impl LinearAttentionTraining {
             let weights = layers
                 .iter_mut()
                 .flat_map(|l| l.w_q.iter_mut().chain(&mut l.w_k).chain(&mut l.w_v).chain(&mut l.p));
-            adam.step(weights, &grad, self.lr_at(step), self.clip);
+            adam.step(weights, grad.iter(), self.lr_at(step), clipped(&grad, self.clip));
             progress.update(step + 1, || format!("loss {loss:.4}"));
             if enough(&fit.losses) {
                 break;

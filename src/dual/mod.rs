@@ -21,7 +21,6 @@
 //!
 //! Samples are rows: `x: [n, d_in]`, `y: [n, d_out]`; weights map columns, `W: [d_out, d_in]`, as in the papers.
 
-mod adam;
 mod alignment;
 mod delta;
 mod dual_form;

@@ -19,8 +19,9 @@
 //! | one for all, for any subset, for all other or all later layers | [`Ridge::shared`], [`fitted_on`](Ridge::fitted_on), [`left_out`](Ridge::left_out), [`later`](Ridge::later) |
 //! | one for all with own bias, or own gain | [`Ridge::shared_own_bias`], [`Ridge::shared_own_gain`] |
 //! | of low rank | [`Ridge::low_rank`] |
+//! | with a hidden layer, as a reference | [`HiddenLayer`] |
 //!
-//! The kinds of the last six rows are one [`LensKind`], in closed form by [`Ridge::lenses`] and at least KL by [`Refine`].
+//! Own lenses and those of the three rows before the last are one [`LensKind`], in closed form by [`Ridge::lenses`] and at least KL by [`Refine`].
 //! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says
 //! what a lens reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange
 //! inputs away.
@@ -34,6 +35,7 @@ mod decoder;
 mod form;
 mod given;
 mod grouped;
+mod hidden;
 mod images;
 mod inputs;
 mod jacobian;
@@ -66,6 +68,7 @@ pub use causal::CausalBasis;
 pub use compare::{Comparison, LensCurve, compare};
 pub(crate) use given::{GivenRows, exact_moments};
 pub use grouped::{GroupedMoments, RidgeChoice};
+pub use hidden::{HiddenLayer, HiddenLenses};
 pub use jacobian::Jacobian;
 pub use kind::LensKind;
 pub use layers::LayerMoments;

@@ -349,7 +349,7 @@ impl Refine {
 }
 
 /// Streams that take no more memory than this are kept from step to step.
-const KEPT_BYTES: usize = 1 << 30;
+pub(super) const KEPT_BYTES: usize = 1 << 30;
 /// The same for texts of any size, whose promise is little memory.
 const STREAMED_BYTES: usize = 64 << 20;
 

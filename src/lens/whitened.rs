@@ -62,7 +62,7 @@ impl Whitened {
             let by_output = fisher.map_or(1.0, |f| f.diag().sum() / f.nrows() as f64);
             s.diag_mut().mapv_inplace(|s| s + penalty / by_output);
         }
-        let input = powers(s.view(), INPUT_FLOOR)?;
+        let input = input_powers(s.view())?;
         let output = fisher.map(|f| powers(f, OUTPUT_FLOOR)).transpose()?;
         let output = output.map(|(inverse, root)| (root, inverse));
         let bias_unit = (centres.nrows() as f64).sqrt();
@@ -254,6 +254,11 @@ const OUTPUT_FLOOR: f64 = 0.03;
 const GAIN_FLOOR: f64 = 1e-3;
 /// And for the sizes of factors.
 const FACTOR_FLOOR: f64 = 1e-3;
+
+/// `W` and its inverse, of the covariance of an input.
+pub(super) fn input_powers(covariance: ArrayView2<f64>) -> Result<(Array2<f64>, Array2<f64>)> {
+    powers(covariance, INPUT_FLOOR)
+}
 
 /// `S^(-1/2)` and `S^(1/2)`. Directions below `floor` are left at that scale instead of being blown up.
 fn powers(s: ArrayView2<f64>, floor: f64) -> Result<(Array2<f64>, Array2<f64>)> {

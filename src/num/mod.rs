@@ -1,5 +1,6 @@
 //! Mathematics that has never heard of tokens: products, factorisations, probability, seeded randomness.
 
+mod adam;
 mod eigen;
 mod factor;
 mod gram;
@@ -23,6 +24,7 @@ use lapack as back_end;
 #[cfg(not(feature = "lapack"))]
 use pure as back_end;
 
+pub(crate) use adam::{Adam, clipped};
 pub use eigen::SymmetricEigen;
 pub use factor::Cholesky;
 pub(crate) use gram::{Centred, Part, add_matrix, add_products, mirror};

@@ -8,7 +8,7 @@ use crate::data::Images;
 use crate::nn::{
     Grid, cross_entropy, linear, linear_backward, patches, patches_backward, relu, relu_backward,
 };
-use crate::num::{Real, log_softmax_rows, normal, rng, uniform_index};
+use crate::num::{Adam, Real, log_softmax_rows, normal, rng, uniform_index};
 use crate::record::Fnv;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
@@ -282,8 +282,7 @@ impl ImageClassifier {
         }
         let mut rng = rng(how.seed, 1);
         let mut last_good = self.params.clone();
-        let zeros = zeros_like(&self.params);
-        let (mut mean, mut square) = (zeros.clone(), zeros);
+        let mut adam = Adam::new(numbers(&self.params).count(), (0.9, 0.999), 1e-8);
         let mut losses = Vec::new();
         let mut progress = Progress::new("training", how.steps);
         for step in 0..how.steps {
@@ -306,15 +305,8 @@ impl ImageClassifier {
                 ));
             }
             last_good.clone_from(&self.params);
-            let t = step as i32 + 1;
-            let rate = how.lr * (1.0 - step as f64 / how.steps as f64) / (1.0 - 0.9_f64.powi(t));
-            let root = 1.0 / (1.0 - 0.999_f64.powi(t)).sqrt();
-            let state = numbers_mut(&mut mean).zip(numbers_mut(&mut square));
-            for ((p, g), (m, v)) in numbers_mut(&mut self.params).zip(numbers(&grad)).zip(state) {
-                *m = 0.9 * *m + 0.1 * g;
-                *v = 0.999 * *v + 0.001 * g * g;
-                *p -= rate as f32 * *m / (v.sqrt() * root as f32 + 1e-8);
-            }
+            let lr = how.lr * (1.0 - step as f64 / how.steps as f64);
+            adam.step(numbers_mut(&mut self.params), numbers(&grad), lr, 1.0);
             losses.push(loss);
             progress.update(step + 1, || format!("loss {loss:.3}"));
         }

@@ -3,8 +3,8 @@
 use ndarray::{Array1, Array2, Axis};
 use onelens::data::{Markov, Source};
 use onelens::lens::{
-    AffineLens, LayerLenses, LayerMoments, Lens, LensKind, Probe, Refine, Ridge, Scale, Target, Towards,
-    compare,
+    AffineLens, HiddenLayer, LayerLenses, LayerMoments, Lens, LensKind, Probe, Refine, Ridge, Scale, Target,
+    Towards, compare,
 };
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{Cholesky, rng};
@@ -468,4 +468,32 @@ fn pools_of_nothing_are_refused() {
     }
     let e = "every-".parse::<LensKind>().unwrap_err();
     assert!(e.what().contains("\"every-\"") && e.help().contains("left-out"), "{e}");
+}
+
+/// What a hidden layer reads is what a comparison measures, and on tokens that it was trained on no less than its start.
+#[test]
+fn a_hidden_layer_reads_more_than_the_affine_lens_that_it_begins_with() {
+    let (model, train, held_out) = small();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, Target::Normalised).unwrap();
+    let own = Ridge::default().own(&moments).unwrap();
+    let affine = Refine { epochs: 6, lbfgs_steps: 40, ..Default::default() };
+    let affine = affine.fit(&model, &own, &moments, &train).unwrap();
+    let how = HiddenLayer { width: 32, epochs: 40, ..Default::default() };
+    let hidden = how.fit(&model, &affine.lenses, &moments, &train).unwrap();
+    let seen = compare(&model, &[&affine, &hidden], &moments, &train).unwrap();
+    for l in 0..4 {
+        let [before, after] = hidden.training_kl[l];
+        assert!((seen.curves[0].kl[l] - before).abs() < F32 && (seen.curves[1].kl[l] - after).abs() < F32);
+        // The affine lens is at its least: what is gained is what the hidden layer adds. The last stream needs nothing.
+        assert!(if l < 3 { after < 0.9 * before } else { after < 1e-3 }, "{l}: {before} {after}");
+    }
+    assert_eq!(hidden.name(), "tuned lens, unit rms, post-norm, hidden layer of 32");
+    assert!(compare(&model, &[&hidden], &moments, &held_out).is_ok());
+
+    let none = HiddenLayer { width: 0, ..how }.fit(&model, &own, &moments, &train).unwrap_err();
+    assert!(none.what().contains("width 0"), "{none}");
+    let raw = LayerMoments::collect(&model, &train).unwrap();
+    assert!(how.fit(&model, &own, &raw, &train).is_err());
+    let other = Transformer::new(Config { seed: 99, ..model.config.clone() }).unwrap();
+    assert!(how.fit(&other, &own, &moments, &train).is_err());
 }

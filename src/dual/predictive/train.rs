@@ -1,11 +1,10 @@
 //! Training a predictive-coding network by the recipe that transformers are trained with, so that the two can be
 //! compared.
 
-use super::super::adam::Adam;
 use super::PredictiveCoding;
 use crate::data::Source;
 use crate::model::{Training, TrainingLog};
-use crate::num::rng;
+use crate::num::{Adam, clipped, rng};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -35,7 +34,7 @@ impl PredictiveCoding {
         }
         let len = self.config.n_ctx + 1;
         let mut batches = rng(how.seed, 1);
-        let mut adam = Adam::new(self.params.count(), how.beta1, how.beta2);
+        let mut adam = Adam::new(self.params.count(), (how.beta1, how.beta2), 1e-12);
         let mut progress = Progress::new("training", how.steps);
         let mut log = TrainingLog {
             losses: Vec::with_capacity(how.steps),
@@ -63,7 +62,8 @@ impl PredictiveCoding {
             for matrix in self.params.matrices_mut() {
                 *matrix *= 1.0 - lr * how.weight_decay;
             }
-            adam.step(self.params.slices_mut().into_iter().flatten(), &grad, lr, how.clip);
+            let scale = clipped(&grad, how.clip);
+            adam.step(self.params.slices_mut().into_iter().flatten(), grad.iter(), lr, scale);
             progress.update(step + 1, || format!("loss {loss:.3}"));
         }
         log.held_out_loss = self.loss(&source.sample_held_out(N_HELD_OUT, len, &mut rng(how.seed, 2))?)?;
