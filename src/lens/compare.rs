@@ -1,15 +1,21 @@
 //! How much of the final prediction each lens reads off each layer, on tokens it was not fitted to.
 
+use std::path::Path;
+
 use ndarray::Array2;
+use serde::{Deserialize, Serialize};
 
 use super::readout::{most_probable, read_blocks};
 use super::{LayerMoments, Lens};
 use crate::model::Transformer;
 use crate::num::mean_and_standard_error;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, record};
+
+const KIND: &str = "comparison";
+const VERSION: u32 = 1;
 
 /// What several lenses read off every residual stream of held-out tokens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// One per lens.
     pub curves: Vec<LensCurve>,
@@ -26,7 +32,7 @@ pub struct Comparison {
 }
 
 /// What one lens reads, for `l = 0 ..= L`: means over tokens, one per residual stream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LensCurve {
     /// Name of the lens.
     pub name: String,
@@ -50,6 +56,16 @@ impl Comparison {
     pub fn shared_fraction(&self, lens: &str, own: &str) -> Result<Vec<f64>> {
         let (lens, own) = (self.curve(lens)?, self.curve(own)?);
         Ok(lens.kl.iter().zip(&own.kl).map(|(k, o)| (self.baseline - k) / (self.baseline - o)).collect())
+    }
+
+    /// Saves what was read; written under a temporary name first.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        record::save(path.as_ref(), KIND, VERSION, self)
+    }
+
+    /// Reads a saved comparison. A file that is cut off, damaged or something else is refused.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        record::load(path.as_ref(), KIND, VERSION)
     }
 
     /// The curve of the lens with this name.

@@ -4,7 +4,8 @@ use super::figure::show;
 use super::text;
 use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable};
 use crate::Result;
-use crate::lens::{Comparison, RidgeChoice, Trajectory, Transfer};
+use crate::lens::{Comparison, LensCurve, RidgeChoice, Trajectory, Transfer};
+use crate::model::no_stream;
 use crate::num::Mantel;
 
 /// A confidence band of the usual 95 %, in standard errors.
@@ -52,6 +53,32 @@ impl Comparison {
                 self.n_tokens, self.n_seqs
             ),
         }
+    }
+
+    /// Every lens in a row, with its KL from the final prediction at some residual streams and the time it took to fit.
+    ///
+    /// Fails on a stream that does not exist.
+    pub fn table_at(&self, streams: &[usize]) -> Result<Table> {
+        let n = self.curves.first().map_or(0, |c| c.kl.len());
+        if let Some(&l) = streams.iter().find(|&&l| l >= n) {
+            return Err(no_stream(l, n));
+        }
+        let row = |c: &LensCurve| -> Vec<TableCell> {
+            let kl = streams.iter().map(|&l| TableCell::Text(nats(c.kl[l])));
+            let time = TableCell::Text(seconds(c.fit_seconds));
+            std::iter::once(c.name.clone().into()).chain(kl).chain([time]).collect()
+        };
+        let header = streams.iter().map(|l| format!("stream {l}"));
+        Ok(Table {
+            title: "What each lens reads, stream by stream: KL in nats".into(),
+            header: std::iter::once("lens".into()).chain(header).chain(["fit time".into()]).collect(),
+            rows: self.curves.iter().map(row).collect(),
+            note: format!(
+                "The mean prediction is {:.3} nats away. {} held-out tokens in {} sequences. Fit time: from the moments on, or from where a \
+                 refinement began.",
+                self.baseline, self.n_tokens, self.n_seqs
+            ),
+        })
     }
 
     /// Cross-entropy of each reading with the next token by residual stream, with the model's own.
@@ -155,6 +182,11 @@ impl Comparison {
     pub fn evcxr_display(&self) {
         show(self.figure());
     }
+}
+
+/// With as many digits as a comparison carries.
+fn nats(kl: f64) -> String {
+    if kl.abs() < 10.0 { format!("{kl:.3}") } else { format!("{kl:.1}") }
 }
 
 /// A time of fitting; `-` where nothing was fitted.
