@@ -1,6 +1,8 @@
 //! One error type: a sentence that says what happened, and a way out.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// What went wrong, as a class that a program can match on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,17 +37,29 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(e.to_string(), "n_heads is 0\nhelp: set n_heads to 1 or more");
 /// assert_eq!(format!("{e:?}"), e.to_string());
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
     what: String,
     help: String,
+    /// What the system said.
+    source: Option<Arc<io::Error>>,
 }
 
 impl Error {
     /// An error from what happened and how to get out of it.
     pub fn new(kind: ErrorKind, what: impl Into<String>, help: impl Into<String>) -> Self {
-        Error { kind, what: what.into(), help: help.into() }
+        Error { kind, what: what.into(), help: help.into(), source: None }
+    }
+
+    /// An error about a file, with what the system said of it as the [source](std::error::Error::source).
+    pub(crate) fn of_file(what: impl fmt::Display, e: io::Error, help: impl Into<String>) -> Self {
+        Error {
+            kind: ErrorKind::File,
+            what: format!("{what}: {e}"),
+            help: help.into(),
+            source: Some(Arc::new(e)),
+        }
     }
 
     /// The class of the error.
@@ -76,4 +90,18 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {}
+/// Of one class and with one text.
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, &self.what, &self.help) == (other.kind, &other.what, &other.help)
+    }
+}
+
+impl Eq for Error {}
+
+impl std::error::Error for Error {
+    /// What the system said of a file, an [`std::io::Error`]; nothing of other errors.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}

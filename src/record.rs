@@ -102,9 +102,9 @@ fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> 
     whole().map_err(|e| {
         // Nothing can be done if even removing fails; the first error is the one to tell.
         let _ = std::fs::remove_file(&temporary);
-        Error::new(
-            ErrorKind::File,
-            format!("cannot write {}: {e}", path.display()),
+        Error::of_file(
+            format!("cannot write {}", path.display()),
+            e,
             "check that the folder exists, can be written to, and that the disk is not full",
         )
     })
@@ -184,7 +184,7 @@ pub(crate) fn to_bytes<T: Serialize>(shown: &str, kind: &str, version: u32, valu
 pub(crate) fn load<T: DeserializeOwned>(path: &Path, kind: &str, version: u32) -> Result<T> {
     let shown = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|e| {
-        Error::new(ErrorKind::File, format!("cannot read {shown}: {e}"), "check the path and its permissions")
+        Error::of_file(format!("cannot read {shown}"), e, "check the path and its permissions")
     })?;
     from_bytes(&shown, &bytes, kind, version)
 }

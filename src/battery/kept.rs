@@ -28,8 +28,8 @@ pub(super) fn kept<T: Serialize + DeserializeOwned>(
     }
     let made = make()?;
     std::fs::create_dir_all(folder).map_err(|e| {
-        let what = format!("cannot make the folder {}: {e}", folder.display());
-        Error::new(ErrorKind::File, what, "name a folder that can be written to")
+        let what = format!("cannot make the folder {}", folder.display());
+        Error::of_file(what, e, "name a folder that can be written to")
     })?;
     record::save(&path, kind, version, &made)?;
     Ok(made)

@@ -103,8 +103,9 @@ fn refuse(path: &Path, why: &str, help: &str) -> Error {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path)
-        .map_err(|e| refuse(path, &format!("cannot be read: {e}"), "check the path and its permissions"))
+    std::fs::read(path).map_err(|e| {
+        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
+    })
 }
 
 /// Most bytes of numbers that a compressed file may say it holds: MNIST has 47 million.
@@ -118,7 +119,8 @@ fn unpacked(path: &Path, n_axes: usize) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     let cannot = |e: std::io::Error| {
-        refuse(path, &format!("cannot be unpacked: {e}"), "was it cut off on the way? fetch it anew")
+        let what = format!("{} cannot be unpacked", path.display());
+        Error::of_file(what, e, "was it cut off on the way? fetch it anew")
     };
     let mut from = flate2::read::GzDecoder::new(&bytes[..]);
     let mut out = Vec::new();

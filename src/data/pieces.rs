@@ -34,11 +34,7 @@ impl PieceTokenizer {
         let path = path.as_ref();
         let shown = path.display();
         let bytes = std::fs::read(path).map_err(|e| {
-            Error::new(
-                ErrorKind::File,
-                format!("cannot read {shown}: {e}"),
-                "check the path and its permissions",
-            )
+            Error::of_file(format!("cannot read {shown}"), e, "check the path and its permissions")
         })?;
         Self::parse(&bytes).map_err(|why| {
             Error::new(

@@ -43,9 +43,9 @@ impl Corpus {
         let path = path.as_ref();
         let shown = path.display();
         let meta = std::fs::metadata(path).map_err(|e| {
-            Error::new(
-                ErrorKind::File,
-                format!("cannot open {shown}: {e}"),
+            Error::of_file(
+                format!("cannot open {shown}"),
+                e,
                 "give the path of a text file or a folder of text files",
             )
         })?;
@@ -212,11 +212,7 @@ impl std::fmt::Debug for Corpus {
 
 fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| {
-        Error::new(
-            ErrorKind::File,
-            format!("cannot read {}: {e}", path.display()),
-            "check the path and its permissions",
-        )
+        Error::of_file(format!("cannot read {}", path.display()), e, "check the path and its permissions")
     })?;
     String::from_utf8(bytes).map_err(|e| {
         Error::new(
@@ -229,11 +225,7 @@ fn read_text(path: &Path) -> Result<String> {
 
 fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let unreadable = |e: std::io::Error| {
-        Error::new(
-            ErrorKind::File,
-            format!("cannot read the folder {}: {e}", folder.display()),
-            "check its permissions",
-        )
+        Error::of_file(format!("cannot read the folder {}", folder.display()), e, "check its permissions")
     };
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;

@@ -68,7 +68,7 @@ impl TextFiles {
     ///
     /// Fails if one of them is gone.
     pub fn n_bytes(&self) -> Result<u64> {
-        self.files.iter().map(|file| Ok(std::fs::metadata(file).map_err(|e| cannot(file, &e))?.len())).sum()
+        self.files.iter().map(|file| Ok(std::fs::metadata(file).map_err(|e| cannot(file, e))?.len())).sum()
     }
 
     /// All documents, one after the other. What cannot be read is an error in its place, and the last thing that comes.
@@ -139,7 +139,7 @@ fn array(reader: impl Read) -> (serde_json::Result<Value>, u64) {
 
 impl Open {
     fn new(path: PathBuf) -> Result<Self> {
-        let file = File::open(&path).map_err(|e| cannot(&path, &e))?;
+        let file = File::open(&path).map_err(|e| cannot(&path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let (name, reader): (&str, Box<dyn BufRead + Send>) = if let Some(name) = name.strip_suffix(".gz") {
             (name, Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))))
@@ -180,7 +180,7 @@ impl Open {
             Kind::Lines(reader) => loop {
                 self.line += 1;
                 let mut line = String::new();
-                let n = reader.take(LONGEST_LINE).read_line(&mut line).map_err(|e| cannot(path, &e))?;
+                let n = reader.take(LONGEST_LINE).read_line(&mut line).map_err(|e| cannot(path, e))?;
                 if n == 0 {
                     return Ok(None);
                 }
@@ -207,7 +207,7 @@ fn plain(reader: &mut dyn BufRead, path: &Path) -> Result<Option<String>> {
     loop {
         let begin = text.len();
         let mut line = (&mut *reader).take(TextFiles::LONGEST as u64);
-        let n = line.read_until(b'\n', &mut text).map_err(|e| cannot(path, &e))?;
+        let n = line.read_until(b'\n', &mut text).map_err(|e| cannot(path, e))?;
         let separator = text[begin..].trim_ascii() == SEPARATOR.as_bytes();
         if separator {
             text.truncate(begin);
@@ -217,7 +217,7 @@ fn plain(reader: &mut dyn BufRead, path: &Path) -> Result<Option<String>> {
         }
         // Of a character that was cut the rest comes along.
         while std::str::from_utf8(&text).is_err_and(|e| e.error_len().is_none())
-            && (&mut *reader).take(1).read_to_end(&mut text).map_err(|e| cannot(path, &e))? == 1
+            && (&mut *reader).take(1).read_to_end(&mut text).map_err(|e| cannot(path, e))? == 1
         {}
         if !text.trim_ascii().is_empty() {
             return String::from_utf8(text).map(Some).map_err(|e| {
@@ -245,17 +245,17 @@ fn text_of(value: Value) -> Option<String> {
 
 /// Adds the files at and below `path`, each once: a link may lead back to a folder above it.
 fn collect(path: &Path, files: &mut Vec<PathBuf>, seen: &mut BTreeSet<PathBuf>) -> Result<()> {
-    if !seen.insert(path.canonicalize().map_err(|e| cannot(path, &e))?) {
+    if !seen.insert(path.canonicalize().map_err(|e| cannot(path, e))?) {
         return Ok(());
     }
-    let about = std::fs::metadata(path).map_err(|e| cannot(path, &e))?;
+    let about = std::fs::metadata(path).map_err(|e| cannot(path, e))?;
     if about.is_file() {
         files.push(path.to_path_buf());
         return Ok(());
     }
     let mut inside: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|e| cannot(path, &e))? {
-        inside.push(entry.map_err(|e| cannot(path, &e))?.path());
+    for entry in std::fs::read_dir(path).map_err(|e| cannot(path, e))? {
+        inside.push(entry.map_err(|e| cannot(path, e))?.path());
     }
     inside.sort();
     for path in inside {
@@ -268,10 +268,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, seen: &mut BTreeSet<PathBuf>) 
     Ok(())
 }
 
-fn cannot(path: &Path, e: &std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::File,
-        format!("cannot read {}: {e}", path.display()),
+fn cannot(path: &Path, e: std::io::Error) -> Error {
+    Error::of_file(
+        format!("cannot read {}", path.display()),
+        e,
         "check the path, its permissions, and whether a compressed file is whole",
     )
 }

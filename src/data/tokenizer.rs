@@ -51,8 +51,9 @@ impl Tokenizer {
         if super::is_gguf(path) {
             return Tokenizer::from_gguf(path);
         }
-        let bytes = std::fs::read(path)
-            .map_err(|e| refuse(format!("cannot be read: {e}"), "check the path and its permissions"))?;
+        let bytes = std::fs::read(path).map_err(|e| {
+            Error::of_file(format!("{shown} cannot be read"), e, "check the path and its permissions")
+        })?;
         if !bytes.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|&b| b == b'{' || b == b'[') {
             return match PieceTokenizer::open(path) {
                 Ok(pieces) => Ok(Tokenizer { kind: Kind::Pieces(pieces) }),

@@ -119,8 +119,8 @@ impl LayerLenses {
             lens_type: linear(),
         };
         std::fs::create_dir_all(folder).map_err(|e| {
-            let what = format!("cannot make the folder {}: {e}", folder.display());
-            Error::new(ErrorKind::File, what, "name a folder that can be written to")
+            let what = format!("cannot make the folder {}", folder.display());
+            Error::of_file(what, e, "name a folder that can be written to")
         })?;
         save_state_dict(&folder.join("params.pt"), &tensors)?;
         let config = serde_json::to_vec_pretty(&config).expect("text and numbers");

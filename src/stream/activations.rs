@@ -77,7 +77,7 @@ impl ActivationFiles {
     ) -> Result<Self> {
         let folder = folder.as_ref();
         let n_ctx = how.checked(model, tokenizer)?;
-        std::fs::create_dir_all(folder).map_err(|e| cannot("make", folder, &e))?;
+        std::fs::create_dir_all(folder).map_err(|e| cannot("make", folder, e))?;
         let shards = Shards::plan(texts, how.shard_bytes)?;
         let run = how.run(n_ctx, &shards);
         let fingerprint = format!("{:016x}", model.fingerprint());
@@ -119,7 +119,7 @@ impl ActivationFiles {
             std::io::ErrorKind::NotFound => {
                 refuse(&path, "is not there, so this is no folder of activations, or not all of one")
             }
-            _ => cannot("read", &path, &e),
+            _ => cannot("read", &path, e),
         })?;
         let index: Index = serde_json::from_slice(&bytes)
             .map_err(|e| refuse(&path, &format!("is no index of activation files: {e}")))?;
@@ -264,7 +264,7 @@ impl Shard {
     fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => refuse(path, "is missing"),
-            _ => cannot("read", path, &e),
+            _ => cannot("read", path, e),
         })?;
         let broken =
             |e: safetensors::SafeTensorError| refuse(path, &format!("is no whole safetensors file: {e}"));
@@ -315,10 +315,10 @@ fn refuse(path: &Path, why: &str) -> Error {
     )
 }
 
-fn cannot(what: &str, path: &Path, e: &std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::File,
-        format!("cannot {what} {}: {e}", path.display()),
+fn cannot(what: &str, path: &Path, e: std::io::Error) -> Error {
+    Error::of_file(
+        format!("cannot {what} {}", path.display()),
+        e,
         "check the path, its permissions, and that the disk is not full",
     )
 }

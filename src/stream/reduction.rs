@@ -111,9 +111,9 @@ struct Kept {
 impl Kept {
     fn open(folder: &Path, run: u32, fingerprint: u64, kind: &'static str) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| {
-            Error::new(
-                ErrorKind::File,
-                format!("cannot make the folder {}: {e}", folder.display()),
+            Error::of_file(
+                format!("cannot make the folder {}", folder.display()),
+                e,
                 "name a folder that can be written to",
             )
         })?;

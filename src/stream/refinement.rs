@@ -62,7 +62,7 @@ impl Streaming {
             ));
         };
         start.check_fits(model)?;
-        std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder", folder, &e))?;
+        std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder", folder, e))?;
         let shards = Shards::plan(texts, self.shard_bytes)?;
         let run = self.run(n_ctx, &shards);
         let fingerprint = model.fingerprint();
@@ -147,7 +147,7 @@ impl TokenFile {
     /// Writes all sequences, one shard in memory at a time: under a temporary name first.
     fn write(path: &Path, record: Record, shards: &Shards, mut sequences: Sequences) -> Result<Self> {
         let temporary = record::temporary(path);
-        let write = |e: std::io::Error| cannot("write", &temporary, &e);
+        let write = |e: std::io::Error| cannot("write", &temporary, e);
         let mut file = BufWriter::new(File::create_new(&temporary).map_err(write)?);
         let mut n_tokens = 0_u64;
         let mut progress = Progress::new("tokens", shards.len());
@@ -190,7 +190,7 @@ impl TokenChunks for TokenFile {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             file.seek(SeekFrom::Start((i * bytes.len()) as u64))
                 .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(|e| cannot("read", &self.path, &e))?;
+                .map_err(|e| cannot("read", &self.path, e))?;
         }
         let mut numbers = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) as usize);
         let (n_seqs, n_pos) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -210,10 +210,10 @@ fn damaged(path: &Path) -> Error {
     Error::new(ErrorKind::File, what, "remove it; it is made anew from the texts")
 }
 
-fn cannot(what: &str, path: &Path, e: &std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::File,
-        format!("cannot {what} {}: {e}", path.display()),
+fn cannot(what: &str, path: &Path, e: std::io::Error) -> Error {
+    Error::of_file(
+        format!("cannot {what} {}", path.display()),
+        e,
         "name a folder that can be written to, on a disk with 4 bytes for each token",
     )
 }

@@ -184,3 +184,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_error_of_a_file_has_what_the_system_said_as_its_source() {
+    use std::error::Error as _;
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none.safetensors");
+    let errors = [
+        Transformer::load(&none).unwrap_err(),
+        onelens::lens::Moments::load(&none).unwrap_err(),
+        onelens::data::Corpus::open(&none).unwrap_err(),
+        onelens::data::Tokenizer::open(&none).unwrap_err(),
+        onelens::lens::Moments::new(1, 1).save(none.join("below/it")).unwrap_err(),
+    ];
+    for e in errors {
+        assert_eq!(e.kind(), onelens::ErrorKind::File, "{e}");
+        let io = e.source().and_then(|e| e.downcast_ref::<std::io::Error>()).unwrap_or_else(|| panic!("{e}"));
+        assert_eq!(io.kind(), std::io::ErrorKind::NotFound);
+        assert!(e.what().contains("No such file or directory"), "{e}");
+    }
+    assert!(Transformer::new(Config { n_heads: 0, ..Default::default() }).unwrap_err().source().is_none());
+}

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::families::transformer;
 use super::tensors::{Stored, Tensors};
-use crate::Result;
 use crate::data::Gguf;
 use crate::model::Transformer;
 use crate::model::numbers::{FileBytes, Kind};
+use crate::{Error, Result};
 
 impl Transformer {
     /// Reads a GGUF file, such as llama.cpp's: architectures `llama` (Llama, Mistral, SmolLM), `qwen2` and `qwen3`; numbers as F32, F16, BF16,
@@ -146,8 +146,9 @@ fn settings(head: &Gguf, architecture: Architecture) -> Result<Value> {
 
 /// The tensors under Hugging Face's names.
 fn tensors(path: &Path, head: &Gguf, architecture: Architecture, config: &Value) -> Result<Tensors> {
-    let file = FileBytes::open(path)
-        .map_err(|e| head.refuse(format!("cannot be read: {e}"), "check the path and its permissions"))?;
+    let file = FileBytes::open(path).map_err(|e| {
+        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
+    })?;
     let file = Arc::new(file);
     let mut tensors = Tensors::none(path);
     let heads = |name: &str| config[name].as_u64().and_then(|n| usize::try_from(n).ok());

@@ -36,7 +36,7 @@ use ndarray::{Array1, Array2};
 
 use super::params::Place;
 use super::{Config, Matrix, Params};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A tensor as a reader gives it.
 enum Loaded {
@@ -85,10 +85,6 @@ fn build(
 /// The bytes of a file, or a sentence.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| {
-        tensors::refuse(
-            &path.display().to_string(),
-            format!("cannot be read: {e}"),
-            "check the path and its permissions",
-        )
+        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
     })
 }

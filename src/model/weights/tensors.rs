@@ -279,11 +279,7 @@ fn known_beginning(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
 /// The bytes of a file, mapped, or a sentence.
 fn map_file(path: &Path) -> Result<FileBytes> {
     FileBytes::open(path).map_err(|e| {
-        refuse(
-            &path.display().to_string(),
-            format!("cannot be read: {e}"),
-            "check the path and its permissions",
-        )
+        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
     })
 }
 
