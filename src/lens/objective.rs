@@ -25,6 +25,8 @@ const WIDEST: usize = 1024;
 /// Streams of its pool that a lens is shown of each chunk in an epoch: as many steps as if it were all of them, for less
 /// work each.
 const SHOWN: usize = 4;
+/// About how many tokens tell whether epochs have helped.
+const SAMPLED_TOKENS: usize = 4096;
 /// Chunks that the curvature is looked at, and about how many tokens: chunks of long sequences are fewer.
 const LOOKED: usize = 16;
 const LOOKED_TOKENS: usize = 4096;
@@ -192,8 +194,15 @@ impl<'a> Objective<'a> {
         if self.maps[0].pool == [0] { self.inputs.cheap_looks() } else { 1 }
     }
 
-    /// One pass over the tokens for all lenses that are `active`; zeros for the others. With `sampled` as in
-    /// [`evaluate_on`](Objective::evaluate_on).
+    /// Chunks in equal distances, from all of the text, with about so many tokens.
+    fn some_chunks(&self, n_tokens: usize) -> Vec<usize> {
+        let n = self.inputs.n_chunks();
+        let some = n.min(n_tokens.div_ceil(self.inputs.n_tokens().div_ceil(n)));
+        (0..some).map(|k| k * n / some).collect()
+    }
+
+    /// One pass over the tokens for all lenses that are `active`; zeros for the others. If `sampled`, over some of the
+    /// tokens, and as in [`evaluate_on`](Objective::evaluate_on).
     pub(super) fn evaluate(
         &self,
         lenses: &[Form],
@@ -201,8 +210,11 @@ impl<'a> Objective<'a> {
         sampled: Option<usize>,
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
-        let all: Vec<usize> = (0..self.inputs.n_chunks()).collect();
-        self.evaluate_on(&all, lenses, active, sampled, meter)
+        let looked = match sampled {
+            Some(_) => self.some_chunks(SAMPLED_TOKENS),
+            None => (0..self.inputs.n_chunks()).collect(),
+        };
+        self.evaluate_on(&looked, lenses, active, sampled, meter)
     }
 
     /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.

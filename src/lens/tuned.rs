@@ -84,8 +84,9 @@ pub struct TunedLens {
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
     /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens
-    /// that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that it reads; without
-    /// L-BFGS that is estimated from four of them at each token, the same before and after, as nothing else asks for all.
+    /// that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that it reads.
+    /// Without L-BFGS all of it is estimated from about 4096 tokens and, of many streams, from four at each, the same
+    /// before and after, as nothing else asks for all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -220,7 +221,7 @@ impl Refine {
         let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
         let wanted: Vec<bool> =
             (0..n_maps).map(|map| until.only.is_none_or(|only| only.contains(&first(map)))).collect();
-        // Without L-BFGS, which needs the gradient of all streams of a pool, some at each token tell whether epochs have helped.
+        // Without L-BFGS, which needs the gradient of all tokens and streams, some of them tell whether epochs have helped.
         let sampled = (self.lbfgs_steps == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
         let n_looks = 1 + self.epochs + usize::from(self.epochs > 0) + self.lbfgs_steps;

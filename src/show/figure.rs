@@ -39,6 +39,10 @@ pub struct Figure {
     csv: Vec<String>,
 }
 
+/// What browsers are told that a figure's page may do: show itself.
+const POLICY: &str =
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
 impl Figure {
     /// A figure that is a drawing, in HTML too.
     pub(super) fn drawn(title: &str, drawing: Drawing, text: String, csv: String) -> Figure {
@@ -245,10 +249,11 @@ impl Figure {
         record::write_atomic(path, &content)
     }
 
-    /// The figure as a page of its own.
+    /// The figure as a page of its own, which runs nothing, loads nothing and sends nothing.
     fn page(&self) -> String {
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
              <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\
              <style>:root{{color-scheme:light dark}}body{{margin:0;background:{}}}\
              @media(prefers-color-scheme:dark){{body{{background:{}}}}}</style></head>\n<body>{}</body></html>\n",

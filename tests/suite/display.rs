@@ -559,6 +559,10 @@ fn saved_files_are_whole_and_of_the_kind_their_name_says() {
     }
     assert!(read("a.html").starts_with("<!DOCTYPE html>") && read("a.html").contains(figure.html()));
     assert!(read("a.html").trim_end().ends_with("</html>"));
+    // Whoever puts something into a figure's page by its texts, that is not run.
+    assert!(
+        read("a.html").contains("Content-Security-Policy\" content=\"default-src 'none'; img-src data:;")
+    );
     assert_eq!(read("a.svg"), figure.svg());
     roxmltree::Document::parse(&read("a.svg")).unwrap();
     assert_eq!(read("a.txt"), figure.text());
