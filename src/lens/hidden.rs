@@ -243,7 +243,7 @@ impl HiddenLayer {
         }
         let maps = nets.iter().zip(white.iter().zip(&means));
         Ok(HiddenLenses {
-            name: format!("{}, hidden layer of {}", start.name(), self.width),
+            name: format!("hidden layer of {}", self.width),
             fingerprint: moments.fingerprint,
             scale: moments.scale,
             target: moments.target,

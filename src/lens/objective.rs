@@ -26,7 +26,7 @@ const WIDEST: usize = 1024;
 /// work each.
 const SHOWN: usize = 4;
 /// About how many tokens tell whether epochs have helped.
-const SAMPLED_TOKENS: usize = 4096;
+pub(super) const SAMPLED_TOKENS: usize = 4096;
 /// Chunks that the curvature is looked at, and about how many tokens: chunks of long sequences are fewer.
 const LOOKED: usize = 16;
 const LOOKED_TOKENS: usize = 4096;

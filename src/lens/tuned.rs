@@ -14,7 +14,7 @@ use super::kind::Common;
 use super::layers::check_fingerprint;
 use super::lbfgs::Lbfgs;
 use super::natural_gradient::Moving;
-use super::objective::{Evaluation, Meter, Objective};
+use super::objective::{Evaluation, Meter, Objective, SAMPLED_TOKENS};
 use super::ridge::check_lambda;
 use super::token_chunks::TokenChunks;
 use super::whitened::Curvature;
@@ -224,10 +224,16 @@ impl Refine {
         // Without L-BFGS, which needs the gradient of all tokens and streams, some of them tell whether epochs have helped.
         let sampled = (self.lbfgs_steps == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
-        let n_looks = 1 + self.epochs + usize::from(self.epochs > 0) + self.lbfgs_steps;
+        // Where it begins, and where epochs led.
+        let n_looks = 1 + usize::from(self.epochs > 0);
+        let look_tokens = sampled.map_or(n_tokens, |_| n_tokens.min(SAMPLED_TOKENS));
+        let total = n_looks * look_tokens + (self.epochs + self.lbfgs_steps) * n_tokens;
         let found = kept.and_then(|path| record::load::<Standing>(path, KIND, STANDING_VERSION).ok());
-        let looked = found.as_ref().map_or(0, |at| at.looks(self.epochs));
-        let mut meter = Meter::new(n_looks * n_tokens, looked * n_tokens);
+        let done = found.as_ref().map_or(0, |at| {
+            let n_looks = 1 + usize::from(self.epochs > 0 && at.done >= self.epochs);
+            n_looks * look_tokens + at.done * n_tokens
+        });
+        let mut meter = Meter::new(total, done);
         let mut at = match found {
             Some(at) => at,
             None => {
@@ -397,13 +403,6 @@ enum Phase {
         curvatures: Vec<Curvature>,
         searches: Vec<Lbfgs>,
     },
-}
-
-impl Standing {
-    /// How often it has gone through the tokens.
-    fn looks(&self, epochs: usize) -> usize {
-        1 + self.done + usize::from(epochs > 0 && self.done >= epochs)
-    }
 }
 
 impl Phase {

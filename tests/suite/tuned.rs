@@ -487,7 +487,7 @@ fn a_hidden_layer_reads_more_than_the_affine_lens_that_it_begins_with() {
         // The affine lens is at its least: what is gained is what the hidden layer adds. The last stream needs nothing.
         assert!(if l < 3 { after < 0.9 * before } else { after < 1e-3 }, "{l}: {before} {after}");
     }
-    assert_eq!(hidden.name(), "tuned lens, unit rms, post-norm, hidden layer of 32");
+    assert_eq!(hidden.name(), "hidden layer of 32");
     assert!(compare(&model, &[&hidden], &moments, &held_out).is_ok());
 
     let none = HiddenLayer { width: 0, ..how }.fit(&model, &own, &moments, &train).unwrap_err();
