@@ -324,18 +324,27 @@ impl std::fmt::Debug for HiddenLenses {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_gradient_by_every_weight_is_that_of_differences() {
-        let mut random = rng(1, 0);
-        let mut matrix = |n, m| Array2::<f64>::from_shape_simple_fn((n, m), || normal(&mut random));
-        let (u, r) = (matrix(5, 3), matrix(5, 2));
-        let net = Net {
+    /// Rows of one matrix of random numbers after another.
+    fn random(seed: u64) -> impl FnMut(usize, usize) -> Array2<f64> {
+        let mut random = rng(seed, 0);
+        move |n, m| Array2::from_shape_simple_fn((n, m), || normal(&mut random))
+    }
+
+    /// Of three numbers, four hidden ones and two guessed.
+    fn net(matrix: &mut impl FnMut(usize, usize) -> Array2<f64>) -> Net<f64> {
+        Net {
             m: matrix(2, 3),
             c: matrix(1, 2).row(0).to_owned(),
             k: matrix(4, 3),
             bias: matrix(1, 4).row(0).to_owned(),
             v: matrix(2, 4),
-        };
+        }
+    }
+
+    #[test]
+    fn the_gradient_by_every_weight_is_that_of_differences() {
+        let mut matrix = random(1);
+        let (u, r, net) = (matrix(5, 3), matrix(5, 2), net(&mut matrix));
         let loss = |net: &Net<f64>| (net.forward(u.view()).2 * &r).sum();
         let (before, after, _) = net.forward(u.view());
         let grad = net.backward(u.view(), &before, &after, &r);
@@ -352,22 +361,15 @@ mod tests {
 
     #[test]
     fn a_map_folded_reads_streams_as_they_come() {
-        let mut random = rng(2, 0);
-        let mut matrix = |n, m| Array2::<f64>::from_shape_simple_fn((n, m), || normal(&mut random));
-        let net = Net {
-            m: matrix(2, 3),
-            c: matrix(1, 2).row(0).to_owned(),
-            k: matrix(4, 3),
-            bias: matrix(1, 4).row(0).to_owned(),
-            v: matrix(2, 4),
-        };
+        let mut matrix = random(2);
         let narrow = |x: &Array2<f64>| x.mapv(|x| x as f32);
+        let wide = net(&mut matrix);
         let net = Net {
-            m: narrow(&net.m),
-            c: net.c.mapv(|x| x as f32),
-            k: narrow(&net.k),
-            bias: net.bias.mapv(|x| x as f32),
-            v: narrow(&net.v),
+            m: narrow(&wide.m),
+            c: wide.c.mapv(|x| x as f32),
+            k: narrow(&wide.k),
+            bias: wide.bias.mapv(|x| x as f32),
+            v: narrow(&wide.v),
         };
         let (white, mean, h) = (matrix(3, 3), matrix(1, 3).row(0).to_owned(), matrix(6, 3));
         let map = folded(&net, &narrow(&white), &mean);
