@@ -545,3 +545,16 @@ pub(crate) fn cosine(a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
     let size = (a.dot(&a) * b.dot(&b)).sqrt();
     if size > 0.0 { a.dot(&b) / size } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_those_of_their_kinds() {
+        let places = [OWN, SHARED, LEFT_OUT, LEFT_OUT_WITHOUT_LAST];
+        let kinds = [LensKind::Own, LensKind::Shared, LensKind::LeftOut, LensKind::LeftOutWithoutLast];
+        assert_eq!(kinds.map(|kind| place(&kind).unwrap()), places);
+        assert!(place(&LensKind::Every(2)).unwrap_err().help().contains("OwnBias"));
+    }
+}

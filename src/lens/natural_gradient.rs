@@ -23,7 +23,9 @@ const MOMENTUM: f64 = 0.9;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Moving {
     pub(super) forms: Vec<Form>,
-    /// In coordinates of the curvatures; none before the first epoch.
+    /// The forms in coordinates of the curvatures, and how they move there; none before the first epoch. Coordinates of
+    /// low rank cannot be told from a form again: factors have more than one way to share a map.
+    points: Vec<Array1<f64>>,
     velocities: Vec<Array1<f64>>,
     /// As last seen.
     curvatures: Vec<Curvature>,
@@ -35,7 +37,13 @@ pub(super) struct Moving {
 impl Moving {
     /// At rest.
     pub(super) fn from(forms: &[Form]) -> Self {
-        Moving { forms: forms.to_vec(), velocities: Vec::new(), curvatures: Vec::new(), whitened: None }
+        Moving {
+            forms: forms.to_vec(),
+            points: Vec::new(),
+            velocities: Vec::new(),
+            curvatures: Vec::new(),
+            whitened: None,
+        }
     }
 
     /// Those that it last moved in.
@@ -65,23 +73,20 @@ impl Moving {
             None if self.curvatures.is_empty() => None,
             None => Some(objective.whiten(&self.curvatures)?),
         };
-        let (whitened, mut points) = match known {
-            Some(whitened) if !(epoch + 1).is_power_of_two() => {
-                let points = entered(&whitened, &self.forms);
-                (whitened, points)
-            }
+        let whitened = match known {
+            Some(whitened) if !(epoch + 1).is_power_of_two() => whitened,
             before => {
                 self.curvatures = objective.curvatures(&self.forms, active)?;
                 let whitened = objective.whiten(&self.curvatures)?;
-                let points = entered(&whitened, &self.forms);
+                self.points = whitened.par_iter().zip(&self.forms).map(|(w, form)| w.enter(form)).collect();
                 self.velocities = match before {
-                    None => points.iter().map(|point| Array1::zeros(point.len())).collect(),
+                    None => self.points.iter().map(|point| Array1::zeros(point.len())).collect(),
                     Some(before) => {
                         let moved = self.velocities.iter().zip(whitened.iter().zip(&before));
                         moved.map(|(velocity, (w, before))| w.carried(velocity, before)).collect()
                     }
                 };
-                (whitened, points)
+                whitened
             }
         };
         for k in 0..n_batches {
@@ -89,7 +94,7 @@ impl Moving {
             let seen = objective.evaluate_on(&batch, &self.forms, active, Some(epoch), meter)?;
             let done = (epoch * n_batches + k) as f64 / (epochs * n_batches) as f64;
             let by = seen.par_iter().zip(&whitened).zip(active);
-            let moving = points.par_iter_mut().zip(&mut self.velocities).zip(&mut self.forms).zip(by);
+            let moving = self.points.par_iter_mut().zip(&mut self.velocities).zip(&mut self.forms).zip(by);
             moving.filter(|(_, (_, active))| **active).for_each(
                 |(((point, velocity), form), ((at, w), _))| {
                     *velocity = &*velocity * MOMENTUM + w.step(at, point);
@@ -101,8 +106,4 @@ impl Moving {
         self.whitened = Some(whitened);
         Ok(())
     }
-}
-
-fn entered(whitened: &[Whitened], forms: &[Form]) -> Vec<Array1<f64>> {
-    whitened.par_iter().zip(forms).map(|(w, form)| w.enter(form)).collect()
 }

@@ -38,6 +38,8 @@ pub(super) struct Objective<'a> {
     decoder: Decoder,
     moments: &'a LayerMoments,
     maps: Vec<Map<'a>>,
+    /// Which of the maps each stream is read through.
+    pub(super) map_of: Vec<usize>,
 }
 
 /// One form: the streams that it reads, and their moments together, about what they are centred at.
@@ -138,7 +140,7 @@ impl<'a> Objective<'a> {
             let lenses = match common {
                 // Those of a pool may read another stream.
                 Common::Everything => {
-                    let first = map_of.iter().position(|&of| of == map).expect("every map is of a stream");
+                    let first = first_of(map, &map_of);
                     &start.lenses()[first..=first]
                 }
                 Common::Matrix | Common::Direction => start.lenses(),
@@ -157,24 +159,21 @@ impl<'a> Objective<'a> {
                     stack(Axis(0), &means).expect("streams of one width")
                 }
             };
-            let low_rank = match *kind {
-                LensKind::LowRank(rank) => Some(LowRank { rank, from: counted_from(&form.a, rank)? }),
-                LensKind::Own
-                | LensKind::Shared
-                | LensKind::Streams(_)
-                | LensKind::LeftOut
-                | LensKind::LeftOutWithoutLast
-                | LensKind::Later
-                | LensKind::Every(_)
-                | LensKind::Folds(_)
-                | LensKind::OwnBias
-                | LensKind::OwnGain => None,
+            let low_rank = if let LensKind::LowRank(rank) = *kind {
+                Some(LowRank { rank, from: counted_from(&form.a, rank)? })
+            } else {
+                None
             };
             let penalty = Penalty::new(lambda, &together, moments.target);
             maps.push(Map { pool, moments: together, centres, penalty, low_rank });
             forms.push(form);
         }
-        Ok((Objective { inputs, decoder, moments, maps }, forms))
+        Ok((Objective { inputs, decoder, moments, maps, map_of }, forms))
+    }
+
+    /// The first stream that is read through a map.
+    pub(super) fn first_of(&self, map: usize) -> usize {
+        first_of(map, &self.map_of)
     }
 
     /// Coordinates for all lenses, from the curvatures that were seen ([`curvatures`](Objective::curvatures)).
@@ -410,6 +409,10 @@ impl<'a> Objective<'a> {
         }
         Ok(sums.into_iter().map(|sum| sum.map(|sum| sum / n as f64)).collect())
     }
+}
+
+fn first_of(map: usize, map_of: &[usize]) -> usize {
+    map_of.iter().position(|&of| of == map).expect("every map is of a stream")
 }
 
 /// What a map of low rank is that rank away from: nothing, or the identity, whichever a penalty has pulled towards.

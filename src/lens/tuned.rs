@@ -214,13 +214,11 @@ impl Refine {
     ) -> Result<Refined> {
         check_lambda(self.lambda)?;
         inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
-        let (_, map_of) = start.kind().maps(moments)?;
         let (objective, begin) = Objective::new(decoder, inputs, moments, start, self.lambda)?;
         let n_maps = begin.len();
-        // The first stream that reads through it.
-        let first = |map: usize| map_of.iter().position(|&of| of == map).expect("every map is of a stream");
-        let wanted: Vec<bool> =
-            (0..n_maps).map(|map| until.only.is_none_or(|only| only.contains(&first(map)))).collect();
+        let wanted: Vec<bool> = (0..n_maps)
+            .map(|map| until.only.is_none_or(|only| only.contains(&objective.first_of(map))))
+            .collect();
         // Without L-BFGS, which needs the gradient of all tokens and streams, some of them tell whether epochs have helped.
         let sampled = (self.lbfgs_steps == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
@@ -328,6 +326,7 @@ impl Refine {
             }
         }
         meter.finish(&format!("{n_maps} lenses, {} epochs, {} L-BFGS steps", self.epochs, self.lbfgs_steps));
+        let map_of = &objective.map_of;
         // A search without steps of either kind stands at L-BFGS, too.
         let gradient_norm: Vec<f64> = match &at.phase {
             Phase::Lbfgs { searches, .. } => searches.iter().map(Lbfgs::gradient_norm).collect(),

@@ -3,10 +3,9 @@
 use super::figure::show;
 use super::{Card, Figure, Heatmap, LineChart, Series, Table, TableCell};
 use crate::battery::{
-    Group, Interval, LayerTruth, LiteralGradient, LossGradient, Network, Report, Summary, TruthSummary,
-    Verdict,
+    Group, Interval, LEFT_OUT, LEFT_OUT_WITHOUT_LAST, LayerTruth, LiteralGradient, LossGradient, Network,
+    OWN, Report, SHARED, Summary, TruthSummary, Verdict,
 };
-use crate::battery::{LEFT_OUT, LEFT_OUT_WITHOUT_LAST, OWN, SHARED};
 use crate::num::mean_and_standard_error;
 use crate::{Error, ErrorKind, Result};
 
