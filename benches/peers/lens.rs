@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use onelens::data::{Corpus, PieceTokenizer, Source};
 use onelens::lens::{
-    GroupedMoments, LayerLenses, LayerMoments, Moments, Refine, Ridge, RidgePath, Towards, Transfer,
+    GroupedMoments, LayerLenses, LayerMoments, Moments, Refine, Ridge, RidgePath, Scale, Target, Towards,
+    Transfer,
 };
 use onelens::model::{Config, Norm, Provenance, Training, Transformer};
 use onelens::ndarray::{Array2, s};
@@ -137,8 +138,14 @@ fn measure(work: &str, folder: &Path, epochs: usize) -> Outcome<()> {
         // From tokens on.
         "refined" => {
             let begin = Instant::now();
-            let (_, tuned) = Refine { epochs, lbfgs_steps: PASSES, lambda: LAMBDA }
-                .collect_and_fit(&model, &tokens, &ridge)?;
+            // As the recipe reads them: streams as they are.
+            let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual)?;
+            let tuned = Refine { epochs, lbfgs_steps: PASSES, lambda: LAMBDA }.fit(
+                &model,
+                &ridge.own(&moments)?,
+                &moments,
+                &tokens,
+            )?;
             let seconds = begin.elapsed().as_secs_f64();
             let lenses: Vec<_> = (0..tuned.lenses.len()).filter_map(|l| tuned.lenses.layer(l)).collect();
             write_lenses(&folder.join(format!("{work}.f64")), &lenses)?;
@@ -148,7 +155,7 @@ fn measure(work: &str, folder: &Path, epochs: usize) -> Outcome<()> {
         "family" => {
             let lambdas: Vec<f64> = (0..30).map(|i| 10_f64.powf(-8.0 + i as f64 / 3.0)).collect();
             let one = median(3, || {
-                ridge.own(&LayerMoments::collect(&model, &tokens)?)?;
+                ridge.own(&LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual)?)?;
                 Ok(())
             })?;
             let family = median(3, || {

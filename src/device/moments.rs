@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use ndarray::{Array1, Array2, s};
 
 use super::{DeviceTransformer, Streams, failed};
-use crate::lens::{LayerMoments, Moments, Scale, Target};
+use crate::lens::{LayerMoments, Moments, NOTHING, Scale, Target};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
@@ -13,8 +13,8 @@ use crate::{Error, ErrorKind, Result};
 const ROWS: usize = 4096;
 
 impl DeviceTransformer {
-    /// The moments of every residual stream with the last one, as [`LayerMoments::collect`] gathers them, with
-    /// progress.
+    /// The moments of every residual stream at unit root mean square with the last one after the final norm, as
+    /// [`LayerMoments::collect`] gathers them, with progress.
     ///
     /// Fails if an activation is not finite, where the device does, or when interrupted.
     pub fn moments(&self, tokens: &Array2<u32>) -> Result<LayerMoments> {
@@ -22,8 +22,8 @@ impl DeviceTransformer {
         let d = self.config.d_model;
         let mut all = LayerMoments {
             fingerprint: self.fingerprint,
-            scale: Scale::AsItIs,
-            target: Target::Residual,
+            scale: Scale::UnitRms,
+            target: Target::Normalised,
             layers: (0..=self.config.n_layers).map(|_| Moments::new(d, d)).collect(),
             mean_prediction: Array1::zeros(self.config.d_vocab),
         };
@@ -52,9 +52,9 @@ impl DeviceTransformer {
     fn add(&self, all: &mut LayerMoments, run: &Streams, before: usize) -> Result<()> {
         let last = run.streams.last().expect("a network has an embedding");
         let n = last.dim(0).map_err(|e| failed(&e))?;
-        let z = Centred::new(last)?;
+        let z = Centred::new(&self.final_norm.run(&self.config, last).map_err(|e| failed(&e))?)?;
         for (l, (sum, h)) in all.layers.iter_mut().zip(&run.streams).enumerate() {
-            let x = Centred::new(h)?;
+            let x = Centred::new(&unit_rms(h).map_err(|e| failed(&e))?)?;
             if !x.mean.iter().all(|m| m.is_finite()) {
                 return Err(Error::new(
                     ErrorKind::Numeric,
@@ -77,6 +77,12 @@ impl DeviceTransformer {
         all.mean_prediction.zip_mut_with(&mean, |sum, p| *sum += share * (p - *sum));
         Ok(())
     }
+}
+
+/// [`Scale::UnitRms`].
+fn unit_rms(h: &Tensor) -> candle_core::Result<Tensor> {
+    let mean_square = h.sqr()?.mean_keepdim(D::Minus1)?;
+    h.broadcast_div(&(mean_square + NOTHING)?.sqrt()?)
 }
 
 /// Rows about their mean.

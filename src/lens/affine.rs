@@ -174,17 +174,16 @@ pub struct LayerLenses {
 impl LayerLenses {
     /// Lenses fitted to these moments, since `began`.
     pub(crate) fn new(name: &str, m: &LayerMoments, lenses: Vec<Arc<AffineLens>>, began: Instant) -> Self {
-        let scale = match m.scale {
-            Scale::AsItIs => "",
-            Scale::UnitRms => ", unit rms",
-        };
-        let target = match m.target {
-            Target::Residual => "",
-            Target::Normalised => ", post-norm",
-            Target::LogProbabilities | Target::Given => ", probe",
+        let unlike_most = match (m.scale, m.target) {
+            (Scale::UnitRms, Target::Normalised) => "",
+            (Scale::UnitRms, Target::Residual) => ", pre-norm",
+            (Scale::AsItIs, Target::Residual) => ", raw pre-norm",
+            (Scale::AsItIs, Target::Normalised) => ", raw",
+            (Scale::AsItIs, Target::LogProbabilities | Target::Given) => ", probe",
+            (Scale::UnitRms, Target::LogProbabilities | Target::Given) => ", unit rms, probe",
         };
         LayerLenses {
-            name: format!("{name}{scale}{target}"),
+            name: format!("{name}{unlike_most}"),
             fingerprint: m.fingerprint,
             scale: m.scale,
             target: m.target,

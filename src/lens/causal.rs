@@ -55,7 +55,7 @@ impl CausalBasis {
             return Err(Error::new(
                 ErrorKind::Config,
                 format!("the {} reads streams at the scale {:?}", lens.name(), lens.scale()),
-                "ablate with a lens of streams as they are (`LayerMoments::collect_for`)",
+                "ablate with a lens of streams as they are (`LayerMoments::collect_with`)",
             ));
         }
         if n == 0 || n > d {

@@ -8,7 +8,7 @@ use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditioning, LayerLenses, LayerMoments, RidgePath, Target, Towards};
+use super::{Conditioning, LayerLenses, LayerMoments, RidgePath, Scale, Target, Towards};
 use crate::model::Transformer;
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result, record};
@@ -54,20 +54,21 @@ impl GroupedMoments {
     ///
     /// Fails with no group or more groups than sequences, and where [`LayerMoments::collect`] does.
     pub fn collect(model: &Transformer, tokens: &Array2<u32>, n_groups: usize) -> Result<Self> {
-        Self::collect_for(model, tokens, n_groups, Target::Residual)
+        Self::collect_with(model, tokens, n_groups, Scale::default(), Target::default())
     }
 
-    /// The same for lenses with another target than the last residual stream.
+    /// The same for lenses that read streams at another scale, or predict another target.
     ///
-    /// Fails, besides, where [`LayerMoments::collect_for`] does.
-    pub fn collect_for(
+    /// Fails, besides, where [`LayerMoments::collect_with`] does.
+    pub fn collect_with(
         model: &Transformer,
         tokens: &Array2<u32>,
         n_groups: usize,
+        scale: Scale,
         target: Target,
     ) -> Result<Self> {
         Self::by_group(tokens.nrows(), n_groups, |rows| {
-            LayerMoments::collect_for(model, &tokens.select(Axis(0), rows), target)
+            LayerMoments::collect_with(model, &tokens.select(Axis(0), rows), scale, target)
         })
     }
 

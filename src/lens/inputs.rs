@@ -6,9 +6,8 @@ use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
 use super::decoder::Wanted;
-use super::readout::sum_of_predictions;
 use super::token_chunks::{CHUNK, TokenChunks};
-use super::{Accumulator, LayerMoments, Scale};
+use super::{Accumulator, LayerMoments, Scale, Seen};
 use crate::model::{Positions, Transformer};
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result};
@@ -105,9 +104,9 @@ impl<'a> Inputs<'a> {
     }
 
     /// Runs the model now, once for all, if what it gives takes no more than `most_bytes`; else it runs again each
-    /// time. Moments, if any (and no labels), are added up in the same run. False if nothing is kept.
+    /// time. Moments at the same scale, if any (and no labels), are added up in the same run. False if nothing is kept.
     pub(super) fn keep(&mut self, most_bytes: usize, mut moments: Option<&mut LayerMoments>) -> Result<bool> {
-        let Origin::Run { model, labels, .. } = self.origin else { return Ok(true) };
+        let Origin::Run { model, labels, scale, .. } = self.origin else { return Ok(true) };
         if !self.kept.is_empty() {
             return Ok(true);
         }
@@ -117,6 +116,7 @@ impl<'a> Inputs<'a> {
         if self.n_tokens() * per_token * size_of::<f32>() > most_bytes {
             return Ok(false);
         }
+        let of = moments.as_ref().map(|m| (m.scale, m.target));
         let mut sums = moments.as_ref().map(|m| Accumulator::new(m));
         let all: Vec<usize> = (0..self.n_chunks()).collect();
         let mut progress = Progress::new("running the model", self.n_tokens());
@@ -125,19 +125,18 @@ impl<'a> Inputs<'a> {
             check_interrupt()?;
             let run = |&i: &usize| {
                 let (streams, wanted) = self.run(i)?;
-                Ok(Read { streams, wanted })
+                let seen = match of {
+                    Some(of) => Seen::new(model, streams, of, None),
+                    None => Seen::streams(scale.of_all(streams)),
+                };
+                Ok((seen, wanted))
             };
-            for read in round.par_iter().map(run).collect::<Result<Vec<Read>>>()? {
-                n += read.wanted.p.nrows();
+            for (seen, wanted) in round.par_iter().map(run).collect::<Result<Vec<(Seen, Wanted)>>>()? {
+                n += wanted.p.nrows();
                 if let Some(sums) = &mut sums {
-                    let streams: Vec<_> = read.streams.iter().map(|h| h.view()).collect();
-                    sums.absorb(
-                        &streams,
-                        None,
-                        &sum_of_predictions(model, *streams.last().expect("a model has streams")),
-                    )?;
+                    seen.add_to(sums)?;
                 }
-                self.kept.push(Arc::new(read));
+                self.kept.push(Arc::new(Read { streams: seen.streams, wanted }));
             }
             progress.update(n, || format!("{n} tokens"));
         }
@@ -217,14 +216,16 @@ impl<'a> Inputs<'a> {
         if let Some(read) = self.kept.get(i) {
             return Ok(Arc::clone(read));
         }
-        let (mut streams, wanted) = self.run(i)?;
+        let Origin::Run { scale, .. } = self.origin else { unreachable!("rows that were given are kept") };
+        let (streams, wanted) = self.run(i)?;
+        let mut streams = scale.of_all(streams);
         centre(&mut streams, &self.x_means);
         Ok(Arc::new(Read { streams, wanted }))
     }
 
-    /// Runs the model over chunk `i`.
+    /// Runs the model over chunk `i`: streams as they are.
     fn run(&self, i: usize) -> Result<(Vec<Array2<f32>>, Wanted)> {
-        let Origin::Run { model, tokens, labels, scale } = self.origin else {
+        let Origin::Run { model, tokens, labels, .. } = self.origin else {
             unreachable!("rows that were given are kept")
         };
         let chunk = tokens.chunk(i)?;
@@ -239,7 +240,7 @@ impl<'a> Inputs<'a> {
                 Wanted::of_classes(&labels.iter().map(|&label| label as usize).collect::<Vec<_>>(), n_classes)
             }
         };
-        Ok((scale.of_all(streams), wanted))
+        Ok((streams, wanted))
     }
 }
 
@@ -303,7 +304,8 @@ mod tests {
     fn moments_of_a_run_that_is_kept_are_those_collected() {
         let (model, tokens) = example(Positions::Learned);
         let mut moments = LayerMoments::new(&model);
-        assert!(Inputs::new(&model, &tokens, None).keep(usize::MAX, Some(&mut moments)).unwrap());
+        let inputs = Inputs::new(&model, &tokens, None).scaled(moments.scale);
+        assert!({ inputs }.keep(usize::MAX, Some(&mut moments)).unwrap());
         assert!(moments == LayerMoments::collect(&model, &tokens).unwrap());
     }
 

@@ -92,6 +92,6 @@ impl Jacobian {
             let b = &m.z_mean - &a.dot(&m.x_mean);
             Arc::new(AffineLens { a, b })
         });
-        Ok(LayerLenses::new("Jacobian lens", moments, lenses.collect(), began))
+        Ok(LayerLenses::new("Jacobian lens", moments, lenses.collect(), began).named("Jacobian lens"))
     }
 }

@@ -15,8 +15,8 @@ use crate::num::log_softmax_rows;
 use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
 
-/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(h_l, z)`, where `z` is `h_L` or another [`Target`];
-/// and the mean prediction, the best one that does not look.
+/// For each residual stream `h_l`, `l = 0 ..= L`, the moments of `(x, z)`, where `x` is `h_l` at some [`Scale`] and `z`
+/// what the final norm makes of `h_L`, or another [`Target`]; and the mean prediction, the best one that does not look.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerMoments {
     /// The model these are from ([`Transformer::fingerprint`]).
@@ -43,7 +43,7 @@ const VERSION: u32 = 4;
 impl LayerMoments {
     /// The moments of nothing yet, for this model.
     pub fn new(model: &Transformer) -> Self {
-        Self::empty(model, Scale::AsItIs, Target::Residual, model.config.d_model)
+        Self::empty(model, Scale::default(), Target::default(), model.config.d_model)
     }
 
     /// What two moments have in common only if every number is the same (CRC-32).
@@ -69,6 +69,10 @@ impl LayerMoments {
 
     /// Runs `model` over `tokens: [sequence, pos]` and gathers the moments of every layer, with progress.
     ///
+    /// They are of streams at unit root mean square with the last one after the final norm: lenses of these read most, and
+    /// share most, on all three models on which they were compared with lenses of streams as they are
+    /// (`benches/README.md`). [`collect_with`](LayerMoments::collect_with) makes any others.
+    ///
     /// Fails if an activation is not finite, or when interrupted.
     pub fn collect(model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {
         let mut all = Self::new(model);
@@ -76,27 +80,22 @@ impl LayerMoments {
         Ok(all)
     }
 
-    /// The same for lenses with another target than the last residual stream.
-    ///
-    /// Fails, besides, for [`Target::Given`], which [`collect_given`](LayerMoments::collect_given) is for.
-    pub fn collect_for(model: &Transformer, tokens: &Array2<u32>, target: Target) -> Result<Self> {
-        Self::collect_with(model, tokens, Scale::AsItIs, target)
-    }
-
-    /// The same for lenses that read streams at another scale.
+    /// The same for lenses that read streams at another scale, or predict another target.
     ///
     /// ```
     /// use onelens::{lens::{LayerMoments, Scale, Target}, model::{Config, Transformer}, ndarray::Array2};
     /// let model = Transformer::new(Config { d_vocab: 4, d_model: 8, n_heads: 1, d_head: 8, ..Config::default() })?;
     /// let tokens = Array2::from_shape_fn((10, 16), |(i, t)| ((i * t + i) % 4) as u32);
-    /// let m = LayerMoments::collect_with(&model, &tokens, Scale::UnitRms, Target::Normalised)?;
-    /// // Squares of each row sum to `d_model`: of 160 rows of 8, to 1280 about the origin.
-    /// let about_zero = m.about_zero();
-    /// assert!((about_zero.layers[0].s_xx.diag().sum() - 1280.0).abs() < 0.01);
+    /// let raw = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual)?;
+    /// // The last stream is the target.
+    /// assert_eq!(raw.layers[6].s_xx, raw.layers[6].s_zx);
+    /// // At unit size squares of each row sum to `d_model`: of 160 rows of 8, to 1280 about the origin.
+    /// let unit = LayerMoments::collect_with(&model, &tokens, Scale::UnitRms, Target::LogProbabilities)?;
+    /// assert!((unit.about_zero().layers[0].s_xx.diag().sum() - 1280.0).abs() < 0.01);
     /// # Ok::<(), onelens::Error>(())
     /// ```
     ///
-    /// Fails where [`collect_for`](LayerMoments::collect_for) does.
+    /// Fails, besides, for [`Target::Given`], which [`collect_given`](LayerMoments::collect_given) is for.
     pub fn collect_with(
         model: &Transformer,
         tokens: &Array2<u32>,
@@ -114,6 +113,13 @@ impl LayerMoments {
         target: Target,
         updates: Updates,
     ) -> Result<Self> {
+        let mut all = Self::nothing(model, scale, target)?;
+        all.push_with(model, tokens, None, updates)?;
+        Ok(all)
+    }
+
+    /// The moments of nothing yet. Fails for numbers that have to be given.
+    pub(crate) fn nothing(model: &Transformer, scale: Scale, target: Target) -> Result<Self> {
         let Some(width) = target.width(&model.config) else {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -121,9 +127,7 @@ impl LayerMoments {
                 "use `LayerMoments::collect_given(model, tokens, numbers)`",
             ));
         };
-        let mut all = Self::empty(model, scale, target, width);
-        all.push_with(model, tokens, None, updates)?;
-        Ok(all)
+        Ok(Self::empty(model, scale, target, width))
     }
 
     /// The moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model: belief
@@ -303,7 +307,7 @@ impl LayerMoments {
         Err(Error::new(
             ErrorKind::Config,
             format!("these moments have the target {:?}; {why}, {wanted:?}", self.target),
-            "collect moments for that target (`LayerMoments::collect_for`)",
+            "collect moments for that target (`LayerMoments::collect_with`)",
         ))
     }
 
@@ -424,6 +428,11 @@ impl Seen {
         let sum_p = sum_of_predictions(model, last);
         let streams = scale.of_all(streams);
         Seen { streams, z, sum_p }
+    }
+
+    /// Streams alone, as lenses read them: not for moments.
+    pub(crate) fn streams(streams: Vec<Array2<f32>>) -> Self {
+        Seen { streams, z: None, sum_p: Array1::zeros(0) }
     }
 
     pub(crate) fn add_to(&self, moments: &mut Accumulator) -> Result<()> {

@@ -1,16 +1,15 @@
 //! Lenses: reading a prediction off the residual stream before the last layer.
 //!
-//! Residual streams are `h_0 ..= h_L`: `h_0` is the embedding, `h_L` what the last block leaves. A lens maps `h_l` to a
-//! guess of `h_L`, which the model's own final norm and unembedding decode, or of another [`Target`]. Everything is
-//! fitted from one sufficient statistic, [`Moments`].
+//! Residual streams are `h_0 ..= h_L`: `h_0` is the embedding, `h_L` what the last block leaves. A lens maps `h_l`, at
+//! unit root mean square or another [`Scale`], to a guess of what the final norm makes of `h_L`, which the model's own
+//! unembedding decodes, or of another [`Target`]. Everything is fitted from one sufficient statistic, [`Moments`].
 //!
 //! | lens | how it is made |
 //! |---|---|
 //! | logit lens (nostalgebraist 2020) | [`LogitLens`] |
-//! | affine, pre-norm | [`Ridge::own`], towards the identity or [towards zero](Towards) |
-//! | affine without intercept (Din et al. 2023) | `ridge.own(&moments.about_zero())` |
-//! | affine, post-norm | `ridge.own` of moments [collected for](LayerMoments::collect_for) [`Target::Normalised`] |
-//! | affine, of streams at one size | `ridge.own` of moments [collected with](LayerMoments::collect_with) [`Scale::UnitRms`] |
+//! | affine | [`Ridge::own`], towards the identity or [towards zero](Towards), of [`LayerMoments::collect`] |
+//! | affine, raw and pre-norm, a translator as in Belrose et al. 2023 | the same of moments [collected with](LayerMoments::collect_with) [`Scale::AsItIs`] and [`Target::Residual`] |
+//! | affine without intercept (Din et al. 2023) | `ridge.own` of those, [about zero](LayerMoments::about_zero) |
 //! | linear probe (Alain & Bengio 2016) | the same for [`Target::LogProbabilities`], or for [given numbers](LayerMoments::collect_given) |
 //! | classifier of labels | [`Probe`] |
 //! | tuned lens (Belrose et al. 2023) | [`Refine`] |

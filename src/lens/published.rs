@@ -91,7 +91,7 @@ impl LayerLenses {
                     self.scale(),
                     self.target()
                 ),
-                "fit lenses to `LayerMoments::collect`, which predict the last residual stream from streams as they are",
+                "fit lenses to `LayerMoments::collect_with(.., Scale::AsItIs, Target::Residual)`",
             ));
         }
         let (last, others) = self.lenses().split_last().expect("a model has an embedding");

@@ -15,10 +15,10 @@ use crate::num::Real;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// The last residual stream `h_L`, decoded by the final norm and the unembedding: a pre-norm lens.
-    #[default]
     Residual,
     /// `N(h_L)`, the last stream after the final norm with its gain and bias, decoded by the unembedding alone: a
     /// post-norm lens.
+    #[default]
     Normalised,
     /// `log p - mean log p` of the final prediction, which needs no decoding: a linear probe (Alain & Bengio 2016).
     LogProbabilities,
@@ -34,9 +34,9 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scale {
     /// The residual stream as it is, `x = h_l`.
-    #[default]
     AsItIs,
     /// The residual stream at unit root mean square, `x = h_l / sqrt(mean(h_l²))`. A row of zeros stays one.
+    #[default]
     UnitRms,
 }
 

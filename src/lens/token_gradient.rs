@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::decoder::{Decoder, Wanted};
 use super::readout::rows_at_once;
-use super::{AffineLens, Scale, Target};
+use super::{AffineLens, NOTHING, Scale, Target};
 use crate::model::{Norm, Transformer, check_width};
 use crate::num::matmul;
 use crate::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ impl TokenGradient<'_> {
             let (x, rstd) = match self.scale {
                 Scale::AsItIs => (h.to_owned(), None),
                 Scale::UnitRms => {
-                    let (x, rstd) = Norm::Rms.forward(h, 1e-30);
+                    let (x, rstd) = Norm::Rms.forward(h, NOTHING);
                     (x, Some(rstd))
                 }
             };

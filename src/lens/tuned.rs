@@ -178,8 +178,8 @@ impl Refine {
         ridge: &Ridge,
     ) -> Result<(LayerMoments, TunedLens)> {
         model.check_tokens(tokens)?;
-        let mut inputs = Inputs::new(model, tokens, None);
         let mut moments = LayerMoments::new(model);
+        let mut inputs = Inputs::new(model, tokens, None).scaled(moments.scale);
         if !inputs.keep(KEPT_BYTES, Some(&mut moments))? {
             moments.push(model, tokens)?;
         }

@@ -47,12 +47,24 @@ pub struct Streaming {
     /// Where finished shards are kept until all are done, so that an interrupted run continues where it was. The folder
     /// is made if it is not there.
     pub folder: Option<PathBuf>,
+    /// What lenses of the moments read.
+    pub scale: Scale,
+    /// What they predict.
+    pub target: Target,
 }
 
 impl Default for Streaming {
-    /// The model's context, sequences of at least two tokens, shards of 1 MiB, nothing kept.
+    /// The model's context, sequences of at least two tokens, shards of 1 MiB, nothing kept, moments as
+    /// [`LayerMoments::collect`] makes them.
     fn default() -> Self {
-        Streaming { n_ctx: 0, shortest: 2, shard_bytes: 1 << 20, folder: None }
+        Streaming {
+            n_ctx: 0,
+            shortest: 2,
+            shard_bytes: 1 << 20,
+            folder: None,
+            scale: Scale::default(),
+            target: Target::default(),
+        }
     }
 }
 
@@ -63,7 +75,8 @@ impl Streaming {
     /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as
     /// a tree over the shards is deep.
     ///
-    /// Fails if the texts cannot be read, the tokenizer has more tokens than the model, or when interrupted.
+    /// Fails if the texts cannot be read, the tokenizer has more tokens than the model, for [`Target::Given`], or when
+    /// interrupted.
     pub fn moments(
         &self,
         model: &Transformer,
@@ -83,7 +96,8 @@ impl Streaming {
         texts: &TextFiles,
     ) -> Result<Option<LayerMoments>> {
         let job = Reduction { how: self, peers, model, tokenizer, texts };
-        let moments = job.run("moments", 0, &|sequences| of_sequences(model, sequences))?;
+        let empty = LayerMoments::nothing(model, self.scale, self.target)?;
+        let moments = job.run("moments", 0, &|sequences| of_sequences(model, &empty, sequences))?;
         if let Some(moments) = &moments
             && moments.n() == 0
         {
@@ -129,8 +143,9 @@ impl Streaming {
 
     /// By what a run is known, besides its model: shards of another one are not taken for ours.
     pub(super) fn run(&self, n_ctx: usize, shards: &Shards) -> u32 {
-        let run = format!("{n_ctx} {} {} {:08x}", self.shortest, self.shard_bytes, shards.checksum);
-        crc32fast::hash(run.as_bytes())
+        let Streaming { n_ctx: _, shortest, shard_bytes, folder: _, scale, target } = self;
+        let of = shards.checksum;
+        crc32fast::hash(format!("{n_ctx} {shortest} {shard_bytes} {scale:?} {target:?} {of:08x}").as_bytes())
     }
 
     /// The length of sequences.
@@ -167,9 +182,8 @@ impl Streaming {
 ///
 /// Threads share the sequences while the model runs, then the layers while rows are added: moments are much larger than
 /// the streams of a few sequences, and there is one set of them whatever the number of threads.
-fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
-    let empty = LayerMoments::new(model);
-    let mut all = Accumulator::new(&empty);
+fn of_sequences(model: &Transformer, empty: &LayerMoments, sequences: &[Vec<u32>]) -> Result<LayerMoments> {
+    let mut all = Accumulator::new(empty);
     // Rows are added in their order, so that nothing depends on the length of a round.
     for round in chunks(sequences, CHUNK).chunks(2 * rayon::current_num_threads()) {
         if session::interrupted() {
@@ -178,7 +192,7 @@ fn of_sequences(model: &Transformer, sequences: &[Vec<u32>]) -> Result<LayerMome
         for chunks in round.chunk_by(|a, b| a[0].len() == b[0].len()) {
             let tokens: Vec<Array2<u32>> = chunks.iter().map(|chunk| as_array(chunk)).collect();
             let views: Vec<ArrayView2<u32>> = tokens.iter().map(|tokens| tokens.view()).collect();
-            let see = |streams| Seen::new(model, streams, (Scale::AsItIs, Target::Residual), None);
+            let see = |streams| Seen::new(model, streams, (empty.scale, empty.target), None);
             let parts: Vec<Seen> = model.streams(&views).into_par_iter().map(see).collect();
             parts.iter().try_for_each(|part| part.add_to(&mut all))?;
         }

@@ -3,8 +3,8 @@
 use ndarray::{Array1, Array2, Axis};
 use onelens::data::{Markov, Source};
 use onelens::lens::{
-    CausalBasis, Detector, LayerLenses, LayerMoments, Lens, LogitLens, Ridge, Towards, Trajectory, compare,
-    detect_anomalies, trajectory_features,
+    CausalBasis, Detector, LayerLenses, LayerMoments, Lens, LogitLens, Ridge, Scale, Target, Towards,
+    Trajectory, compare, detect_anomalies, trajectory_features,
 };
 use onelens::model::{Config, Hook, Training, Transformer};
 use onelens::num::{SymmetricEigen, kl_divergence, normal, rng};
@@ -24,7 +24,8 @@ fn small() -> (Transformer, LayerLenses, Array2<u32>) {
     let mut model = Transformer::new(config).unwrap();
     model.train(&source, &Training { steps: 250, batch_size: 16, lr: 1e-2, ..Default::default() }).unwrap();
     let tokens = source.sample(40, 16, &mut rng(8, 0)).unwrap();
-    let lens = Ridge::default().own(&LayerMoments::collect(&model, &tokens).unwrap()).unwrap();
+    let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap();
+    let lens = Ridge::default().own(&moments).unwrap();
     (model, lens, tokens)
 }
 
@@ -61,7 +62,7 @@ fn no_random_or_principal_direction_matters_more_to_the_lens_than_the_first_of_t
     let mut random = rng(1, 0);
     let mut others: Vec<Array1<f64>> =
         (0..100).map(|_| Array1::from_shape_simple_fn(8, || normal(&mut random))).collect();
-    let moments = LayerMoments::collect(&model, &tokens).unwrap();
+    let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap();
     let principal = SymmetricEigen::new(moments.layers[1].s_xx.view()).unwrap().vectors;
     others.extend(principal.columns().into_iter().map(|v| v.to_owned()));
     for v in others {
@@ -73,7 +74,7 @@ fn no_random_or_principal_direction_matters_more_to_the_lens_than_the_first_of_t
 #[test]
 fn at_the_last_stream_a_lens_that_changes_nothing_is_the_model() {
     let (model, _, tokens) = small();
-    let moments = LayerMoments::collect(&model, &tokens).unwrap();
+    let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap();
     // Least squares of the last stream on itself.
     let identity = Ridge { lambda: 0.0, towards: Towards::Zero }.own(&moments).unwrap();
     let basis = CausalBasis::new(&model, &identity, 3, 5, &tokens).unwrap();

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2};
 use onelens::data::{Markov, Source};
-use onelens::lens::{LayerMoments, Moments, Ridge, Towards, Transfer};
+use onelens::lens::{LayerMoments, Moments, Ridge, Scale, Target, Towards, Transfer};
 use onelens::model::{Config, Transformer};
 use onelens::num::{Cholesky, normal, rng};
 
@@ -56,7 +56,8 @@ fn layers() -> LayerMoments {
         ..Default::default()
     };
     let model = Transformer::new(config).unwrap();
-    LayerMoments::collect(&model, &source.sample(60, 16, &mut rng(8, 0)).unwrap()).unwrap()
+    let tokens = source.sample(60, 16, &mut rng(8, 0)).unwrap();
+    LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap()
 }
 
 #[test]

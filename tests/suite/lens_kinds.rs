@@ -68,7 +68,7 @@ fn squared_error(lenses: &LayerLenses, streams: &[Array2<f64>]) -> f64 {
 #[test]
 fn comparison_measures_are_their_definitions() {
     let (model, train, held_out) = small();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
     let seen = compare(&model, &[&LogitLens, &own], &moments, &held_out).unwrap();
     let (logits, cache) = model.run_with_cache(&held_out).unwrap();
@@ -90,7 +90,7 @@ fn comparison_measures_are_their_definitions() {
         }
     }
     let (n, n_next) = (40.0 * 16.0, 40.0 * 15.0);
-    let curve = seen.curve("own lens").unwrap();
+    let curve = seen.curve(&own.name()).unwrap();
     assert!((curve.kl[1] - kl / n).abs() < 1e-5);
     assert!((curve.cross_entropy[1] - nats / n_next).abs() < 1e-5);
     assert!((curve.agreement[1] - agree / n).abs() < 1e-9);
@@ -106,9 +106,10 @@ fn comparison_measures_are_their_definitions() {
 #[test]
 fn all_kinds_go_through_one_comparison() {
     let (model, train, held_out) = small();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
-    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
-    let onto_log_p = LayerMoments::collect_for(&model, &train, Target::LogProbabilities).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
+    let post = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Normalised).unwrap();
+    let onto_log_p =
+        LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::LogProbabilities).unwrap();
     let ridge = Ridge::default();
     let to_zero = Ridge { towards: Towards::Zero, ..ridge };
     let lenses = [
@@ -136,26 +137,26 @@ fn all_kinds_go_through_one_comparison() {
     assert_eq!(
         names,
         [
-            "own lens",
+            "own lens, raw pre-norm",
             "own lens, no intercept",
-            "own lens, post-norm",
+            "own lens, raw",
             "own lens, probe",
             "Jacobian lens",
-            "shared lens",
-            "shared lens, own bias",
-            "shared lens, own gain",
-            "left-out lens",
-            "later-layers lens",
-            "lens of streams [1, 3]",
-            "own lens of rank 2",
-            "tuned lens",
+            "shared lens, raw pre-norm",
+            "shared lens, own bias, raw pre-norm",
+            "shared lens, own gain, raw pre-norm",
+            "left-out lens, raw pre-norm",
+            "later-layers lens, raw pre-norm",
+            "lens of streams [1, 3], raw pre-norm",
+            "own lens of rank 2, raw pre-norm",
+            "tuned lens, raw pre-norm",
             "logit lens"
         ]
     );
     // What was fitted to the stream before the last itself reads more than nothing there.
-    for curve in
-        seen.curves.iter().filter(|c| ["own lens", "own lens, post-norm", "tuned lens"].contains(&&*c.name))
-    {
+    for curve in seen.curves.iter().filter(|c| {
+        ["own lens, raw pre-norm", "own lens, raw", "tuned lens, raw pre-norm"].contains(&&*c.name)
+    }) {
         assert!(curve.kl[2] < seen.baseline, "{}: {} and {}", curve.name, curve.kl[2], seen.baseline);
     }
     // A row for each, one for the baseline and one for the model.
@@ -194,7 +195,7 @@ fn a_shared_matrix_with_own_biases_is_the_regression_on_rows_centred_by_layer() 
         zx += &last.t().dot(&x);
     }
     let a = Cholesky::new(xx.view()).unwrap().solve(zx.t()).reversed_axes();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     let lenses = LEAST_SQUARES.shared_own_bias(&moments).unwrap();
     for (l, x) in streams.iter().enumerate() {
         let lens = lenses.layer(l).unwrap();
@@ -290,8 +291,9 @@ fn later_layers_and_subsets_are_fitted_to_those_streams_alone() {
 #[test]
 fn post_norm_lens_and_probe_onto_log_probabilities_read_the_same() {
     let (model, train, held_out) = small();
-    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
-    let onto_log_p = LayerMoments::collect_for(&model, &train, Target::LogProbabilities).unwrap();
+    let post = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Normalised).unwrap();
+    let onto_log_p =
+        LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::LogProbabilities).unwrap();
     let ridge = Ridge { lambda: 1e-3, towards: Towards::Zero };
     let (a, b) = (ridge.own(&post).unwrap(), ridge.own(&onto_log_p).unwrap());
     let seen = compare(&model, &[&a, &b], &post, &held_out).unwrap();
@@ -308,7 +310,7 @@ fn the_jacobian_lens_is_the_mean_of_jacobians_by_differences() {
     // Sequences of one token have only the same position, so that signs cancel nothing and the average is exact.
     let model = Transformer::new(config()).unwrap();
     let tokens = Array2::from_shape_fn((12, 1), |(i, _)| i as u32);
-    let moments = LayerMoments::collect(&model, &tokens).unwrap();
+    let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap();
     let lens = Jacobian::default().fit(&model, &moments, &tokens).unwrap();
     for l in 0..3 {
         let mut want = Array2::<f64>::zeros((8, 8));
@@ -335,7 +337,8 @@ fn the_jacobian_lens_leaves_out_what_one_position_does_to_another() {
     let model = Transformer::new(config()).unwrap();
     let sequence = [3_u32, 1, 4, 1];
     let tokens = Array2::from_shape_fn((600, 4), |(_, t)| sequence[t]);
-    let moments = LayerMoments::collect(&model, &tokens.mapv(|t| t + 1)).unwrap();
+    let moments =
+        LayerMoments::collect_with(&model, &tokens.mapv(|t| t + 1), Scale::AsItIs, Target::Residual).unwrap();
     let lens = Jacobian { seed: 3 }.fit(&model, &moments, &tokens).unwrap();
     let one = tokens.slice(s![..1, ..]).to_owned();
     let mut want = Array2::<f64>::zeros((8, 8));
@@ -385,9 +388,13 @@ fn given_numbers_are_read_and_measured_but_not_decoded() {
     let e =
         LayerMoments::collect_given(&model, &tokens, &Array3::zeros((40, 15, 3))).unwrap_err().to_string();
     assert!(e.contains("(40, 15, 3)") && e.contains("(40, 16)"), "{e}");
-    assert!(LayerMoments::collect_for(&model, &tokens, Target::Given).is_err());
+    assert!(LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Given).is_err());
     assert!(moments.clone().push(&model, &tokens).is_err());
-    let e = moments.clone().merge(&LayerMoments::collect(&model, &tokens).unwrap()).unwrap_err().to_string();
+    let e = moments
+        .clone()
+        .merge(&LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("Residual") && e.contains("Given"), "{e}");
     let e = Ridge::default().own(&moments).unwrap_err().to_string();
     assert!(e.contains("residual stream 0") && e.contains("Towards::Zero"), "{e}");
@@ -404,7 +411,7 @@ fn lenses_of_streams_at_unit_rms_are_those_fitted_to_rows_that_were_divided_by_t
     for target in [Target::Residual, Target::Normalised] {
         let moments = LayerMoments::collect_with(&model, &train, Scale::UnitRms, target).unwrap();
         let lenses = LEAST_SQUARES.own(&moments).unwrap();
-        let as_they_are = LayerMoments::collect_for(&model, &train, target).unwrap();
+        let as_they_are = LayerMoments::collect_with(&model, &train, Scale::AsItIs, target).unwrap();
         for (l, h) in seen.iter().enumerate() {
             let x = at_unit_rms(h);
             let x_mean = x.mean_axis(Axis(0)).unwrap();

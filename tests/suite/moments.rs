@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use onelens::data::{Markov, Source};
-use onelens::lens::{LayerMoments, LogitLens, Moments, Ridge, Towards, Transfer, compare};
+use onelens::lens::{LayerMoments, LogitLens, Moments, Ridge, Scale, Target, Towards, Transfer, compare};
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{normal, rng};
 use onelens::{ErrorKind, lens::Lens};
@@ -140,7 +140,7 @@ fn trained() -> (Transformer, Markov, Array2<u32>, Array2<u32>) {
 #[test]
 fn transfer_error_from_moments_equals_the_data_pass() {
     let (model, _, train, _) = trained();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     let lenses = Ridge { lambda: 1e-2, ..Default::default() }.own(&moments).unwrap();
     let fast = Transfer::mse(&moments, &lenses).unwrap();
     let (_, cache) = model.run_with_cache(&train).unwrap();
@@ -165,7 +165,7 @@ fn transfer_error_from_moments_equals_the_data_pass() {
 #[test]
 fn the_last_layers_own_lens_is_the_identity_with_kl_zero() {
     let (model, _, train, held_out) = trained();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
     let last = own.layer(3).unwrap();
     assert_eq!(last.a, Array2::<f64>::eye(16));
@@ -176,9 +176,9 @@ fn the_last_layers_own_lens_is_the_identity_with_kl_zero() {
         assert!(curve.kl[0] > 1e-3, "{}: {:?}", curve.name, curve.kl);
     }
     // The own lens was fitted in squared error, not KL; still it must beat the mean prediction, and improve with depth.
-    let own = &seen.curves[0].kl;
-    assert!(own[2] < seen.baseline && own[2] < own[0], "{own:?}, baseline {}", seen.baseline);
-    let all = seen.shared_fraction("own lens", "own lens").unwrap();
+    let kl = &seen.curves[0].kl;
+    assert!(kl[2] < seen.baseline && kl[2] < kl[0], "{kl:?}, baseline {}", seen.baseline);
+    let all = seen.shared_fraction(&own.name(), &own.name()).unwrap();
     assert!(all.iter().all(|f| (f - 1.0).abs() < 1e-12));
 }
 

@@ -76,7 +76,9 @@ fn lenses_go_into_the_folder_of_a_tuned_lens_and_come_back() {
         assert!(difference < 1e-6, "stream {l}: {difference}");
     }
     let tokens = Array2::from_shape_fn((30, 8), |(i, t)| ((i * i + t * (i + 1)) % 13) as u32);
-    let own = Ridge::default().own(&LayerMoments::collect(&model, &tokens).unwrap()).unwrap();
+    let own = Ridge::default()
+        .own(&LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap())
+        .unwrap();
     // The ridge pulls towards the identity, which least squares finds for the last stream, but not to the last digit.
     let folder = folder.with_file_name("own");
     own.reading_last_as_is().save_tuned_lens(&folder, "llama_biases").unwrap();
@@ -122,7 +124,7 @@ fn what_is_no_published_lens_of_this_model_is_refused() {
     let own = Ridge::default().own(&moments).unwrap();
     assert!(said(own.save_tuned_lens(folder.path(), "x").unwrap_err()).contains("UnitRms"));
     let own = Ridge { lambda: 0.1, ..Ridge::default() }
-        .shared(&LayerMoments::collect(&model, &tokens).unwrap())
+        .shared(&LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual).unwrap())
         .unwrap();
     let e = own.save_tuned_lens(folder.path(), "x").unwrap_err();
     assert!(e.help().contains("reading_last_as_is"), "{e}");

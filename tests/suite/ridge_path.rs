@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Axis};
 use onelens::data::{Markov, Source};
-use onelens::lens::{GroupedMoments, LayerMoments, Moments, Ridge, RidgePath, Target, Towards};
+use onelens::lens::{GroupedMoments, LayerMoments, Moments, Ridge, RidgePath, Scale, Target, Towards};
 use onelens::model::{Config, Training, Transformer};
 use onelens::num::{normal, rng};
 use onelens::{ErrorKind, lens::Lens};
@@ -90,7 +90,7 @@ fn generalised_cross_validation_is_its_definition_with_the_hat_matrix() {
 #[test]
 fn cross_validation_from_moments_equals_fitting_without_each_group_and_reading_it() {
     let (model, tokens) = small();
-    let grouped = GroupedMoments::collect(&model, &tokens, 4).unwrap();
+    let grouped = GroupedMoments::collect_with(&model, &tokens, 4, Scale::AsItIs, Target::Residual).unwrap();
     let choice = grouped.choose_ridge(&LAMBDAS[1..], Towards::Identity).unwrap();
     for (i, &lambda) in LAMBDAS[1..].iter().enumerate() {
         let mut slow = Array2::<f64>::zeros((3, 1));
@@ -98,7 +98,15 @@ fn cross_validation_from_moments_equals_fitting_without_each_group_and_reading_i
             let (mut train, mut test) = (vec![], vec![]);
             (0..61).for_each(|s| if s % 4 == k { test.push(s) } else { train.push(s) });
             let lenses = Ridge { lambda, towards: Towards::Identity }
-                .own(&LayerMoments::collect(&model, &tokens.select(Axis(0), &train)).unwrap())
+                .own(
+                    &LayerMoments::collect_with(
+                        &model,
+                        &tokens.select(Axis(0), &train),
+                        Scale::AsItIs,
+                        Target::Residual,
+                    )
+                    .unwrap(),
+                )
                 .unwrap();
             let (_, cache) = model.run_with_cache(&tokens.select(Axis(0), &test)).unwrap();
             let rows = |a: ndarray::Array3<f32>| a.into_shape_with_order((test.len() * 16, 16)).unwrap();
@@ -135,7 +143,11 @@ fn a_penalty_is_chosen_for_other_targets_by_what_left_out_groups_say_of_them() {
         *x += 0.1 * noise
     });
     let cases = [
-        (GroupedMoments::collect_for(&model, &tokens, 4, Target::LogProbabilities).unwrap(), probe),
+        (
+            GroupedMoments::collect_with(&model, &tokens, 4, Scale::AsItIs, Target::LogProbabilities)
+                .unwrap(),
+            probe,
+        ),
         (GroupedMoments::collect_given(&model, &tokens, &numbers, 4).unwrap(), numbers),
     ];
     for (grouped, z) in cases {
@@ -168,7 +180,9 @@ fn a_penalty_is_chosen_for_other_targets_by_what_left_out_groups_say_of_them() {
         // The lens that comes out predicts the target it was chosen for.
         assert_eq!(choice.lenses.target(), target);
     }
-    let e = GroupedMoments::collect_for(&model, &tokens, 4, Target::Given).unwrap_err().to_string();
+    let e = GroupedMoments::collect_with(&model, &tokens, 4, Scale::AsItIs, Target::Given)
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("collect_given"), "{e}");
     let short = ndarray::Array3::zeros((60, 16, 2));
     let e = GroupedMoments::collect_given(&model, &tokens, &short, 4).unwrap_err().to_string();

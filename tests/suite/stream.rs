@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use onelens::data::{Markov, TextFiles, Tokenize, Vocab};
-use onelens::lens::{LayerMoments, LogitLens, Refine, Ridge, Trajectory};
+use onelens::lens::{LayerMoments, LogitLens, Refine, Ridge, Scale, Target, Trajectory};
 use onelens::model::{Config, Training, TrainingRun, Transformer};
 use onelens::stream::{ActivationFiles, Peers, Streaming, Threads, train_among};
 use tempfile::TempDir;
@@ -207,7 +207,9 @@ fn settings_that_do_not_fit_are_refused_with_both_sides() {
 fn activation_files_give_the_moments_of_the_model_and_refuse_what_is_not_theirs() {
     let (folder, model, vocab) = (folder(), model(7), vocab());
     let texts = TextFiles::open([folder.path()]).unwrap();
-    let how = Streaming { shard_bytes: 150, ..Default::default() };
+    // Files hold streams as they are, and know nothing of a final norm.
+    let (scale, target) = (Scale::AsItIs, Target::Residual);
+    let how = Streaming { shard_bytes: 150, scale, target, ..Default::default() };
     let place = folder.path().join("streams");
     let files = ActivationFiles::write(&place, &model, &vocab, &texts, &how).unwrap();
     let direct = how.moments(&model, &vocab, &texts).unwrap();

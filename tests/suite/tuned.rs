@@ -54,7 +54,7 @@ fn no_refinement_is_the_closed_form() {
 #[test]
 fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to_gain() {
     let (model, train, held_out) = small();
-    let moments = LayerMoments::collect(&model, &train).unwrap();
+    let moments = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     let own = Ridge::default().own(&moments).unwrap();
     let tuned = Refine { epochs: 0, lbfgs_steps: 30, ..Default::default() }
         .fit(&model, &own, &moments, &train)
@@ -119,7 +119,7 @@ fn the_stronger_the_penalty_the_nearer_the_lens_to_the_identity() {
 #[test]
 fn epochs_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_kl() {
     let (model, train, _) = small();
-    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
+    let post = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
     let fit = |epochs, lbfgs_steps| {
@@ -174,13 +174,13 @@ fn lenses_moments_or_tokens_of_something_else_are_refused() {
 #[test]
 fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
     let (model, train, _) = small();
-    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
+    let post = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Normalised).unwrap();
     // Far from the best lens, so that there is a way to go.
     let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&post).unwrap();
     let tuned = Refine { epochs: 0, lbfgs_steps: 200, ..Default::default() }
         .fit(&model, &own, &post, &train)
         .unwrap();
-    assert_eq!(tuned.name(), "tuned lens, post-norm");
+    assert_eq!(tuned.name(), "tuned lens, raw");
     assert!(tuned.gradient_norm.iter().all(|g| *g < 1e-4), "{:?}", tuned.gradient_norm);
 
     // One stream in f64: A ← A + (½ UᵀCU)⁻¹ Uᵀ(P - Q)ᵀX̃ (X̃ᵀX̃)⁻¹, with an intercept in X̃.
@@ -230,8 +230,10 @@ fn post_norm_refinement_ends_where_boehnings_monotone_bound_leads() {
 #[test]
 fn lenses_and_moments_of_other_targets_are_refused() {
     let (model, train, _) = small();
-    let post = LayerMoments::collect_for(&model, &train, Target::Normalised).unwrap();
-    let own = Ridge::default().own(&LayerMoments::collect(&model, &train).unwrap()).unwrap();
+    let post = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Normalised).unwrap();
+    let own = Ridge::default()
+        .own(&LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap())
+        .unwrap();
     let e = Refine::default().fit(&model, &own, &post, &train).unwrap_err().to_string();
     assert!(e.contains("Residual") && e.contains("Normalised"), "{e}");
 }
@@ -501,7 +503,7 @@ fn a_hidden_layer_reads_more_than_the_affine_lens_that_it_begins_with() {
 
     let none = HiddenLayer { width: 0, ..how }.fit(&model, &own, &moments, &train).unwrap_err();
     assert!(none.what().contains("width 0"), "{none}");
-    let raw = LayerMoments::collect(&model, &train).unwrap();
+    let raw = LayerMoments::collect_with(&model, &train, Scale::AsItIs, Target::Residual).unwrap();
     assert!(how.fit(&model, &own, &raw, &train).is_err());
     let other = Transformer::new(Config { seed: 99, ..model.config.clone() }).unwrap();
     assert!(how.fit(&other, &own, &moments, &train).is_err());
