@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("left out", left_out),
     ];
     // Without a penalty lenses of a few ten thousand tokens come to know those too well.
-    let how = Refine { epochs, lbfgs_steps: 0, lambda: 1e-3 };
+    let how = Refine { epochs, lbfgs_steps: 0, lambda: 1e-3, ..Refine::default() };
     let mut lenses: Vec<Box<dyn Lens>> = vec![Box::new(LogitLens)];
     let mut affine: Option<LayerLenses> = None;
     for (name, kind) in kinds.iter().filter(|(name, _)| wanted(name)) {

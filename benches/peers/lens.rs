@@ -140,7 +140,7 @@ fn measure(work: &str, folder: &Path, epochs: usize) -> Outcome<()> {
             let begin = Instant::now();
             // As the recipe reads them: streams as they are.
             let moments = LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual)?;
-            let tuned = Refine { epochs, lbfgs_steps: PASSES, lambda: LAMBDA }.fit(
+            let tuned = Refine { epochs, lbfgs_steps: PASSES, lambda: LAMBDA, ..Refine::default() }.fit(
                 &model,
                 &ridge.own(&moments)?,
                 &moments,

@@ -111,7 +111,11 @@ def cache_row(name, model, peer, load, setting):
             loaded.append(load())
         ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(torch.tensor(setting.tokens)))
         logits = getattr(logits, "logits", logits)
-        kept = {name: size(x) for name, x in cache.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
+        # Its root mean square norms keep what is normalised before the gain under the name under which ours, as all norms of
+        # HookedTransformer but that one, keep what the block reads.
+        read = {name: name.replace("hook_normalized", "hook_out") for name in cache}
+        kept = {name: cache[read[name] if read[name] in cache else name] for name in cache}
+        kept = {name: size(x) for name, x in kept.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
         return ms, (len(cache), size(logits), kept)
 
     def same(ours, peer):
@@ -169,9 +173,10 @@ def rows(setting):
     smollm2, gpt2 = "SmolLM2-135M", "GPT-2 small's shape"
     yield forward_row(f"{smollm2}, against transformers", setting.gguf, lambda t: setting.smollm2(t).logits, setting)
     yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
-    yield cache_row(smollm2, setting.gguf, "TransformerLens", lambda: transformer_lens(setting), setting)
-    yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
+    # Before TransformerLens puts its hooks into the same network.
     yield generate_row(setting)
+    yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
+    yield cache_row(smollm2, setting.gguf, "TransformerLens", lambda: transformer_lens(setting), setting)
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
     yield share_row(smollm2, setting.gguf, flop(30, per_block, 576, 49152), setting)

@@ -630,7 +630,7 @@ impl Work<'_> {
         self.kept(model, label, || {
             let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
             let tokens = self.fit.slice(s![..rows, ..]).to_owned();
-            let refine = Refine { epochs: self.how.epochs, lbfgs_steps: 0, lambda: 0.0 };
+            let refine = Refine { epochs: self.how.epochs, lbfgs_steps: 0, ..Refine::default() };
             let until = Until { only, ..Until::default() };
             Ok(refine.fit_until(&until, model, start, moments, &tokens, None)?.lenses)
         })

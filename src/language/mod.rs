@@ -63,14 +63,14 @@ impl DerefMut for LanguageModel {
 impl LanguageModel {
     /// Opens what is at `path`: a folder with `config.json`, weights and `tokenizer.json` as on Hugging Face, a GGUF
     /// file, a model of llama2.c (`.bin`, with its tokenizer as `tokenizer.bin` or `tok512.bin` beside it), or a model
-    /// that [`Transformer::save`] wrote after training on a text.
+    /// that [`Transformer::save`] wrote after training on a text; or a folder with one of these files and no other.
     ///
     /// Fails if one of the three is missing or does not fit the others, saying which.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let model = read_model(path)?;
-        let tokenizer = find_tokenizer(path, &model)?;
-        LanguageModel::build(path, model, tokenizer)
+        let path = weights_at(path.as_ref())?;
+        let model = read_model(&path)?;
+        let tokenizer = find_tokenizer(&path, &model)?;
+        LanguageModel::build(&path, model, tokenizer)
     }
 
     /// The same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the `tokenizer.bin`
@@ -84,8 +84,8 @@ impl LanguageModel {
     /// Fails, besides as [`new`](LanguageModel::new) does, if the file says that its tokens are the characters of
     /// another text.
     pub fn open_as(path: impl AsRef<Path>, tokenizer: Tokenizer) -> Result<Self> {
-        let path = path.as_ref();
-        LanguageModel::build(path, read_model(path)?, tokenizer)
+        let path = weights_at(path.as_ref())?;
+        LanguageModel::build(&path, read_model(&path)?, tokenizer)
     }
 
     /// A model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local cache if
@@ -319,8 +319,50 @@ impl std::fmt::Debug for LanguageModel {
     }
 }
 
+/// The one file of weights in a folder that is none of Hugging Face's; else `path` itself.
+fn weights_at(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() || path.join("config.json").exists() {
+        return Ok(path.into());
+    }
+    let cannot =
+        |e| Error::of_file(format!("cannot look into {}", path.display()), e, "check its permissions");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(cannot)? {
+        let file = entry.map_err(cannot)?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let is_weights = match file.extension().and_then(|e| e.to_str()) {
+            Some("gguf") => true,
+            Some("bin") => !name.starts_with("tok") && name != "pytorch_model.bin",
+            Some("safetensors") => Provenance::of_file(&file).is_ok(),
+            Some(_) | None => false,
+        };
+        if is_weights && file.is_file() {
+            found.push(file);
+        }
+    }
+    found.sort();
+    match &found[..] {
+        [] => Ok(path.into()),
+        [one] => Ok(one.clone()),
+        several => {
+            let names = several.iter().filter_map(|file| file.file_name()).map(|name| name.to_string_lossy());
+            Err(Error::new(
+                ErrorKind::File,
+                format!(
+                    "{} holds {} models: {}",
+                    path.display(),
+                    several.len(),
+                    names.collect::<Vec<_>>().join(", ")
+                ),
+                "name one of the files",
+            ))
+        }
+    }
+}
+
 /// The weights at `path`, by what is there.
 pub fn read_model(path: &Path) -> Result<Transformer> {
+    let path = &weights_at(path)?;
     if path.is_dir() {
         return Transformer::from_hugging_face(path);
     }

@@ -16,6 +16,8 @@ pub(super) struct Decoder {
     unembedding: Option<(Array2<f32>, Array1<f32>)>,
     /// No logit is larger than this.
     cap: Option<f32>,
+    /// What is added to logits after that. Empty without.
+    shift: Array1<f32>,
 }
 
 /// The distributions wanted of some rows. A row that stands for several tokens holds the sum of theirs.
@@ -40,20 +42,32 @@ impl Decoder {
                 }
                 let gain = params.ln_final_w.view().insert_axis(Axis(1));
                 let u = u * gain;
-                Decoder { norm: Some((norm, config.eps)), unembedding: Some((u, b)), cap }
+                Decoder { norm: Some((norm, config.eps)), ..Decoder::linear(u, b, cap) }
             }
-            (Target::Residual, Norm::None) | (Target::Normalised, _) => {
-                Decoder { norm: None, unembedding: Some((u, b)), cap }
-            }
+            (Target::Residual, Norm::None) | (Target::Normalised, _) => Decoder::linear(u, b, cap),
             (Target::LogProbabilities | Target::Given, _) => {
-                Decoder { norm: None, unembedding: None, cap: None }
+                Decoder { norm: None, unembedding: None, cap: None, shift: Array1::zeros(0) }
             }
         }
     }
 
     /// One matrix, `logits = z u + b`, with `u: [d_z, n_classes]`, and what caps them.
     pub(super) fn linear(u: Array2<f32>, b: Array1<f32>, cap: Option<f32>) -> Self {
-        Decoder { norm: None, unembedding: Some((u, b)), cap }
+        Decoder { norm: None, unembedding: Some((u, b)), cap, shift: Array1::zeros(0) }
+    }
+
+    /// How many tokens it reads, where it multiplies by their unembedding.
+    pub(super) fn d_vocab(&self) -> Option<usize> {
+        self.unembedding.as_ref().map(|(u, _)| u.ncols())
+    }
+
+    /// The same for these tokens alone, with `shift` added to their logits. Not for a guess that is logits already.
+    pub(super) fn of_tokens(&self, tokens: &[usize], shift: Array1<f32>) -> Decoder {
+        let some = |(u, b): &(Array2<f32>, Array1<f32>)| {
+            let b = if b.is_empty() { b.clone() } else { b.select(Axis(0), tokens) };
+            (columns(u, tokens), b)
+        };
+        Decoder { norm: self.norm, unembedding: self.unembedding.as_ref().map(some), cap: self.cap, shift }
     }
 
     /// Logits of the guess `z: [rows, d_z]`, `[rows, n_classes]`.
@@ -61,7 +75,7 @@ impl Decoder {
         let y = self.norm.map(|norm| normalise(norm, z).0);
         let y = y.as_ref().map_or(z, |y| y.view());
         match &self.unembedding {
-            Some((u, b)) => self.capped(linear(y, u.view(), b.view())),
+            Some((u, b)) => self.shifted(self.capped(linear(y, u.view(), b.view()))),
             None => y.to_owned(),
         }
     }
@@ -75,6 +89,7 @@ impl Decoder {
         let decode = |y: ArrayView2<f32>| {
             let mut logits = self.capped(linear(y, u.view(), b.view()));
             let slope = self.cap.map(|cap| logits.mapv(|y| 1.0 - (y / cap).powi(2)));
+            logits = self.shifted(logits);
             let kl = kl_then_difference(wanted, &mut logits);
             if let Some(slope) = slope {
                 logits *= &slope;
@@ -94,6 +109,22 @@ impl Decoder {
         }
         logits
     }
+
+    fn shifted(&self, mut logits: Array2<f32>) -> Array2<f32> {
+        if !self.shift.is_empty() {
+            logits += &self.shift;
+        }
+        logits
+    }
+}
+
+/// Some columns, stored row by row.
+pub(super) fn columns(a: &Array2<f32>, which: &[usize]) -> Array2<f32> {
+    let mut some = Array2::zeros((a.nrows(), which.len()));
+    for (mut to, from) in some.rows_mut().into_iter().zip(a.rows()) {
+        to.iter_mut().zip(which).for_each(|(to, &column)| *to = from[column]);
+    }
+    some
 }
 
 fn normalise((norm, eps): (Norm, f64), z: ArrayView2<f32>) -> (Array2<f32>, Array1<f32>) {

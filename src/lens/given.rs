@@ -101,7 +101,7 @@ impl GivenRows {
         let u = u.as_standard_layout().mapv(|x| x as f32);
         let decoder = Decoder::linear(u, narrow(b), cap.map(|cap| cap as f32));
         let began = std::time::Instant::now();
-        let refine = Refine { epochs: 0, lbfgs_steps, lambda: 0.0 };
+        let refine = Refine { epochs: 0, lbfgs_steps, ..Refine::default() };
         let until = Until { enough: ENOUGH, ..Until::default() };
         // One of many searches: whoever asks for all of them shows how far they are.
         let found = quietly(|| refine.search_until(&until, decoder, inputs, start, &self.moments, None))?;

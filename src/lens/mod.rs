@@ -58,6 +58,7 @@ mod trajectory;
 mod transfer;
 mod tuned;
 mod updates;
+mod vocabulary;
 mod whitened;
 
 pub(crate) use accumulator::Accumulator;

@@ -13,6 +13,7 @@ use super::form::Form;
 use super::inputs::{Distinct, Inputs, ROUND, Read, check_interrupt};
 use super::kind::Common;
 use super::kinds::within;
+use super::vocabulary::Part;
 use super::whitened::{Curvature, LowRank, Whitened};
 use super::{LayerLenses, LayerMoments, LensKind, Moments, Target, Towards};
 use crate::Result;
@@ -40,6 +41,8 @@ pub(super) struct Objective<'a> {
     maps: Vec<Map<'a>>,
     /// Which of the maps each stream is read through.
     pub(super) map_of: Vec<usize>,
+    /// About how many tokens of the vocabulary are looked at where not all data are.
+    pub(super) vocabulary: usize,
 }
 
 /// One form: the streams that it reads, and their moments together, about what they are centred at.
@@ -168,7 +171,7 @@ impl<'a> Objective<'a> {
             maps.push(Map { pool, moments: together, centres, penalty, low_rank });
             forms.push(form);
         }
-        Ok((Objective { inputs, decoder, moments, maps, map_of }, forms))
+        Ok((Objective { inputs, decoder, moments, maps, map_of, vocabulary: usize::MAX }, forms))
     }
 
     /// The first stream that is read through a map.
@@ -217,7 +220,8 @@ impl<'a> Objective<'a> {
     }
 
     /// The same over some chunks of the tokens. Where the rows of the first stream are few, all of them are looked at.
-    /// In epoch number `sampled`, a chunk shows each lens some streams of its pool, which take turns.
+    /// In epoch number `sampled`, a chunk shows each lens some streams of its pool, which take turns, and a part of the
+    /// vocabulary.
     pub(super) fn evaluate_on(
         &self,
         chunks: &[usize],
@@ -232,10 +236,12 @@ impl<'a> Objective<'a> {
             check_interrupt()?;
             let look = |&i: &usize| {
                 let read = self.inputs.read(i)?;
+                let part = sampled.and_then(|epoch| self.part(&read, (epoch, i)));
+                let through = part.as_ref().map_or((&self.decoder, &read.wanted), |(d, wanted)| (d, wanted));
                 let of_lens = |map: usize| {
                     let places = self.shown(map, i, sampled);
                     let mut sum = Evaluation::nothing(&lenses[map]);
-                    places.iter().for_each(|&k| sum.add(&self.look(&read, map, k, &lenses[map])));
+                    places.iter().for_each(|&k| sum.add(&self.look(&read, through, map, k, &lenses[map])));
                     (map, places.len(), sum)
                 };
                 let seen: Vec<_> = (0..lenses.len()).filter(|&map| active[map]).map(of_lens).collect();
@@ -298,7 +304,8 @@ impl<'a> Objective<'a> {
     fn look_at_first(&self, map: usize, lens: &Form) -> Option<Evaluation> {
         let Distinct { pieces, entropy, .. } = self.inputs.first()?;
         let k = self.maps[map].pool.iter().position(|&l| l == 0)?;
-        let parts: Vec<Evaluation> = pieces.par_iter().map(|read| self.look(read, map, k, lens)).collect();
+        let look = |read: &Read| self.look(read, (&self.decoder, &read.wanted), map, k, lens);
+        let parts: Vec<Evaluation> = pieces.par_iter().map(look).collect();
         let mut sum = Evaluation::nothing(lens);
         parts.iter().for_each(|part| sum.add(part));
         sum.kl -= entropy;
@@ -306,11 +313,29 @@ impl<'a> Objective<'a> {
         Some(sum)
     }
 
-    /// Sums over the rows of the `k`-th stream of a lens's pool.
-    fn look(&self, read: &Read, map: usize, k: usize, lens: &Form) -> Evaluation {
+    /// What decodes the part of the vocabulary that is looked at in chunk `i` in an epoch, and what is wanted of it; nothing
+    /// if that is all of it.
+    fn part(&self, read: &Read, (epoch, i): (usize, usize)) -> Option<(Decoder, Wanted)> {
+        if self.decoder.d_vocab().is_none_or(|d_vocab| d_vocab <= self.vocabulary) {
+            return None;
+        }
+        let mut random = rng(1 + epoch as u64, i as u64);
+        let part = Part::draw(&read.wanted.p, &self.moments.mean_prediction, self.vocabulary, &mut random);
+        Some((part.decoder(&self.decoder), part.wanted(&read.wanted)))
+    }
+
+    /// Sums over the rows of the `k`-th stream of a lens's pool, of what `through` decodes and wants.
+    fn look(
+        &self,
+        read: &Read,
+        (decoder, wanted): (&Decoder, &Wanted),
+        map: usize,
+        k: usize,
+        lens: &Form,
+    ) -> Evaluation {
         let mut sum = Evaluation::nothing(lens);
         let l = self.maps[map].pool[k];
-        let (kl, dz) = self.decoder.kl_and_gradient(&read.wanted, self.guess(read, map, k, lens));
+        let (kl, dz) = decoder.kl_and_gradient(wanted, self.guess(read, map, k, lens));
         let mut db = Array1::<f32>::zeros(dz.ncols());
         add_rows(db.view_mut(), dz.view());
         let mut da = matmul(dz.t(), read.streams[l].view()).mapv(f64::from);
@@ -380,14 +405,16 @@ impl<'a> Objective<'a> {
                 // In equal distances: from all of the text.
                 let i = i_look * n_chunks / n_looked;
                 let read = self.inputs.read(i)?;
+                let part = self.part(&read, (0, i));
+                let decoder = part.as_ref().map_or(&self.decoder, |(decoder, _)| decoder);
                 let mut random = rng(0, i as u64);
                 let mut one = |map: usize| {
                     // Of a pool a stream is enough: another one in each chunk.
                     let k = i_look % self.maps[map].pool.len();
                     let z = self.guess(&read, map, k, &lenses[map]);
-                    let q = Wanted::of_logits(self.decoder.logits(z.view()).view()).p;
+                    let q = Wanted::of_logits(decoder.logits(z.view()).view()).p;
                     let drawn = drawn(q.view(), &mut random);
-                    let (_, g) = self.decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
+                    let (_, g) = decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
                     matmul(g.t(), g.view()).mapv(f64::from)
                 };
                 let looked = (0..lenses.len()).map(|map| active[map].then(|| one(map))).collect();

@@ -62,8 +62,8 @@ impl Probe {
         let inputs = Inputs::new(model, tokens, Some((labels, n_classes)));
         let began = std::time::Instant::now();
         let decoder = Decoder::new(model, moments.target);
-        let Refined { lenses, gradient_norm, .. } =
-            Refine { epochs: 0, lbfgs_steps, lambda: 0.0 }.search(decoder, inputs, &start, &moments, None)?;
+        let Refined { lenses, gradient_norm, .. } = Refine { epochs: 0, lbfgs_steps, ..Refine::default() }
+            .search(decoder, inputs, &start, &moments, None)?;
         Ok(Probe {
             lenses: LayerLenses::new("classifier", &moments, lenses, began),
             n_classes,

@@ -69,11 +69,15 @@ pub struct Refine {
     /// On new text 3e-5 lowered the KL by up to .0003 nats at most layers of two models, and raised it by .0001 at one
     /// (`benches/README.md`); 1e-4 was too much for one of the two.
     pub lambda: f64,
+    /// About how many tokens of the vocabulary a step of an epoch looks at: the likeliest ones, and a sample of the others
+    /// that stands for all of them, drawn anew for each chunk of text. A vocabulary of no more than that is looked at as a
+    /// whole. L-BFGS always sees all of it.
+    pub vocabulary: usize,
 }
 
 impl Default for Refine {
     fn default() -> Self {
-        Refine { epochs: 12, lbfgs_steps: 3, lambda: 0.0 }
+        Refine { epochs: 12, lbfgs_steps: 3, lambda: 0.0, vocabulary: 4096 }
     }
 }
 
@@ -85,8 +89,8 @@ pub struct TunedLens {
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
     /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens
     /// that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that it reads.
-    /// Without L-BFGS all of it is estimated from about 4096 tokens and, of many streams, from four at each, the same
-    /// before and after, as nothing else asks for all.
+    /// Without L-BFGS all of it is estimated from about 4096 tokens and, of many streams, from four at each, and from as
+    /// much of the vocabulary as an epoch looks at, the same before and after, as nothing else asks for all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -213,8 +217,16 @@ impl Refine {
         kept: Option<&Path>,
     ) -> Result<Refined> {
         check_lambda(self.lambda)?;
+        if self.vocabulary == 0 {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a refinement that looks at 0 tokens of the vocabulary sees nothing",
+                "set `vocabulary` to a few thousand, or to `usize::MAX` for all tokens",
+            ));
+        }
         inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
-        let (objective, begin) = Objective::new(decoder, inputs, moments, start, self.lambda)?;
+        let (mut objective, begin) = Objective::new(decoder, inputs, moments, start, self.lambda)?;
+        objective.vocabulary = self.vocabulary;
         let n_maps = begin.len();
         let wanted: Vec<bool> = (0..n_maps)
             .map(|map| until.only.is_none_or(|only| only.contains(&objective.first_of(map))))

@@ -79,7 +79,7 @@ fn refinement_never_raises_training_kl_and_lowers_it_where_there_is_something_to
 #[test]
 fn from_tokens_to_lenses_in_one_call_is_the_same_as_step_by_step() {
     let (model, train, _) = small();
-    let how = Refine { epochs: 2, lbfgs_steps: 2, lambda: 1e-4 };
+    let how = Refine { epochs: 2, lbfgs_steps: 2, lambda: 1e-4, ..Default::default() };
     let (moments, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
     let collected = LayerMoments::collect(&model, &train).unwrap();
     assert!(moments == collected);
@@ -97,7 +97,7 @@ fn from_tokens_to_lenses_in_one_call_is_the_same_as_step_by_step() {
 fn the_stronger_the_penalty_the_nearer_the_lens_to_the_identity() {
     let (model, train, _) = small();
     let off = |lambda| -> Vec<f64> {
-        let how = Refine { epochs: 0, lbfgs_steps: 60, lambda };
+        let how = Refine { epochs: 0, lbfgs_steps: 60, lambda, ..Default::default() };
         let (_, tuned) = how.collect_and_fit(&model, &train, &Ridge::default()).unwrap();
         for column in tuned.training_kl.columns() {
             assert!(column.windows(2).into_iter().all(|w| w[1] <= w[0]), "{column}");

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use ndarray::{Array2, Axis};
 use onelens::data::PieceTokenizer;
+use onelens::language::LanguageModel;
 use onelens::model::{Bias, Blocks, Config, Mlp, Norm, Provenance, Transformer};
 use onelens::{Error, ErrorKind};
 use proptest::prelude::*;
@@ -280,6 +281,24 @@ fn stories260k_has_the_loss_it_is_known_for() {
     assert!((loss - 1.3105).abs() < 5e-4, "{loss}");
     // Sequences do not see each other.
     assert!((model.loss(&tokens.select(Axis(0), &[3, 1, 0, 2])).unwrap() - loss).abs() < 1e-6);
+}
+
+/// The folder in which people keep a model of llama2.c, or a GGUF file, is as good as the file.
+#[test]
+fn a_folder_with_one_file_of_weights_is_that_model() {
+    let Some(folder) = common::data("stories260k") else { return };
+    let text = "Once upon a time";
+    let (by_folder, by_file) =
+        (LanguageModel::open(&folder), LanguageModel::open(folder.join("stories260K.bin")));
+    let (by_folder, by_file) = (by_folder.unwrap(), by_file.unwrap());
+    assert_eq!(by_folder.name, "stories260K");
+    assert_eq!(by_folder.loss(text).unwrap(), by_file.loss(text).unwrap());
+    let two = tempfile::tempdir().unwrap();
+    for name in ["a.bin", "b.gguf", "tok512.bin", "notes.txt"] {
+        std::fs::write(two.path().join(name), "").unwrap();
+    }
+    let e = LanguageModel::open(two.path()).unwrap_err().to_string();
+    assert!(e.contains("2 models: a.bin, b.gguf") && e.contains("name one"), "{e}");
 }
 
 #[test]

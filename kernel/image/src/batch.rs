@@ -219,6 +219,7 @@ fn answer(request: &Request, peers: &dyn Job) -> Result<Option<String>> {
                 epochs: epochs.unwrap_or(usual.epochs),
                 lbfgs_steps: lbfgs_steps.unwrap_or(usual.lbfgs_steps),
                 lambda: lambda.unwrap_or(usual.lambda),
+                ..usual
             };
             let start = Ridge::default().lenses(&moments, &kind.parse()?)?;
             let tuned = how.refine(&refine, &model, &model.tokenizer, &documents, &start, &moments)?;
