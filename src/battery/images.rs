@@ -15,9 +15,14 @@ use crate::{Error, ErrorKind, Result};
 
 /// Name of the networks with skips in a report about images.
 const RESIDUAL: &str = "residual twin";
+/// Name of the networks without skips whose layers' bases were turned onto each other.
+const ALIGNED: &str = "plain, bases aligned";
 
 /// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every
 /// seed. The residual twin is in question; the others are its controls. Lenses predict centred log-probabilities.
+///
+/// Nothing ties the basis of a layer without skips to that of the next, so that one lens for both would fail by
+/// construction. The plain networks are therefore there a second time, with bases [aligned](Streams::aligned).
 ///
 /// Of the truth the labels are known; alignment is with the network's own final prediction, above that of shuffled updates.
 ///
@@ -72,9 +77,10 @@ impl ImageBattery {
             ));
         }
         let kinds = [
-            (RESIDUAL, true, true),
-            (Network::Plain.name(), false, true),
-            (Network::Untrained.name(), true, false),
+            (RESIDUAL, true, true, false),
+            (Network::Plain.name(), false, true, false),
+            (ALIGNED, false, true, true),
+            (Network::Untrained.name(), true, false, false),
         ];
         let total = kinds.len() * self.seeds.len();
         let mut progress = Progress::new("battery", total);
@@ -87,7 +93,7 @@ impl ImageBattery {
             format!("{}x{}x{} {sum}", images.len(), images.height, images.width)
         };
         let images = format!("{} {}", held(train), held(held_out));
-        for (name, residual, trained) in kinds {
+        for (name, residual, trained, aligned) in kinds {
             let mut cells = Vec::new();
             for &seed in &self.seeds {
                 go_on(self.folder.as_deref(), done, total)?;
@@ -101,7 +107,7 @@ impl ImageBattery {
                 };
                 let how = ImageTraining { seed, ..self.training.clone() };
                 let depends_on =
-                    format!("{config:?} {how:?} {trained} {} {} {images}", self.cells, self.lambda);
+                    format!("{config:?} {how:?} {trained} {aligned} {} {} {images}", self.cells, self.lambda);
                 let label = format!("{}-{seed}", name.replace([' ', '(', ')'], "-"));
                 cells.push(kept(self.folder.as_deref(), CELL, &depends_on, &label, || {
                     let mut model = ImageClassifier::new(config)?;
@@ -109,8 +115,11 @@ impl ImageBattery {
                         quietly(|| model.train(train, &how))?;
                         go_on(self.folder.as_deref(), done, total)?;
                     }
-                    let streams = Streams::of_images(&model, &held_out.pixels, self.cells)?
+                    let mut streams = Streams::of_images(&model, &held_out.pixels, self.cells)?
                         .with_labels(&held_out.labels)?;
+                    if aligned {
+                        streams = streams.aligned()?;
+                    }
                     let mut cell = Cell::measure(&streams, self.lambda, seed)?;
                     cell.fingerprint = model.fingerprint();
                     cell.loss = model.evaluate(held_out)?.0;
@@ -150,6 +159,10 @@ impl ImageBattery {
                         format!("streams are means over {0} x {0} parts of the image", self.cells)
                     }
                 },
+            ),
+            (
+                "bases aligned",
+                "each stream turned as a whole onto the last one, on the first half of the images".into(),
             ),
             ("truth", "the label; alignment is with the network's own final prediction".into()),
             ("intervals", "95 %, studentised bootstrap over networks; the range of fewer than six".into()),

@@ -10,7 +10,7 @@ use crate::dual::PredictiveCoding;
 use crate::lens::{NOTHING, Scale};
 use crate::model::{Hook, Norm, Transformer};
 use crate::nn::{rms_norm, rms_norm_backward};
-use crate::num::{log_softmax_rows, matmul};
+use crate::num::{SymmetricEigen, log_softmax_rows, matmul};
 use crate::vision::{ImageClassifier, MnistCnn};
 use crate::{Error, ErrorKind, Result};
 
@@ -104,6 +104,23 @@ impl Truth {
             Truth::Unknown => Truth::Unknown,
         }
     }
+}
+
+/// The orthogonal matrix nearest to `m`: `U Vᵀ` of `m = U S Vᵀ`.
+fn nearest_turn(m: ArrayView2<f64>) -> Result<Array2<f64>> {
+    let (right, left) = (matmul(m.t(), m), matmul(m, m.t()));
+    let (right, left) = (SymmetricEigen::new(right.view())?, SymmetricEigen::new(left.view())?);
+    let largest = right.values.iter().fold(0.0_f64, |most, s| most.max(*s));
+    let mut turn = Array2::zeros(m.dim());
+    for ((&square, v), other) in right.values.iter().zip(right.vectors.columns()).zip(left.vectors.columns())
+    {
+        // Where `m` says nothing, any direction that is left over goes onto any other.
+        let u = if square > 1e-10 * largest { m.dot(&v) / square.sqrt() } else { other.to_owned() };
+        for (mut row, u) in turn.rows_mut().into_iter().zip(u) {
+            row.scaled_add(u, &v);
+        }
+    }
+    Ok(turn)
 }
 
 /// The read-out of a network, `logits = (gain ∘ N(z) + bias) W_U + b_U`.
@@ -356,6 +373,33 @@ impl Streams {
             ));
         }
         Ok(Streams { truth: Truth::Seen(labels.iter().copied().map(Some).collect()), ..self })
+    }
+
+    /// The same streams, each turned as a whole so that it comes as near as a turn can to the last one: `h_l Q_l` with
+    /// the orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the sequences.
+    /// Whatever one lens could not read because layers have bases of their own, it can read then.
+    ///
+    /// ```
+    /// use onelens::{battery::Streams, ndarray::{Array2, array}};
+    /// let h = Array2::from_shape_fn((12, 2), |(i, j)| ((5 * i + 3 * j) % 7) as f64);
+    /// let quarter_turn = array![[0.0, 1.0], [-1.0, 0.0]];
+    /// let log_p = Array2::from_elem((12, 3), (1.0_f64 / 3.0).ln());
+    /// let streams = Streams::of_probabilities(vec![h.dot(&quarter_turn), h.clone(), h.clone()], log_p)?.aligned()?;
+    /// assert!((&streams.streams[0] - &h).iter().all(|off| off.abs() < 1e-9));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    ///
+    /// Fails where a stream is so large that its products are not finite.
+    pub fn aligned(self) -> Result<Self> {
+        let half = self.half();
+        let fitted = |h: &Array2<f64>| h.slice(ndarray::s![..half, ..]).to_owned();
+        let last = fitted(self.streams.last().expect("a network has streams"));
+        let turned = |h: &Array2<f64>| -> Result<Array2<f64>> {
+            let turn = nearest_turn(matmul(fitted(h).t(), last.view()).view())?;
+            Ok(matmul(h.view(), turn.view()))
+        };
+        let streams = self.streams.iter().map(turned).collect::<Result<_>>()?;
+        Ok(Streams { streams, ..self })
     }
 
     /// Number of blocks `L`.

@@ -83,6 +83,13 @@ fn a_rotation_after_every_block_with_conjugated_weights_is_the_rotated_copy() {
     // The copy that the library makes of streams has what the copy of the network has.
     let copy = measure(&plain.rotated(&mut rng(4, 0)), 1e-4, false, &[]).unwrap();
     assert!(gap(b.kl_of(&LensKind::Own).unwrap(), copy.kl_of(&LensKind::Own).unwrap()) < 1e-8);
+    // Turned onto the last stream, both are the same again, and as long as they were.
+    let (again, turned_again) = (plain.clone().aligned().unwrap(), turned.aligned().unwrap());
+    for ((a, b), before) in again.streams.iter().zip(&turned_again.streams).zip(&plain.streams) {
+        assert!(gap(a, b) < 1e-6, "{}", gap(a, b));
+        let length = |h: &Array2<f64>| h.iter().map(|x| x * x).sum::<f64>();
+        assert!((length(a) - length(before)).abs() < 1e-9 * length(before));
+    }
 }
 
 #[test]
@@ -209,7 +216,7 @@ fn twins_on_images_are_kept_and_say_the_same_again() {
     };
     let first = battery.run(&train, &held_out).unwrap();
     let names: Vec<&str> = first.groups.iter().map(|g| g.summary.name.as_str()).collect();
-    assert_eq!(names, ["residual twin", "plain (no skips)", "untrained"]);
+    assert_eq!(names, ["residual twin", "plain (no skips)", "plain, bases aligned", "untrained"]);
     assert!(first.groups.iter().all(|g| g.fingerprints.iter().all(|f| *f != 0)));
     let kept = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(kept, 6);

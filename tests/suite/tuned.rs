@@ -138,6 +138,30 @@ fn epochs_lead_near_the_optimum_of_the_convex_problem_and_never_raise_training_k
 }
 
 #[test]
+fn a_part_of_the_vocabulary_leads_nearly_as_far_and_all_of_it_just_as_far() {
+    let (model, train, _) = small();
+    let moments = LayerMoments::collect(&model, &train).unwrap();
+    // Far from the best lens, so that there is a way to go.
+    let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&moments).unwrap();
+    let fit = |vocabulary| {
+        let how = Refine { epochs: 20, lbfgs_steps: 0, vocabulary, ..Default::default() };
+        let tuned = how.fit(&model, &own, &moments, &train).unwrap();
+        // What is reported is over all of the vocabulary.
+        (compare(&model, &[&own, &tuned], &moments, &train).unwrap(), tuned)
+    };
+    let ((all, whole), (_, as_whole), (few, _)) = (fit(usize::MAX), fit(12), fit(8));
+    assert_eq!(whole.training_kl, as_whole.training_kl);
+    for l in 0..4 {
+        assert_eq!(whole.lenses.layer(l), as_whole.lenses.layer(l));
+        let (begin, all, few) = (all.curves[0].kl[l], all.curves[1].kl[l], few.curves[1].kl[l]);
+        assert!(few - all < 0.1 * (begin - all), "stream {l}: from {begin} to {all}, and {few}");
+    }
+    let none = Refine { vocabulary: 0, ..Default::default() };
+    let e = none.fit(&model, &own, &moments, &train).unwrap_err().to_string();
+    assert!(e.contains("0 tokens of the vocabulary"), "{e}");
+}
+
+#[test]
 fn the_search_ends_where_the_gradient_is_small() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
