@@ -219,7 +219,7 @@ fn twins_on_images_are_kept_and_say_the_same_again() {
     assert_eq!(names, ["residual twin", "plain (no skips)", "plain, bases aligned", "untrained"]);
     assert!(first.groups.iter().all(|g| g.fingerprints.iter().all(|f| *f != 0)));
     let kept = std::fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(kept, 6);
+    assert_eq!(kept, 8);
     assert_eq!(format!("{:?}", battery.run(&train, &held_out).unwrap()), format!("{first:?}"));
     // Other images are other networks.
     battery.run(&patterns(199), &held_out).unwrap();
