@@ -15,14 +15,15 @@ use crate::{Error, ErrorKind, Result};
 
 /// Name of the networks with skips in a report about images.
 const RESIDUAL: &str = "residual twin";
-/// Name of the networks without skips whose layers' bases were turned onto each other.
-const ALIGNED: &str = "plain, bases aligned";
+/// Names of the networks whose layers' bases were turned onto each other.
+const RESIDUAL_ALIGNED: &str = "twin, bases aligned";
+const PLAIN_ALIGNED: &str = "plain, bases aligned";
 
 /// Image classifiers without skip connections, their residual twins and the same twins untrained: one of each for every
 /// seed. The residual twin is in question; the others are its controls. Lenses predict centred log-probabilities.
 ///
 /// Nothing ties the basis of a layer without skips to that of the next, so that one lens for both would fail by
-/// construction. The plain networks are therefore there a second time, with bases [aligned](Streams::aligned).
+/// construction. Both kinds are therefore there a second time, with bases [aligned](Streams::aligned).
 ///
 /// Of the truth the labels are known; alignment is with the network's own final prediction, above that of shuffled updates.
 ///
@@ -79,7 +80,8 @@ impl ImageBattery {
         let kinds = [
             (RESIDUAL, true, true, false),
             (Network::Plain.name(), false, true, false),
-            (ALIGNED, false, true, true),
+            (RESIDUAL_ALIGNED, true, true, true),
+            (PLAIN_ALIGNED, false, true, true),
             (Network::Untrained.name(), true, false, false),
         ];
         let total = kinds.len() * self.seeds.len();

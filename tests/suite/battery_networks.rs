@@ -216,14 +216,17 @@ fn twins_on_images_are_kept_and_say_the_same_again() {
     };
     let first = battery.run(&train, &held_out).unwrap();
     let names: Vec<&str> = first.groups.iter().map(|g| g.summary.name.as_str()).collect();
-    assert_eq!(names, ["residual twin", "plain (no skips)", "plain, bases aligned", "untrained"]);
+    assert_eq!(
+        names,
+        ["residual twin", "plain (no skips)", "twin, bases aligned", "plain, bases aligned", "untrained"]
+    );
     assert!(first.groups.iter().all(|g| g.fingerprints.iter().all(|f| *f != 0)));
     let kept = std::fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(kept, 8);
+    assert_eq!(kept, 10);
     assert_eq!(format!("{:?}", battery.run(&train, &held_out).unwrap()), format!("{first:?}"));
     // Other images are other networks.
     battery.run(&patterns(199), &held_out).unwrap();
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 12);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 20);
     let convolutional = ImageBattery {
         config: ImageConfig { network: ImageNetwork::Cnn, d_model: 3, n_layers: 2, ..Default::default() },
         folder: None,
