@@ -155,7 +155,7 @@ fn measure(work: &str, folder: &Path, epochs: usize) -> Outcome<()> {
         "family" => {
             let lambdas: Vec<f64> = (0..30).map(|i| 10_f64.powf(-8.0 + i as f64 / 3.0)).collect();
             let one = median(3, || {
-                ridge.own(&LayerMoments::collect_with(&model, &tokens, Scale::AsItIs, Target::Residual)?)?;
+                ridge.own(&LayerMoments::collect(&model, &tokens)?)?;
                 Ok(())
             })?;
             let family = median(3, || {

@@ -1,5 +1,7 @@
 //! The battery on image classifiers: a network without skips and its residual twin.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,8 @@ impl ImageBattery {
         let mut progress = Progress::new("battery", total);
         let mut groups = Vec::new();
         let mut done = 0;
+        // Trained once, for reading them as they are and aligned.
+        let mut models: BTreeMap<(bool, bool, u64), ImageClassifier> = BTreeMap::new();
         // What is in the images, without writing them down.
         let held = |images: &Images| {
             let sum: f64 =
@@ -112,12 +116,18 @@ impl ImageBattery {
                     format!("{config:?} {how:?} {trained} {aligned} {} {} {images}", self.cells, self.lambda);
                 let label = format!("{}-{seed}", name.replace([' ', '(', ')'], "-"));
                 cells.push(kept(self.folder.as_deref(), CELL, &depends_on, &label, || {
-                    let mut model = ImageClassifier::new(config)?;
-                    if trained {
-                        quietly(|| model.train(train, &how))?;
-                        go_on(self.folder.as_deref(), done, total)?;
-                    }
-                    let mut streams = Streams::of_images(&model, &held_out.pixels, self.cells)?
+                    let model = match models.entry((residual, trained, seed)) {
+                        Entry::Occupied(there) => there.into_mut(),
+                        Entry::Vacant(free) => {
+                            let mut model = ImageClassifier::new(config)?;
+                            if trained {
+                                quietly(|| model.train(train, &how))?;
+                                go_on(self.folder.as_deref(), done, total)?;
+                            }
+                            free.insert(model)
+                        }
+                    };
+                    let mut streams = Streams::of_images(model, &held_out.pixels, self.cells)?
                         .with_labels(&held_out.labels)?;
                     if aligned {
                         streams = streams.aligned()?;

@@ -377,7 +377,7 @@ impl Streams {
 
     /// The same streams, each turned as a whole so that it comes as near as a turn can to the last one: `h_l Q_l` with
     /// the orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the sequences.
-    /// Whatever one lens could not read because layers have bases of their own, it can read then.
+    /// That layers have bases of their own no longer keeps one lens from reading them, as far as a turn can mend that.
     ///
     /// ```
     /// use onelens::{battery::Streams, ndarray::{Array2, array}};

@@ -304,8 +304,8 @@ mod tests {
     fn moments_of_a_run_that_is_kept_are_those_collected() {
         let (model, tokens) = example(Positions::Learned);
         let mut moments = LayerMoments::new(&model);
-        let inputs = Inputs::new(&model, &tokens, None).scaled(moments.scale);
-        assert!({ inputs }.keep(usize::MAX, Some(&mut moments)).unwrap());
+        let mut inputs = Inputs::new(&model, &tokens, None).scaled(moments.scale);
+        assert!(inputs.keep(usize::MAX, Some(&mut moments)).unwrap());
         assert!(moments == LayerMoments::collect(&model, &tokens).unwrap());
     }
 

@@ -71,7 +71,7 @@ pub struct Refine {
     pub lambda: f64,
     /// About how many tokens of the vocabulary a step of an epoch looks at: the likeliest ones, and a sample of the others
     /// that stands for all of them, drawn anew for each chunk of text. A vocabulary of no more than that is looked at as a
-    /// whole. L-BFGS always sees all of it.
+    /// whole. The look at the curvature sees a part, too; what a step of L-BFGS lowers is over all of it.
     pub vocabulary: usize,
 }
 
