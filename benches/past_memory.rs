@@ -1,9 +1,9 @@
 //! Moments, a refinement and readings over activations many times larger than the memory that the process may have.
 //!
 //! ```text
-//! cargo build --release -p onelens --example past_memory
-//! (ulimit -v 262144; target/release/examples/past_memory 20)   # 256 MiB of address space; activations of 20 times that
-//! target/release/examples/past_memory                          # the same pieces on a small text, against all of it at once
+//! cargo build -p onelens --example past_memory
+//! (ulimit -v 262144; target/debug/examples/past_memory 20)   # 256 MiB of address space; activations of 20 times that
+//! target/debug/examples/past_memory                          # the same pieces on a small text, against all of it at once
 //! ```
 
 use std::fs;

@@ -1,9 +1,9 @@
 //! One row of `benches/peers/train.py`: does the work and prints what it took, and what came out, as JSON.
 //!
 //! ```text
-//! cargo run --release -p onelens --example rows -- train V T d L B FILE   # a training step; weights and tokens go to FILE
-//! cargo run --release -p onelens --example rows -- cache V T d L B FILE   # a forward pass that keeps every activation
-//! cargo run --release -p onelens --example rows -- peak                   # what the gemm crate reaches on all threads
+//! cargo run -p onelens --example rows -- train V T d L B FILE   # a training step; weights and tokens go to FILE
+//! cargo run -p onelens --example rows -- cache V T d L B FILE   # a forward pass that keeps every activation
+//! cargo run -p onelens --example rows -- peak                   # what the gemm crate reaches on all threads
 //! ```
 //!
 //! Threads are those of `RAYON_NUM_THREADS`.

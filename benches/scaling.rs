@@ -2,7 +2,7 @@
 //! machines.
 //!
 //! ```text
-//! cargo run --release -p onelens --example scaling
+//! cargo run -p onelens --example scaling
 //! ```
 //!
 //! Measured: rows pushed by all threads, each with a layer of its own; two moments merged; moments written as bytes and

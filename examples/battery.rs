@@ -1,5 +1,5 @@
 //! Runs the whole battery outside of a notebook:
-//! `cargo run --release -p onelens --example battery -- FOLDER [SEEDS [STEPS [SOURCE]]]`, where SOURCE is copies, brackets
+//! `cargo run -p onelens --example battery -- FOLDER [SEEDS [STEPS [SOURCE]]]`, where SOURCE is copies, brackets
 //! or markov.
 //!
 //! Finished networks are kept in FOLDER, so that an interrupted run goes on; the report is FOLDER/report.html, and

@@ -1,4 +1,4 @@
-//! Draws the picture of the README: `cargo run --release -p onelens --example front_page -- MODEL FOLDER`.
+//! Draws the picture of the README: `cargo run -p onelens --example front_page -- MODEL FOLDER`.
 //!
 //! MODEL is whatever [`LanguageModel::from_pretrained`] takes: a name on the hub, a folder, or a GGUF file. The picture
 //! in FOLDER is of SmolLM2-135M-Instruct, once for light pages and once for dark ones.

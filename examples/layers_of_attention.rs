@@ -1,5 +1,5 @@
 //! One to five layers of linear attention, trained on in-context regression beside the best steps of gradient descent:
-//! `cargo run --release -p onelens --example layers_of_attention -- [SEEDS]`.
+//! `cargo run -p onelens --example layers_of_attention -- [SEEDS]`.
 //!
 //! The setting is that of von Oswald et al. 2022, `d = N = 10`; losses are over 10^5 tasks, with their standard error.
 

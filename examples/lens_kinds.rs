@@ -2,7 +2,7 @@
 //! what each cost. Streams at unit rms towards the normalised last one. The comparison is saved, as `notebooks/reports`
 //! has it; refined lenses are kept beside it, and a run that was stopped goes on after the last of them.
 //!
-//! `cargo run --release -p onelens --example lens_kinds -- MODEL TEXT REPORT [TOKENS] [REFINED_ON] [HELD_OUT] [EPOCHS]
+//! `cargo run -p onelens --example lens_kinds -- MODEL TEXT REPORT [TOKENS] [REFINED_ON] [HELD_OUT] [EPOCHS]
 //! [KINDS]`, where `KINDS` are some of the names in the table, with `+` between them.
 
 use std::path::PathBuf;

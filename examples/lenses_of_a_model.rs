@@ -2,7 +2,7 @@
 //! one, and of streams at unit size towards the normalised last one; each layer's own lens, and one that has never seen
 //! the layer.
 //!
-//! `cargo run --release -p onelens --example lenses_of_a_model -- MODEL TEXT [TOKENS] [HELD_OUT]`
+//! `cargo run -p onelens --example lenses_of_a_model -- MODEL TEXT [TOKENS] [HELD_OUT]`
 
 use std::time::Instant;
 

@@ -2,7 +2,7 @@
 //! logit lens, and two controls, a rotated and a random direction of the same length; all at unit rms towards the
 //! normalised last stream, in closed form. Then what it costs to run a block twice or three times with damped steps.
 //!
-//! `cargo run --release -p onelens --example steering -- MODEL TEXT [TOKENS] [SEQUENCES]`
+//! `cargo run -p onelens --example steering -- MODEL TEXT [TOKENS] [SEQUENCES]`
 
 use std::time::Instant;
 

@@ -108,8 +108,8 @@ class Setting:
 
 
 def build_ours() -> Path:
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--package", "onelens-kernel"], cwd=ROOT, check=True)
-    return TARGET / "release" / "onelens"
+    subprocess.run(["cargo", "build", "--quiet", "--package", "onelens-kernel"], cwd=ROOT, check=True)
+    return TARGET / "debug" / "onelens"
 
 
 def find_stock() -> Path:

@@ -115,9 +115,9 @@ class Case:
 
 @contextlib.contextmanager
 def setting():
-    command = ["cargo", "build", "--release", "--quiet", "--package", "onelens", "--example", "lens_peer"]
+    command = ["cargo", "build", "--quiet", "--package", "onelens", "--example", "lens_peer"]
     subprocess.run(command, cwd=ROOT, check=True)
-    program = TARGET / "release" / "examples" / "lens_peer"
+    program = TARGET / "debug" / "examples" / "lens_peer"
     cases = [Case(program, "characters", None)]
     data = Path(os.environ.get("ONELENS_DATA", ROOT.parent / "shared" / "data"))
     if (data / "stories260k").exists():

@@ -45,7 +45,7 @@ class Setting:
 
 @contextlib.contextmanager
 def setting():
-    build = ["cargo", "build", "--release", "--quiet", "-p", "onelens", "--example", "real_peer", "--example", "rows"]
+    build = ["cargo", "build", "--quiet", "-p", "onelens", "--example", "real_peer", "--example", "rows"]
     subprocess.run(build, cwd=ROOT, check=True)
     places = [Path(p) for p in (os.environ.get("ONELENS_DATA"), ROOT.parent / "shared" / "data") if p]
     data = next((p for p in places if (p / "smollm2" / FILE).exists()), None)
@@ -59,7 +59,7 @@ def setting():
 
 
 def program(name, *arguments):
-    run = subprocess.run([TARGET / "release/examples" / name, *map(str, arguments)], capture_output=True, text=True)
+    run = subprocess.run([TARGET / "debug/examples" / name, *map(str, arguments)], capture_output=True, text=True)
     if run.returncode != 0:
         raise Failed(run.stderr.strip())
     return json.loads(run.stdout)

@@ -30,7 +30,7 @@ CACHE = (96, 64, 64, 4, 32)
 
 @contextlib.contextmanager
 def setting():
-    build = ["cargo", "build", "--release", "--quiet", "-p", "onelens", "--example", "rows"]
+    build = ["cargo", "build", "--quiet", "-p", "onelens", "--example", "rows"]
     subprocess.run(build, cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
@@ -38,7 +38,7 @@ def setting():
 
 def ours(work, threads, *arguments):
     env = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
-    command = [TARGET / "release/examples/rows", work, *map(str, arguments)]
+    command = [TARGET / "debug/examples/rows", work, *map(str, arguments)]
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     if run.returncode != 0:
         raise Failed(run.stderr.strip())

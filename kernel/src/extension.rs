@@ -344,7 +344,7 @@ fn build_in(
     }
     // First where nobody builds: the library's own crate may be another in the folder of builds by now.
     command.arg(format!("-Ldependency={}", image.deps().display()));
-    command.arg(format!("-Ldependency={}", image.build_folder().join("release/deps").display()));
+    command.arg(format!("-Ldependency={}", image.built_libraries().display()));
     for path in messages.iter().filter(|m| m["reason"] == "build-script-executed") {
         for path in path["linked_paths"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             command.arg(format!("-L{path}"));
@@ -366,7 +366,7 @@ fn build_in(
 /// How the crates of the image were compiled: what is compiled otherwise is another crate to Rust.
 #[derive(Default)]
 struct HowBuilt {
-    /// `profile.release` of the workspace.
+    /// `profile.dev` of the workspace.
     profile: Option<toml::Value>,
     /// `build-dependencies` of the image: they give features to what procedural macros consist of, and with other features those,
     /// and all crates that use them, are others.
@@ -380,7 +380,7 @@ fn how_built(image: &Image) -> Result<HowBuilt, String> {
         text.parse().map_err(|e| format!("{} is damaged: {e}", path.display()))
     };
     Ok(HowBuilt {
-        profile: manifest("Cargo.toml")?.get("profile").and_then(|profiles| profiles.get("release")).cloned(),
+        profile: manifest("Cargo.toml")?.get("profile").and_then(|profiles| profiles.get("dev")).cloned(),
         build_dependencies: match manifest("kernel/image/Cargo.toml")?.remove("build-dependencies") {
             Some(toml::Value::Table(table)) => table,
             Some(_) | None => toml::Table::new(),
@@ -433,7 +433,7 @@ fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: H
     });
     table.insert("build-dependencies".into(), renamed.collect::<toml::Table>().into());
     if let Some(profile) = how_built.profile {
-        table.insert("profile".into(), toml::Table::from_iter([("release".to_string(), profile)]).into());
+        table.insert("profile".into(), toml::Table::from_iter([("dev".to_string(), profile)]).into());
     }
     table.to_string()
 }
@@ -443,7 +443,7 @@ const PACKAGE: &str = "onelens-extension";
 /// Builds the package; returns cargo's messages.
 fn cargo(image: &Image, package: &Path, offline: bool, watcher: &mut Watcher) -> Result<String, Trouble> {
     let mut command = environment::cargo(image.cargo());
-    command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--message-format=json-render-diagnostics"]);
     command.args(offline.then_some("--offline"));
     command.arg("--manifest-path").arg(package.join("Cargo.toml"));
     command.arg("--target-dir").arg(image.build_folder());

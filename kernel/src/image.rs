@@ -123,7 +123,7 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
             file,
             from_registry: package_id.starts_with("registry+"),
             proc_macro,
-            // `profile.release.build-override` of the workspace, which nothing else is compiled with.
+            // `profile.dev.build-override` of the workspace, which nothing else is compiled with.
             for_build: message["profile"]["overflow_checks"] == true,
         })
     };
@@ -200,9 +200,14 @@ impl Image {
     /// The same, where the user has a place of their own.
     fn own_folder() -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        set("ONELENS_CACHE")
+        Self::named_folder()
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("onelens")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/onelens")))
+    }
+
+    /// The same, where the user has named one for all that is built.
+    fn named_folder() -> Option<PathBuf> {
+        std::env::var_os("ONELENS_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// The shared library itself.
@@ -252,7 +257,12 @@ impl Image {
 
     /// Where cargo built the image, and builds what goes beside it.
     pub fn build_folder(&self) -> PathBuf {
-        Self::folder().join("build")
+        build_folder(&self.cargo, &self.source)
+    }
+
+    /// Where cargo puts libraries there.
+    pub fn built_libraries(&self) -> PathBuf {
+        self.build_folder().join("debug/deps")
     }
 
     /// The versions that the image was built with, if they are written down.
@@ -328,7 +338,7 @@ const WITHOUT_MPI: &str = "mpirun has started several processes, and MPI's heade
 /// Settings of the environment with which cargo compiles something else.
 fn settings(environment: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
     let counts = |name: &str| {
-        name.starts_with("CARGO_PROFILE_RELEASE_")
+        name.starts_with("CARGO_PROFILE_DEV_")
             || ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"].contains(&name)
             || (name.starts_with("CARGO_TARGET_") && name.ends_with("_RUSTFLAGS"))
     };
@@ -486,7 +496,7 @@ fn build(
         return Err(WITHOUT_MPI.into());
     }
     on_progress("building the library for cells (once per version of Rust and of onelens)");
-    let messages = run_cargo(toolchain, source, &cache.join("build"), on_progress)?;
+    let messages = run_cargo(toolchain, source, &build_folder(&toolchain.cargo, source), on_progress)?;
     let versions = linked_crates(toolchain, source, &[])?;
     // The library's own dependencies: image, library, and what it names.
     let named = linked_crates(toolchain, source, &["--depth", "2"])?;
@@ -528,6 +538,25 @@ fn remove_unfinished(images: &Path) {
     }
 }
 
+/// In a clone its own folder of builds, so that the program, the library for cells and tests, which are compiled alike, are
+/// compiled once; `build` in the cache for what is unpacked there, where the cache was named, and where the clone cannot be
+/// written to.
+fn build_folder(cargo: &Path, source: &Path) -> PathBuf {
+    let cache = Image::folder();
+    let in_clone = || {
+        let mut command = environment::cargo(cargo);
+        command.args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path"]);
+        let output = command.arg(source.join("Cargo.toml")).output().ok()?;
+        let metadata: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let folder = PathBuf::from(metadata["target_directory"].as_str()?);
+        fs::create_dir_all(&folder).ok()?;
+        let probe = folder.join(format!(".onelens-{}", std::process::id()));
+        File::create(&probe).and_then(|_| fs::remove_file(&probe)).ok().map(|()| folder)
+    };
+    let in_cache = Image::named_folder().is_some() || source.starts_with(&cache);
+    (!in_cache).then(in_clone).flatten().unwrap_or_else(|| cache.join("build"))
+}
+
 /// Builds the image and returns cargo's messages, one JSON object per line.
 fn run_cargo(
     toolchain: &Toolchain,
@@ -536,7 +565,7 @@ fn run_cargo(
     on_progress: &mut dyn FnMut(&str),
 ) -> Result<String, String> {
     let mut child = environment::cargo(&toolchain.cargo)
-        .args(["rustc", "--release", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
+        .args(["rustc", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
         .args(features())
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
@@ -577,7 +606,7 @@ fn run_cargo(
         }
         let end = said[said.len().saturating_sub(30)..].join("\n");
         return Err(format!(
-            "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build --release -p onelens-image` in {} to see the whole report",
+            "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build -p onelens-image` in {} to see the whole report",
             source.display()
         ));
     }
@@ -695,13 +724,18 @@ mod tests {
         let counting = [
             "CARGO_BUILD_RUSTFLAGS",
             "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_PROFILE_RELEASE_OPT_LEVEL",
+            "CARGO_PROFILE_DEV_OPT_LEVEL",
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
             "RUSTFLAGS",
         ];
         assert_eq!(set(&counting), counting);
-        let others =
-            ["CARGO_PROFILE_DEV_OPT_LEVEL", "CARGO_TARGET_DIR", "CARGO_TERM_COLOR", "RUSTDOCFLAGS", "PATH"];
+        let others = [
+            "CARGO_PROFILE_RELEASE_OPT_LEVEL",
+            "CARGO_TARGET_DIR",
+            "CARGO_TERM_COLOR",
+            "RUSTDOCFLAGS",
+            "PATH",
+        ];
         assert!(set(&others).is_empty());
     }
 }

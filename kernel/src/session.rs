@@ -55,7 +55,7 @@ impl EngineKind {
             #[cfg(not(feature = "evcxr"))]
             EngineKind::Evcxr => Err(Failure::bad_input(
                 "this program was built without the evcxr engine",
-                "build it with `cargo build --release --features evcxr`, which takes some minutes, or use `--engine instant`",
+                "build it with `cargo build --features evcxr`, which takes some minutes, or use `--engine instant`",
             )),
         }
     }

@@ -86,9 +86,6 @@ fn workspace(bytes: &[u8]) -> Result<String, String> {
         workspace.insert("members".into(), vec!["kernel/image"].into());
         workspace.remove("default-members");
     }
-    if let Some(profiles) = manifest.get_mut("profile").and_then(toml::Value::as_table_mut) {
-        profiles.remove("dev");
-    }
     Ok(manifest.to_string())
 }
 
