@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What went wrong, as a class that a program can match on.
@@ -60,6 +61,11 @@ impl Error {
             help: help.into(),
             source: Some(Arc::new(e)),
         }
+    }
+
+    /// The error about a file that is not there, or not for this user.
+    pub(crate) fn unread(path: &Path, e: io::Error) -> Self {
+        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
     }
 
     /// The class of the error.

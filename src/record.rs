@@ -183,9 +183,7 @@ pub(crate) fn to_bytes<T: Serialize>(shown: &str, kind: &str, version: u32, valu
 /// Reads a record of this kind and version, or says why the file is not one.
 pub(crate) fn load<T: DeserializeOwned>(path: &Path, kind: &str, version: u32) -> Result<T> {
     let shown = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| {
-        Error::of_file(format!("cannot read {shown}"), e, "check the path and its permissions")
-    })?;
+    let bytes = std::fs::read(path).map_err(|e| Error::unread(path, e))?;
     from_bytes(&shown, &bytes, kind, version)
 }
 

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::environment;
-use crate::image::{Fnv, Image, Unit, cannot, name_and_version, units};
+use crate::image::{Image, Name, Unit, cannot, name_and_version, units};
 use crate::os;
 
 /// A finished extension.
@@ -132,7 +132,7 @@ fn library_file(name: &str) -> String {
 
 /// A number for all that an extension depends on.
 fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value>) -> Result<u64, String> {
-    let mut hash = Fnv::new();
+    let mut hash = Name::default();
     hash.add(image.library().as_os_str().as_encoded_bytes());
     for one in below {
         hash.add(one.name.as_bytes());
@@ -150,13 +150,13 @@ fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value
 /// A number for what is in the folder of a crate that lies in one.
 pub(crate) fn stamp(value: &toml::Value) -> Result<Option<u64>, String> {
     let Some(path) = value.get("path").and_then(toml::Value::as_str) else { return Ok(None) };
-    let mut hash = Fnv::new();
+    let mut hash = Name::default();
     hash_package(Path::new(path), &mut BTreeSet::new(), &mut hash)?;
     Ok(Some(hash.value()))
 }
 
 /// A crate that lies in a folder, and those in other folders that it is built from.
-fn hash_package(folder: &Path, seen: &mut BTreeSet<PathBuf>, hash: &mut Fnv) -> Result<(), String> {
+fn hash_package(folder: &Path, seen: &mut BTreeSet<PathBuf>, hash: &mut Name) -> Result<(), String> {
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     if !seen.insert(whole.clone()) {
         return Ok(());
@@ -205,7 +205,7 @@ fn paths_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The files of a crate that lies in a folder, by name, size and time.
-fn hash_folder(folder: &Path, hash: &mut Fnv) -> Result<(), String> {
+fn hash_folder(folder: &Path, hash: &mut Name) -> Result<(), String> {
     let mut entries: Vec<_> = fs::read_dir(folder)
         .map_err(|e| {
             format!(

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::assist::project;
 use crate::environment;
@@ -405,7 +406,7 @@ fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
 
 /// A name for everything the image depends on.
 fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
-    let mut hash = Fnv::new();
+    let mut hash = Name::default();
     hash.add(toolchain.version.as_bytes());
     hash.add(FLAGS.join(" ").as_bytes());
     hash.add(LAYOUT.as_bytes());
@@ -428,7 +429,7 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
         hash.add(file.strip_prefix(source).unwrap_or(&file).to_string_lossy().as_bytes());
         hash.add(&fs::read(&file).map_err(|e| cannot("read", &file, &e))?);
     }
-    Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hash.0))
+    Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hash.value()))
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
@@ -443,22 +444,21 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-/// FNV-1a, which is the same in every version of Rust.
-pub(crate) struct Fnv(u64);
+/// A name for all that was added, in this order.
+#[derive(Default)]
+pub(crate) struct Name(Sha256);
 
-impl Fnv {
-    pub(crate) fn new() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.0
+impl Name {
+    /// As many bits as a name of a folder needs.
+    pub(crate) fn value(self) -> u64 {
+        let digest = self.0.finalize();
+        digest.iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain(&[0xff]) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
+        // With its length before it, so that no two lists run into the same bytes.
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
     }
 }
 

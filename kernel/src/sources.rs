@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::environment::{self, file_error as cannot};
-use crate::image::{Fnv, Image};
+use crate::image::{Image, Name};
 
 /// The files that a packaged program carries, by their names in `kernel/library`; none in a clone.
 const CARRIED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
@@ -30,7 +30,7 @@ pub(crate) fn folder(cargo: &Path) -> Result<PathBuf, String> {
 
 /// Writes the files as a workspace into a folder below `cache` that is named after what is in them, if it is not there.
 fn unpacked(carried: &[(&str, &[u8])], cache: &Path, cargo: &Path) -> Result<PathBuf, String> {
-    let mut hash = Fnv::new();
+    let mut hash = Name::default();
     for (name, bytes) in carried {
         hash.add(name.as_bytes());
         hash.add(bytes);

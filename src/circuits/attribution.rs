@@ -89,7 +89,7 @@ impl LogitAttribution {
 
         let n_injected = match c.blocks {
             Blocks::Looped { inject: true } => c.n_layers - 1,
-            _ => 0,
+            Blocks::Looped { inject: false } | Blocks::Distinct => 0,
         };
         let mut all = LogitAttribution {
             heads: Array2::zeros((c.n_layers, c.n_heads)),

@@ -72,10 +72,7 @@ pub fn patch_heads(
     hook: fn(usize) -> Hook,
     question: &LogitDifference,
 ) -> Result<PatchMap> {
-    let n_heads = match hook(0) {
-        Hook::K(_) | Hook::V(_) | Hook::RotK(_) => model.config.n_kv_heads(),
-        _ => model.config.n_heads,
-    };
+    let n_heads = hook(0).n_heads(&model.config);
     patch(model, clean, corrupted, hook, question, "head", n_heads, |patch, head| patch.head(head))
 }
 

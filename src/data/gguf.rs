@@ -20,9 +20,7 @@ impl Gguf {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
         let cannot = |why: String, help: &str| Error::new(ErrorKind::File, format!("{shown} {why}"), help);
-        let file = File::open(path).map_err(|e| {
-            Error::of_file(format!("{shown} cannot be read"), e, "check the path and its permissions")
-        })?;
+        let file = File::open(path).map_err(|e| Error::unread(path, e))?;
         // Bytes of the file decide what the reader does; a panic of its own must not reach the user.
         let read = catch_unwind(AssertUnwindSafe(|| Content::read(&mut BufReader::new(file))));
         let broken = |why: String| {

@@ -103,9 +103,7 @@ fn refuse(path: &Path, why: &str, help: &str) -> Error {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| {
-        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
-    })
+    std::fs::read(path).map_err(|e| Error::unread(path, e))
 }
 
 /// Most bytes of numbers that a compressed file may say it holds: MNIST has 47 million.

@@ -33,9 +33,7 @@ impl PieceTokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let shown = path.display();
-        let bytes = std::fs::read(path).map_err(|e| {
-            Error::of_file(format!("cannot read {shown}"), e, "check the path and its permissions")
-        })?;
+        let bytes = std::fs::read(path).map_err(|e| Error::unread(path, e))?;
         Self::parse(&bytes).map_err(|why| {
             Error::new(
                 ErrorKind::File,

@@ -211,9 +211,7 @@ impl std::fmt::Debug for Corpus {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| {
-        Error::of_file(format!("cannot read {}", path.display()), e, "check the path and its permissions")
-    })?;
+    let bytes = std::fs::read(path).map_err(|e| Error::unread(path, e))?;
     String::from_utf8(bytes).map_err(|e| {
         Error::new(
             ErrorKind::Data,

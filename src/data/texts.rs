@@ -71,9 +71,7 @@ impl Texts {
     ) -> Result<Self> {
         let shown = path.as_ref().display();
         let refuse = |what: String, help: &str| Error::new(ErrorKind::File, format!("{shown} {what}"), help);
-        let bytes = std::fs::read(path.as_ref()).map_err(|e| {
-            Error::of_file(format!("{shown} cannot be read"), e, "check the path and its permissions")
-        })?;
+        let bytes = std::fs::read(path.as_ref()).map_err(|e| Error::unread(path.as_ref(), e))?;
         let texts: Vec<String> = serde_json::from_slice(&bytes).map_err(|e| {
             refuse(format!("is no list of texts: {e}"), "give a JSON file such as [\"a\", \"b\"]")
         })?;

@@ -51,9 +51,7 @@ impl Tokenizer {
         if super::is_gguf(path) {
             return Tokenizer::from_gguf(path);
         }
-        let bytes = std::fs::read(path).map_err(|e| {
-            Error::of_file(format!("{shown} cannot be read"), e, "check the path and its permissions")
-        })?;
+        let bytes = std::fs::read(path).map_err(|e| Error::unread(path, e))?;
         if !bytes.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|&b| b == b'{' || b == b'[') {
             return match PieceTokenizer::open(path) {
                 Ok(pieces) => Ok(Tokenizer { kind: Kind::Pieces(pieces) }),

@@ -289,6 +289,14 @@ impl Hook {
         ))
     }
 
+    /// How many heads it has; what has none is refused where one is asked for.
+    pub(crate) fn n_heads(self, c: &Config) -> usize {
+        match self.axes(c) {
+            Axes::Heads(n, _) | Axes::Pattern(n) => n,
+            Axes::Rows(_) => c.n_heads,
+        }
+    }
+
     pub(crate) fn axes(self, c: &Config) -> Axes {
         match self {
             Hook::Ln1Scale(_)
@@ -301,7 +309,18 @@ impl Hook {
             Hook::Result(_) => Axes::Heads(c.n_heads, c.d_model),
             Hook::AttnScores(_) | Hook::Pattern(_) => Axes::Pattern(c.n_heads),
             Hook::MlpPre(_) | Hook::MlpPreLinear(_) | Hook::MlpPost(_) => Axes::Rows(c.d_mlp),
-            _ => Axes::Rows(c.d_model),
+            Hook::Embed
+            | Hook::PosEmbed
+            | Hook::ResidPre(_)
+            | Hook::Ln1Normalized(_)
+            | Hook::Ln1PostNormalized(_)
+            | Hook::AttnOut(_)
+            | Hook::ResidMid(_)
+            | Hook::Ln2Normalized(_)
+            | Hook::Ln2PostNormalized(_)
+            | Hook::MlpOut(_)
+            | Hook::ResidPost(_)
+            | Hook::LnFinalNormalized => Axes::Rows(c.d_model),
         }
     }
 

@@ -91,14 +91,14 @@ impl LanguageReport {
     /// By how much the update of each block but the first brings the one lens's reading nearer to the final prediction,
     /// beside the update of another token. The first one's stand in the note: they would hide the others.
     pub fn update_effects(&self) -> Result<Figure> {
-        let of =
-            |network: usize, pick: &dyn Fn(&UpdateEffect) -> Interval| -> Result<Vec<Option<Interval>>> {
-                Ok(self.network(network)?.updates.iter().map(|u| Some(pick(u))).collect())
-            };
+        let of = |updates: &[UpdateEffect], pick: fn(&UpdateEffect) -> Interval| -> Vec<Option<Interval>> {
+            updates.iter().map(|u| Some(pick(u))).collect()
+        };
+        let (model, shuffled) = (self.network(0)?, self.network(2)?);
         let curves = [
-            ("the token's own update", of(0, &|u| u.own)?),
-            ("the update of another token", of(0, &|u| u.shuffled)?),
-            ("own, updates shuffled", of(2, &|u| u.own)?),
+            ("the token's own update", of(&model.updates_kl, |u| u.own)),
+            ("the update of another token", of(&model.updates_kl, |u| u.shuffled)),
+            ("own, updates shuffled", of(&shuffled.updates, |u| u.own)),
         ];
         let first: Vec<String> = curves
             .iter()

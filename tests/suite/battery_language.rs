@@ -133,7 +133,7 @@ fn the_answer_asks_for_all_three_and_for_none_of_a_null() {
             lens.nats.fill(Some(sure(reads)));
             lens.share.fill(Some(sure(reads)));
         }
-        for update in &mut network.updates {
+        for update in network.updates.iter_mut().chain(&mut network.updates_kl) {
             let helps = if i == 0 { 0.3 } else { -0.3 };
             (update.own, update.difference) = (sure(helps), sure(helps));
         }
@@ -154,7 +154,24 @@ fn the_answer_asks_for_all_three_and_for_none_of_a_null() {
     let mut carried = report.clone();
     let nats = carried.networks[0].lens("left out, least squares").unwrap().nats.clone();
     carried.networks[1].lenses.iter_mut().for_each(|lens| lens.nats.clone_from(&nats));
-    assert!(!carried.parts()[0].holds);
+    assert_eq!(carried.parts()[0].of_nulls, ["chance weights"]);
+    assert_eq!(carried.answer(), Answer::Mixed);
+
+    // A null whose tokens are moved as far by what its lens reads.
+    let mut moved = report.clone();
+    moved.steering.iter_mut().for_each(|s| s.advantage = [(1.0, 0.1); 2]);
+    assert_eq!(moved.parts()[2].of_nulls, ["chance weights"]);
+    // Half as far is less, and so is no evidence against it.
+    for effect in moved.steering.iter_mut().filter(|s| s.network != "the model") {
+        effect.advantage = [(0.5, 0.1); 2];
+    }
+    assert_eq!(moved.answer(), Answer::Supported);
+    // Updates of a null that refine in every block, but by little.
+    let mut little = report.clone();
+    for update in &mut little.networks[1].updates {
+        (update.own, update.difference) = (sure(0.02), sure(0.02));
+    }
+    assert_eq!(little.answer(), Answer::Supported);
 
     // Nothing at all.
     let mut nothing = walks;

@@ -146,9 +146,7 @@ fn settings(head: &Gguf, architecture: Architecture) -> Result<Value> {
 
 /// The tensors under Hugging Face's names.
 fn tensors(path: &Path, head: &Gguf, architecture: Architecture, config: &Value) -> Result<Tensors> {
-    let file = FileBytes::open(path).map_err(|e| {
-        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
-    })?;
+    let file = FileBytes::open(path).map_err(|e| Error::unread(path, e))?;
     let file = Arc::new(file);
     let mut tensors = Tensors::none(path);
     let heads = |name: &str| config[name].as_u64().and_then(|n| usize::try_from(n).ok());

@@ -84,7 +84,5 @@ fn build(
 
 /// The bytes of a file, or a sentence.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| {
-        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
-    })
+    std::fs::read(path).map_err(|e| Error::unread(path, e))
 }

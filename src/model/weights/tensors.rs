@@ -278,9 +278,7 @@ fn known_beginning(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
 
 /// The bytes of a file, mapped, or a sentence.
 fn map_file(path: &Path) -> Result<FileBytes> {
-    FileBytes::open(path).map_err(|e| {
-        Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
-    })
+    FileBytes::open(path).map_err(|e| Error::unread(path, e))
 }
 
 /// An error about a file.
