@@ -1,5 +1,5 @@
-//! What moments of a layer cost to gather, to merge and to send on this machine, and what that would mean for many
-//! machines.
+//! What moments of a layer cost to gather, to merge and to send on this machine, what that adds to a forward pass, and
+//! what it would mean for many machines.
 //!
 //! ```text
 //! cargo run -p onelens --example scaling
@@ -21,9 +21,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use onelens::Result;
-use onelens::lens::Moments;
+use onelens::lens::{LayerMoments, LogitLens, Moments, compare};
+use onelens::model::{Config, Transformer};
 use onelens::ndarray::Array2;
-use onelens::num::{normal, rng};
+use onelens::num::{matmul, normal, rng};
 use rayon::prelude::*;
 
 /// Bytes a second: Ethernet of 100 Gbit/s at 80 %.
@@ -47,6 +48,18 @@ struct Costs {
 }
 
 fn main() -> Result<()> {
+    println!(
+        "| d | forward, s | `collect`, s | of the forward pass | products of moments, share of gemm's peak |"
+    );
+    println!("|---|---|---|---|---|");
+    for d in [576, 1024, 2048] {
+        collected(d)?;
+    }
+    println!("\n| vocabulary | `compare` of one lens, s | share of gemm's peak |\n|---|---|---|");
+    for d_vocab in [512, 8192, 49_152] {
+        read(d_vocab)?;
+    }
+    println!();
     println!("| d | push, µs a token and stream | GFLOP/s | merge, ms | pack, ms |\n|---|---|---|---|---|");
     let mut measured = Vec::new();
     for d in [512, 1024, 2048, 4096] {
@@ -71,6 +84,70 @@ fn main() -> Result<()> {
         println!("| {d} | {:.1} | {:.1} | {row} |", STREAMS * bytes / 1e9, alone / 3600.0);
     }
     Ok(())
+}
+
+/// Moments of all streams of a network of four blocks, beside its forward pass, and a row of the table of them.
+fn collected(d: usize) -> Result<()> {
+    const BLOCKS: usize = 4;
+    let config = Config {
+        d_vocab: 512,
+        n_ctx: 256,
+        d_model: d,
+        n_heads: d / 64,
+        d_head: 64,
+        d_mlp: 4 * d,
+        n_layers: BLOCKS,
+        ..Config::default()
+    };
+    let model = Transformer::new(config)?;
+    let tokens = Array2::from_shape_fn((32, 256), |(i, t)| ((i * 31 + t * 7) % 512) as u32);
+    let forward = median(|| model.forward(&tokens).map(drop))?;
+    let collect = median(|| LayerMoments::collect(&model, &tokens).map(drop))?;
+    // Of each stream half a symmetric matrix and one with the target, whose own half is multiplied once.
+    let flops = ((3 * (BLOCKS + 1) + 1) * tokens.len() * d * d) as f64;
+    let share = 100.0 * flops / (collect - forward).max(1e-9) / peak();
+    println!("| {d} | {forward:.2} | {collect:.2} | {:.2} | {share:.0} % |", collect / forward);
+    Ok(())
+}
+
+/// One lens read at all streams of a network of two blocks, width 576, and a row of the table of them.
+fn read(d_vocab: usize) -> Result<()> {
+    const BLOCKS: usize = 2;
+    let d = 576;
+    let config = Config {
+        d_vocab,
+        n_ctx: 128,
+        d_model: d,
+        n_heads: 9,
+        d_head: 64,
+        d_mlp: 4 * d,
+        n_layers: BLOCKS,
+        ..Config::default()
+    };
+    let model = Transformer::new(config)?;
+    let tokens = Array2::from_shape_fn((8, 128), |(i, t)| ((i * 31 + t * 7) % 512) as u32);
+    let moments = LayerMoments::collect(&model, &tokens)?;
+    let seconds = median(|| compare(&model, &[&LogitLens], &moments, &tokens).map(drop))?;
+    // Weights of a block, and the unembedding once for the model and once for each stream.
+    let flops = 2 * tokens.len() * (12 * BLOCKS * d * d + (BLOCKS + 2) * d * d_vocab);
+    let share = 100.0 * flops as f64 / seconds / peak();
+    println!("| {d_vocab} | {seconds:.2} | {share:.0} % |");
+    Ok(())
+}
+
+/// What products of gemm reach on all threads, each with its own, in operations a second.
+fn peak() -> f64 {
+    const N: usize = 512;
+    let a = Array2::from_shape_fn((N, N), |(i, j)| ((i * 7 + j) % 13) as f32);
+    let threads = rayon::current_num_threads();
+    let run = || {
+        let began = Instant::now();
+        (0..threads).into_par_iter().for_each(|_| {
+            (0..20).for_each(|_| drop(std::hint::black_box(matmul(a.view(), a.view()))));
+        });
+        (2 * N * N * N * 20 * threads) as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| run()).fold(0.0, f64::max)
 }
 
 fn measure(d: usize) -> Result<Costs> {

@@ -339,7 +339,7 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   held_out = 32
   context = 128
   [battery]                          # any field of onelens::battery::LanguageBattery
-  n_refined = 8192
+  n_refined = 32768
 
   # Image classifiers without skip connections and their residual twins.
   [images]

@@ -5,15 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis, s};
+use ndarray::{Array2, Array3, ArrayView1, Axis, s};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::kept::kept;
 use super::{Answer, Interval, Lesion, Resamples};
 use crate::lens::{
-    Aim, Block, LayerLenses, LayerMoments, Lens, LensKind, LogitLens, Refine, Ridge, Scale, Steering,
-    SteeringResult, Target, Until, Updates, most_probable, other_positions, read_blocks_of,
+    Aim, Block, LayerLenses, LayerMoments, Lens, LensKind, LogitLens, Refine, Ridge, Said, Scale, Steering,
+    SteeringResult, Target, Until, Updates, other_positions, read_blocks_of,
 };
 use crate::model::{Config, Transformer};
 use crate::num::rng;
@@ -167,6 +167,8 @@ pub struct LanguageReport {
 pub const SOMETHING: f64 = 0.05;
 /// Share of what there is to read that a lens which never saw the stream has to read.
 const HALF: f64 = 0.5;
+/// What holds lenses at least KL near their closed form: without it one lens for all streams of a large model finds nothing better.
+const PENALTY: f64 = 1e-3;
 /// Dose of steering, as a share of the stream's length.
 const DOSE: f64 = 0.25;
 /// What the one lens is called where it steers.
@@ -696,7 +698,8 @@ impl Work<'_> {
         self.kept(model, label, || {
             let rows = (self.how.n_refined / self.fit.ncols()).clamp(1, self.fit.nrows());
             let tokens = self.fit.slice(s![..rows, ..]).to_owned();
-            let refine = Refine { epochs: self.how.epochs, lbfgs_steps: 0, ..Refine::default() };
+            let refine =
+                Refine { epochs: self.how.epochs, lbfgs_steps: 0, lambda: PENALTY, ..Refine::default() };
             let until = Until { only, ..Until::default() };
             Ok(refine.fit_until(&until, model, start, moments, &tokens, None)?.lenses)
         })
@@ -793,31 +796,32 @@ impl Work<'_> {
         log_mean: ArrayView1<f32>,
         block: &Block,
     ) -> Result<TokenReadings> {
-        let (n_rows, n_streams) = (block.log_p.nrows(), block.streams.len());
-        let top: Vec<u32> = block.log_p.rows().into_iter().map(|p| most_probable(p) as u32).collect();
-        let mean = log_mean.broadcast(block.log_p.dim()).expect("a row of the vocabulary");
+        let (n_rows, n_streams) = (block.n_rows(), block.streams.len());
+        let mean = log_mean.broadcast(block.dim()).expect("a row of the vocabulary");
         let mut seen = TokenReadings {
             n_pos: n_rows,
             kl: Array3::from_elem((asked.len(), n_streams, n_rows), f32::NAN),
             baseline: block.said(mean).iter().map(|said| said.kl).collect(),
-            entropy: block.said(block.log_p.view()).iter().map(|said| said.entropy).collect(),
+            entropy: block.last.iter().map(|last| last.entropy).collect(),
             depth: vec![n_streams - 1; n_rows],
             shuffled: Array3::from_elem((asked.len(), n_streams - 1, n_rows), f32::NAN),
-            top,
+            top: block.last.iter().map(|last| last.top).collect(),
         };
-        let put = |mut to: ndarray::ArrayViewMut1<f32>, logits: ArrayView2<f32>| {
-            to.iter_mut().zip(block.said(logits)).for_each(|(to, said)| *to = said.kl as f32);
+        let put = |mut to: ndarray::ArrayViewMut1<f32>, said: &[Said]| {
+            to.iter_mut().zip(said).for_each(|(to, said)| *to = said.kl as f32);
         };
         let last = asked.len() - 1;
         for (i, Asked { lens, streams, .. }) in asked.iter().enumerate() {
+            let wanted: Vec<usize> =
+                (0..n_streams).filter(|l| streams.is_none_or(|streams| streams.contains(l))).collect();
+            let said = block.read(model, *lens, wanted.iter().copied())?;
             // Backwards, so that a stream at which the final token is not first ends the way to it.
             let mut on_the_way = vec![true; n_rows];
-            for l in (0..n_streams).rev().filter(|l| streams.is_none_or(|streams| streams.contains(l))) {
-                let logits = lens.logits(model, lens.transport(l, block.streams[l])?.view())?;
-                put(seen.kl.slice_mut(s![i, l, ..]), logits.view());
+            for (&l, said) in wanted.iter().zip(&said).rev() {
+                put(seen.kl.slice_mut(s![i, l, ..]), said);
                 if i == last {
-                    for (row, logits) in logits.rows().into_iter().enumerate() {
-                        on_the_way[row] &= most_probable(logits) as u32 == seen.top[row];
+                    for (row, said) in said.iter().enumerate() {
+                        on_the_way[row] &= said.top == seen.top[row];
                         if on_the_way[row] {
                             seen.depth[row] = l;
                         }
@@ -825,17 +829,22 @@ impl Work<'_> {
                 }
             }
         }
-        for l in 0..n_streams - 1 {
-            let (h, after) = (block.streams[l], block.streams[l + 1]);
-            let mut random = rng(self.how.seed ^ (block.sequence as u64) << 16, 1 + l as u64);
-            let order = other_positions(n_rows, &mut random);
-            let mut moved = h.to_owned();
-            for (mut row, from) in moved.rows_mut().into_iter().zip(order) {
-                row += &(&after.row(from) - &h.row(from));
-            }
-            for (i, Asked { lens, .. }) in asked.iter().enumerate().filter(|(_, asked)| asked.updates) {
-                let logits = lens.logits(model, lens.transport(l + 1, moved.view())?.view())?;
-                put(seen.shuffled.slice_mut(s![i, l, ..]), logits.view());
+        let moved: Vec<Array2<f32>> = (0..n_streams - 1)
+            .map(|l| {
+                let (h, after) = (block.streams[l], block.streams[l + 1]);
+                let mut random = rng(self.how.seed ^ (block.sequence as u64) << 16, 1 + l as u64);
+                let order = other_positions(n_rows, &mut random);
+                let mut moved = h.to_owned();
+                for (mut row, from) in moved.rows_mut().into_iter().zip(order) {
+                    row += &(&after.row(from) - &h.row(from));
+                }
+                moved
+            })
+            .collect();
+        let moved: Vec<_> = moved.iter().enumerate().map(|(l, moved)| (l + 1, moved.view())).collect();
+        for (i, Asked { lens, .. }) in asked.iter().enumerate().filter(|(_, asked)| asked.updates) {
+            for (l, said) in block.read_rows(model, *lens, &moved)?.iter().enumerate() {
+                put(seen.shuffled.slice_mut(s![i, l, ..]), said);
                 // The first of the rows keeps its own.
                 seen.shuffled[(i, l, 0)] = f32::NAN;
             }

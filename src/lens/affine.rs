@@ -78,6 +78,14 @@ pub trait Lens: Sync {
         Target::Residual.logits(model, z)
     }
 
+    /// What the model's unembedding multiplies to give these logits, `[rows, d_model]`, so that large vocabularies are read in parts;
+    /// `None` where logits come otherwise. A lens with `logits` of its own says this anew as well, or leaves it out.
+    ///
+    /// Fails where [`logits`](Lens::logits) does.
+    fn normalised(&self, _model: &Transformer, _z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
+        Ok(None)
+    }
+
     /// Log-probabilities `[rows, d_vocab]` of a guess.
     fn decode(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
         Ok(log_softmax_rows(self.logits(model, z)?.view()))
@@ -136,6 +144,10 @@ pub struct LogitLens;
 impl Lens for LogitLens {
     fn name(&self) -> String {
         "logit lens".into()
+    }
+
+    fn normalised(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
+        Target::Residual.normalised(model, z)
     }
 
     fn transport(&self, _layer: usize, h: ArrayView2<f32>) -> Result<Array2<f32>> {
@@ -364,6 +376,10 @@ impl Lens for LayerLenses {
 
     fn logits(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
         self.target.logits(model, z)
+    }
+
+    fn normalised(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
+        self.target.normalised(model, z)
     }
 
     fn token_gradient(

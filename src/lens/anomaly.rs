@@ -3,7 +3,7 @@
 use ndarray::{Array2, Axis};
 
 use super::Lens;
-use super::readout::read_blocks;
+use super::readout::{read_blocks, surprise};
 use crate::model::Transformer;
 use crate::num::{auroc, local_outlier_factor, mahalanobis, mean_and_standard_error, rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
@@ -58,12 +58,10 @@ pub fn trajectory_features(
     }
     let parts = read_blocks(model, &[lens], tokens, |block| {
         let mut sums = Vec::with_capacity(3 * block.streams.len());
-        for (l, h) in block.streams.iter().enumerate() {
-            let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
-            let said = block.said(logits.view());
+        for said in block.read(model, lens, 0..block.streams.len())? {
             let kl: f64 = said.iter().map(|said| said.kl).sum();
             let spread: f64 = said.iter().map(|said| said.entropy).sum();
-            sums.extend([kl, spread, block.cross_entropy(logits.view(), &said)]);
+            sums.extend([kl, spread, surprise(&said)]);
         }
         Ok((block.sequence, sums))
     })?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::readout::{most_probable, read_blocks};
+use super::readout::{read_blocks, surprise};
 use super::{LayerMoments, Lens};
 use crate::model::Transformer;
 use crate::num::mean_and_standard_error;
@@ -138,24 +138,20 @@ pub fn compare(
     let n_streams = model.config.n_layers + 1;
     let log_mean = moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32);
     let parts = read_blocks(model, lenses, tokens, |block| {
-        let top: Vec<usize> = block.log_p.rows().into_iter().map(most_probable).collect();
-        let mean = log_mean.broadcast(block.log_p.dim()).expect("a row of the vocabulary");
+        let mean = log_mean.broadcast(block.dim()).expect("a row of the vocabulary");
         let baseline = block.said(mean).iter().map(|said| said.kl).sum();
-        let model_cross_entropy = block.cross_entropy(block.log_p.view(), &block.said(block.log_p.view()));
-        let places =
-            lenses.iter().flat_map(|lens| block.streams.iter().enumerate().map(move |place| (lens, place)));
-        let readings = places
-            .map(|(lens, (l, h))| {
-                let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
-                let said = block.said(logits.view());
-                let same = logits.rows().into_iter().zip(&top).filter(|(q, t)| most_probable(*q) == **t);
-                Ok(Sums {
+        let model_cross_entropy = surprise(&block.last);
+        let mut readings = Vec::with_capacity(lenses.len() * n_streams);
+        for lens in lenses {
+            readings.extend(block.read(model, *lens, 0..n_streams)?.into_iter().map(|said| {
+                let same = said.iter().zip(&block.last).filter(|(said, last)| said.top == last.top);
+                Sums {
                     kl: said.iter().map(|said| said.kl).sum(),
-                    cross_entropy: block.cross_entropy(logits.view(), &said),
+                    cross_entropy: surprise(&said),
                     agree: same.count() as f64,
-                })
-            })
-            .collect::<Result<_>>()?;
+                }
+            }));
+        }
         Ok(Part { sequence: block.sequence, baseline, model_cross_entropy, readings })
     })?;
     let mut rows: Vec<Part> = Vec::with_capacity(tokens.nrows());

@@ -305,6 +305,10 @@ impl Lens for HiddenLenses {
         self.target.logits(model, z)
     }
 
+    fn normalised(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
+        self.target.normalised(model, z)
+    }
+
     fn check_model(&self, model: &Transformer) -> Result<()> {
         check_fingerprint(&format!("lenses ({}) are", self.name), self.fingerprint, model)
     }

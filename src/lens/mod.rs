@@ -75,7 +75,9 @@ pub use layers::LayerMoments;
 pub(crate) use layers::Seen;
 pub use moments::Moments;
 pub use probe::{Probe, ProbeScore};
-pub(crate) use readout::{Block, most_probable, read_blocks, read_blocks_of, sum_of_predictions};
+pub(crate) use readout::{
+    Block, Said, most_probable, read_blocks, read_blocks_of, sum_of_predictions, surprise,
+};
 pub use ridge::{Ridge, Towards};
 pub use ridge_path::{Conditioning, RidgePath};
 pub use steering::{Aim, Steering, SteeringResult};

@@ -71,17 +71,28 @@ impl Target {
         }
     }
 
-    /// What `z: [rows, d_z]` says of the next token: logits, `[rows, d_vocab]`.
+    /// What the unembedding multiplies to give the logits of `z: [rows, d_z]`, `[rows, d_model]`; `None` for targets that are logits
+    /// themselves, up to a constant.
     ///
     /// Fails on rows of another width than the target's.
-    pub(crate) fn logits(self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+    pub(crate) fn normalised(self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
         if let Some(width) = self.width(&model.config) {
             check_width("what this lens guesses is decoded from", width, z)?;
         }
         Ok(match self {
-            Target::Residual => model.logits(z),
-            Target::Normalised => model.logits_of_normalised(z),
-            Target::LogProbabilities | Target::Given => z.to_owned(),
+            Target::Residual => Some(model.normalised(z)),
+            Target::Normalised => Some(z.to_owned()),
+            Target::LogProbabilities | Target::Given => None,
+        })
+    }
+
+    /// What `z: [rows, d_z]` says of the next token: logits, `[rows, d_vocab]`.
+    ///
+    /// Fails on rows of another width than the target's.
+    pub(crate) fn logits(self, model: &Transformer, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        Ok(match self.normalised(model, z)? {
+            Some(y) => model.logits_of_normalised(y.view()),
+            None => z.to_owned(),
         })
     }
 }

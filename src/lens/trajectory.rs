@@ -73,7 +73,7 @@ impl Trajectory {
                 let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
                 let rows = logits.rows().into_iter().zip(block.said(logits.view())).enumerate();
                 let read = rows.map(|(t, (x, said))| {
-                    let log_q = |i: usize| x.get(i).map_or(f32::NEG_INFINITY, |x| x - said.log_z);
+                    let log_q = |i: usize| x.get(i).map_or(f32::NEG_INFINITY, |x| x - said.log_z as f32);
                     let target = tokens[block.start + t + 1] as usize;
                     let p_target = log_q(target);
                     let rank = (0..x.len()).filter(|&i| log_q(i) > p_target).count();

@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::readout::read_blocks;
-use super::{LayerLenses, LayerMoments, Lens};
+use super::{LayerLenses, LayerMoments};
 use crate::model::Transformer;
 use crate::num::{Mantel, mantel, rng};
 use crate::{Error, ErrorKind, Result};
@@ -81,9 +81,11 @@ impl Transfer {
         let n_layers = model.config.n_layers + 1;
         let sums = read_blocks(model, &[lenses], tokens, |block| {
             let mut kl = Array2::zeros((n_layers, n_layers));
-            for ((i, j), kl) in kl.indexed_iter_mut() {
-                let logits = lenses.logits(model, lenses.transport(i, block.streams[j])?.view())?;
-                *kl = block.said(logits.view()).iter().map(|said| said.kl).sum::<f64>();
+            for (i, mut kl) in kl.rows_mut().into_iter().enumerate() {
+                let streams: Vec<_> = block.streams.iter().map(|h| (i, *h)).collect();
+                for (kl, said) in kl.iter_mut().zip(block.read_rows(model, lenses, &streams)?) {
+                    *kl = said.iter().map(|said| said.kl).sum::<f64>();
+                }
             }
             Ok(kl)
         })?;

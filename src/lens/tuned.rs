@@ -479,6 +479,10 @@ impl Lens for TunedLens {
         self.lenses.logits(model, z)
     }
 
+    fn normalised(&self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
+        self.lenses.normalised(model, z)
+    }
+
     fn token_gradient(
         &self,
         model: &Transformer,

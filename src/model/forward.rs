@@ -1,5 +1,7 @@
 //! The forward pass over a stack of sequences, keeping what the backward pass and the lenses need.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
@@ -330,6 +332,20 @@ pub(crate) fn final_norm(c: &Config, p: &Params, h: ArrayView2<f32>, taps: &mut 
 /// Logits `[rows, d_vocab]` of what the final norm gave.
 pub(crate) fn logits_of(c: &Config, p: &Params, y: ArrayView2<f32>) -> Array2<f32> {
     let mut logits = linear(y, p.unembedding(), p.b_u.view());
+    scale_and_cap(c, logits.as_slice_mut().expect("a product lies row by row"));
+    logits
+}
+
+/// The same for some tokens, `[rows, tokens]`.
+pub(crate) fn logits_of_part(
+    c: &Config,
+    p: &Params,
+    y: ArrayView2<f32>,
+    tokens: Range<usize>,
+) -> Array2<f32> {
+    let unembedding = p.unembedding();
+    let bias = if p.b_u.is_empty() { p.b_u.view() } else { p.b_u.slice(s![tokens.clone()]) };
+    let mut logits = linear(y, unembedding.slice(s![.., tokens]), bias);
     scale_and_cap(c, logits.as_slice_mut().expect("a product lies row by row"));
     logits
 }

@@ -1,11 +1,12 @@
 //! A transformer: its shape and its weights, and what can be asked of them.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 
 use super::architecture::Mlp;
-use super::forward::{Tape, final_norm, forward, logits_of, streams_of};
+use super::forward::{Tape, final_norm, forward, logits_of, logits_of_part, streams_of};
 use super::network::Network;
 use super::run::N_PARTS;
 use super::taps::Taps;
@@ -103,6 +104,11 @@ impl Transformer {
     /// Logits of what the final norm gave, `[rows, d_vocab]`.
     pub(crate) fn logits_of_normalised(&self, y: ArrayView2<f32>) -> Array2<f32> {
         logits_of(&self.config, &self.params, y)
+    }
+
+    /// The same for some tokens, `[rows, tokens]`.
+    pub(crate) fn logits_of_part(&self, y: ArrayView2<f32>, tokens: Range<usize>) -> Array2<f32> {
+        logits_of_part(&self.config, &self.params, y, tokens)
     }
 
     /// Logits of residual vectors `h: [rows, d_model]`, `[rows, d_vocab]`.

@@ -10,7 +10,7 @@ use super::reduction::{Reduced, Reduction, interrupted};
 use super::shards::{as_array, chunks};
 use super::{Alone, Peers, Streaming};
 use crate::data::{TextFiles, Tokenize};
-use crate::lens::{Lens, most_probable, read_blocks};
+use crate::lens::{Lens, read_blocks, surprise};
 use crate::model::Transformer;
 use crate::num::{normal, rng};
 use crate::{Error, ErrorKind, Result, record, session};
@@ -269,22 +269,18 @@ fn of_chunk(model: &Transformer, lenses: &[&dyn Lens], tokens: &Array2<u32>) -> 
     sums.n_next = (n_seqs * (n_pos - 1)) as u64;
     sums.squared_lengths = (n_seqs * n_pos * n_pos) as f64;
     let blocks = read_blocks(model, lenses, tokens, |block| {
-        let final_top: Vec<usize> = block.log_p.rows().into_iter().map(most_probable).collect();
         let read = |lens: &&dyn Lens| {
-            let mut tops: Vec<Vec<usize>> = Vec::new();
+            let mut tops: Vec<Vec<u32>> = Vec::new();
             let mut rows: Vec<Row> = Vec::new();
-            for (l, h) in block.streams.iter().enumerate() {
-                let logits = lens.logits(model, lens.transport(l, *h)?.view())?;
-                let said = block.said(logits.view());
-                let top: Vec<usize> = logits.rows().into_iter().map(most_probable).collect();
+            for said in block.read(model, *lens, 0..block.streams.len())? {
                 rows.push(Row {
                     kl: said.iter().map(|said| said.kl).sum(),
                     entropy: said.iter().map(|said| said.entropy).sum(),
-                    cross_entropy: block.cross_entropy(logits.view(), &said),
-                    agree: top.iter().zip(&final_top).filter(|(a, b)| a == b).count() as u64,
+                    cross_entropy: surprise(&said),
+                    agree: said.iter().zip(&block.last).filter(|(a, b)| a.top == b.top).count() as u64,
                     deep: 0,
                 });
-                tops.push(top);
+                tops.push(said.iter().map(|said| said.top).collect());
             }
             for (row, last) in tops[tops.len() - 1].iter().enumerate() {
                 let same = tops.iter().rev().take_while(|top| top[row] == *last).count();

@@ -409,6 +409,48 @@ fn crates_of_the_registry_come_in_the_versions_asked_for() {
             "\"2020-01-02\"",
         ),
     ];
+    each_in_its_own_session(&cells);
+}
+
+/// The heaviest of those that notebooks ask for, at their newest.
+#[test]
+#[ignore = "needs the network, and half an hour"]
+fn heavy_crates_come_as_they_are_asked_for() {
+    let cells = [
+        (
+            ":dep serde = { version = \"1\", features = [\"derive\", \"rc\"] }\n#[derive(serde::Serialize, Debug)]\nstruct P { x: std::rc::Rc<u8> }\nlet p = P { x: 3.into() };",
+            "p.x",
+            "3",
+        ),
+        (":dep rand\nlet x: u8 = rand::random_range(3..4);", "x", "3"),
+        (
+            ":dep tokio = { version = \"1\", features = [\"full\"] }\nlet h = tokio::spawn(async { 3 });",
+            "h.await?",
+            "3",
+        ),
+        (":dep nalgebra\nlet m = nalgebra::Matrix2::new(1.0, 2.0, 3.0, 4.0);", "m.determinant()", "-2.0"),
+        (":dep image\nlet picture = image::RgbImage::new(3, 2);", "picture.dimensions()", "(3, 2)"),
+        (
+            ":dep candle-core\nuse candle_core::{Device, Tensor};\nlet t = Tensor::new(&[1f32, 2.0], &Device::Cpu)?;",
+            "t.sum_all()?.to_scalar::<f32>()?",
+            "3.0",
+        ),
+        (
+            ":dep plotly\nuse plotly::{Plot, Scatter};\nlet mut plot = Plot::new();\nplot.add_trace(Scatter::new(vec![1, 2], vec![3, 4]));",
+            "plot.to_json().contains(\"scatter\")",
+            "true",
+        ),
+        (
+            ":dep polars = { version = \"*\", features = [\"lazy\"] }\nuse polars::prelude::*;\nlet table = df!(\"a\" => [1, 2, 3])?;",
+            "table.clone().lazy().filter(col(\"a\").gt(lit(1))).collect()?.height()",
+            "2",
+        ),
+    ];
+    each_in_its_own_session(&cells);
+}
+
+/// Runs cells that define and then one that reads, and says how long that took.
+fn each_in_its_own_session(cells: &[(&str, &str, &str)]) {
     let mut wrong = Vec::new();
     for (define, read, expected) in cells {
         let begin = std::time::Instant::now();
@@ -417,7 +459,7 @@ fn crates_of_the_registry_come_in_the_versions_asked_for() {
             .and_then(|(_, said)| run(&mut engine, read).map(|(value, _)| (value, said)));
         eprintln!("{:>7.1} s  {}", begin.elapsed().as_secs_f64(), define.lines().next().unwrap());
         match got {
-            Ok((value, said)) if value == expected && !said.contains("warning") => {}
+            Ok((value, said)) if value == *expected && !said.contains("warning") => {}
             Ok(other) => wrong.push(format!("{define}\n{other:?}")),
             Err(e) => wrong.push(format!("{define}\n{}", e.traceback.join("\n"))),
         }
