@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use evcxr::{CommandContext, CompilationError, Error, EvalCallbacks, EvalContext, Theme};
 
-use crate::engine::{Ask, CellError, Input, Output, Question};
-use crate::jupyter::socket::lock;
-use crate::session::Session;
+use crate::base::lock;
+use crate::cells::CellRunner;
+use crate::cells::{Ask, CellError, Input, Output, Question};
 
 /// The variable by which a cell that ran to its end is known; cells take turns with the two.
 const WITNESSES: [&str; 2] = ["__onelens_ran_a", "__onelens_ran_b"];
@@ -83,7 +83,7 @@ impl Evcxr {
     }
 }
 
-impl Session for Evcxr {
+impl CellRunner for Evcxr {
     fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
         self.killed.store(false, Ordering::SeqCst);
         self.running.store(true, Ordering::SeqCst);
@@ -266,7 +266,7 @@ fn without_witness(drawn: &str) -> Vec<String> {
     let mut cut: Option<(usize, usize)> = None;
     let mut lines = Vec::new();
     for line in drawn.lines() {
-        let plain = crate::page::ansi::strip(line);
+        let plain = crate::base::ansi::strip(line);
         let places = WITNESSES.iter().flat_map(|name| {
             [format!("let {name}: String = String::new(); "), format!("::std::mem::drop({name}); ")]
                 .map(|text| plain.find(&text).map(|at| (at, at + text.len())))

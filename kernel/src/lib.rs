@@ -4,60 +4,39 @@
 //!  Jupyter, VS Code, `onelens run`
 //!        │  signed messages over ZeroMQ
 //!  jupyter/      requests, replies, outputs; knows no Rust
-//!        │  the trait in session.rs: a cell in, outputs out
+//!        │  the trait `CellRunner` in cells/: a cell in, outputs out
 //!  engine/       one `rustc` call per cell, in a process that can die without loss
 //!        │  links against
-//!  image.rs      the shared library with onelens and its dependencies, built once
+//!  image/        the shared library with onelens and its dependencies, built once
 //! ```
 //!
-//! In reading order:
+//! The rooms, each of which knows those before it and none after it (`tests/suite/layers.rs` sees to that):
 //!
-//! | module | idea |
+//! | room | idea |
 //! |---|---|
-//! | [`cli`] | the command line |
-//! | [`run`] | a notebook from first to last cell: [`notebook`] file, [`parameters`], [`child`] process, [`outputs`], [`page`] |
-//! | [`convert`], [`script`] | a notebook as a page, or as a program |
-//! | [`jupyter`] | the protocol, both sides |
-//! | [`session`] | the seam between protocol and engine |
-//! | [`engine`], [`image`] from its `sources`, [`extension`] | running cells |
-//! | `evcxr` | the second engine, in builds with the feature of that name |
-//! | `batch` | `onelens model` and `onelens lens`: the library without a notebook |
+//! | [`base`] | files, colours, systems, signals: what all need |
+//! | [`cells`] | the seam between protocol and engines: what a cell puts out, asks for, leaves in force |
+//! | [`image`] | the library for cells, from its sources; crates that cells add to it |
 //! | [`assist`] | completion and documentation, also while a cell runs |
-//! | [`install`], [`lab`], [`doctor`] | getting it in front of people |
-//! | [`environment`], [`intact`] | what around the program can fail, in sentences; whether a cache is whole |
-//! | `os` | what Linux grants and other systems do not |
-//! | [`failure`], [`screen`], [`paths`], [`signals`], [`clock`] | small things the commands share |
+//! | [`engine`] | running cells |
+//! | `evcxr`, [`engines`] | the second engine, in builds with the feature of that name; which engines there are |
+//! | [`notebook`] | files of notebooks, as a page or as a program |
+//! | [`jupyter`] | the protocol, both sides |
+//! | [`run`] | a notebook from first to last cell, in a kernel of its own |
+//! | [`cli`] | the command line: getting it in front of people, and the library without a notebook |
 //!
 //! This package does not depend on the library `onelens`: cells do. Elsewhere than on a Unix it is empty.
 #![cfg(unix)]
 
 pub mod assist;
-mod batch;
-pub mod child;
+pub mod base;
+pub mod cells;
 pub mod cli;
-pub mod clock;
-pub mod convert;
-pub mod doctor;
 pub mod engine;
-pub mod environment;
+pub mod engines;
 #[cfg(feature = "evcxr")]
 pub mod evcxr;
-pub mod extension;
-pub mod failure;
 pub mod image;
-pub mod install;
-pub mod intact;
 pub mod jupyter;
-pub mod lab;
 pub mod notebook;
-mod os;
-pub mod outputs;
-pub mod page;
-pub mod parameters;
-pub mod paths;
 pub mod run;
-pub mod screen;
-pub mod script;
-pub mod session;
-pub mod signals;
-mod sources;

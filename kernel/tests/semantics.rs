@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use onelens_kernel::engine::{CellError, Engine, Output};
+use onelens_kernel::cells::CellRunner;
+use onelens_kernel::cells::{CellError, Output};
+use onelens_kernel::engine::Engine;
 use onelens_kernel::image::Image;
-use onelens_kernel::session::Session;
 
 /// A case: cells, one after the other.
 #[derive(Clone, Default)]
@@ -70,7 +71,7 @@ struct Ran {
     error: Option<CellError>,
 }
 
-fn run(session: &mut dyn Session, code: &str) -> Ran {
+fn run(session: &mut dyn CellRunner, code: &str) -> Ran {
     let mut ran = Ran::default();
     let plain = |bundle: Vec<(String, String)>| {
         bundle.into_iter().find(|(mime, _)| mime == "text/plain").map(|(_, text)| text).unwrap_or_default()
@@ -119,7 +120,7 @@ impl Cell {
     }
 }
 
-fn check(session: &mut dyn Session, case: &Case) -> Result<(), Failed> {
+fn check(session: &mut dyn CellRunner, case: &Case) -> Result<(), Failed> {
     for (i, cell) in case.cells.iter().enumerate() {
         let ran = run(session, cell.code.trim_end());
         if let Some(why) = cell.disagreement(&ran) {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::lsp::{Phase, Server};
-use super::project;
-use super::scene::{Scene, Sources};
 use super::shadow::Shadow;
-use crate::paths;
+use crate::base::paths;
+use crate::cells::{Scene, Sources};
+use crate::image::project;
 
 /// rust-analyzer, if it runs, and the file it is shown.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::cursor::Cursor;
 use super::{Candidate, Completions};
-use crate::engine;
+use crate::cells;
 
 /// A list longer than this is not read to its end.
 const MOST: usize = 200;
@@ -70,7 +70,7 @@ fn candidate(item: &Value, cursor: &Cursor, column: usize) -> Option<Candidate> 
 
 /// The type as a reader wants it: the allocator is hardly ever another one.
 fn readable(signature: &str) -> String {
-    engine::with_aliases(&signature.replace(", Global>", ">"))
+    cells::with_aliases(&signature.replace(", Global>", ">"))
 }
 
 /// `std` has what `core` and `alloc` have, and is what people write.

@@ -33,7 +33,7 @@ pub(super) fn inspect(asking: &Asking<'_>, with_source: bool) -> Option<Document
             markdown = format!("{markdown}\n\n---\n\n{source}");
         }
     }
-    Some(Documentation { markdown: crate::engine::with_aliases(&small_headings(&markdown)) })
+    Some(Documentation { markdown: crate::cells::with_aliases(&small_headings(&markdown)) })
 }
 
 fn text(hover: &Value) -> Option<&str> {

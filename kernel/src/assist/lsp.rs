@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::jupyter::socket::lock;
+use crate::base::lock;
 
 /// How far a server is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -247,7 +247,7 @@ fn end_with_this_thread(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // Interrupts from a terminal are for the kernel.
     command.process_group(0);
-    let system = crate::os::system();
+    let system = crate::base::os::system();
     let tie = move || {
         system.end_with_parent();
         Ok(())

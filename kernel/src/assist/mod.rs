@@ -6,9 +6,8 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `scene`, `cursor` | what is known: the session, and where the cursor is |
+//! | `cursor` | where the cursor is |
 //! | `names` | the answer without analysis |
-//! | [`project`] | the crates of an image, described for rust-analyzer |
 //! | `shadow` | the file it is shown |
 //! | `lsp`, `analyzer` | talking to it; starting it, and once again if it dies |
 //! | `complete`, `inspect`, `question` | its answers as lists and documentation; cells that ask for it |
@@ -19,18 +18,16 @@ mod cursor;
 mod inspect;
 mod lsp;
 mod names;
-pub mod project;
 mod question;
-mod scene;
 mod shadow;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub use analyzer::program;
-pub use scene::{Scene, Sources, Variable};
 
-use crate::jupyter::socket::lock;
+use crate::base::lock;
+use crate::cells::Scene;
 use analyzer::{Analyzer, Patience};
 use cursor::Cursor;
 use question::Question;

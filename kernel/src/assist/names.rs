@@ -1,9 +1,9 @@
 //! Names that need no analysis: the answer before rust-analyzer is ready, and without it.
 
 use super::cursor::Cursor;
-use super::scene::Scene;
 use super::{Candidate, Completions};
-use crate::engine;
+use crate::cells;
+use crate::cells::Scene;
 
 /// Types, traits, functions and macros that are there without any `use`.
 const PRELUDE: [(&str, &str); 58] = [
@@ -82,7 +82,7 @@ pub(super) fn command(scene: &Scene, cursor: &Cursor) -> Option<Completions> {
     }
     let Some((name, argument)) = rest.split_once(char::is_whitespace) else {
         let start = cursor.at - line.chars().count();
-        let commands = engine::command_names().into_iter().filter(|(name, _)| name.starts_with(line));
+        let commands = cells::commands::names().into_iter().filter(|(name, _)| name.starts_with(line));
         let candidate = |(name, help): (&str, &str)| candidate(name, "command", help);
         return Some(Completions { start, end: cursor.at, candidates: commands.map(candidate).collect() });
     };
@@ -124,7 +124,7 @@ fn candidate(text: &str, kind: &str, signature: &str) -> Candidate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assist::scene::Variable;
+    use crate::cells::Variable;
 
     fn texts(code: &str) -> Vec<String> {
         let mut scene = Scene::default();

@@ -1,6 +1,6 @@
 //! `?name`, `??name` and `name?`: a cell that asks for documentation.
 
-use super::scene::Scene;
+use crate::cells::Scene;
 
 /// What a cell asks about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,7 +53,7 @@ fn can_fail(name: &str, scene: &Scene) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assist::scene::Variable;
+    use crate::cells::Variable;
 
     #[test]
     fn questions_are_told_from_rust() {

@@ -1,8 +1,8 @@
 //! The file that rust-analyzer is shown: the session so far, and in it the cell with the cursor.
 
 use super::cursor::line_and_column;
-use super::scene::Scene;
-use crate::engine;
+use crate::cells;
+use crate::cells::Scene;
 
 /// A file, and where the cell stands in it.
 pub(super) struct Shadow {
@@ -25,11 +25,11 @@ impl Shadow {
             }
         }
         if let Some(running) = &scene.running {
-            text.push_str(&engine::code_of(running));
+            text.push_str(&cells::commands::without_commands(running));
             text.push_str("\n;\n");
         }
         let first = text.matches('\n').count();
-        text.push_str(&engine::code_of(cell));
+        text.push_str(&cells::commands::without_commands(cell));
         // An expression that the cell has not finished must not run on into the end of the function.
         text.push_str("\n;\n}\n");
         Shadow { text, first }
@@ -45,7 +45,7 @@ impl Shadow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assist::scene::Variable;
+    use crate::cells::Variable;
 
     #[test]
     fn a_cells_position_is_the_same_character_in_the_file() {

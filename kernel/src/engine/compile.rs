@@ -3,9 +3,9 @@
 use super::interrupt::Control;
 use super::linker;
 use super::types::CRATE;
-use crate::extension::Extension;
+use crate::base::os;
+use crate::image::extension::Extension;
 use crate::image::{Crate, Image};
-use crate::os;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

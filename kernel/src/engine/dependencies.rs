@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::interrupt::Control;
-use crate::extension::{self, Extension, SHOWN, Trouble, Watcher};
+use crate::image::extension::{self, Extension, SHOWN, Trouble, Watcher};
 use crate::image::{Image, Unit};
 
 /// The crates of a session.

@@ -1,20 +1,12 @@
 //! What rustc says about a cell, told about the user's own lines.
 
-use super::CellError;
 use super::generate::Generated;
 use super::source::{Quote, Source, Text};
+use crate::base::ansi::{BLUE, BOLD, CYAN, RED, RESET, YELLOW};
+use crate::cells::CellError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-
-// Of the colours that are the same everywhere those that can be read on every ground: what a theme makes of "red" is
-// often too dark for a dark one, and for bold text JupyterLab takes a darker one still.
-const RED: &str = "\x1b[1;38;5;196m";
-const BLUE: &str = "\x1b[1;38;5;32m";
-const BOLD: &str = "\x1b[1m";
-const CYAN: &str = "\x1b[1;38;5;31m";
-const YELLOW: &str = "\x1b[1;38;5;166m";
-const RESET: &str = "\x1b[0m";
 
 /// Something to point at, with what to say there.
 struct Mark {
@@ -446,15 +438,6 @@ fn place(quote: &Quote, cell: usize) -> String {
     format!("{name}:{line}:{column}")
 }
 
-/// An error with a text of its own and no place.
-pub(super) fn plain(ename: &str, text: &str) -> CellError {
-    let mut traceback = lines(text);
-    if let Some(first) = traceback.first_mut() {
-        *first = format!("{RED}{ename}{RESET}{BOLD}: {first}{RESET}");
-    }
-    CellError { ename: ename.into(), evalue: text.into(), traceback }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,7 +460,7 @@ mod tests {
   |              ^^^ expected `i32`
   |                  found `&str`
 ";
-        assert_eq!(crate::page::ansi::strip(&report), expected);
+        assert_eq!(crate::base::ansi::strip(&report), expected);
     }
 
     /// By the contrast of the Web Content Accessibility Guidelines, which ask for 3 where letters are bold.

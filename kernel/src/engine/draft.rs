@@ -82,7 +82,7 @@ impl Draft {
             let generated = self.generate(*displays_itself, compiler);
             let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
             let compiled = compiler.compile(number, &generated.source.code, linked);
-            let errors = match compiled.map_err(|text| diagnostics::plain("CompileError", &text))? {
+            let errors = match compiled.map_err(|text| CellError::plain("CompileError", &text))? {
                 Compiled::Library { path, warnings } => {
                     let source = generated.source;
                     let warnings =
@@ -91,7 +91,7 @@ impl Draft {
                     return Ok(Settled { library: path, source, has_items, warnings });
                 }
                 Compiled::Interrupted => {
-                    return Err(diagnostics::plain("KeyboardInterrupt", "interrupted before the cell ran"));
+                    return Err(CellError::plain("KeyboardInterrupt", "interrupted before the cell ran"));
                 }
                 Compiled::Errors(errors) => errors,
             };

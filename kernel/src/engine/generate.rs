@@ -17,7 +17,6 @@
 //! A stage that waits is `async`, and the cell's own thread drives it. With tokio in the session all of the cell runs
 //! inside one runtime of it, entered but not blocked on: so tasks can be spawned anywhere, and `block_on` is no error.
 
-use super::commands::Format;
 use super::items::{Items, Kind};
 use super::mentions;
 use super::parse::{Attribute, Cell, Stage};
@@ -26,6 +25,7 @@ use super::source::{Quote, Source};
 use super::statics::Homes;
 use super::types::CRATE;
 use super::uses::Uses;
+use crate::cells::commands::Format;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

@@ -9,7 +9,7 @@
 //! code finds its input at its end, and waits for nobody. That an input can be at its end for one cell and not for
 //! the next takes a pipe with a name, which is at its end while no writer has it open.
 
-use crate::os::system;
+use crate::base::os::system;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -19,29 +19,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-/// What came of asking for a line.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// A line, without its end.
-    Line(String),
-    /// Nobody can be asked.
-    Unavailable,
-    /// The cell is being stopped.
-    Interrupted,
-}
-
-/// What a user is asked.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Question {
-    /// What stands before the answer; mostly empty, as the cell has printed that above.
-    pub prompt: String,
-    /// Whether nobody should see what is typed.
-    pub password: bool,
-}
-
-/// Asks for a line of input; called while a cell waits for it.
-pub type Ask = Box<dyn FnMut(&Question) -> Input + Send>;
 
 /// The words by which a cell names standard input; the crate of the second one prints what it asks before it reads.
 const NAMES: [&str; 2] = ["stdin", "evcxr_input"];

@@ -4,7 +4,7 @@
 //! again to link it: what it takes from them is found when it is loaded. The linker is called without `cc` before it.
 //! What does not link that way is linked by rustc's own means, which also words the error.
 
-use crate::os::system;
+use crate::base::os::system;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 

@@ -4,8 +4,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `commands`, `dependencies`, `shell` | lines that begin with `:` or `!` |
-//! | `completeness`, `open` | whether a cell is whole |
+//! | `dependencies`, `shell` | lines that begin with `:dep` or `!` |
 //! | `files` | what a cell takes from files beside the notebook |
 //! | `parse`, `uses`, `items`, `macros`, `mentions` | a cell taken apart |
 //! | `reach` | what the meaning of an item depends on |
@@ -21,9 +20,7 @@
 //!
 //! The worker's side is the crate `onelens-image`.
 
-mod commands;
 mod compile;
-mod completeness;
 mod dependencies;
 mod diagnostics;
 mod draft;
@@ -39,7 +36,6 @@ mod library;
 mod linker;
 mod macros;
 mod mentions;
-mod open;
 mod parse;
 mod process;
 mod publish;
@@ -55,71 +51,15 @@ mod types;
 mod uses;
 mod worker;
 
-pub(crate) use commands::names as command_names;
-pub(crate) use commands::without_commands as code_of;
-pub use completeness::{Completeness, completeness};
-pub use input::{Ask, Input, Question};
 pub use interrupt::Interrupter;
-pub(crate) use types::with_aliases;
 pub use worker::{batch, worker_main};
 
+use crate::cells::{Ask, CellError, CellRunner, Output, Scene};
 use crate::image::Image;
 use session::Session;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The same content in one or more MIME types: `(mime, data)`.
-pub type Bundle = Vec<(String, String)>;
-
-/// Something a cell puts out, as it happens.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Printed text.
-    Stdout(String),
-    /// Text printed to standard error, and what the engine has to say about the cell.
-    Stderr(String),
-    /// The value of the last expression.
-    Result(Bundle),
-    /// Something shown on the way; with an `id` it can be updated.
-    Display {
-        /// What is shown.
-        bundle: Bundle,
-        /// Under which name.
-        id: Option<String>,
-    },
-    /// Replaces what was displayed under `id`.
-    Update {
-        /// What is shown instead.
-        bundle: Bundle,
-        /// Under which name.
-        id: String,
-    },
-    /// Removes the cell's outputs.
-    Clear {
-        /// Not before the next output comes.
-        wait: bool,
-    },
-}
-
-/// Why a cell did not run to its end.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CellError {
-    /// The class: a code of rustc's, `CompileError`, `SyntaxError`, `Error` (by `?`), `Panic`,
-    /// `KeyboardInterrupt`, `WorkerDied`, `CommandError`.
-    pub ename: String,
-    /// What happened, and after `help:` what to do.
-    pub evalue: String,
-    /// The whole report, in lines that may hold ANSI colours.
-    pub traceback: Vec<String>,
-}
-
-impl CellError {
-    /// An error with a text of its own and no place in the cell.
-    pub(crate) fn plain(ename: &str, text: &str) -> CellError {
-        diagnostics::plain(ename, text)
-    }
-}
 
 /// A session: variables, items, and the process they live in.
 pub struct Engine {
@@ -178,13 +118,44 @@ impl Engine {
     }
 
     /// What is in force, for completion.
-    pub fn scene(&self) -> crate::assist::Scene {
+    pub fn scene(&self) -> Scene {
         self.session.scene()
     }
 
     /// The variables and their types, for display.
     pub fn variables(&self) -> &BTreeMap<String, String> {
         &self.shown
+    }
+}
+
+impl CellRunner for Engine {
+    fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+        Engine::execute(self, code, on_output)
+    }
+
+    fn interrupter(&self) -> Box<dyn Fn() + Send> {
+        let interrupter = Engine::interrupter(self);
+        Box::new(move || interrupter.interrupt())
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
+        Engine::variables(self).clone()
+    }
+
+    fn on_input(&mut self, ask: Ask) {
+        Engine::on_input(self, ask);
+    }
+
+    fn idle(&mut self, on_output: &mut dyn FnMut(Output)) {
+        Engine::idle(self, on_output);
+    }
+
+    fn settle(&mut self) {
+        Engine::settle(self);
+    }
+
+    fn scene(&self) -> Scene {
+        Engine::scene(self)
     }
 }
 
@@ -195,7 +166,7 @@ fn new_folder() -> Result<PathBuf, String> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut base = std::env::temp_dir();
     // Cells are loaded from there.
-    if !crate::environment::may_run_code_in(&base) {
+    if !crate::base::environment::may_run_code_in(&base) {
         base = Image::folder();
     }
     loop {

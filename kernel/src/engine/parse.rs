@@ -5,6 +5,7 @@ use super::source::{Quote, Text};
 use super::uses::{Use, flatten};
 use super::{CellError, diagnostics, files};
 use super::{macros, mentions};
+use crate::cells::whole;
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use std::collections::BTreeSet;
@@ -76,11 +77,6 @@ pub(super) fn parse(text: &Text, item_macros: &BTreeSet<String>) -> Result<Cell,
     // The positions of every parsed cell would stay in memory.
     proc_macro2::extra::invalidate_current_thread_spans();
     cell
-}
-
-/// The attributes and statements of a cell.
-pub(super) fn whole(input: syn::parse::ParseStream) -> syn::Result<(Vec<syn::Attribute>, Vec<syn::Stmt>)> {
-    Ok((syn::Attribute::parse_inner(input)?, syn::Block::parse_within(input)?))
 }
 
 fn attribute(attribute: &syn::Attribute, text: &Text) -> Result<Attribute, CellError> {

@@ -2,12 +2,12 @@
 
 use super::compile::cell_file;
 use super::diagnostics;
-use super::input::Input;
 use super::interrupt::signal;
 use super::library::Libraries;
 use super::process::{Event, Printed};
 use super::session::{Ready, Session};
-use super::{Bundle, CellError, Output};
+use crate::cells::Input;
+use crate::cells::{Bundle, CellError, Output};
 
 /// How long the values of a session may take to go.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -229,7 +229,7 @@ impl Session {
             "unnameable" => course.error = Some(unnameable(parts, ready)),
             "lost" => course.lost = true,
             "unfit" => course.unfit = parts.get(1).cloned(),
-            "fatal" => course.error = Some(diagnostics::plain("WorkerDied", &parts[1])),
+            "fatal" => course.error = Some(CellError::plain("WorkerDied", &parts[1])),
             "done" => {
                 self.set_variables(&parts[1..], ready, course.error.is_some());
                 return true;
@@ -280,10 +280,10 @@ impl Session {
         let text = format!(
             "the process with the variables ended ({how}) and could not be restored\nhelp: the kernel has started a new one; run the cells again that define variables"
         );
-        course.error = Some(diagnostics::plain("WorkerDied", &text));
+        course.error = Some(CellError::plain("WorkerDied", &text));
         course.not_loaded = true;
         if let Err(why) = self.restart() {
-            course.error = Some(diagnostics::plain("WorkerDied", &format!("{text}\n{why}")));
+            course.error = Some(CellError::plain("WorkerDied", &format!("{text}\n{why}")));
         }
     }
 }
@@ -307,12 +307,12 @@ fn interrupted(killed: bool) -> CellError {
         true => "the cell was stopped; all variables are as before it",
         false => "the cell was interrupted and stopped by itself; what it had done by then is kept",
     };
-    diagnostics::plain("KeyboardInterrupt", text)
+    CellError::plain("KeyboardInterrupt", text)
 }
 
 fn no_input() -> CellError {
     let text = "the cell reads standard input, and there is nobody to ask here\nhelp: give the value by a `let`; JupyterLab, VS Code and jupyter console ask their users";
-    diagnostics::plain("StdinNotImplemented", text)
+    CellError::plain("StdinNotImplemented", text)
 }
 
 fn died(how: &str) -> CellError {
@@ -331,7 +331,7 @@ fn died(how: &str) -> CellError {
         None => format!("the cell's process died ({cause})"),
     };
     let help = "all variables are as before this cell; threads that earlier cells had started are gone";
-    diagnostics::plain("WorkerDied", &format!("{what}\nhelp: {help}"))
+    CellError::plain("WorkerDied", &format!("{what}\nhelp: {help}"))
 }
 
 /// By `?`, by a panic, by an interrupt, or because the cell could not be loaded.
@@ -340,17 +340,17 @@ fn failure(parts: &[String], ready: &Ready, libraries: &Libraries) -> CellError 
     let position = |i: usize| field(i).parse::<usize>().unwrap_or_default();
     let (message, running) = (field(2), position(3));
     match field(1) {
-        "error" => diagnostics::plain("Error", message),
+        "error" => CellError::plain("Error", message),
         "interrupted" => interrupted(false),
         "load" if message.contains("undefined symbol: ") => {
             let symbol = message.rsplit("undefined symbol: ").next().unwrap_or_default();
             let help = "a function of a C library needs `#[link(name = \"..\")]` before its `extern` block";
             let text = format!("no library has the function {symbol} that this cell declares\nhelp: {help}");
-            diagnostics::plain("LoadError", &text)
+            CellError::plain("LoadError", &text)
         }
         "load" => {
             let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
-            diagnostics::plain(
+            CellError::plain(
                 "LoadError",
                 &format!("the compiled cell cannot be loaded: {message}\nhelp: {help}"),
             )

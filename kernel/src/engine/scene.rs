@@ -4,7 +4,7 @@ use super::items::Kind;
 use super::session::Session;
 use super::source::Source;
 use super::types;
-use crate::assist::{Scene, Sources, Variable};
+use crate::cells::{Scene, Sources, Variable};
 use std::collections::BTreeMap;
 
 impl Session {

@@ -1,13 +1,11 @@
 //! What is in force between cells, and how a cell changes it.
 
-use super::commands::{self, Command, Format};
 use super::compile::Compiler;
 use super::dependencies::{Added, Dependencies};
 use super::diagnostics;
 use super::draft::{Draft, Linked};
 use super::files;
 use super::generate::Taken;
-use super::input::Ask;
 use super::interrupt::Control;
 use super::items::{Changes, Item, Items, Kind};
 use super::library::Libraries;
@@ -20,8 +18,10 @@ use super::streams::Blocks;
 use super::types::{self, Paths};
 use super::uses::{Use, Uses};
 use super::{CellError, Output};
-use crate::extension::{Extension, Trouble};
+use crate::cells::Ask;
+use crate::cells::commands::{self, Command, Format};
 use crate::image::Image;
+use crate::image::extension::{Extension, Trouble};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -214,7 +214,7 @@ impl Session {
     /// Goes on with the library for the compiler that has taken the place of the one there was. If that is another
     /// version, nothing that the old one compiled can be kept.
     fn renew(&mut self, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-        let error = |text: String| diagnostics::plain("EnvironmentError", &text);
+        let error = |text: String| CellError::plain("EnvironmentError", &text);
         let mut say = |text: &str| on_output(Output::Stderr(format!("onelens: {text}\n")));
         say(&format!("the Rust compiler {} was replaced", self.image.rustc().display()));
         let image = Image::ensure(&mut say).map_err(error)?;
@@ -262,13 +262,13 @@ impl Session {
                 self.leave(on_output);
                 self.begin_anew();
                 self.extend(&extension, on_output);
-                self.restart().map_err(|text| diagnostics::plain("DependencyError", &text))
+                self.restart().map_err(|text| CellError::plain("DependencyError", &text))
             }
             Err(Trouble::Interrupted) => {
                 let text = "interrupted while crates were built; what is finished is not built again";
-                Err(diagnostics::plain("KeyboardInterrupt", text))
+                Err(CellError::plain("KeyboardInterrupt", text))
             }
-            Err(Trouble::Failed(text)) => Err(diagnostics::plain("DependencyError", &text)),
+            Err(Trouble::Failed(text)) => Err(CellError::plain("DependencyError", &text)),
         }
     }
 
@@ -297,7 +297,7 @@ impl Session {
     }
 
     fn command(&mut self, command: Command, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-        let error = |text: String| diagnostics::plain("CommandError", &text);
+        let error = |text: String| CellError::plain("CommandError", &text);
         let mut say = |text: String| on_output(Output::Result(vec![("text/plain".into(), text)]));
         match command {
             Command::Vars => {

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::interrupt::Control;
-use super::{CellError, Output, diagnostics};
+use super::{CellError, Output};
 
 /// How long output is waited for after the shell has ended, because what it started may hold the pipes for good.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -15,7 +15,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs. An interrupt ends the shell and
 /// everything it has started.
 pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-    let error = |text: String| diagnostics::plain("ShellError", &text);
+    let error = |text: String| CellError::plain("ShellError", &text);
     let mut child = Command::new("sh")
         .args(["-c", line])
         .stdin(Stdio::null())
@@ -59,7 +59,7 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
     let status = child.wait();
     control.compiling(None);
     if control.is_interrupted() {
-        return Err(diagnostics::plain("KeyboardInterrupt", "the shell command was stopped"));
+        return Err(CellError::plain("KeyboardInterrupt", "the shell command was stopped"));
     }
     match status {
         Ok(status) if status.success() => Ok(()),

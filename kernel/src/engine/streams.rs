@@ -1,7 +1,7 @@
 //! What a cell prints: text as it comes, rich outputs between `EVCXR_BEGIN_CONTENT` and `EVCXR_END_CONTENT`, and what
 //! the crate `evcxr_input` asks.
 
-use super::{Bundle, Output, Question};
+use crate::cells::{Bundle, Output, Question};
 
 const BEGIN: &str = "EVCXR_BEGIN_CONTENT";
 const END: &str = "EVCXR_END_CONTENT";

@@ -5,7 +5,7 @@
 //! the first worker's end, and each later one leaves its parent behind to tell of its own.
 
 use super::frame;
-use crate::os::system;
+use crate::base::os::system;
 use signal_hook::SigId;
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;

@@ -13,12 +13,13 @@ use serde_json::{Map, Value, json};
 use super::message::Message;
 use super::requests::documentation;
 use super::server::{Kernel, Running};
-use super::socket::{PeerId, lock};
+use super::socket::PeerId;
 use crate::assist::Assistant;
-use crate::clock;
-use crate::engine::{Bundle, CellError, Output};
-use crate::page::ansi;
-use crate::session::{Session, Start};
+use crate::base::ansi;
+use crate::base::clock;
+use crate::base::lock;
+use crate::cells::{Bundle, CellError, Output};
+use crate::cells::{CellRunner, Start};
 
 /// What the thread of cells is asked to do.
 pub(super) enum Job {
@@ -69,14 +70,14 @@ pub(super) fn run(kernel: Arc<Kernel>, jobs: &Receiver<Job>, start: Start) {
 
 /// The session, or what is known of it while it is made.
 enum Preparation {
-    Ready(Box<dyn Session>),
+    Ready(Box<dyn CellRunner>),
     Making(Receiver<Event>),
     Failed,
 }
 
 enum Event {
     Progress(String),
-    Made(Result<Box<dyn Session>, String>),
+    Made(Result<Box<dyn CellRunner>, String>),
 }
 
 impl Preparation {
@@ -267,7 +268,7 @@ impl Cells {
     }
 
     /// The session; waits for it if it is still being made, showing why on the cell's standard error.
-    fn prepared(&mut self, request: &Message) -> Result<&mut Box<dyn Session>, CellError> {
+    fn prepared(&mut self, request: &Message) -> Result<&mut Box<dyn CellRunner>, CellError> {
         if matches!(self.session, Preparation::Failed) {
             // The remedy may have been applied since: try again rather than ask for a restart.
             self.session = Preparation::begin(&self.start, &self.kernel.assistant);

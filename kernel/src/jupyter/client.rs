@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::message::{Message, Signer};
 use super::socket::Dialer;
 use super::zmtp::{self, Kind};
-use crate::environment::random_hex;
+use crate::base::environment::random_hex;
 
 /// A connection to a kernel: requests out, and everything that it sends in one stream.
 pub struct Client {

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::random_hex;
-use crate::failure::Failure;
+use crate::base::environment::random_hex;
+use crate::base::failure::Failure;
 
 /// What the connection file says. A port of 0 means "any free one"; [`super::server`] then writes the file anew.
 #[derive(Clone, Serialize, Deserialize, Debug)]

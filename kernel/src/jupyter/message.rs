@@ -13,8 +13,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::socket::lock;
-use crate::clock;
+use crate::base::clock;
+use crate::base::lock;
 
 /// The protocol version in headers and in `kernel_info_reply`.
 pub const PROTOCOL: &str = "5.4";

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::message::{Message, PROTOCOL};
 use super::server::Kernel;
-use super::socket::lock;
 use crate::assist::{Completions, Documentation};
-use crate::engine::{self, Completeness};
+use crate::base::lock;
+use crate::cells::{self, Completeness};
 
 /// The type and content of the reply, or nothing for a message that has none.
 pub(super) fn answer(kernel: &Kernel, request: &Message) -> Option<(&'static str, Value)> {
@@ -60,7 +60,7 @@ pub fn language_info() -> Value {
 }
 
 fn is_complete(code: &str) -> Value {
-    match engine::completeness(code) {
+    match cells::completeness(code) {
         Completeness::Complete => json!({ "status": "complete" }),
         Completeness::Incomplete { indent } => json!({ "status": "incomplete", "indent": indent }),
         Completeness::Invalid => json!({ "status": "invalid" }),

@@ -23,13 +23,14 @@ use super::connection::Connection;
 use super::history::History;
 use super::message::{DropCounts, Dropped, Message, Signer};
 use super::requests;
-use super::socket::{Listener, PeerId, lock};
+use super::socket::{Listener, PeerId};
 use super::zmtp::{Incoming, Kind};
 use crate::assist::Assistant;
-use crate::engine::{Input, Question};
-use crate::environment::random_hex;
-use crate::failure::Failure;
-use crate::session::Start;
+use crate::base::environment::random_hex;
+use crate::base::failure::Failure;
+use crate::base::lock;
+use crate::cells::Start;
+use crate::cells::{Input, Question};
 
 /// A running kernel.
 pub struct Server {

@@ -3,12 +3,13 @@
 //! Every connection has a thread that reads and a thread that writes. Nothing that a peer sends, and nothing that it
 //! fails to read, can hold up the others: a sender only appends to the queue of each peer.
 
+use crate::base::lock;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::zmtp::{self, Incoming, Kind};
@@ -256,9 +257,4 @@ impl Writer {
     fn close(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
-}
-
-/// The lock, also after a thread panicked while holding it: the maps here are never left half changed.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

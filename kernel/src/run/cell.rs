@@ -1,17 +1,17 @@
 //! One cell of a run: sent, watched, and stopped when its time is over.
 
+use crate::base::ansi;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::child::KernelProcess;
+use crate::base::screen::{Screen, duration};
+use crate::base::signals::Arrived;
 use crate::jupyter::client::FromKernel;
 use crate::jupyter::message::Message;
 use crate::notebook::text_of;
-use crate::outputs::Outputs;
-use crate::page;
-use crate::screen::{Screen, duration};
-use crate::signals::Arrived;
+use crate::run::child::KernelProcess;
+use crate::run::outputs::Outputs;
 
 /// What the cells of a run share.
 pub(super) struct Run {
@@ -123,7 +123,7 @@ impl Run {
             let part = |name: &str| content[name].as_str().unwrap_or("error").to_string();
             text = format!("{}: {}", part("ename"), part("evalue"));
         }
-        if self.screen.is_terminal() { page::ansi::only_colours(&text) } else { page::ansi::strip(&text) }
+        if self.screen.is_terminal() { ansi::only_colours(&text) } else { ansi::strip(&text) }
     }
 }
 
@@ -172,6 +172,6 @@ fn latest_line(message: &Message) -> Option<String> {
         "display_data" | "update_display_data" => text_of(&content["data"]["text/plain"]),
         _ => return None,
     };
-    let text = page::ansi::strip(&text);
+    let text = ansi::strip(&text);
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_string)
 }

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::child::KernelProcess;
-use crate::failure::Failure;
+use crate::base::failure::Failure;
+use crate::base::paths;
 use crate::jupyter::connection::{Connection, write_private};
-use crate::paths;
+use crate::run::child::KernelProcess;
 
 /// How long a kernel waits for the next run.
 pub(super) const LINGER: Duration = Duration::from_secs(3600);

@@ -5,6 +5,10 @@
 //! | `cell` | one cell: sent, watched, stopped |
 //! | `kept` | a kernel that waits after a failed cell, for `--resume` |
 
+pub mod child;
+pub mod outputs;
+pub mod parameters;
+
 mod cell;
 mod kept;
 
@@ -14,19 +18,20 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::child::KernelProcess;
-use crate::failure::{CELL_FAILED, ENVIRONMENT, Failure, INTERRUPTED};
+use crate::base::failure::{CELL_FAILED, ENVIRONMENT, Failure, INTERRUPTED};
+use crate::base::paths;
+use crate::base::screen::{Screen, duration, shortened};
+use crate::base::signals::Arrived;
+use crate::engines::EngineKind;
 use crate::image::Image;
 use crate::jupyter::requests::language_info;
+use crate::notebook::page;
 use crate::notebook::{Notebook, check_folder_of, write_whole};
-use crate::outputs::Outputs;
-use crate::parameters::{self, Given};
-use crate::screen::{Screen, duration, shortened};
-use crate::session::EngineKind;
-use crate::signals::Arrived;
-use crate::{page, paths};
+use crate::run::child::KernelProcess;
+use crate::run::outputs::Outputs;
 use cell::{End, Record, Run};
 use kept::{Done, Kept};
+use parameters::Given;
 
 /// What to run and where the results go.
 pub struct Options {

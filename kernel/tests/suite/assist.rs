@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use onelens_kernel::assist;
-use onelens_kernel::child::KernelProcess;
+use onelens_kernel::engines::EngineKind;
 use onelens_kernel::image::Image;
 use onelens_kernel::jupyter::client::FromKernel;
-use onelens_kernel::session::EngineKind;
+use onelens_kernel::run::child::KernelProcess;
 use serde_json::{Value, json};
 
 use crate::common::skipped;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use onelens_kernel::engine::{CellError, Engine, Output};
+use onelens_kernel::cells::{CellError, Output};
+use onelens_kernel::engine::Engine;
 use onelens_kernel::image::Image;
 
 fn image() -> &'static Image {

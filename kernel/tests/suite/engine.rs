@@ -3,7 +3,8 @@
 //! One image is built for all tests (or found in the cache of the user that runs them); each test has a session
 //! of its own.
 
-use onelens_kernel::engine::{CellError, Engine, Output};
+use onelens_kernel::cells::{CellError, Output};
+use onelens_kernel::engine::Engine;
 use onelens_kernel::image::Image;
 use std::path::Path;
 use std::sync::OnceLock;

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use onelens_kernel::engine::{Engine, Output};
+use onelens_kernel::cells::Output;
+use onelens_kernel::engine::Engine;
 use onelens_kernel::image::Image;
 use proptest::prelude::*;
 

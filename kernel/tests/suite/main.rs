@@ -9,6 +9,7 @@ mod engine;
 mod environment;
 mod fuzz;
 mod identity;
+mod layers;
 mod measure;
 mod processes;
 mod protocol;

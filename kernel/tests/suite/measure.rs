@@ -19,7 +19,7 @@ fn start(image: &Image) -> Engine {
 /// The text of a cell's result.
 #[track_caller]
 fn run(engine: &mut Engine, code: &str) -> String {
-    use onelens_kernel::engine::Output;
+    use onelens_kernel::cells::Output;
     let mut result = String::new();
     let mut on_output = |output| {
         if let Output::Result(bundle) = output {

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use onelens_kernel::engine::{Ask, CellError, Input, Output, Question};
+use onelens_kernel::cells::{Ask, CellError, Input, Output, Question};
+use onelens_kernel::cells::{CellRunner, Start};
 use onelens_kernel::jupyter::client::{Client, FromKernel};
 use onelens_kernel::jupyter::connection::Connection;
 use onelens_kernel::jupyter::message::{Dropped, Message, Signer};
 use onelens_kernel::jupyter::server::Server;
 use onelens_kernel::jupyter::zmtp;
-use onelens_kernel::session::{Session, Start};
 use serde_json::{Value, json};
 
 /// Long enough for a loaded machine; nothing here waits so long when all is well.
@@ -31,7 +31,7 @@ struct Fake {
     variables: BTreeMap<String, String>,
 }
 
-impl Session for Fake {
+impl CellRunner for Fake {
     fn execute(&mut self, code: &str, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
         self.stop.store(false, Ordering::SeqCst);
         let plain = |text: &str| vec![("text/plain".to_string(), text.to_string())];

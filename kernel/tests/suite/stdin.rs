@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use onelens_kernel::child::KernelProcess;
+use onelens_kernel::engines::EngineKind;
 use onelens_kernel::jupyter::client::FromKernel;
-use onelens_kernel::session::EngineKind;
+use onelens_kernel::run::child::KernelProcess;
 use serde_json::{Value, json};
 
 use crate::portable;

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use crate::failure::Failure;
+use crate::base::failure::Failure;
 use crate::notebook::Notebook;
-use crate::script::{self, Item, Kind, Script, Use};
+use crate::notebook::script::{self, Item, Kind, Script, Use};
 
 /// The text of the program; `name` is the file that it comes from.
 pub fn program(notebook: &Notebook, name: &str) -> Result<String, Failure> {

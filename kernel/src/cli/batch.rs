@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::base::failure::Failure;
 use crate::engine;
-use crate::failure::Failure;
 use crate::image::Image;
 
-#[path = "../library/image/src/request.rs"]
+#[path = "../../library/image/src/request.rs"]
 #[allow(missing_docs, unreachable_pub, reason = "written for both sides")]
 mod request;
 

@@ -1,6 +1,15 @@
 //! Text with ANSI escapes as HTML: colours and weights become spans, every other escape and control character vanishes.
 
-use super::escape;
+use super::html::escape;
+
+// Of the colours that are the same everywhere those that can be read on every ground: what a theme makes of "red" is
+// often too dark for a dark one, and for bold text JupyterLab takes a darker one still.
+pub(crate) const RED: &str = "\x1b[1;38;5;196m";
+pub(crate) const BLUE: &str = "\x1b[1;38;5;32m";
+pub(crate) const BOLD: &str = "\x1b[1m";
+pub(crate) const CYAN: &str = "\x1b[1;38;5;31m";
+pub(crate) const YELLOW: &str = "\x1b[1;38;5;166m";
+pub(crate) const RESET: &str = "\x1b[0m";
 
 /// What is in force at a place of the text.
 #[derive(Clone, Default, PartialEq)]
@@ -21,7 +30,7 @@ enum Colour {
 }
 
 /// The text as HTML.
-pub(super) fn to_html(text: &str) -> String {
+pub(crate) fn to_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut style = Style::default();
     for piece in pieces(text) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// One command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Vars,
     Help,
     Opt(String),
@@ -30,7 +30,7 @@ pub(super) enum Command {
 }
 
 /// Takes the commands off the top of a cell. The code keeps its line numbers.
-pub(super) fn split(code: &str) -> (Vec<Command>, String) {
+pub(crate) fn split(code: &str) -> (Vec<Command>, String) {
     let mut commands = Vec::new();
     let mut rest = String::with_capacity(code.len());
     let mut at_top = true;
@@ -101,14 +101,14 @@ const SETTINGS: [&str; 10] = [
 ];
 
 /// What to say about `:type` of what is no variable.
-pub(super) fn no_variable<'n>(name: &str, there: impl Iterator<Item = &'n String>) -> String {
+pub(crate) fn no_variable<'n>(name: &str, there: impl Iterator<Item = &'n String>) -> String {
     let there: Vec<&str> = there.map(String::as_str).collect();
     let there = if there.is_empty() { "there are none yet".into() } else { there.join(", ") };
     format!("`:type {name}`: there is no variable of that name\nhelp: the variables: {there}")
 }
 
 /// What rustc has to say about one of its errors.
-pub(super) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result<String, String> {
+pub(crate) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result<String, String> {
     let Some(code) = code else {
         return Err(
             "no cell has failed yet with an error that has a code\nhelp: `:explain E0382` explains that one"
@@ -126,7 +126,7 @@ pub(super) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result
     Ok(String::from_utf8_lossy(&text.stdout).trim().to_string())
 }
 
-pub(super) fn other_toolchain(asked: &str) -> String {
+pub(crate) fn other_toolchain(asked: &str) -> String {
     format!(
         "`:toolchain {asked}`: a session stays with the compiler that its library was built with\nhelp: set RUSTUP_TOOLCHAIN={asked} for the kernel, as in its kernel.json, and restart it"
     )
@@ -134,14 +134,14 @@ pub(super) fn other_toolchain(asked: &str) -> String {
 
 /// A format as `println!` takes it, for one value.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Format {
-    pub(super) text: String,
+pub(crate) struct Format {
+    pub(crate) text: String,
     /// The trait of `std::fmt` that a value needs for it.
-    pub(super) of: &'static str,
+    pub(crate) of: &'static str,
 }
 
 /// The format that `:fmt` or `:efmt` asks for; none is the one of the beginning.
-pub(super) fn format(command: &str, asked: &str) -> Result<Option<Format>, String> {
+pub(crate) fn format(command: &str, asked: &str) -> Result<Option<Format>, String> {
     if asked.is_empty() {
         return Ok(None);
     }
@@ -169,7 +169,7 @@ pub(super) fn format(command: &str, asked: &str) -> Result<Option<Format>, Strin
 }
 
 /// `NAME=value`.
-pub(super) fn setting_of_environment(setting: &str) -> Result<(String, String), String> {
+pub(crate) fn setting_of_environment(setting: &str) -> Result<(String, String), String> {
     let parts = setting.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
     match parts {
         Some((name, value)) if !name.is_empty() && !setting.contains('\0') => Ok((name.into(), value.into())),
@@ -178,7 +178,7 @@ pub(super) fn setting_of_environment(setting: &str) -> Result<(String, String), 
 }
 
 /// What to say about a command that there is not.
-pub(super) fn unknown(name: &str) -> String {
+pub(crate) fn unknown(name: &str) -> String {
     let near = names().into_iter().map(|(known, _)| known).max_by(|a, b| {
         let [a, b] = [a, b].map(|known| strsim::jaro_winkler(known, name));
         a.total_cmp(&b)
@@ -188,7 +188,7 @@ pub(super) fn unknown(name: &str) -> String {
     format!("`{name}` is not a command of this kernel\nhelp: {meant}`:help` lists the commands")
 }
 
-pub(super) const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 :vars              the variables and their types
 :opt 0 .. 3        how much the following cells are optimised; 0 compiles fastest
 :dep name = \"1.2\"  makes a crate available, as a line in Cargo.toml would; onelens, ndarray, plotters, rayon, serde are there already
@@ -218,13 +218,13 @@ pub(crate) fn names() -> Vec<(&'static str, &'static str)> {
 }
 
 /// The variables as a table, and as lines `name: type`.
-pub(super) fn variables(types: &BTreeMap<String, String>) -> Bundle {
+pub(crate) fn variables(types: &BTreeMap<String, String>) -> Bundle {
     if types.is_empty() {
         return vec![("text/plain".into(), "no variables yet".into())];
     }
     let lines: Vec<String> = types.iter().map(|(name, ty)| format!("{name}: {ty}")).collect();
     let rows = types.iter().map(|(name, ty)| {
-        let [name, ty] = [name, ty].map(|text| crate::page::escape(text));
+        let [name, ty] = [name, ty].map(|text| crate::base::html::escape(text));
         format!("<tr><td><code>{name}</code></td><td style=\"text-align:left\"><code>{ty}</code></td></tr>")
     });
     let html = format!(
@@ -235,7 +235,7 @@ pub(super) fn variables(types: &BTreeMap<String, String>) -> Bundle {
 }
 
 /// The level that `:opt` asks for; without one, stock notebooks mean 2.
-pub(super) fn opt_level(asked: &str) -> Result<String, String> {
+pub(crate) fn opt_level(asked: &str) -> Result<String, String> {
     match asked {
         "" => Ok("2".into()),
         "0" | "1" | "2" | "3" | "s" | "z" => Ok(asked.into()),

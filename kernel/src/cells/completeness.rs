@@ -1,7 +1,6 @@
 //! Whether Enter should run what is typed, or give it another line.
 
 use super::open::{Open, Scan, scan};
-use super::parse;
 use syn::parse::Parser;
 
 /// Whether code is a whole cell.
@@ -21,7 +20,7 @@ pub enum Completeness {
 /// Whether `code` is a whole cell.
 ///
 /// ```
-/// use onelens_kernel::engine::{Completeness, completeness};
+/// use onelens_kernel::cells::{Completeness, completeness};
 /// assert_eq!(completeness("let x = 1;"), Completeness::Complete);
 /// assert_eq!(completeness("fn f() {"), Completeness::Incomplete { indent: "    ".into() });
 /// assert_eq!(completeness("let = ;"), Completeness::Invalid);
@@ -42,14 +41,19 @@ pub fn completeness(code: &str) -> Completeness {
     answer
 }
 
+/// The attributes and statements of a cell.
+pub(crate) fn whole(input: syn::parse::ParseStream) -> syn::Result<(Vec<syn::Attribute>, Vec<syn::Stmt>)> {
+    Ok((syn::Attribute::parse_inner(input)?, syn::Block::parse_within(input)?))
+}
+
 /// Closes what is open and lets the parser say where it stumbles: at the end something is missing, before the end
 /// something is wrong.
 fn judge(code: &str, open: &[Open]) -> Completeness {
     let closed: String = open.iter().rev().map(|one| one.closing()).collect();
     // A comment at the end must not swallow what closes.
-    let whole = format!("{}\n{closed}", code.trim_end());
+    let text = format!("{}\n{closed}", code.trim_end());
     let end = code.trim_end().len();
-    match parse::whole.parse_str(&whole) {
+    match whole.parse_str(&text) {
         Ok(_) if open.is_empty() => Completeness::Complete,
         Ok(_) => Completeness::Incomplete { indent: inside(code, open) },
         Err(error) if !missing_at(&error, end) => Completeness::Invalid,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::environment::{self, file_error as cannot};
+use crate::base::environment::{self, file_error as cannot};
 use crate::image::{Image, Name};
 
 /// The files that a packaged program carries, by their names in `kernel/library`; none in a clone.

@@ -4,9 +4,9 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use crate::base::failure::Failure;
+use crate::notebook::page;
 use crate::notebook::{Notebook, check_folder_of, write_whole};
-use crate::page;
 
 pub use program::program;
 

@@ -5,7 +5,6 @@
 //!
 //! The same notebook gives the same page, byte for byte.
 
-pub(crate) mod ansi;
 mod highlight;
 mod markdown;
 
@@ -13,6 +12,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::base::ansi;
+use crate::base::html::escape;
 use crate::notebook::{Cell, Notebook, text_of};
 
 /// What browsers are told a page may do: show itself and pictures that lie beside it. It runs nothing, loads nothing
@@ -130,13 +131,6 @@ fn settled(text: &str) -> String {
         })
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-/// Text made safe to stand in HTML, in content and in double-quoted attributes.
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    pulldown_cmark_escape::escape_html(&mut out, text).expect("a String takes everything");
-    out
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub struct Variable {
 /// Where rust-analyzer finds things.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sources {
-    /// The description of the crates, as [`project`](super::project) writes it.
+    /// The description of the crates, as [`project`](crate::image::project) writes it.
     pub project: PathBuf,
     /// Where the sources of this workspace lie now.
     pub workspace: PathBuf,

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::os::system;
+use crate::base::os::system;
 
 /// How to get a linker, on the systems that most people have.
 pub const LINKER_HELP: &str =

@@ -1,6 +1,6 @@
 //! Rust source as HTML with its words coloured: a lexer that never fails, not a parser.
 
-use super::escape;
+use crate::base::html::escape;
 
 const KEYWORDS: &[&str] = &[
     "as", "async", "await", "break", "const", "continue", "crate", "dyn", "else", "enum", "extern", "false",

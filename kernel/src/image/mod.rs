@@ -3,6 +3,11 @@
 //! It lies in a per-user cache, in a folder named after everything that could change it, so that a new compiler
 //! or a changed library gives a new image and kernels that run on the old one are not disturbed.
 
+pub mod extension;
+pub mod intact;
+pub mod project;
+mod sources;
+
 use std::env::consts::{DLL_EXTENSION, DLL_SUFFIX};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,13 +21,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::assist::project;
-use crate::environment;
-pub(crate) use crate::environment::file_error as cannot;
-use crate::intact;
-use crate::os;
-use crate::paths;
-use crate::sources;
+use crate::base::environment;
+pub(crate) use crate::base::environment::file_error as cannot;
+use crate::base::os;
+use crate::base::paths;
 
 /// A finished image.
 #[derive(Clone, Debug)]

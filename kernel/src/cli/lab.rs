@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::failure::Failure;
-use crate::screen::Screen;
-use crate::{install, paths, run};
+use super::install;
+use crate::base::failure::Failure;
+use crate::base::paths;
+use crate::base::screen::Screen;
+use crate::run;
 
 /// What a private environment gets: what was tried is what people have. The second shows under each cell how long it
 /// runs and ran (BSD licence); JupyterLab itself only notes it.
@@ -61,7 +63,7 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
 
     // A kernelspec of our own on the search path, so that nothing needs to be installed for the user.
     let jupyter = paths::onelens_data()?.join("jupyter");
-    install::write_spec(&jupyter, crate::session::EngineKind::Instant)?;
+    install::write_spec(&jupyter, crate::engines::EngineKind::Instant)?;
     let mut search = vec![jupyter];
     search.extend(env::var_os("JUPYTER_PATH").iter().flat_map(env::split_paths));
     let search = env::join_paths(search).unwrap_or_else(|_| OsString::new());

@@ -1,21 +1,27 @@
 //! The command line.
 
+mod batch;
+pub mod doctor;
+pub mod install;
+pub mod lab;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::batch::{self, LensCommand, ModelCommand};
-use crate::convert::{self, To};
-use crate::failure::{BAD_INPUT, Failure};
+use crate::base::failure::{BAD_INPUT, Failure};
+use crate::base::paths;
+use crate::base::signals::Arrived;
+use crate::engines::EngineKind;
 use crate::jupyter::history::History;
 use crate::jupyter::server::Server;
-use crate::parameters::Given;
+use crate::notebook::convert::{self, To};
+use crate::run::parameters::Given;
+use crate::run::{self, parameters};
 use crate::run::{Html, Resume};
-use crate::session::EngineKind;
-use crate::signals::Arrived;
-use crate::{doctor, install, lab, parameters, paths, run};
+use batch::{LensCommand, ModelCommand};
 
 #[derive(Parser)]
 #[command(

@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
-use crate::failure::Failure;
+use super::{install, lab};
+use crate::assist;
+use crate::base::failure::Failure;
+use crate::base::screen::Screen;
+use crate::base::{environment, paths};
 use crate::image::Image;
-use crate::screen::Screen;
-use crate::{assist, environment, install, lab, paths};
 
 /// What one check found.
 enum Finding {

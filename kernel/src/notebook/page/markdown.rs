@@ -4,7 +4,8 @@
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 use serde_json::Value;
 
-use super::{escape, highlight};
+use super::highlight;
+use crate::base::html::escape;
 use crate::notebook::text_of;
 
 fn parser(source: &str) -> Parser<'_> {

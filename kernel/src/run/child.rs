@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::environment::random_hex;
-use crate::failure::Failure;
+use crate::base::environment::random_hex;
+use crate::base::failure::Failure;
+use crate::base::lock;
+use crate::engines::EngineKind;
 use crate::jupyter::client::{Client, FromKernel};
 use crate::jupyter::connection::Connection;
-use crate::jupyter::socket::lock;
-use crate::session::EngineKind;
 
 /// A running kernel process; dropping it ends the process.
 pub struct KernelProcess {

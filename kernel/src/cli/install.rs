@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use crate::base::failure::Failure;
+use crate::base::paths;
+use crate::base::screen::Screen;
+use crate::engines::EngineKind;
 use crate::notebook::{DISPLAY_NAME, KERNEL_NAME, write_whole};
-use crate::session::EngineKind;
-use crate::{paths, run, screen::Screen};
+use crate::run;
 
 /// The files of the kernelspec, by name.
 fn files(engine: EngineKind) -> Result<[(&'static str, String); 2], Failure> {

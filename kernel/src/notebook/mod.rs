@@ -2,14 +2,18 @@
 //!
 //! A notebook stays a JSON value in the order of the file, so that whatever is not understood here survives.
 
+pub mod convert;
+pub mod page;
+pub mod script;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::environment;
-use crate::failure::Failure;
+use crate::base::environment;
+use crate::base::failure::Failure;
 
 /// The name of the kernelspec.
 pub const KERNEL_NAME: &str = "onelens";

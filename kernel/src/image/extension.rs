@@ -17,9 +17,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::environment;
+use crate::base::environment;
+use crate::base::os;
 use crate::image::{Image, Name, Unit, cannot, name_and_version, units};
-use crate::os;
 
 /// A finished extension.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::base::failure::Failure;
 use crate::notebook::Notebook;
-use crate::script::{self, Kind};
+use crate::notebook::script::{self, Kind};
 
 /// The tag of the cell that defines parameters and their defaults.
 pub const TAG: &str = "parameters";

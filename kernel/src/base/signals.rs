@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::failure::Failure;
+use crate::base::failure::Failure;
 
 /// Whether one of some signals has come.
 #[derive(Clone)]
