@@ -1,5 +1,5 @@
-//! Does one lens read every stream of a language model, do its updates refine what the lens reads, and does the model use
-//! it? With chance weights and shuffled updates beside it.
+//! Does one lens read every stream of a language model, do its updates refine what the lens reads, and does the model
+//! use it? With chance weights and shuffled updates beside it.
 //!
 //! `cargo run -p onelens --example language_report -- NAME MODEL TEXT FOLDER [TOKENS] [HELD_OUT]`
 

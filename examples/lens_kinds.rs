@@ -45,7 +45,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let moments = LayerMoments::collect_with(model, &train, Scale::UnitRms, Target::Normalised)?;
     println!("moments {:.1} s", began.elapsed().as_secs_f64());
-    // Each lens with the other fold's streams; of many streams, leaving out each costs as much as all lenses of its own.
+    // Each lens with the other fold's streams; of many streams, leaving out each costs as much as all lenses of its
+    // own.
     let left_out = if moments.layers.len() > 12 { LensKind::Folds(2) } else { LensKind::LeftOutWithoutLast };
     let rank = model.config.d_model / 8;
     let low = format!("own, rank {rank}");

@@ -1,5 +1,5 @@
-//! A packaged program carries the sources of the library for cells: where it is installed there is no clone to build it from.
-//! They lie in `library`, where the links of a clone have become files.
+//! A packaged program carries the sources of the library for cells: where it is installed there is no clone to build it
+//! from. They lie in `library`, where the links of a clone have become files.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -8,7 +8,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is"));
     let mut files = Vec::new();
-    // In a clone they are beside it and read where they are, so that a change of the library does not compile the program anew.
+    // In a clone they are beside it and read where they are, so that a change of the library does not compile the
+    // program anew.
     if !package.join("image/Cargo.toml").exists() {
         collect(&package.join("library"), &mut files);
     }

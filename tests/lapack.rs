@@ -1,4 +1,5 @@
-//! What rests on factorisations, with those of LAPACK: the same files as in `suite`, whose other tests know nothing of them.
+//! What rests on factorisations, with those of LAPACK: the same files as in `suite`, whose other tests know nothing of
+//! them.
 
 #[path = "suite/closed_form.rs"]
 mod closed_form;

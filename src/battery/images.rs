@@ -27,7 +27,8 @@ const PLAIN_ALIGNED: &str = "plain, bases aligned";
 /// Nothing ties the basis of a layer without skips to that of the next, so that one lens for both would fail by
 /// construction. Both kinds are therefore there a second time, with bases [aligned](Streams::aligned).
 ///
-/// Of the truth the labels are known; alignment is with the network's own final prediction, above that of shuffled updates.
+/// Of the truth the labels are known; alignment is with the network's own final prediction, above that of shuffled
+/// updates.
 ///
 /// ```no_run
 /// use onelens::{battery::ImageBattery, data::Images};

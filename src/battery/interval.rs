@@ -38,8 +38,8 @@ impl Interval {
 ///
 /// Intervals are studentised (Efron 1982, the bootstrap-t): each resample's distance from the estimate is counted in
 /// standard errors of its own, by the delta method for ratios. The bootstrap of a few units without that covers too
-/// little: "95 %" of eight networks covered .94 where units are normal and .85 where they are skewed, as ratios are. Fewer
-/// than six units give their range.
+/// little: "95 %" of eight networks covered .94 where units are normal and .85 where they are skewed, as ratios are.
+/// Fewer than six units give their range.
 ///
 /// ```
 /// use onelens::battery::Resamples;

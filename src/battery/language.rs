@@ -1,6 +1,6 @@
 //! The question asked of a language model at its own size: does one lens read every stream, do updates bring what it
-//! reads nearer to the final prediction, and does the model use what it reads? With what there was to read, in nats, and
-//! two nulls that pull apart.
+//! reads nearer to the final prediction, and does the model use what it reads? With what there was to read, in nats,
+//! and two nulls that pull apart.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,8 +20,8 @@ use crate::num::rng;
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result, record};
 
-/// What is asked of a language model, and how long it may take. Lenses read streams at unit size and guess what the final
-/// norm makes of the last one.
+/// What is asked of a language model, and how long it may take. Lenses read streams at unit size and guess what the
+/// final norm makes of the last one.
 ///
 /// ```no_run
 /// use onelens::{battery::LanguageBattery, language::LanguageModel};
@@ -70,7 +70,8 @@ impl Default for LanguageBattery {
 pub struct LensReads {
     /// Name of the lens.
     pub name: String,
-    /// By how much it beats the mean prediction, `KL(p ‖ p̄) - KL(p ‖ q_l)` in nats; one per stream that it was asked for.
+    /// By how much it beats the mean prediction, `KL(p ‖ p̄) - KL(p ‖ q_l)` in nats; one per stream that it was asked
+    /// for.
     pub nats: Vec<Option<Interval>>,
     /// That as a share of what the stream's own lens of the same criterion reads; `None` where that is less than
     /// [`SOMETHING`] of the baseline or not clearly above 0.
@@ -86,7 +87,8 @@ pub struct NetworkReads {
     pub baseline: Interval,
     /// One for each lens.
     pub lenses: Vec<LensReads>,
-    /// What the update of each block does under the one lens for all streams, in closed form, in which networks are compared.
+    /// What the update of each block does under the one lens for all streams, in closed form, in which networks are
+    /// compared.
     pub updates: Vec<UpdateEffect>,
     /// The same under that of least KL; of the model alone.
     pub updates_kl: Vec<UpdateEffect>,
@@ -167,7 +169,8 @@ pub struct LanguageReport {
 pub const SOMETHING: f64 = 0.05;
 /// Share of what there is to read that a lens which never saw the stream has to read.
 const HALF: f64 = 0.5;
-/// What holds lenses at least KL near their closed form: without it one lens for all streams of a large model finds nothing better.
+/// What holds lenses at least KL near their closed form: without it one lens for all streams of a large model finds
+/// nothing better.
 const PENALTY: f64 = 1e-3;
 /// Dose of steering, as a share of the stream's length.
 const DOSE: f64 = 0.25;
@@ -202,8 +205,8 @@ impl LensReads {
 }
 
 impl LanguageReport {
-    /// What was found of the question, in sentences with their numbers: whether one lens reads, whether updates bring it
-    /// nearer, whether the model uses what it reads; then how single tokens and blocks fare.
+    /// What was found of the question, in sentences with their numbers: whether one lens reads, whether updates bring
+    /// it nearer, whether the model uses what it reads; then how single tokens and blocks fare.
     pub fn sentences(&self) -> Vec<(String, String)> {
         let (model, chance, shuffled) = (&self.networks[0], &self.networks[1], &self.networks[2]);
         let shares = |n: &NetworkReads, lens: &str| match n.shares(lens) {
@@ -319,8 +322,8 @@ impl LanguageReport {
     /// The answer: *supported* if all [`parts`](LanguageReport::parts) hold of the model and no null does as well,
     /// *hierarchy* if none of them does, *cannot tell* where fewer than half of the streams count, else *mixed*.
     ///
-    /// What a part asks was fixed after stories260K had been looked at and before SmolLM2 was, but for the comparison with
-    /// nulls in nats in its second and third, which was asked for after a first report about SmolLM2.
+    /// What a part asks was fixed after stories260K had been looked at and before SmolLM2 was, but for the comparison
+    /// with nulls in nats in its second and third, which was asked for after a first report about SmolLM2.
     pub fn answer(&self) -> Answer {
         let counted = self.networks[0].counted().len();
         let parts = self.parts();
@@ -338,14 +341,15 @@ impl LanguageReport {
 
     /// What the answer rests on, each by its 95 % intervals. *Holds* means in two thirds of the places.
     ///
-    /// * *One lens reads*: at the streams that count and have a lens of their own at least KL, a lens that has never seen the
-    ///   stream reads half of what that does, at least KL; and in closed form more nats than in a null.
-    /// * *Updates refine what it reads*: the token's own update in a block brings the one lens's reading nearer to the final
-    ///   prediction, and more than another token's, at least KL; and in closed form by more nats than in a null.
-    /// * *The model uses it*: at the steered streams the one lens beats a rotated and a random direction; and the random one
-    ///   by more nats than in a null.
+    /// * *One lens reads*: at the streams that count and have a lens of their own at least KL, a lens that has never
+    ///   seen the stream reads half of what that does, at least KL; and in closed form more nats than in a null.
+    /// * *Updates refine what it reads*: the token's own update in a block brings the one lens's reading nearer to the
+    ///   final prediction, and more than another token's, at least KL; and in closed form by more nats than in a null.
+    /// * *The model uses it*: at the steered streams the one lens beats a rotated and a random direction; and the
+    ///   random one by more nats than in a null.
     ///
-    /// A null does as well if it is not behind in nats in two thirds of the places; then the part is no evidence, which is said.
+    /// A null does as well if it is not behind in nats in two thirds of the places; then the part is no evidence, which
+    /// is said.
     pub fn parts(&self) -> [Part; 3] {
         let (model, nulls) = self.networks.split_first().expect("a report is about a model");
         // Only where a lens of the stream's own was searched for by the same criterion.
@@ -467,7 +471,8 @@ pub struct Part {
 }
 
 impl UpdateEffect {
-    /// Whether the token's own update brings the reading nearer, and more than another token's, by their 95 % intervals.
+    /// Whether the token's own update brings the reading nearer, and more than another token's, by their 95 %
+    /// intervals.
     pub fn refines(&self) -> bool {
         self.own.above(0.0) && self.difference.above(0.0)
     }
@@ -658,7 +663,8 @@ struct TokenReadings {
     top: Vec<u32>,
     /// Where the last lens's most probable token becomes the final one.
     depth: Vec<usize>,
-    /// `KL(p ‖ q)` after another token's update, `[lens, block, token]`; NaN at first positions and where a lens was not asked.
+    /// `KL(p ‖ q)` after another token's update, `[lens, block, token]`; NaN at first positions and where a lens was
+    /// not asked.
     shuffled: Array3<f32>,
 }
 

@@ -1,5 +1,5 @@
-//! One network, one pass of lenses: what each kind of lens reads at each stream, where updates point, and how much of the
-//! truth is read on the way.
+//! One network, one pass of lenses: what each kind of lens reads at each stream, where updates point, and how much of
+//! the truth is read on the way.
 
 use std::sync::Arc;
 
@@ -69,8 +69,8 @@ pub struct Measured {
     pub kl: Vec<Array2<f64>>,
     /// The same of the least-squares lens of each kind.
     pub least_squares: Vec<Array2<f64>>,
-    /// `KL(p ‖ q_l)` of the own lens and of the left-out lens without the last stream, the logits of each stream times the
-    /// one number that suits it best: a lens that is only too sure, or not sure enough, of a stream reads it.
+    /// `KL(p ‖ q_l)` of the own lens and of the left-out lens without the last stream, the logits of each stream times
+    /// the one number that suits it best: a lens that is only too sure, or not sure enough, of a stream reads it.
     pub scale_free: [Array2<f64>; 2],
     /// `KL(p ‖ q_l)` of the logit lens.
     pub logit_lens: Array2<f64>,
@@ -79,9 +79,9 @@ pub struct Measured {
     pub gradient_norm: Option<f64>,
     /// What is read of the truth on the way, where something is known of it.
     pub truth: Option<TruthRead>,
-    /// Aitchison cosine between what the update changes in the shared lens's reading (to first order, before a cap of the
-    /// logits) and the error that is left against the reference, `l = 0 .. L-1`. The reference is the true conditional where that is known; if not, the network's
-    /// own final prediction, whose null is not 0.
+    /// Aitchison cosine between what the update changes in the shared lens's reading (to first order, before a cap of
+    /// the logits) and the error that is left against the reference, `l = 0 .. L-1`. The reference is the true
+    /// conditional where that is known; if not, the network's own final prediction, whose null is not 0.
     pub alignment: Array2<f64>,
     /// `‖Δ_l‖ / ‖h_l‖`.
     pub update_size: Array2<f64>,
@@ -104,9 +104,10 @@ pub struct Measured {
     pub widths: [usize; 2],
 }
 
-/// What the shared lens says of the truth: `KL(p* ‖ q)` where the true conditional is known, else the cross-entropy with
-/// what came next, which differs from it by a constant. Logits of each stream are multiplied by the one number that suits
-/// the stream best, so that confidence that only grows counts for nothing. Nats, `[sequence]` and `[sequence, stream]`.
+/// What the shared lens says of the truth: `KL(p* ‖ q)` where the true conditional is known, else the cross-entropy
+/// with what came next, which differs from it by a constant. Logits of each stream are multiplied by the one number
+/// that suits the stream best, so that confidence that only grows counts for nothing. Nats, `[sequence]` and
+/// `[sequence, stream]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TruthRead {
     /// Whether it is the true conditional.
@@ -151,9 +152,9 @@ impl Measured {
 
 /// Fits every lens on one half of the sequences, `swapped` on the second, and reads the other.
 ///
-/// Lenses read streams at the scale that the streams ask for and guess what the final norm makes of the last stream. All
-/// are ridge regressions with the penalty `lambda`; those of the kinds `refined`, of [`KINDS`], go on from there
-/// to the least KL. With all of these, left-out lenses are fitted to rotated copies as well ([`Rotations`]).
+/// Lenses read streams at the scale that the streams ask for and guess what the final norm makes of the last stream.
+/// All are ridge regressions with the penalty `lambda`; those of the kinds `refined`, of [`KINDS`], go on from there to
+/// the least KL. With all of these, left-out lenses are fitted to rotated copies as well ([`Rotations`]).
 pub fn measure(all: &Streams, lambda: f64, swapped: bool, refined: &[LensKind]) -> Result<Measured> {
     let (n, half) = (all.target.nrows(), all.half());
     let (fit, read) = if swapped { (half..n, 0..half) } else { (0..half, half..n) };

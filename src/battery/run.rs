@@ -98,8 +98,8 @@ pub struct Battery {
 }
 
 impl Default for Battery {
-    /// Eight seeds of six blocks of width 16, with all controls: about a quarter of an hour on two cores. A source of 17 tokens or more
-    /// determines their streams.
+    /// Eight seeds of six blocks of width 16, with all controls: about a quarter of an hour on two cores. A source of
+    /// 17 tokens or more determines their streams.
     fn default() -> Self {
         Battery {
             config: Config {

@@ -347,8 +347,8 @@ impl Streams {
         self.scale.of_all(self.streams.clone())
     }
 
-    /// How streams as lenses read them change, to first order, when `dh` is added to `h`: at unit size what only makes a
-    /// stream longer is not seen.
+    /// How streams as lenses read them change, to first order, when `dh` is added to `h`: at unit size what only makes
+    /// a stream longer is not seen.
     pub(super) fn scaled_change(&self, h: &Array2<f64>, dh: &Array2<f64>) -> Array2<f64> {
         match self.scale {
             Scale::AsItIs => dh.clone(),
@@ -376,8 +376,9 @@ impl Streams {
     }
 
     /// The same streams, each turned as a whole so that it comes as near as a turn can to the last one: `h_l Q_l` with
-    /// the orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the sequences.
-    /// That layers have bases of their own no longer keeps one lens from reading them, as far as a turn can mend that.
+    /// the orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the
+    /// sequences. That layers have bases of their own no longer keeps one lens from reading them, as far as a turn can
+    /// mend that.
     ///
     /// ```
     /// use onelens::{battery::Streams, ndarray::{Array2, array}};

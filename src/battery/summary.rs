@@ -1,4 +1,5 @@
-//! What several networks of one kind say together: shared fractions, alignment and the truth, with intervals, per layer.
+//! What several networks of one kind say together: shared fractions, alignment and the truth, with intervals, per
+//! layer.
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -31,11 +32,11 @@ pub struct LayerSummary {
     pub logit_lens: f64,
     /// `Σ (baseline - KL) / Σ (baseline - KL_own)` of each of [`KINDS`].
     pub fraction: Vec<Interval>,
-    /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one number
-    /// that suits the stream best: what the decision rule looks at.
+    /// The same of the left-out lens without the last stream, where both lenses' logits are multiplied by the one
+    /// number that suits the stream best: what the decision rule looks at.
     pub scale_free: Interval,
-    /// What there is to read, `baseline - KL_own` in nats, and what a lens of the other layers reads of it: the two of that
-    /// share.
+    /// What there is to read, `baseline - KL_own` in nats, and what a lens of the other layers reads of it: the two of
+    /// that share.
     pub nats: [Interval; 2],
     /// The fraction of the left-out lens of least squares, beside the own one of least squares.
     pub fraction_of_least_squares: f64,
@@ -90,8 +91,8 @@ pub struct Summary {
     pub baseline: f64,
     /// Streams `h_0 .. h_{L-1}`.
     pub layers: Vec<LayerSummary>,
-    /// `KL_own` of the first stream that is counted less that of the last, over the baseline: do own lenses improve with
-    /// depth?
+    /// `KL_own` of the first stream that is counted less that of the last, over the baseline: do own lenses improve
+    /// with depth?
     pub improvement: Interval,
     /// What the networks know of the truth, where something is known of it.
     pub truth: Option<TruthSummary>,
@@ -115,8 +116,8 @@ pub struct TruthSummary {
     pub gained: Interval,
 }
 
-/// A layer whose own lens reads less than this many standard errors above the baseline is dropped: its fraction divides by
-/// noise.
+/// A layer whose own lens reads less than this many standard errors above the baseline is dropped: its fraction divides
+/// by noise.
 const CLEAR: f64 = 3.0;
 /// How large a loss counts as none: this share of what the own lens reads.
 const MARGIN: f64 = 0.05;

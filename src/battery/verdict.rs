@@ -68,8 +68,8 @@ pub struct LayerEvidence {
     pub falls: Option<bool>,
     /// The lower bound of the alignment, above that of shuffled updates, is over 0.
     pub aligned: bool,
-    /// The left-out fraction, the alignment or the share of the truth that blocks bring is [`BEYOND`] or more above that
-    /// of every control that has learned.
+    /// The left-out fraction, the alignment or the share of the truth that blocks bring is [`BEYOND`] or more above
+    /// that of every control that has learned.
     pub beats_controls: bool,
 }
 
@@ -99,28 +99,29 @@ pub const BLOCKS: usize = 3;
 /// So much of what the network has learned has a control to have learned, to be one.
 pub const LEARNED: f64 = 0.5;
 
-/// Decides about `network`, with the rotated copies of the same networks, and control networks that have as many layers,
-/// such as trained ones without skips.
+/// Decides about `network`, with the rotated copies of the same networks, and control networks that have as many
+/// layers, such as trained ones without skips.
 ///
-/// * **cannot tell**, if the networks have learned nothing of the truth, or nothing is known of it; if fewer than half of the
-///   layers, or fewer than three, count; if the predictions do not determine the stream (`V - 1 < d`), so that several
-///   predictions can stand side by side in it and one wide lens reads them all; or if all else speaks for *supported* and no
-///   control has learned half of what the networks have;
-/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and above
-///   the rotated copy's upper bound; own lenses of two thirds of the other layers read half of it; the next block brings
-///   half its fair share of what is missing of the truth, or more, and its update is better aligned than shuffled ones,
-///   unless less than 2 % is missing; and every control that has learned is at least 0.3 below in the left-out fraction,
-///   the alignment above shuffled updates, or the share of the truth that blocks bring. Three blocks at least bring
-///   something, and a quarter of all that was learned comes after the first counted stream;
+/// * **cannot tell**, if the networks have learned nothing of the truth, or nothing is known of it; if fewer than half
+///   of the layers, or fewer than three, count; if the predictions do not determine the stream (`V - 1 < d`), so that
+///   several predictions can stand side by side in it and one wide lens reads them all; or if all else speaks for
+///   *supported* and no control has learned half of what the networks have;
+/// * **supported**: in two thirds of the layers that count, the left-out fraction's lower bound is at least 0.9 and
+///   above the rotated copy's upper bound; own lenses of two thirds of the other layers read half of it; the next block
+///   brings half its fair share of what is missing of the truth, or more, and its update is better aligned than
+///   shuffled ones, unless less than 2 % is missing; and every control that has learned is at least 0.3 below in the
+///   left-out fraction, the alignment above shuffled updates, or the share of the truth that blocks bring. Three blocks
+///   at least bring something, and a quarter of all that was learned comes after the first counted stream;
 /// * **carry only**: in two thirds the left-out fraction is at least 0.9, and less than a quarter of what was learned
 ///   comes after the first counted stream;
-/// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most 0.5, and own lenses improve with depth;
+/// * **hierarchy**: in two thirds the left-out fraction's upper bound is at most 0.5, and own lenses improve with
+///   depth;
 /// * **mixed**: anything else.
 ///
 /// Left-out lenses are those without the last stream in their pool, at the temperature that suits each stream. Shuffled
-/// updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares lens of a
-/// random walk is the identity at every layer, so one lens reads all of it. That a lens does *not* read is said without
-/// knowing what the stream hides, so that a hierarchy does not need `V - 1 ≥ d`.
+/// updates are the null of the alignment alone. Of the left-out fraction they cannot be: the own least-squares lens of
+/// a random walk is the identity at every layer, so one lens reads all of it. That a lens does *not* read is said
+/// without knowing what the stream hides, so that a hierarchy does not need `V - 1 ≥ d`.
 pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Verdict {
     let learned = |s: &Summary| s.truth.map_or(f64::NAN, |t| t.learned.estimate);
     let have_learned: Vec<&Summary> = controls

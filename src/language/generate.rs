@@ -30,13 +30,14 @@ impl PartialEq<str> for Continuation {
 }
 
 impl LanguageModel {
-    /// Up to `n` more tokens after `prompt`, each the most probable one; the text grows in the cell while it is made. It ends before a token
-    /// that ends a text.
+    /// Up to `n` more tokens after `prompt`, each the most probable one; the text grows in the cell while it is made.
+    /// It ends before a token that ends a text.
     pub fn generate(&self, prompt: &str, n: usize) -> Result<Continuation> {
         self.continue_with(prompt, n, None, &mut |_| {})
     }
 
-    /// The same with tokens drawn at `temperature` (1 is the model's own distribution, towards 0 the most probable one).
+    /// The same with tokens drawn at `temperature` (1 is the model's own distribution, towards 0 the most probable
+    /// one).
     pub fn generate_sampled(
         &self,
         prompt: &str,

@@ -1,8 +1,8 @@
 //! A language model as people use one: weights, tokenizer and conventions behind one door, and text wherever tokens go.
 //!
 //! [`LanguageModel::open`] reads whatever there is (a Hugging Face folder, a GGUF file, a llama2.c file, our own), and
-//! [`LanguageModel::from_pretrained`] takes a name of the Hugging Face hub. It is a [`Transformer`] too, so that everything which takes one
-//! takes it as well; what takes tokens is here under the same name and takes text.
+//! [`LanguageModel::from_pretrained`] takes a name of the Hugging Face hub. It is a [`Transformer`] too, so that
+//! everything which takes one takes it as well; what takes tokens is here under the same name and takes text.
 
 mod conventions;
 mod generate;

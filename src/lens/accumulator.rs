@@ -10,7 +10,8 @@ use crate::num::{Centred, Part, mirror};
 
 /// Moments on their way: rows of all streams wait until there are enough of them for a fast product.
 ///
-/// What the targets alone determine is multiplied once for all streams, and the last stream, where it is the target, once altogether.
+/// What the targets alone determine is multiplied once for all streams, and the last stream, where it is the target,
+/// once altogether.
 pub(crate) struct Accumulator {
     /// Of `s_xx` and `s_zz` below the diagonal; `s_zz` of the last layer only.
     moments: LayerMoments,
@@ -37,8 +38,9 @@ impl Accumulator {
         }
     }
 
-    /// Adds the rows of all `streams`, `[rows, d_model]` each, with their targets `z: [rows, d_z]`, unless those are the last stream, and the sum
-    /// of what the model predicts at them, `[d_vocab]`. Nothing depends on how rows are cut into calls.
+    /// Adds the rows of all `streams`, `[rows, d_model]` each, with their targets `z: [rows, d_z]`, unless those are
+    /// the last stream, and the sum of what the model predicts at them, `[d_vocab]`. Nothing depends on how rows are
+    /// cut into calls.
     ///
     /// Fails if a number is not finite.
     pub(crate) fn absorb(

@@ -78,8 +78,9 @@ pub trait Lens: Sync {
         Target::Residual.logits(model, z)
     }
 
-    /// What the model's unembedding multiplies to give these logits, `[rows, d_model]`, so that large vocabularies are read in parts;
-    /// `None` where logits come otherwise. A lens with `logits` of its own says this anew as well, or leaves it out.
+    /// What the model's unembedding multiplies to give these logits, `[rows, d_model]`, so that large vocabularies are
+    /// read in parts; `None` where logits come otherwise. A lens with `logits` of its own says this anew as well, or
+    /// leaves it out.
     ///
     /// Fails where [`logits`](Lens::logits) does.
     fn normalised(&self, _model: &Transformer, _z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {
@@ -233,8 +234,8 @@ impl LayerLenses {
         LayerLenses { kind, ..self }
     }
 
-    /// Which streams the lens of each stream was fitted to, and what it has in common with the others. Those that others
-    /// have published count as each stream's own.
+    /// Which streams the lens of each stream was fitted to, and what it has in common with the others. Those that
+    /// others have published count as each stream's own.
     pub fn kind(&self) -> &LensKind {
         &self.kind
     }

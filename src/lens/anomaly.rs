@@ -32,16 +32,17 @@ pub struct AnomalyReport {
 }
 
 impl AnomalyReport {
-    /// Mean over splits of the gain that the earlier streams bring, with its standard error. Splits share rows, so that the error is a
-    /// lower bound.
+    /// Mean over splits of the gain that the earlier streams bring, with its standard error. Splits share rows, so that
+    /// the error is a lower bound.
     pub fn gain(&self) -> (f64, f64) {
         let gains: Vec<f64> = self.auroc.iter().zip(&self.final_layer).map(|(a, f)| a - f).collect();
         mean_and_standard_error(&gains)
     }
 }
 
-/// The trajectory of each of `tokens: [sequence, pos]` as numbers: for each residual stream the mean over positions of KL from the final
-/// prediction, entropy, and cross-entropy with the next token, in nats: `[sequence, 3 (L + 1)]`, streams in order.
+/// The trajectory of each of `tokens: [sequence, pos]` as numbers: for each residual stream the mean over positions of
+/// KL from the final prediction, entropy, and cross-entropy with the next token, in nats: `[sequence, 3 (L + 1)]`,
+/// streams in order.
 ///
 /// Fails on sequences of one token, and where lens and tokens do not fit the model.
 pub fn trajectory_features(
@@ -75,11 +76,12 @@ pub fn trajectory_features(
     Ok(features)
 }
 
-/// Fits each detector to a half of the `normal` rows of [`trajectory_features`] and asks how well it tells the other half from the
-/// `anomalous` rows, over `n_splits` random halves; beside it the same from the last stream's features alone.
+/// Fits each detector to a half of the `normal` rows of [`trajectory_features`] and asks how well it tells the other
+/// half from the `anomalous` rows, over `n_splits` random halves; beside it the same from the last stream's features
+/// alone.
 ///
-/// Fails on features that do not fit each other, too few normal rows (Mahalanobis needs more in a half than there are features), or
-/// no split.
+/// Fails on features that do not fit each other, too few normal rows (Mahalanobis needs more in a half than there are
+/// features), or no split.
 pub fn detect_anomalies(
     normal: &Array2<f64>,
     anomalous: &Array2<f64>,

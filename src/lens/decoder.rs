@@ -11,8 +11,8 @@ use crate::num::{dot, largest, log_softmax_rows, matmul, sum, wide_fn};
 pub(super) struct Decoder {
     /// Of the final norm, where the guess is one of the last residual stream.
     norm: Option<(Norm, f64)>,
-    /// Behind the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty without biases).
-    /// Without it a guess is logits already.
+    /// Behind the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty
+    /// without biases). Without it a guess is logits already.
     unembedding: Option<(Array2<f32>, Array1<f32>)>,
     /// No logit is larger than this.
     cap: Option<f32>,
@@ -155,8 +155,8 @@ impl Wanted {
     }
 }
 
-/// The sum of `KL(p ‖ q)` over rows, `q = softmax(logits)`; leaves `n q - p`, its gradient, in place of the logits, where `p` sums to
-/// the number `n` of tokens that the row stands for.
+/// The sum of `KL(p ‖ q)` over rows, `q = softmax(logits)`; leaves `n q - p`, its gradient, in place of the logits,
+/// where `p` sums to the number `n` of tokens that the row stands for.
 fn kl_then_difference(wanted: &Wanted, logits: &mut Array2<f32>) -> f64 {
     let width = logits.ncols();
     let stored = "products and moments are stored row by row";

@@ -1,5 +1,5 @@
-//! Lenses for rows of streams from anywhere: a network of any kind, a copy of one with something destroyed, numbers made
-//! up for a test.
+//! Lenses for rows of streams from anywhere: a network of any kind, a copy of one with something destroyed, numbers
+//! made up for a test.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 

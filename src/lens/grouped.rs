@@ -13,8 +13,9 @@ use crate::model::Transformer;
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result, record};
 
-/// One [`LayerMoments`] for each group of whole sequences. Cross-validation leaves groups out, the bootstrap draws them with
-/// replacement; neither looks at data again. Tokens of one sequence depend on each other, so a sequence is never split.
+/// One [`LayerMoments`] for each group of whole sequences. Cross-validation leaves groups out, the bootstrap draws them
+/// with replacement; neither looks at data again. Tokens of one sequence depend on each other, so a sequence is never
+/// split.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupedMoments {
     /// At least one, all of one model.
@@ -148,8 +149,8 @@ impl GroupedMoments {
         Ok(sum)
     }
 
-    /// Fits every layer with each penalty to all groups but one, measures the error on that one, for each group in turn, and
-    /// takes for each layer the penalty with the least. Touches no data: the error follows from the moments.
+    /// Fits every layer with each penalty to all groups but one, measures the error on that one, for each group in
+    /// turn, and takes for each layer the penalty with the least. Touches no data: the error follows from the moments.
     ///
     /// Fails with fewer than two groups, without penalties, or where a penalty cannot be fitted.
     pub fn choose_ridge(&self, lambdas: &[f64], towards: Towards) -> Result<RidgeChoice> {

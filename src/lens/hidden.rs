@@ -144,8 +144,8 @@ const CHUNKS: usize = 4;
 impl HiddenLayer {
     /// Fits lenses to `tokens: [sequence, pos]` from `start` on; `moments` are those it was fitted to.
     ///
-    /// Fails if lenses, moments and model do not belong together, the lenses predict no tokens, a stream has no variance
-    /// at all, the tokens do not fit, a width or a rate is 0, or when interrupted.
+    /// Fails if lenses, moments and model do not belong together, the lenses predict no tokens, a stream has no
+    /// variance at all, the tokens do not fit, a width or a rate is 0, or when interrupted.
     pub fn fit(
         &self,
         model: &Transformer,

@@ -14,12 +14,12 @@ use crate::{Error, ErrorKind, Result};
 
 /// Averages Jacobians: `A_l = E[∂h_L / ∂h_l]`, both at the same position, and `b_l = z̄ - A_l x̄_l`.
 ///
-/// Nothing is fitted to what the streams say; on Gaussian streams it equals the least-squares lens all the same (Stein's
-/// lemma), and the gap between the two is what is not Gaussian.
+/// Nothing is fitted to what the streams say; on Gaussian streams it equals the least-squares lens all the same
+/// (Stein's lemma), and the gap between the two is what is not Gaussian.
 ///
-/// Row `i` of all Jacobians comes from one backward pass that begins with `± e_i` at every position. Signs are drawn anew for each position
-/// and row, so that what one position does to another has mean 0 and only the same position stays. The cost is `d_model` backward
-/// passes over the tokens; about a thousand tokens serve.
+/// Row `i` of all Jacobians comes from one backward pass that begins with `± e_i` at every position. Signs are drawn
+/// anew for each position and row, so that what one position does to another has mean 0 and only the same position
+/// stays. The cost is `d_model` backward passes over the tokens; about a thousand tokens serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Jacobian {
     /// Seed of the signs.
@@ -30,7 +30,8 @@ pub struct Jacobian {
 const CHUNK: usize = 4;
 
 impl Jacobian {
-    /// The Jacobian lens of `model` over `tokens: [sequence, pos]`, decoded like the last residual stream; `moments` supply the means.
+    /// The Jacobian lens of `model` over `tokens: [sequence, pos]`, decoded like the last residual stream; `moments`
+    /// supply the means.
     ///
     /// Fails if the moments are of another model or target, the tokens do not fit, or when interrupted.
     pub fn fit(

@@ -42,13 +42,14 @@ pub enum LensKind {
     Later,
     /// One for each `m`-th stream: streams `l`, `l + m`, .. share a lens.
     Every(usize),
-    /// Cross-validation over streams: `m` lenses, each of which reads every `m`-th stream and is fitted to the others but
-    /// the last. With two, streams of even number have the lens of those of odd number, and the other way round. Like
-    /// [`LeftOutWithoutLast`](LensKind::LeftOutWithoutLast) for the price of `m` lenses.
+    /// Cross-validation over streams: `m` lenses, each of which reads every `m`-th stream and is fitted to the others
+    /// but the last. With two, streams of even number have the lens of those of odd number, and the other way round.
+    /// Like [`LeftOutWithoutLast`](LensKind::LeftOutWithoutLast) for the price of `m` lenses.
     Folds(usize),
     /// One matrix for all streams, and for each a bias of its own: `z = A h + b_l`.
     OwnBias,
-    /// One matrix for all streams, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`.
+    /// One matrix for all streams, and for each a gain, which is one number, and a bias of its own: `z = g_l A h +
+    /// b_l`.
     OwnGain,
     /// Each stream has a lens of its own, what the penalty pulls towards plus a matrix of this rank.
     LowRank(usize),
@@ -167,8 +168,9 @@ const NAMES: &str =
 impl FromStr for LensKind {
     type Err = Error;
 
-    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `own-bias`, `own-gain`, `every-3`, `folds-2`,
-    /// `rank-8` (or other numbers), or numbers of streams with commas between them, as the command line has them.
+    /// Reads `own`, `shared`, `left-out`, `left-out-without-last`, `later`, `own-bias`, `own-gain`, `every-3`,
+    /// `folds-2`, `rank-8` (or other numbers), or numbers of streams with commas between them, as the command line has
+    /// them.
     fn from_str(name: &str) -> Result<LensKind> {
         let unknown = || {
             Error::new(

@@ -16,8 +16,8 @@ const MAX_ALTERNATIONS: usize = 200;
 impl Ridge {
     /// The lenses of a kind.
     ///
-    /// Fails on a stream that does not exist, where there is none to fit to, on a rank beyond the width of the target, and
-    /// where [`fit`](Ridge::fit) does.
+    /// Fails on a stream that does not exist, where there is none to fit to, on a rank beyond the width of the target,
+    /// and where [`fit`](Ridge::fit) does.
     ///
     /// ```
     /// use onelens::{lens::{LayerMoments, LensKind, Ridge}, model::{Config, Transformer}, ndarray::Array2};

@@ -69,9 +69,9 @@ impl LayerMoments {
 
     /// Runs `model` over `tokens: [sequence, pos]` and gathers the moments of every layer, with progress.
     ///
-    /// They are of streams at unit root mean square with the last one after the final norm: in the mean over the streams,
-    /// lenses of these read most and share most on every model on which they were compared with lenses of streams as they
-    /// are (`benches/README.md`). [`collect_with`](LayerMoments::collect_with) makes any others.
+    /// They are of streams at unit root mean square with the last one after the final norm: in the mean over the
+    /// streams, lenses of these read most and share most on every model on which they were compared with lenses of
+    /// streams as they are (`benches/README.md`). [`collect_with`](LayerMoments::collect_with) makes any others.
     ///
     /// Fails if an activation is not finite, or when interrupted.
     pub fn collect(model: &Transformer, tokens: &Array2<u32>) -> Result<Self> {

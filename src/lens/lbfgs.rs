@@ -1,5 +1,5 @@
-//! Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4) that asks for one evaluation at a time, so that many problems
-//! can share one pass over the data.
+//! Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4) that asks for one evaluation at a time, so that many
+//! problems can share one pass over the data.
 
 use std::collections::VecDeque;
 

@@ -20,10 +20,10 @@
 //! | of low rank | [`Ridge::low_rank`] |
 //! | with a hidden layer, as a reference | [`HiddenLayer`] |
 //!
-//! Own lenses and those of the three rows before the last are one [`LensKind`], in closed form by [`Ridge::lenses`] and at least KL by [`Refine`].
-//! [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on, [`Steering`] whether the model says
-//! what a lens reads when it is put into a stream, [`detect_anomalies`] whether the way from layer to layer gives strange
-//! inputs away.
+//! Own lenses and those of the three rows before the last are one [`LensKind`], in closed form by [`Ridge::lenses`] and
+//! at least KL by [`Refine`]. [`compare`] takes them all. [`CausalBasis`] asks which directions a lens relies on,
+//! [`Steering`] whether the model says what a lens reads when it is put into a stream, [`detect_anomalies`] whether the
+//! way from layer to layer gives strange inputs away.
 
 mod accumulator;
 mod affine;

@@ -23,8 +23,8 @@ use crate::session::Progress;
 
 /// Outputs wider than this are not whitened.
 const WIDEST: usize = 1024;
-/// Streams of its pool that a lens is shown of each chunk in an epoch: as many steps as if it were all of them, for less
-/// work each.
+/// Streams of its pool that a lens is shown of each chunk in an epoch: as many steps as if it were all of them, for
+/// less work each.
 const SHOWN: usize = 4;
 /// About how many tokens tell whether epochs have helped.
 pub(super) const SAMPLED_TOKENS: usize = 4096;
@@ -276,8 +276,8 @@ impl<'a> Objective<'a> {
         self.maps.iter().map(|map| map.pool.len().min(SHOWN)).min().unwrap_or(1)
     }
 
-    /// The places in a lens's pool of the streams that chunk `i` is looked at through; the first stream not where that is
-    /// looked at apart.
+    /// The places in a lens's pool of the streams that chunk `i` is looked at through; the first stream not where that
+    /// is looked at apart.
     fn shown(&self, map: usize, i: usize, sampled: Option<usize>) -> Vec<usize> {
         let apart = self.inputs.first().is_some();
         let pool = &self.maps[map].pool;
@@ -313,8 +313,8 @@ impl<'a> Objective<'a> {
         Some(sum)
     }
 
-    /// What decodes the part of the vocabulary that is looked at in chunk `i` in an epoch, and what is wanted of it; nothing
-    /// if that is all of it.
+    /// What decodes the part of the vocabulary that is looked at in chunk `i` in an epoch, and what is wanted of it;
+    /// nothing if that is all of it.
     fn part(&self, read: &Read, (epoch, i): (usize, usize)) -> Option<(Decoder, Wanted)> {
         if self.decoder.d_vocab().is_none_or(|d_vocab| d_vocab <= self.vocabulary) {
             return None;
@@ -367,11 +367,11 @@ impl<'a> Objective<'a> {
 
     /// The curvature of the objective by what each lens says, averaged over some of the tokens: the mean Fisher matrix
     /// `E[g gᵀ]`, `[d_z, d_z]`, where `g` is the gradient by a guess `z` of `-ln q(y)` and `y` is drawn from the lens's
-    /// own reading `q`; and by gains, to which a lens's guess is proportional. It serves as a scale, so that some tokens
-    /// are enough.
+    /// own reading `q`; and by gains, to which a lens's guess is proportional. It serves as a scale, so that some
+    /// tokens are enough.
     ///
-    /// Without the matrix for outputs so wide that their curvature costs more than it saves, and for lenses that are not
-    /// `active`.
+    /// Without the matrix for outputs so wide that their curvature costs more than it saves, and for lenses that are
+    /// not `active`.
     pub(super) fn curvatures(&self, lenses: &[Form], active: &[bool]) -> Result<Vec<Curvature>> {
         let outputs = self.fisher(lenses, active)?;
         let of = |((output, lens), map): ((Option<Array2<f64>>, &Form), &Map)| {

@@ -12,8 +12,8 @@ use crate::model::Transformer;
 use crate::num::log_softmax_rows;
 use crate::{Error, ErrorKind, Result};
 
-/// A linear classifier for each residual stream, `softmax(W h_l + c)` (Alain & Bengio 2016), of least cross-entropy: fitted by
-/// least squares onto one-hot rows, then refined, which is a convex problem.
+/// A linear classifier for each residual stream, `softmax(W h_l + c)` (Alain & Bengio 2016), of least cross-entropy:
+/// fitted by least squares onto one-hot rows, then refined, which is a convex problem.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// `W` and `c` of each residual stream; `transport` gives the logits of the classes.
@@ -43,7 +43,8 @@ impl Probe {
     /// Fits a classifier of `labels: [sequence, pos]`, each below `n_classes`, to every residual stream of `model` over
     /// `tokens: [sequence, pos]`, with this many steps of L-BFGS (30 are usual).
     ///
-    /// Fails on labels that do not fit the tokens, fewer than two classes, where [`LayerMoments::collect`] does, or when interrupted.
+    /// Fails on labels that do not fit the tokens, fewer than two classes, where [`LayerMoments::collect`] does, or
+    /// when interrupted.
     pub fn fit(
         model: &Transformer,
         tokens: &Array2<u32>,

@@ -145,8 +145,8 @@ impl<'a> Block<'a> {
         self.read_rows(model, lens, &streams)
     }
 
-    /// The same of any rows in the place of a stream's. The vocabulary goes by in parts, so that no more than one part of the logits
-    /// is in memory, of [`TOGETHER`] streams at a time.
+    /// The same of any rows in the place of a stream's. The vocabulary goes by in parts, so that no more than one part
+    /// of the logits is in memory, of [`TOGETHER`] streams at a time.
     pub(crate) fn read_rows(
         &self,
         model: &Transformer,
@@ -327,8 +327,8 @@ wide_fn! {
     }
 }
 
-/// Lanes of `Σ exp(x - max)` and of `Σ (x - max) exp(x - max)` with more of them. One loop for each operation: the compiler makes
-/// vector instructions of these.
+/// Lanes of `Σ exp(x - max)` and of `Σ (x - max) exp(x - max)` with more of them. One loop for each operation: the
+/// compiler makes vector instructions of these.
 #[inline(always)]
 fn with_exponentials<F: Real>(
     (mut total, mut spread): ([f64; LANES], [f64; LANES]),

@@ -8,9 +8,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// The lenses [`Ridge`](super::Ridge) fits to these moments, as a function of `lambda`.
 ///
-/// With `S_xx = Q diag(s) Qᵀ`, `T` what the penalty pulls towards, and `y = z - T x`:
-/// `A(λ) = T + G diag(1 / (s + λ s̄)) Qᵀ`, `G = S_yx Q`, where `s̄` is the mean of `s`. After one decomposition the error of
-/// each further `λ` on any other moments costs `O(d²)`.
+/// With `S_xx = Q diag(s) Qᵀ`, `T` what the penalty pulls towards, and `y = z - T x`: `A(λ) = T + G diag(1 / (s + λ
+/// s̄)) Qᵀ`, `G = S_yx Q`, where `s̄` is the mean of `s`. After one decomposition the error of each further `λ` on any
+/// other moments costs `O(d²)`.
 ///
 /// ```
 /// use onelens::{lens::{Moments, RidgePath, Towards}, ndarray::array};
@@ -40,10 +40,11 @@ pub struct RidgePath {
 pub struct Conditioning {
     /// Width of the layer.
     pub d: usize,
-    /// Directions whose variance is more than a millionth of the largest: what is left of a smaller one is the rounding of
-    /// activations in `f32`.
+    /// Directions whose variance is more than a millionth of the largest: what is left of a smaller one is the rounding
+    /// of activations in `f32`.
     pub rank: usize,
-    /// `exp` of the entropy of the variances as shares of their sum (Roy & Vetterli 2007): how many directions the layer uses.
+    /// `exp` of the entropy of the variances as shares of their sum (Roy & Vetterli 2007): how many directions the
+    /// layer uses.
     pub effective_rank: f64,
     /// Largest variance over least; infinite for a singular layer.
     pub condition_number: f64,
@@ -81,8 +82,8 @@ impl RidgePath {
         Ok(AffineLens { a, b })
     }
 
-    /// The mean squared error that the lens of each `lambda` makes on `m`, summed over the features of `z`; on other moments than
-    /// those of the path it is a held-out error.
+    /// The mean squared error that the lens of each `lambda` makes on `m`, summed over the features of `z`; on other
+    /// moments than those of the path it is a held-out error.
     ///
     /// Fails on a `lambda` that cannot be fitted, or if the widths differ.
     pub fn mse(&self, lambdas: &[f64], m: &Moments) -> Result<Vec<f64>> {
@@ -112,8 +113,8 @@ impl RidgePath {
             .collect()
     }
 
-    /// Generalised cross-validation (Golub, Heath & Wahba 1979): `n RSS / (n - f)²` per token with `f = 1 + Σ s / (s + λ s̄)`
-    /// degrees of freedom, which needs no held-out data but takes tokens for independent.
+    /// Generalised cross-validation (Golub, Heath & Wahba 1979): `n RSS / (n - f)²` per token with `f = 1 + Σ s / (s +
+    /// λ s̄)` degrees of freedom, which needs no held-out data but takes tokens for independent.
     pub fn gcv(&self, lambdas: &[f64]) -> Result<Vec<f64>> {
         let g_norms = self.g.map_axis(Axis(0), |column| column.dot(&column));
         lambdas

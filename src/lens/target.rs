@@ -71,8 +71,8 @@ impl Target {
         }
     }
 
-    /// What the unembedding multiplies to give the logits of `z: [rows, d_z]`, `[rows, d_model]`; `None` for targets that are logits
-    /// themselves, up to a constant.
+    /// What the unembedding multiplies to give the logits of `z: [rows, d_z]`, `[rows, d_model]`; `None` for targets
+    /// that are logits themselves, up to a constant.
     ///
     /// Fails on rows of another width than the target's.
     pub(crate) fn normalised(self, model: &Transformer, z: ArrayView2<f32>) -> Result<Option<Array2<f32>>> {

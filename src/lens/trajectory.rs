@@ -104,8 +104,8 @@ impl Trajectory {
         })
     }
 
-    /// For each position the first residual stream from which on the most probable token never changes: how early the prediction is
-    /// there (Baldock et al. 2021).
+    /// For each position the first residual stream from which on the most probable token never changes: how early the
+    /// prediction is there (Baldock et al. 2021).
     ///
     /// Tokens with the same text count as the same.
     pub fn prediction_depth(&self) -> Vec<usize> {

@@ -42,14 +42,15 @@ impl Transfer {
                 + (&lens.a.dot(&m.s_xx) * &lens.a).sum();
             let offset = &m.z_mean - &lens.apply(m.x_mean.view());
             let mse = spread / n + offset.dot(&offset);
-            // A perfect fit leaves only the rounding of terms of the variance's size, of either sign; a logarithmic scale would show it.
+            // A perfect fit leaves only the rounding of terms of the variance's size, of either sign; a logarithmic
+            // scale would show it.
             if mse > 1e-12 * m.s_zz.diag().sum() / n { mse } else { 0.0 }
         });
         Ok(Transfer { values, measure: "mean squared error".into() })
     }
 
-    /// The share of the target's variance that each lens explains on each stream, `1 - mse n / tr S_zz`, from the moments alone. 1 is
-    /// everything, 0 as much as the mean, negative less than that.
+    /// The share of the target's variance that each lens explains on each stream, `1 - mse n / tr S_zz`, from the
+    /// moments alone. 1 is everything, 0 as much as the mean, negative less than that.
     pub fn r2(moments: &LayerMoments, lenses: &LayerLenses) -> Result<Self> {
         let mut mse = Self::mse(moments, lenses)?;
         for (mut column, m) in mse.values.columns_mut().into_iter().zip(&moments.layers) {
@@ -59,8 +60,8 @@ impl Transfer {
         Ok(Transfer { values: mse.values, measure: "share of variance explained".into() })
     }
 
-    /// How alike the covariances of two streams are: the cosine `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)` of the matrices (Frobenius), 1 for
-    /// proportional ones. Belrose et al. 2023 relate it to what transfer costs.
+    /// How alike the covariances of two streams are: the cosine `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)` of the matrices
+    /// (Frobenius), 1 for proportional ones. Belrose et al. 2023 relate it to what transfer costs.
     pub fn covariance_similarity(moments: &LayerMoments) -> Self {
         let n = moments.layers.len();
         let inner = |i: usize, j: usize| (&moments.layers[i].s_xx * &moments.layers[j].s_xx).sum();
@@ -69,7 +70,8 @@ impl Transfer {
     }
 
     /// Rank correlation with another matrix over the same streams, such as the penalty with
-    /// [`covariance_similarity`](Transfer::covariance_similarity), and Mantel's test of it with 9999 permutations of the streams.
+    /// [`covariance_similarity`](Transfer::covariance_similarity), and Mantel's test of it with 9999 permutations of
+    /// the streams.
     ///
     /// Fails on fewer than four streams, or other numbers of them.
     pub fn correlation(&self, other: &Transfer, seed: u64) -> Result<Mantel> {

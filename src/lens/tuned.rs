@@ -26,11 +26,11 @@ use crate::{Error, ErrorKind, Result, record};
 /// form: pre-norm ones, `q_l = softmax(U N(A h_l + b))`, or post-norm ones, `q_l = softmax(U (A h_l + b))`, or probes,
 /// `q_l = softmax(A h_l + b)`.
 ///
-/// Two phases. *Epochs* go through the tokens in batches by steps of natural gradient, with momentum and a rate that falls to 0;
-/// curvature is taken as the product of the input's covariance and the mean Fisher matrix of the output (K-FAC; Martens
-/// & Grosse 2015), so that all directions are of one scale. After them *steps of L-BFGS* with a line search look at all
-/// tokens, in the same coordinates; they take the layers that gain most, and all layers again when none gains much. A
-/// layer that epochs did not better keeps its start.
+/// Two phases. *Epochs* go through the tokens in batches by steps of natural gradient, with momentum and a rate that
+/// falls to 0; curvature is taken as the product of the input's covariance and the mean Fisher matrix of the output
+/// (K-FAC; Martens & Grosse 2015), so that all directions are of one scale. After them *steps of L-BFGS* with a line
+/// search look at all tokens, in the same coordinates; they take the layers that gain most, and all layers again when
+/// none gains much. A layer that epochs did not better keeps its start.
 ///
 /// The first stream repeats wherever tokens (and learned positions) do, and `Σ_i KL(p_i ‖ q)` over equal rows asks only
 /// for the sum of the `p_i`. Where streams are kept and its distinct rows are less than half of the tokens, its lens
@@ -38,8 +38,8 @@ use crate::{Error, ErrorKind, Result, record};
 ///
 /// It keeps the [kind](LayerLenses::kind) of the lenses that it starts from: from [`Ridge::shared`] on it finds the one
 /// lens for all streams whose mean KL over them is least, from [`Ridge::left_out`] on the best of the other streams for
-/// each, from [`Ridge::shared_own_bias`] on one matrix with the biases that suit it best. A map of low rank moves as two
-/// factors.
+/// each, from [`Ridge::shared_own_bias`] on one matrix with the biases that suit it best. A map of low rank moves as
+/// two factors.
 ///
 /// ```
 /// use onelens::{data::{Corpus, Source}, lens::{LayerMoments, Refine, Ridge}, model::{Config, Transformer}, num::rng};
@@ -69,9 +69,10 @@ pub struct Refine {
     /// On new text 3e-5 lowered the KL by up to .0003 nats at most layers of two models, and raised it by .0001 at one
     /// (`benches/README.md`); 1e-4 was too much for one of the two.
     pub lambda: f64,
-    /// About how many tokens of the vocabulary a step of an epoch looks at: the likeliest ones, and a sample of the others
-    /// that stands for all of them, drawn anew for each chunk of text. A vocabulary of no more than that is looked at as a
-    /// whole. The look at the curvature sees a part, too; what a step of L-BFGS lowers is over all of it.
+    /// About how many tokens of the vocabulary a step of an epoch looks at: the likeliest ones, and a sample of the
+    /// others that stands for all of them, drawn anew for each chunk of text. A vocabulary of no more than that is
+    /// looked at as a whole. The look at the curvature sees a part, too; what a step of L-BFGS lowers is over all of
+    /// it.
     pub vocabulary: usize,
 }
 
@@ -87,10 +88,11 @@ pub struct TunedLens {
     /// The maps.
     pub lenses: LayerLenses,
     /// Mean KL on the training tokens in nats, with the penalty if there is one, `[step, residual stream]`: where the
-    /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A lens
-    /// that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that it reads.
-    /// Without L-BFGS all of it is estimated from about 4096 tokens and, of many streams, from four at each, and from as
-    /// much of the vocabulary as an epoch looks at, the same before and after, as nothing else asks for all.
+    /// search began, then after all epochs if there were any, then after each step of L-BFGS. No column ever rises. A
+    /// lens that is [fitted to](LensKind::streams) several streams has the mean KL over those, the same for each that
+    /// it reads. Without L-BFGS all of it is estimated from about 4096 tokens and, of many streams, from four at each,
+    /// and from as much of the vocabulary as an epoch looks at, the same before and after, as nothing else asks for
+    /// all.
     pub training_kl: Array2<f64>,
     /// Length of the gradient at the end, with input (and post-norm output) whitened, in nats; one per residual stream.
     pub gradient_norm: Vec<f64>,
@@ -103,8 +105,8 @@ pub struct TunedLens {
 pub(crate) struct Until<'a> {
     /// It ends when no lens gains more than this in a step of L-BFGS, in nats.
     pub(crate) enough: f64,
-    /// Only lenses that read these streams first are searched for, all if it is not said; the others stay as they are, and
-    /// their KL is not known.
+    /// Only lenses that read these streams first are searched for, all if it is not said; the others stay as they are,
+    /// and their KL is not known.
     pub(crate) only: Option<&'a [usize]>,
 }
 
@@ -133,8 +135,8 @@ impl Refine {
     }
 
     /// The same `until` something else, for tokens from anywhere, which fit the model. Where a search stands after each
-    /// epoch and each step of L-BFGS is kept in a file, from which the same search goes on; a file that is damaged or not there is a
-    /// search at its beginning.
+    /// epoch and each step of L-BFGS is kept in a file, from which the same search goes on; a file that is damaged or
+    /// not there is a search at its beginning.
     pub(crate) fn fit_until(
         &self,
         until: &Until,
@@ -231,7 +233,8 @@ impl Refine {
         let wanted: Vec<bool> = (0..n_maps)
             .map(|map| until.only.is_none_or(|only| only.contains(&objective.first_of(map))))
             .collect();
-        // Without L-BFGS, which needs the gradient of all tokens and streams, some of them tell whether epochs have helped.
+        // Without L-BFGS, which needs the gradient of all tokens and streams, some of them tell whether epochs have
+        // helped.
         let sampled = (self.lbfgs_steps == 0).then_some(0);
         let n_tokens = objective.inputs.n_tokens();
         // Where it begins, and where epochs led.
@@ -378,8 +381,8 @@ const GAINS: f64 = 0.2;
 /// unless that gained no more than this, in nats: then all go on to their optimum.
 const FINE: f64 = 1e-6;
 
-/// Which layers a step of L-BFGS takes, from what the last step of each gained; `None` of a layer that is done. Where looking at
-/// the first one costs next to nothing, it takes part in all of them.
+/// Which layers a step of L-BFGS takes, from what the last step of each gained; `None` of a layer that is done. Where
+/// looking at the first one costs next to nothing, it takes part in all of them.
 fn worth_a_pass(gains: &[Option<f64>], first_is_cheap: bool) -> Vec<bool> {
     let dear = usize::from(first_is_cheap);
     let best = gains.iter().skip(dear).flatten().fold(0.0_f64, |best, gain| best.max(*gain));

@@ -1,5 +1,5 @@
-//! A part of a large vocabulary that stands for all of it, so that a step towards the least KL need not multiply by every
-//! token's unembedding.
+//! A part of a large vocabulary that stands for all of it, so that a step towards the least KL need not multiply by
+//! every token's unembedding.
 
 use ndarray::{Array1, Array2, Axis};
 
@@ -16,9 +16,9 @@ pub(super) struct Part {
 const FLOOR: f64 = 0.1;
 
 impl Part {
-    /// About `n` tokens. Each is drawn with a probability proportional to what it gets of `p: [rows, d_vocab]` and of the
-    /// `mean` prediction, but never more than 1, and stands for the reciprocal (Horvitz & Thompson 1952): a sum over the
-    /// part is in the mean the sum over all, and the likeliest tokens are there for certain, once.
+    /// About `n` tokens. Each is drawn with a probability proportional to what it gets of `p: [rows, d_vocab]` and of
+    /// the `mean` prediction, but never more than 1, and stands for the reciprocal (Horvitz & Thompson 1952): a sum
+    /// over the part is in the mean the sum over all, and the likeliest tokens are there for certain, once.
     pub(super) fn draw(p: &Array2<f32>, mean: &Array1<f64>, n: usize, random: &mut Rng) -> Part {
         let (rows, d_vocab) = p.dim();
         let floor = FLOOR / d_vocab as f64;

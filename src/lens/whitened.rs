@@ -8,13 +8,13 @@ use super::objective::Evaluation;
 use crate::num::{Cholesky, SymmetricEigen, matmul};
 use crate::{Error, ErrorKind, Result};
 
-/// Coordinates in which the input has mean 0 and covariance 1, and the curvature by the output is 1 on average:
-/// `g_k A h + b_k = F^(-1/2) (g_k M W (h - x̄_k) + c_k)`. To the extent that inputs and curvatures are independent, the
-/// curvature by `M` and `c` is then 1 (Martens & Grosse 2015, section 2). The curvature of a penalty is divided by that of
-/// the output and counted as the input's (compare section 6.3).
+/// Coordinates in which the input has mean 0 and covariance 1, and the curvature by the output is 1 on average: `g_k A
+/// h + b_k = F^(-1/2) (g_k M W (h - x̄_k) + c_k)`. To the extent that inputs and curvatures are independent, the
+/// curvature by `M` and `c` is then 1 (Martens & Grosse 2015, section 2). The curvature of a penalty is divided by that
+/// of the output and counted as the input's (compare section 6.3).
 ///
-/// Of a map of low rank `r` they are factors instead, `M = M_T + P Qᵀ` with `P: [d_z, r]` and `Q: [d_x, r]`, where `M_T`
-/// is what the rank is counted from.
+/// Of a map of low rank `r` they are factors instead, `M = M_T + P Qᵀ` with `P: [d_z, r]` and `Q: [d_x, r]`, where
+/// `M_T` is what the rank is counted from.
 pub(super) struct Whitened {
     /// `W = S^(-1/2)` of the covariance `S` of the input, and its inverse.
     input: (Array2<f64>, Array2<f64>),
@@ -247,8 +247,9 @@ fn over_gram(x: &Array2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
 
 /// Variances below this share of the largest are the rounding of f32 products.
 const INPUT_FLOOR: f64 = 1e-6;
-/// Curvatures below this share of the largest are not known well enough from the tokens that were looked at: steps along them
-/// fit noise. (On the character model of the benchmarks, from .01 to .03 make no difference that could be seen; .1 is slower.)
+/// Curvatures below this share of the largest are not known well enough from the tokens that were looked at: steps
+/// along them fit noise. (On the character model of the benchmarks, from .01 to .03 make no difference that could be
+/// seen; .1 is slower.)
 const OUTPUT_FLOOR: f64 = 0.03;
 /// The same for those by gains.
 const GAIN_FLOOR: f64 = 1e-3;

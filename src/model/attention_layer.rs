@@ -344,7 +344,8 @@ fn changes_pattern(l: usize, taps: &Taps) -> bool {
     taps.changes(Hook::AttnScores(l)) || taps.changes(Hook::Pattern(l))
 }
 
-/// Scores and patterns of all heads, changed where the hooks say so. Returns the patterns before a change, if there is one.
+/// Scores and patterns of all heads, changed where the hooks say so. Returns the patterns before a change, if there is
+/// one.
 fn patterns(
     net: &Network,
     l: usize,

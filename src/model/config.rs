@@ -44,7 +44,8 @@ pub struct Config {
     pub n_layers: usize,
     /// Attention heads per block.
     pub n_heads: usize,
-    /// Key and value heads, each read by `n_heads / n_kv_heads` query heads (Ainslie et al. 2023). `None`: one for each.
+    /// Key and value heads, each read by `n_heads / n_kv_heads` query heads (Ainslie et al. 2023). `None`: one for
+    /// each.
     pub n_kv_heads: Option<usize>,
     /// Width of a head.
     pub d_head: usize,

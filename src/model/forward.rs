@@ -156,8 +156,8 @@ pub(crate) fn normalise_last(net: &Network, parts: &mut [Passing]) -> Vec<Array2
         .collect()
 }
 
-/// The logits of what the final norm gave, each into its place, which is filled with nothing else. Every processor reads out tokens of
-/// its own, whose weights are expanded there.
+/// The logits of what the final norm gave, each into its place, which is filled with nothing else. Every processor
+/// reads out tokens of its own, whose weights are expanded there.
 pub(crate) fn unembed_into(net: &Network, rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)>) {
     let (p, d_vocab) = (net.params, net.config.d_vocab);
     let (read, mut places): (Vec<_>, Vec<_>) = rows.into_iter().unzip();

@@ -13,8 +13,8 @@ impl Transformer {
     ///
     /// The model sees at most its last `n_ctx` tokens. Keys and values are kept from token to token, so that each reads
     /// every weight once, as it is stored. Where a further token changes those of the tokens before it (bidirectional
-    /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`](super::RotaryScaling::Dynamic)), everything is computed anew for
-    /// each.
+    /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`](super::RotaryScaling::Dynamic)),
+    /// everything is computed anew for each.
     pub fn generate_greedy(&self, prompt: &[u32], n: usize) -> Result<Vec<u32>> {
         self.generate(prompt, n, None)
     }

@@ -152,7 +152,8 @@ impl Transformer {
     }
 
     /// The training loss, and its gradient with respect to every parameter. The training loss is the
-    /// [`loss`](Transformer::loss), or the mean of the [`layer_losses`](Transformer::layer_losses) if every layer is supervised.
+    /// [`loss`](Transformer::loss), or the mean of the [`layer_losses`](Transformer::layer_losses) if every layer is
+    /// supervised.
     pub fn loss_and_grad(&self, tokens: &Array2<u32>) -> Result<(f64, Params)> {
         self.loss_and_grad_with(tokens, &[])
     }

@@ -11,11 +11,12 @@ use super::numbers::Numbers;
 use crate::nn::linear;
 use crate::num::matmul;
 
-/// A matrix of weights, `[in, out]`: `f32` of its own, or as a file stores it (`bf16`, `f16`, quantised), which takes no more memory than
-/// the file does.
+/// A matrix of weights, `[in, out]`: `f32` of its own, or as a file stores it (`bf16`, `f16`, quantised), which takes
+/// no more memory than the file does.
 ///
-/// It reads and writes as an [`Array2`]: the first look at a stored matrix expands it to `f32`, and a change makes it one of its own. A clone
-/// of a stored matrix is as it was stored, without the expansion. A pass through the network expands block by block and keeps nothing.
+/// It reads and writes as an [`Array2`]: the first look at a stored matrix expands it to `f32`, and a change makes it
+/// one of its own. A clone of a stored matrix is as it was stored, without the expansion. A pass through the network
+/// expands block by block and keeps nothing.
 ///
 /// ```
 /// use onelens::{model::Matrix, ndarray::array};
@@ -74,8 +75,8 @@ impl Stored {
         self.rows.as_ref().map_or(i, |rows| rows[i] as usize)
     }
 
-    /// Rows of the stored orientation as `f32`, `[rows, columns]`. On one thread: who expands holds a lock, and a thread that takes on other
-    /// work meanwhile could come to wait for itself.
+    /// Rows of the stored orientation as `f32`, `[rows, columns]`. On one thread: who expands holds a lock, and a
+    /// thread that takes on other work meanwhile could come to wait for itself.
     fn decode(&self, rows: Range<usize>) -> Array2<f32> {
         let mut out = Array2::<f32>::zeros((rows.len(), self.columns.len()));
         for (mut to, i) in out.rows_mut().into_iter().zip(rows) {
@@ -85,14 +86,15 @@ impl Stored {
         out
     }
 
-    /// Whether so few rows read the weights where they lie: a single row always, up to [`EXPAND_FROM`] where they would have to be expanded.
+    /// Whether so few rows read the weights where they lie: a single row always, up to [`EXPAND_FROM`] where they would
+    /// have to be expanded.
     fn is_read_by(&self, n_rows: usize) -> bool {
         let most = if self.direct().is_some() { 2 } else { EXPAND_FROM };
         n_rows < most && self.expanded.get().is_none()
     }
 
-    /// The transpose of [`decode`](Stored::decode), `[columns, rows]`: row by row, as products want their weights, which would otherwise
-    /// turn them over once for every part of a batch.
+    /// The transpose of [`decode`](Stored::decode), `[columns, rows]`: row by row, as products want their weights,
+    /// which would otherwise turn them over once for every part of a batch.
     fn decode_transposed(&self, rows: Range<usize>) -> Array2<f32> {
         let (n_rows, n_columns) = (rows.len(), self.columns.len());
         let mut out = Array2::<f32>::zeros((n_columns, n_rows));
@@ -283,7 +285,8 @@ impl Matrix {
         out
     }
 
-    /// Columns `range` of the matrix, or of its transpose, as `f32`: what an unembedding needs of a part of the vocabulary.
+    /// Columns `range` of the matrix, or of its transpose, as `f32`: what an unembedding needs of a part of the
+    /// vocabulary.
     pub(crate) fn columns(&self, range: Range<usize>, of_transpose: bool) -> Array2<f32> {
         let part = |all: &Array2<f32>| match of_transpose {
             true => all.slice(s![range.clone(), ..]).t().to_owned(),
@@ -297,7 +300,8 @@ impl Matrix {
         }
     }
 
-    /// `y = x W + b`: `x: [rows, in]`; returns `[rows, out]`. An empty `b` is no bias. A few rows read a stored matrix as it is.
+    /// `y = x W + b`: `x: [rows, in]`; returns `[rows, out]`. An empty `b` is no bias. A few rows read a stored matrix
+    /// as it is.
     pub(crate) fn apply(&self, x: ArrayView2<f32>, b: ArrayView1<f32>) -> Array2<f32> {
         match &self.0 {
             Repr::Stored(stored) if stored.is_read_by(x.nrows()) => {

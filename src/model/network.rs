@@ -78,7 +78,8 @@ impl<'a> Network<'a> {
         Network { config, params, n_pos, rotary, first, past: None, as_stored: false, expanded }
     }
 
-    /// A network at work on the next `n_pos` positions of sequences whose keys and values so far are known, and the same.
+    /// A network at work on the next `n_pos` positions of sequences whose keys and values so far are known, and the
+    /// same.
     pub(crate) fn going_on(config: &'a Config, params: &'a Params, mut past: Past, n_pos: usize) -> Self {
         past.keys.resize(config.n_layers, Vec::new());
         past.values.resize(config.n_layers, Vec::new());

@@ -22,10 +22,11 @@ impl FileBytes {
     #[allow(unsafe_code)]
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
         let file = std::fs::File::open(path)?;
-        // SAFETY: the mapping is private, read only and never handed out as anything but bytes, of which every pattern is a number.
-        // Another process that writes to the file while it is mapped can change these bytes between two looks, and one that truncates it
-        // makes the next look end this process by SIGBUS; neither makes a reference that is out of bounds or ill-typed. Programs that
-        // fetch or convert models write a new file and rename it, which leaves this one as it was.
+        // SAFETY: the mapping is private, read only and never handed out as anything but bytes, of which every pattern
+        // is a number. Another process that writes to the file while it is mapped can change these bytes between two
+        // looks, and one that truncates it makes the next look end this process by SIGBUS; neither makes a reference
+        // that is out of bounds or ill-typed. Programs that fetch or convert models write a new file and rename it,
+        // which leaves this one as it was.
         match unsafe { memmap2::Mmap::map(&file) } {
             Ok(map) if !map.is_empty() => Ok(FileBytes::Mapped(map)),
             Ok(_) | Err(_) => Ok(FileBytes::Read(std::fs::read(path)?)),
@@ -179,8 +180,8 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Numbers {
-    /// The numbers in these bytes of the file. `None` where they are not as many bytes as the kind needs, or a row is no whole number of
-    /// blocks.
+    /// The numbers in these bytes of the file. `None` where they are not as many bytes as the kind needs, or a row is
+    /// no whole number of blocks.
     pub(crate) fn new(
         file: Arc<FileBytes>,
         bytes: Range<usize>,

@@ -221,7 +221,8 @@ impl BlockParams {
         self.matrices().into_iter().any(Matrix::is_packed)
     }
 
-    /// A copy whose matrices are `f32`, for one pass. Weights of its own are not copied by this: ask [`is_packed`](BlockParams::is_packed).
+    /// A copy whose matrices are `f32`, for one pass. Weights of its own are not copied by this: ask
+    /// [`is_packed`](BlockParams::is_packed).
     pub(crate) fn expanded(&self) -> BlockParams {
         let block = self.clone();
         block.matrices().into_par_iter().for_each(|matrix| {
@@ -363,9 +364,9 @@ impl Params {
         None
     }
 
-    /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual stream
-    /// smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `½/√d_model` instead
-    /// of 0.02 where that is larger, else they start out almost linear.
+    /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual
+    /// stream smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `½/√d_model`
+    /// instead of 0.02 where that is larger, else they start out almost linear.
     pub fn init(c: &Config) -> Self {
         let mut params = Params::zeros(c);
         let rng = &mut rng(c.seed, 0);
@@ -438,7 +439,8 @@ impl Params {
         all
     }
 
-    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors). Those of a stored matrix are expanded for this call.
+    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors). Those of a stored matrix are expanded
+    /// for this call.
     pub fn slices(&self) -> Vec<Cow<'_, [f32]>> {
         self.each().into_iter().map(Tensor::flat).collect()
     }
@@ -512,8 +514,8 @@ impl Params {
         all
     }
 
-    /// Calls `see` with the numbers of one tensor after the other, in the order of [`tensors`](Params::tensors): of what is stored, one
-    /// matrix at a time is expanded.
+    /// Calls `see` with the numbers of one tensor after the other, in the order of [`tensors`](Params::tensors): of
+    /// what is stored, one matrix at a time is expanded.
     pub(crate) fn for_each(&self, mut see: impl FnMut(&[f32])) {
         self.each().into_iter().for_each(|tensor| see(&tensor.flat()));
     }
@@ -545,12 +547,14 @@ impl Params {
         if self.w_u.is_empty() { self.w_e.is_packed() } else { self.w_u.is_packed() }
     }
 
-    /// Columns of the [`unembedding`](Params::unembedding) for a part of the vocabulary, `[d_model, part]`, without expanding the rest.
+    /// Columns of the [`unembedding`](Params::unembedding) for a part of the vocabulary, `[d_model, part]`, without
+    /// expanding the rest.
     pub(crate) fn unembedding_of(&self, part: Range<usize>) -> Array2<f32> {
         if self.w_u.is_empty() { self.w_e.columns(part, true) } else { self.w_u.columns(part, false) }
     }
 
-    /// A copy whose matrices are expanded once, for many passes: as much memory as `f32` takes. Weights of its own are copied by this.
+    /// A copy whose matrices are expanded once, for many passes: as much memory as `f32` takes. Weights of its own are
+    /// copied by this.
     pub(crate) fn expanded(&self) -> Params {
         let all = self.clone();
         let embeddings = [&all.w_e, &all.w_pos, &all.w_u];

@@ -24,8 +24,8 @@ pub(crate) fn parts<'a>(tokens: &'a Array2<u32>, kept: Option<&'a mut Activation
     in_parts(N_PARTS, tokens, kept)
 }
 
-/// The same where nothing is summed over parts, so that there need be no more of them than processors share well: weights are packed
-/// for a product once in each part.
+/// The same where nothing is summed over parts, so that there need be no more of them than processors share well:
+/// weights are packed for a product once in each part.
 pub(crate) fn parts_of_pass<'a>(
     tokens: &'a Array2<u32>,
     kept: Option<&'a mut ActivationCache>,

@@ -18,8 +18,8 @@ use crate::Result;
 pub(crate) type BranchVjp<'a> = dyn FnMut(usize, &Array2<f32>) -> Array2<f32> + 'a;
 
 impl Transformer {
-    /// The gradient of `Σ dlast ∘ h_L` with respect to every residual stream `h_0 ..= h_L`, each `[sequence · pos, d_model]`: the
-    /// vector-Jacobian product of what `tape` recorded over `tokens`.
+    /// The gradient of `Σ dlast ∘ h_L` with respect to every residual stream `h_0 ..= h_L`, each `[sequence · pos,
+    /// d_model]`: the vector-Jacobian product of what `tape` recorded over `tokens`.
     pub(crate) fn stream_grads(
         &self,
         tokens: ArrayView2<u32>,
@@ -49,8 +49,8 @@ impl Transformer {
         streams
     }
 
-    /// For some sequences of `tokens` after the other, what `read` makes of the gradient of the summed loss with respect to the last residual stream,
-    /// `[sequence · pos, d_model]`, and of the way back through each block.
+    /// For some sequences of `tokens` after the other, what `read` makes of the gradient of the summed loss with
+    /// respect to the last residual stream, `[sequence · pos, d_model]`, and of the way back through each block.
     ///
     /// Fails where [`loss`](Transformer::loss) does.
     pub(crate) fn each_branch_vjp<T: Send>(

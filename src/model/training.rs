@@ -34,8 +34,8 @@ pub struct Training {
     pub early_stop: Option<EarlyStop>,
 }
 
-/// When to stop before the last step: the held-out loss is measured every so many steps, and training ends when it has not
-/// reached a new minimum for `patience` measurements. The model is then the one at the minimum.
+/// When to stop before the last step: the held-out loss is measured every so many steps, and training ends when it has
+/// not reached a new minimum for `patience` measurements. The model is then the one at the minimum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyStop {
     /// Steps between measurements.
@@ -162,10 +162,12 @@ impl TrainingLog {
 }
 
 impl Transformer {
-    /// Trains on `source`, showing progress. An interrupt stops between two steps and keeps the model as trained so far.
+    /// Trains on `source`, showing progress. An interrupt stops between two steps and keeps the model as trained so
+    /// far.
     ///
-    /// If the loss or the gradient stops being finite, training ends with an error that says at which step, and the model
-    /// keeps the last weights that gave a finite loss and gradient. To save a run and go on later, see [`TrainingRun`].
+    /// If the loss or the gradient stops being finite, training ends with an error that says at which step, and the
+    /// model keeps the last weights that gave a finite loss and gradient. To save a run and go on later, see
+    /// [`TrainingRun`].
     pub fn train(&mut self, source: &dyn Source, how: &Training) -> Result<TrainingLog> {
         let mut run = TrainingRun::new(self.clone(), how)?;
         let log = run.finish(source);

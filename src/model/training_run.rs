@@ -110,8 +110,8 @@ impl TrainingRun {
         self.log.losses.len()
     }
 
-    /// Trains until `step` steps have been taken, at most the run's `steps`, showing progress. An interrupt stops between two
-    /// steps; calling this again goes on from there.
+    /// Trains until `step` steps have been taken, at most the run's `steps`, showing progress. An interrupt stops
+    /// between two steps; calling this again goes on from there.
     pub fn train_to(&mut self, source: &dyn Source, step: usize) -> Result<()> {
         let mut progress = self.begin(source)?;
         self.go(source, step, &mut progress, None)?;
@@ -208,7 +208,8 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// Measures the held-out loss where early stopping asks for it; ends the run at the best weights when it no longer falls.
+    /// Measures the held-out loss where early stopping asks for it; ends the run at the best weights when it no longer
+    /// falls.
     fn look_whether_to_stop(&mut self, source: &dyn Source) -> Result<()> {
         let Some(early_stop) = &self.how.early_stop else { return Ok(()) };
         if !self.step().is_multiple_of(early_stop.every) {
@@ -248,8 +249,8 @@ impl TrainingRun {
         Error::new(ErrorKind::Numeric, what, help)
     }
 
-    /// Writes the run to `path`: the model, what the optimiser and the batches need to go on, and the log. The file can also be
-    /// read by [`Transformer::load`]. It appears whole or not at all.
+    /// Writes the run to `path`: the model, what the optimiser and the batches need to go on, and the log. The file can
+    /// also be read by [`Transformer::load`]. It appears whole or not at all.
     pub fn save(&self, path: impl AsRef<Path>, source: &dyn Source) -> Result<()> {
         let state = State {
             how: self.how.clone(),

@@ -56,8 +56,8 @@ impl LanguageReport {
         .figure()
     }
 
-    /// Share of what each stream's own lens reads that a lens reads which has never seen the stream, in the model and its
-    /// nulls.
+    /// Share of what each stream's own lens reads that a lens reads which has never seen the stream, in the model and
+    /// its nulls.
     pub fn shares(&self) -> Result<Figure> {
         let mut series = Vec::new();
         for (network, lens, name) in [

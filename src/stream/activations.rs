@@ -149,8 +149,8 @@ impl ActivationFiles {
         Ok(self.shard(file)?.streams)
     }
 
-    /// The moments of all tokens, of streams as they are towards the last one, as files know nothing of a final norm; with
-    /// one file in memory at a time.
+    /// The moments of all tokens, of streams as they are towards the last one, as files know nothing of a final norm;
+    /// with one file in memory at a time.
     pub fn moments(&self) -> Result<LayerMoments> {
         let mut progress = Progress::new("activation files", self.n_files());
         let Index { d_model, d_vocab, n_streams, .. } = self.index;

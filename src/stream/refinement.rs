@@ -21,8 +21,8 @@ impl Streaming {
     /// `moments`, which this streaming has made of other or the same texts.
     ///
     /// The [`folder`](Streaming::folder), which this needs, keeps the tokens, 4 bytes each, and where the search stands
-    /// after each epoch and each step of L-BFGS: the same call continues from there, with the numbers of a search that never
-    /// stopped.
+    /// after each epoch and each step of L-BFGS: the same call continues from there, with the numbers of a search that
+    /// never stopped.
     ///
     /// Fails without a folder, where [`moments`](Streaming::moments) and [`Refine::fit`] do, or when interrupted.
     ///

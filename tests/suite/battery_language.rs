@@ -1,4 +1,5 @@
-//! The report about a language model: what it says is what `compare` says, nulls are nulls, and the rule asks for all three.
+//! The report about a language model: what it says is what `compare` says, nulls are nulls, and the rule asks for all
+//! three.
 
 use onelens::battery::{Answer, Interval, LanguageBattery, LanguageReport};
 use onelens::data::{Markov, PieceTokenizer, Source, Texts};

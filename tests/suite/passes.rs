@@ -283,8 +283,8 @@ fn a_loss_that_is_no_number_says_where_it_comes_from() {
     assert!(model.loss(&tokens).unwrap_err().what().contains("streams are finite"));
 }
 
-/// A batch is cut into more parts where there are more threads, and the vocabulary is read out in pieces: neither may show. The last
-/// piece is a short one.
+/// A batch is cut into more parts where there are more threads, and the vocabulary is read out in pieces: neither may
+/// show. The last piece is a short one.
 #[test]
 fn logits_and_activations_are_the_same_numbers_for_any_number_of_threads() {
     let config =

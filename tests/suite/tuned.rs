@@ -414,7 +414,8 @@ fn a_shared_post_norm_lens_ends_where_no_direction_leads_down() {
     }
 }
 
-/// Each kind holds the one before it, so that the least KL of each is no more, and what a kind has in common is in common.
+/// Each kind holds the one before it, so that the least KL of each is no more, and what a kind has in common is in
+/// common.
 #[test]
 fn each_freedom_more_lowers_the_least_kl_and_a_kind_keeps_what_it_has_in_common() {
     let (model, train, _) = small();
@@ -505,7 +506,8 @@ fn pools_of_nothing_are_refused() {
     assert!(e.what().contains("\"every-\"") && e.help().contains("left-out"), "{e}");
 }
 
-/// What a hidden layer reads is what a comparison measures, and on tokens that it was trained on no less than its start.
+/// What a hidden layer reads is what a comparison measures, and on tokens that it was trained on no less than its
+/// start.
 #[test]
 fn a_hidden_layer_reads_more_than_the_affine_lens_that_it_begins_with() {
     let (model, train, held_out) = small();

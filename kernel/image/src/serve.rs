@@ -171,8 +171,8 @@ fn run(
     Ran::Here
 }
 
-/// Nobody hears how this process ends, whose parent is gone: so a child of it goes on in its place, and it stays behind,
-/// as it is, to tell how that one ends.
+/// Nobody hears how this process ends, whose parent is gone: so a child of it goes on in its place, and it stays
+/// behind, as it is, to tell how that one ends.
 #[allow(unsafe_code)]
 fn stay_to_tell(notices: &mut File) {
     // SAFETY: a woken copy has one thread, so the child may do anything.

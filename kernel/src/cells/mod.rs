@@ -1,5 +1,5 @@
-//! Cells, as everybody sees them: what runs them, what they put out, ask for and leave in force, and their text before anybody
-//! compiles it.
+//! Cells, as everybody sees them: what runs them, what they put out, ask for and leave in force, and their text before
+//! anybody compiles it.
 //!
 //! | module | idea |
 //! |---|---|

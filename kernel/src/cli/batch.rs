@@ -330,8 +330,8 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   sequences = 128
   context = 128
 
-  # A language model at its own size, with chance weights and shuffled updates beside it: about 40 minutes for 135 million
-  # parameters on two slow cores.
+  # A language model at its own size, with chance weights and shuffled updates beside it: about 23 minutes for 135 million
+  # parameters on two cores.
   [language]
   model = \"HuggingFaceTB/SmolLM2-135M\"   # or a file, as above
   texts = [\"stories.json\"]

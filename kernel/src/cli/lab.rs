@@ -83,8 +83,9 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     Err(Failure::new(format!("cannot start {}: {e}", lab.display()), "try it by hand: jupyter lab"))
 }
 
-/// Has Jupyter trust the notebooks that came with the sources of this program, as it trusts what the user has run: who built the
-/// program has run more of them than their outputs. Of all others Jupyter shows outputs without styles and scripts until they are run.
+/// Has Jupyter trust the notebooks that came with the sources of this program, as it trusts what the user has run: who
+/// built the program has run more of them than their outputs. Of all others Jupyter shows outputs without styles and
+/// scripts until they are run.
 fn trust(lab: &Path, folder: &Path) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../notebooks").canonicalize();
     let Ok(folder) = folder.canonicalize() else { return };
@@ -108,7 +109,8 @@ pub fn find() -> Option<PathBuf> {
     paths::program("jupyter-lab").or_else(private)
 }
 
-/// What the private environment was made from; the file is written last, so that one that was not finished is made anew.
+/// What the private environment was made from; the file is written last, so that one that was not finished is made
+/// anew.
 const RECIPE: &str = "onelens.txt";
 
 fn recipe() -> String {

@@ -3,7 +3,8 @@
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use std::collections::BTreeMap;
 
-/// Whether every rule of `macro_rules! .. { rules }` writes items and nothing else, as far as can be told without a call.
+/// Whether every rule of `macro_rules! .. { rules }` writes items and nothing else, as far as can be told without a
+/// call.
 pub(super) fn defines_items(rules: &TokenStream) -> bool {
     let tokens: Vec<TokenTree> = rules.clone().into_iter().collect();
     let mut written = Vec::new();

@@ -1,9 +1,9 @@
 //! Statics keep their state from cell to cell, although every cell compiles the items again: the first cell that is
 //! loaded with a static is its *home* and exports it; in later crates the item becomes a declaration of it.
 //!
-//! `thread_local!` becomes a `LocalKey` that its home exports; when a cell takes the process down, the thread that cells
-//! run on begins anew, and what was local to it. All this holds for statics at the top of a cell. One in
-//! a function or a module starts afresh whenever the crate that it is compiled in is made anew.
+//! `thread_local!` becomes a `LocalKey` that its home exports; when a cell takes the process down, the thread that
+//! cells run on begins anew, and what was local to it. All this holds for statics at the top of a cell. One in a
+//! function or a module starts afresh whenever the crate that it is compiled in is made anew.
 
 use super::source::{Quote, Source, Text};
 use std::collections::BTreeSet;

@@ -368,8 +368,8 @@ fn build_in(
 struct HowBuilt {
     /// `profile.dev` of the workspace.
     profile: Option<toml::Value>,
-    /// `build-dependencies` of the image: they give features to what procedural macros consist of, and with other features those,
-    /// and all crates that use them, are others.
+    /// `build-dependencies` of the image: they give features to what procedural macros consist of, and with other
+    /// features those, and all crates that use them, are others.
     build_dependencies: toml::Table,
 }
 

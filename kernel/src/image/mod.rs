@@ -540,9 +540,9 @@ fn remove_unfinished(images: &Path) {
     }
 }
 
-/// In a clone its own folder of builds, so that the program, the library for cells and tests, which are compiled alike, are
-/// compiled once; `build` in the cache for what is unpacked there, where the cache was named, and where the clone cannot be
-/// written to.
+/// In a clone its own folder of builds, so that the program, the library for cells and tests, which are compiled alike,
+/// are compiled once; `build` in the cache for what is unpacked there, where the cache was named, and where the clone
+/// cannot be written to.
 fn build_folder(cargo: &Path, source: &Path) -> PathBuf {
     let cache = Image::folder();
     let in_clone = || {

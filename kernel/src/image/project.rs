@@ -32,8 +32,8 @@ pub fn describe(
     Ok(project(&dependencies(&String::from_utf8_lossy(&output.stdout)), messages, sysroot).to_string())
 }
 
-/// Stands for the folder of the workspace in a description that is kept: an image serves every clone with the same files, also after the
-/// one that it was built from has moved or gone.
+/// Stands for the folder of the workspace in a description that is kept: an image serves every clone with the same
+/// files, also after the one that it was built from has moved or gone.
 const PLACE: &str = "$WORKSPACE";
 
 /// The description without the place of `workspace`.

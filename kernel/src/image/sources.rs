@@ -1,5 +1,5 @@
-//! Where the sources of the library for cells are: in the clone in which this program was built, or, when it was installed
-//! from a package, in the program itself, from which they are unpacked once.
+//! Where the sources of the library for cells are: in the clone in which this program was built, or, when it was
+//! installed from a package, in the program itself, from which they are unpacked once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,8 +89,8 @@ fn workspace(bytes: &[u8]) -> Result<String, String> {
     Ok(manifest.to_string())
 }
 
-/// Lets cargo drop from the lock file what only the program needs, with every version as it is: what is built is named after
-/// this file, which therefore must not change later.
+/// Lets cargo drop from the lock file what only the program needs, with every version as it is: what is built is named
+/// after this file, which therefore must not change later.
 fn settle(folder: &Path, cargo: &Path) -> Result<(), String> {
     let mut command = environment::cargo(cargo);
     command.current_dir(folder).args(["tree", "--quiet", "--package", "onelens-image", "--edges", "normal"]);

@@ -32,7 +32,8 @@ fn bad(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A text, and a small Llama in llama2.c's format with weights that are no pattern, as many tokens as the text has characters.
+/// A text, and a small Llama in llama2.c's format with weights that are no pattern, as many tokens as the text has
+/// characters.
 fn folder() -> tempfile::TempDir {
     folder_of(2)
 }
@@ -327,7 +328,8 @@ fn mpi_is_there() -> bool {
     there
 }
 
-/// With a real MPI: training among any number of processes writes the same file, and a process that is killed ends the job.
+/// With a real MPI: training among any number of processes writes the same file, and a process that is killed ends the
+/// job.
 #[test]
 fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
     if !mpi_is_there() {
@@ -366,7 +368,8 @@ fn mpirun_trains_to_the_same_bytes_for_any_number_of_processes() {
     assert!(fs::read(folder.path().join("m.safetensors")).expect("a model") == all[0]);
 }
 
-/// With a real MPI: shards that were finished before a process failed are used by the next run, which has the bytes of an undisturbed one.
+/// With a real MPI: shards that were finished before a process failed are used by the next run, which has the bytes of
+/// an undisturbed one.
 #[test]
 fn shards_finished_before_a_process_failed_are_used_again() {
     if !mpi_is_there() {
@@ -404,7 +407,8 @@ fn shards_finished_before_a_process_failed_are_used_again() {
     assert!(read("all.moments") == read("undisturbed.moments"));
 }
 
-/// With a real MPI: as many processes as asked for, the same bytes from any number of them, and one that fails ends all.
+/// With a real MPI: as many processes as asked for, the same bytes from any number of them, and one that fails ends
+/// all.
 #[test]
 fn mpirun_gives_the_same_bytes_for_any_number_of_processes() {
     if !mpi_is_there() {

@@ -1,5 +1,5 @@
-//! Bad surroundings: no compiler, no linker, full and read-only disks, no home, damaged caches. Each gives a sentence, a
-//! remedy and an exit code, never a crash, and nothing half done is taken as whole.
+//! Bad surroundings: no compiler, no linker, full and read-only disks, no home, damaged caches. Each gives a sentence,
+//! a remedy and an exit code, never a crash, and nothing half done is taken as whole.
 //!
 //! Most scenes build a stand-in for the library for cells, a crate without content, so that they take a second. Scenes
 //! with mounts play in a mount namespace of their own; where the system permits none, they say so and test nothing.

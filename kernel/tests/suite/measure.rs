@@ -1,4 +1,5 @@
-//! Measurements, which assert nothing about time: `cargo test -p onelens-kernel --test suite measure -- --ignored --nocapture`.
+//! Measurements, which assert nothing about time: `cargo test -p onelens-kernel --test suite measure -- --ignored
+//! --nocapture`.
 //!
 //! Wall time is for a quiet machine; the CPU time of `rustc` (user and system) says something on a busy one too.
 

@@ -53,8 +53,8 @@ impl Marked {
         let client = Client::connect(&connection, SOON).unwrap();
         client.wait_ready(SOON).unwrap();
         let marked = Marked { server, client, mark, _folder: folder };
-        // A program in the background, one in a session of its own, and a cell that runs on. To end, that cell is killed
-        // first, and then POSIX shows no more whose program the second one was.
+        // A program in the background, one in a session of its own, and a cell that runs on. To end, that cell is
+        // killed first, and then POSIX shows no more whose program the second one was.
         let programs = if portable() && name != "kernel" { 2 } else { 3 };
         marked.run("std::process::Command::new(\"sleep\").arg(\"1000\").spawn()?;", true);
         if programs == 3 {

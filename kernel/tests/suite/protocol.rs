@@ -398,8 +398,8 @@ fn signed_requests_with_nonsense_inside_end_no_loop() {
         for content in &nonsense {
             let id = pair.client.request(kind, content.clone());
             if kind == "execute_request" {
-                // An interrupt strikes whatever runs then, and a cell that it strikes takes those that wait with it: both are
-                // over before anything else is asked for.
+                // An interrupt strikes whatever runs then, and a cell that it strikes takes those that wait with it:
+                // both are over before anything else is asked for.
                 let interrupt = pair.client.control("interrupt_request", content.clone());
                 let mut open = BTreeSet::from([id, interrupt]);
                 while !open.is_empty() {

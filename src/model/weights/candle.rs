@@ -44,8 +44,8 @@ pub(super) fn open_pickles(shown: &Path, paths: &[PathBuf]) -> Result<Tensors> {
         }
         let mut infos: Vec<(&String, &TensorInfo)> = file.tensor_infos().iter().collect();
         infos.sort_by_key(|(name, _)| *name);
-        // PyTorch stores without compression, in two bytes or more, and the only tensor that shares another's numbers is a tied
-        // unembedding: there are no more numbers than bytes.
+        // PyTorch stores without compression, in two bytes or more, and the only tensor that shares another's numbers
+        // is a tied unembedding: there are no more numbers than bytes.
         let mut left = bytes;
         for (name, info) in infos {
             let n = info.layout.dims().iter().try_fold(1_u64, |n, &d| n.checked_mul(d as u64));

@@ -1,7 +1,7 @@
 //! GGUF files: settings, weights and tokenizer in one, the weights often quantised.
 //!
-//! The settings become those of a `config.json`, and the tensors get the names of a Hugging Face checkpoint, so that one reader per family
-//! serves both. Rows that llama.cpp has put into another order are read in the one they had.
+//! The settings become those of a `config.json`, and the tensors get the names of a Hugging Face checkpoint, so that
+//! one reader per family serves both. Rows that llama.cpp has put into another order are read in the one they had.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::model::numbers::{FileBytes, Kind};
 use crate::{Error, Result};
 
 impl Transformer {
-    /// Reads a GGUF file, such as llama.cpp's: architectures `llama` (Llama, Mistral, SmolLM), `qwen2` and `qwen3`; numbers as F32, F16, BF16,
-    /// Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K. Weights stay as they are stored, in the mapped file, and become `f32` block by block
-    /// when they run.
+    /// Reads a GGUF file, such as llama.cpp's: architectures `llama` (Llama, Mistral, SmolLM), `qwen2` and `qwen3`;
+    /// numbers as F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K. Weights stay as they are stored, in
+    /// the mapped file, and become `f32` block by block when they run.
     ///
     /// Fails on another architecture or kind of numbers, naming it, and on a setting that this crate does not compute.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
@@ -221,8 +221,8 @@ fn hugging_face_name(name: &str) -> Option<(String, Permuted)> {
     Some((format!("model.layers.{layer}.{theirs}.{end}"), permuted))
 }
 
-/// Where each row lies of a matrix whose heads turn in halves, when the file keeps the partners side by side: row `i` of the first half
-/// of a head is its row `2 i`, row `i` of the second half `2 i + 1`.
+/// Where each row lies of a matrix whose heads turn in halves, when the file keeps the partners side by side: row `i`
+/// of the first half of a head is its row `2 i`, row `i` of the second half `2 i + 1`.
 fn halves_from_pairs(rows: usize, n_heads: usize) -> Option<Vec<u32>> {
     let d_head = rows.checked_div(n_heads).filter(|d| d * n_heads == rows && d.is_multiple_of(2))?;
     let half = d_head / 2;

@@ -9,14 +9,15 @@ use super::hugging_face::{SHARDS, shard_names};
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result};
 
-/// A model of the Hugging Face hub, by its name (`owner/name`): the folder where it lies, with `config.json`, the weights, and
-/// `tokenizer.json` with what goes with it where there is one. What is in the hub's cache is taken from there, without a question to the
-/// network; the rest is fetched, showing progress.
+/// A model of the Hugging Face hub, by its name (`owner/name`): the folder where it lies, with `config.json`, the
+/// weights, and `tokenizer.json` with what goes with it where there is one. What is in the hub's cache is taken from
+/// there, without a question to the network; the rest is fetched, showing progress.
 ///
-/// The cache is the one of Hugging Face's own programs: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`. A token for
-/// models that need one is read from there too.
+/// The cache is the one of Hugging Face's own programs: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
+/// `~/.cache/huggingface/hub`. A token for models that need one is read from there too.
 ///
-/// Fails if it is no name, with `HF_HUB_OFFLINE=1` if the model is not in the cache, and where a file cannot be fetched.
+/// Fails if it is no name, with `HF_HUB_OFFLINE=1` if the model is not in the cache, and where a file cannot be
+/// fetched.
 ///
 /// ```no_run
 /// use onelens::model::{Transformer, download};

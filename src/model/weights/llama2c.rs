@@ -82,8 +82,8 @@ fn parse(shown: &str, bytes: &[u8]) -> Result<Transformer> {
     Ok(Transformer { config, params })
 }
 
-/// Where our tensor begins among the numbers after the header, and whether it is stored as `[out, in]`. The file holds each
-/// kind of weight for all layers, then the next kind.
+/// Where our tensor begins among the numbers after the header, and whether it is stored as `[out, in]`. The file holds
+/// each kind of weight for all layers, then the next kind.
 fn place(c: &Config, name: &str) -> (usize, bool) {
     let (d, heads, kv) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads() * c.d_head);
     // In the order of the file; the tables of the cosines and sines come before a free unembedding.

@@ -71,8 +71,8 @@ impl Provenance {
 }
 
 impl Transformer {
-    /// Writes the network to `path` as safetensors, with its configuration, where its weights come from, and a checksum. The
-    /// file appears whole or not at all.
+    /// Writes the network to `path` as safetensors, with its configuration, where its weights come from, and a
+    /// checksum. The file appears whole or not at all.
     ///
     /// ```
     /// use onelens::model::{Config, Provenance, Transformer};

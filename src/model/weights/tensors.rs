@@ -156,7 +156,8 @@ impl Tensors {
         })
     }
 
-    /// The matrix `name` as it is stored, `[rows, columns]`, under the same conditions; `transposed` says that it holds `[out, in]`.
+    /// The matrix `name` as it is stored, `[rows, columns]`, under the same conditions; `transposed` says that it holds
+    /// `[out, in]`.
     pub(crate) fn take_matrix(&mut self, name: &str, shape: &[usize], transposed: bool) -> Result<Matrix> {
         let (numbers, rows) = self.numbers(name, shape)?;
         let matrix = Matrix::stored(numbers, transposed);
