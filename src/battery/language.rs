@@ -372,7 +372,7 @@ impl LanguageReport {
         let steered = self.steered_in(&model.name);
         let places: Vec<usize> = (0..steered.len()).collect();
         let steers_more = |null: &NetworkReads, i: usize| {
-            // The nets with shuffled updates have no pass of their own that could be steered.
+            // Shuffled updates are made of streams that are there: no pass goes on from them that could be steered.
             let of_null = self.steered_in(&null.name);
             let other = of_null.iter().find(|other| other.stream == steered[i].stream);
             let end = |(mean, half): (f64, f64), sign: f64| mean + sign * half;

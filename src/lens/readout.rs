@@ -192,15 +192,11 @@ impl<'a> Block<'a> {
         for (i, (sums, x)) in sums.iter_mut().zip(logits.rows()).enumerate() {
             let stored = "stored row by row";
             let x = x.to_slice().expect(stored);
-            let of = |all: &'_ Array2<f32>| -> Range<usize> {
-                if all.is_empty() {
-                    0..0
-                } else {
-                    i * all.ncols() + columns.start..i * all.ncols() + columns.end
-                }
-            };
-            let last = &self.logits.as_slice().expect(stored)[of(&self.p)];
-            let p = &self.p.as_slice().expect(stored)[of(&self.p)];
+            // The final prediction itself has nothing to be compared with.
+            let row = i * self.p.ncols();
+            let here = if self.p.is_empty() { 0..0 } else { row + columns.start..row + columns.end };
+            let last = &self.logits.as_slice().expect(stored)[here.clone()];
+            let p = &self.p.as_slice().expect(stored)[here];
             let mut part = Sums::default();
             read_row(last, p, x, &mut part);
             if part.max > sums.max {
