@@ -59,7 +59,9 @@ impl Dependencies {
                 None => {}
             }
             let code_name = name.replace('-', "_");
-            let Some(unit) = held.iter().find(|unit| unit.name == code_name) else {
+            let mut so_called = held.iter().filter(|unit| unit.name == code_name);
+            // Of two with one name cells can name neither.
+            let (Some(unit), None) = (so_called.next(), so_called.next()) else {
                 wanted.insert(name, value);
                 continue;
             };
@@ -158,24 +160,31 @@ fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<b
     {
         return Ok(false);
     }
+    if !unit.from_registry {
+        return Ok(true);
+    }
     let features = value.get("features").and_then(toml::Value::as_array).into_iter().flatten();
-    let missing: Vec<&str> = features
-        .filter_map(toml::Value::as_str)
-        .filter(|feature| !unit.features.iter().any(|has| has == feature))
-        .collect();
+    let mut asked: Vec<&str> = features.filter_map(toml::Value::as_str).collect();
+    // Of what the library shows, the defaults are those that it has. A crate that has none may be asked for in vain.
+    let defaults = ["default-features", "default_features"].iter().find_map(|key| value.get(key)?.as_bool());
+    if defaults.unwrap_or(true) && !SHOWN.contains(&unit.name.as_str()) {
+        asked.push("default");
+    }
+    let missing: Vec<&str> =
+        asked.into_iter().filter(|feature| !unit.features.iter().any(|has| has == feature)).collect();
     // With another serde, what a cell derives would be of no use to the library and to `serde_json`.
-    if !missing.is_empty() && unit.package.starts_with("serde") {
+    if !missing.is_empty() && unit.package == "serde" {
         return Err(format!(
             "`:dep {line}`: the kernel holds {} {} without the feature {}\nhelp: its features there are: {}; a second copy with yours can stand beside it: `:dep my_{} = {{ package = \"{}\", .. }}`",
             unit.package,
             unit.version,
             missing.join(", "),
-            if unit.features.is_empty() { "none".into() } else { unit.features.join(", ") },
+            unit.features.join(", "),
             unit.name,
             unit.package,
         ));
     }
-    Ok(missing.is_empty() || !unit.from_registry)
+    Ok(missing.is_empty())
 }
 
 /// As cargo does.

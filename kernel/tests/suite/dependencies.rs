@@ -280,15 +280,34 @@ fn what_the_kernel_holds_is_not_built() {
     for held in [
         ":dep onelens = { path = \"..\" }",
         ":dep ndarray = \"0.17\"",
-        ":dep serde = { version = \"1\", features = [\"derive\"] }",
+        ":dep serde = { version = \"1\", features = [\"derive\", \"rc\"] }",
     ] {
         assert_eq!(run(&mut engine, held).unwrap(), (String::new(), String::new()), "{held}");
     }
     fails(
         &mut engine,
-        ":dep serde = { version = \"1\", features = [\"rc\"] }",
-        &["without the feature rc", "derive"],
+        ":dep serde = { version = \"1\", features = [\"unstable\"] }",
+        &["without the feature unstable", "derive"],
     );
+    assert_eq!(value(&mut engine, "serde_json::to_string(&std::rc::Rc::new(3))?"), "\"3\"");
+}
+
+#[test]
+fn a_crate_that_the_kernel_holds_with_fewer_features_or_twice_comes_as_asked_for() {
+    let mut engine = session();
+    // The library for cells has it without its defaults; without them it is taken from there.
+    let bare = ":dep num-integer = { version = \"*\", default-features = false }";
+    run(&mut engine, &format!("{bare}\nlet gcd = num_integer::gcd(12, 18);")).unwrap();
+    assert_eq!(value(&mut session(), ":dep num-integer\nnum_integer::gcd(12, 18)"), "6");
+    // Three versions are held, so that none could be named.
+    assert_eq!(value(&mut session(), ":dep base64 = \"0.13\"\nbase64::encode(\"a\")"), "\"YQ==\"");
+    let newer = ":dep base64 = \"0.22\"\nuse base64::prelude::*;\nBASE64_STANDARD.encode(\"a\")";
+    assert_eq!(value(&mut session(), newer), "\"YQ==\"");
+    // Another `serde_json`, with the `serde` that cells derive.
+    let exact = ":dep serde_json = { version = \"1\", features = [\"raw_value\"] }\n\
+                 #[derive(serde::Serialize)] struct P { x: Box<serde_json::value::RawValue> }\n\
+                 serde_json::to_string(&P { x: serde_json::from_str(\"1.0e2\")? })?";
+    assert_eq!(value(&mut session(), exact), r#""{\"x\":1.0e2}""#);
 }
 
 #[test]
