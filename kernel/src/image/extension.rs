@@ -268,7 +268,7 @@ fn build_in(
     let held = image.units()?;
     let pinned: [&dyn Fn(&Unit) -> bool; 3] =
         [&|_| true, &|unit| SHOWN.contains(&unit.name.as_str()), &|_| false];
-    let mut messages = Err(Trouble::Failed("no way to choose versions".into()));
+    let mut chosen = Err(Trouble::Failed("no way to choose versions".into()));
     for pin in pinned {
         let pins: Vec<&Unit> = held.iter().filter(|unit| pin(unit) && !is_wanted(unit, wanted)).collect();
         write(package.join("Cargo.toml"), &manifest(&pins, wanted, how_built(image)?))?;
@@ -276,18 +276,13 @@ fn build_in(
             let to = package.join("Cargo.lock");
             fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
         }
-        // What is on this machine is enough, mostly; the network is asked only if it is not.
-        messages = match cargo(image, &package, true, watcher) {
-            Err(Trouble::Failed(_)) => cargo(image, &package, false, watcher),
-            other => other,
-        };
+        chosen = resolved(image, &package, watcher);
         let versions = |text: &str| text.contains("failed to select a version");
-        if !matches!(&messages, Err(Trouble::Failed(text)) if versions(text)) {
+        if !matches!(&chosen, Err(Trouble::Failed(text)) if versions(text)) {
             break;
         }
     }
-    let messages = messages?;
-    let Resolved { direct, reached } = resolved(image, &package)?;
+    let Resolved { direct, reached } = chosen?;
     let package_of =
         |name: &str, value: &toml::Value| match value.get("package").and_then(toml::Value::as_str) {
             Some(package) => package.to_string(),
@@ -301,6 +296,13 @@ fn build_in(
             "`:dep {name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell"
         )));
     }
+    // Those asked for and what they are made of. The rest of the image, which now may have further features, is not needed.
+    let mut build = vec!["build", "--message-format=json-render-diagnostics"];
+    build.extend(direct.iter().flat_map(|(_, id)| ["--package", id]));
+    let folder = image.build_folder();
+    let folder = folder.to_string_lossy();
+    build.extend(["--target-dir", &folder]);
+    let messages = cargo(image, &package, &build, watcher)?;
     let messages: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let built = units(&messages);
     let deps = work.join("deps");
@@ -440,16 +442,20 @@ fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: H
 
 const PACKAGE: &str = "onelens-extension";
 
-/// Builds the package; returns cargo's messages.
-fn cargo(image: &Image, package: &Path, offline: bool, watcher: &mut Watcher) -> Result<String, Trouble> {
-    let mut command = environment::cargo(image.cargo());
-    command.args(["build", "--message-format=json-render-diagnostics"]);
-    command.args(offline.then_some("--offline"));
-    command.arg("--manifest-path").arg(package.join("Cargo.toml"));
-    command.arg("--target-dir").arg(image.build_folder());
-    command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
-    let (success, messages, said) = run(&mut command, watcher)?;
-    if success { Ok(messages) } else { Err(Trouble::Failed(explain(&said))) }
+/// What cargo answers about the package. What is on this machine is enough, mostly; the network is asked only if it is
+/// not.
+fn cargo(image: &Image, package: &Path, asked: &[&str], watcher: &mut Watcher) -> Result<String, Trouble> {
+    let mut said = String::new();
+    for offline in [Some("--offline"), None] {
+        let mut command = environment::cargo(image.cargo());
+        command.args(asked).args(offline).arg("--manifest-path").arg(package.join("Cargo.toml"));
+        command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
+        match run(&mut command, watcher)? {
+            (true, answer, _) => return Ok(answer),
+            (false, _, why) => said = why,
+        }
+    }
+    Err(Trouble::Failed(explain(&said)))
 }
 
 /// What cargo said, with the remedy where it is known.
@@ -529,20 +535,11 @@ struct Resolved {
     reached: BTreeSet<String>,
 }
 
-/// Of this platform only: what others need was not downloaded.
-fn resolved(image: &Image, package: &Path) -> Result<Resolved, String> {
-    let output = environment::cargo(image.cargo())
-        .args(["metadata", "--format-version=1", "--offline", "--filter-platform=host-tuple"])
-        .arg("--manifest-path")
-        .arg(package.join("Cargo.toml"))
-        .env("RUSTC", image.rustc())
-        .output()
-        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
-    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|e| {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        format!(
-            "cargo does not describe what it built: {e}\n{said}\nhelp: try again; if it stays so, report this"
-        )
+/// Of this platform only: what others need is not downloaded.
+fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Resolved, Trouble> {
+    let asked = ["metadata", "--format-version=1", "--filter-platform=host-tuple"];
+    let metadata: Value = serde_json::from_str(&cargo(image, package, &asked, watcher)?).map_err(|e| {
+        format!("cargo does not describe what it chose: {e}\nhelp: try again; if it stays so, report this")
     })?;
     let nodes: Vec<&Value> = metadata["resolve"]["nodes"].as_array().into_iter().flatten().collect();
     let dependencies = |id: &str| -> Vec<(String, String)> {
