@@ -266,12 +266,13 @@ fn build_in(
     fs::create_dir_all(package.join("src")).map_err(|e| cannot("create", &package, &e))?;
     write(package.join("src/lib.rs"), "")?;
     let held = image.units()?;
+    let asked = &not_older(wanted, &held);
     let pinned: [&dyn Fn(&Unit) -> bool; 3] =
         [&|_| true, &|unit| SHOWN.contains(&unit.name.as_str()), &|_| false];
     let mut chosen = Err(Trouble::Failed("no way to choose versions".into()));
     for pin in pinned {
         let pins: Vec<&Unit> = held.iter().filter(|unit| pin(unit) && !is_wanted(unit, wanted)).collect();
-        write(package.join("Cargo.toml"), &manifest(&pins, wanted, how_built(image)?))?;
+        write(package.join("Cargo.toml"), &manifest(&pins, asked, how_built(image)?))?;
         if let Some(lock) = image.lock_file() {
             let to = package.join("Cargo.lock");
             fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
@@ -403,6 +404,20 @@ fn is_wanted(unit: &Unit, wanted: &BTreeMap<String, toml::Value>) -> bool {
     })
 }
 
+/// The crates `wanted`, those of any version in none before the one that is `held`: without the network cargo takes an old
+/// one in silence rather than miss something that a new one is made of.
+fn not_older(wanted: &BTreeMap<String, toml::Value>, held: &[Unit]) -> BTreeMap<String, toml::Value> {
+    let mut wanted = wanted.clone();
+    for (name, value) in wanted.iter_mut().filter(|(_, value)| value.as_str() == Some("*")) {
+        let versions = held.iter().filter(|unit| unit.package == *name);
+        let newest = versions.filter_map(|unit| semver::Version::parse(&unit.version).ok()).max();
+        if let Some(newest) = newest {
+            *value = format!(">={newest}").into();
+        }
+    }
+    wanted
+}
+
 /// The manifest of a package with the crates asked for, and with those `held` as they are in the image.
 fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: HowBuilt) -> String {
     let mut dependencies = toml::Table::new();
@@ -415,7 +430,7 @@ fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: H
         table.insert("features".into(), features.into());
         dependencies.insert(format!("held-by-the-image-{i}"), table.into());
     }
-    dependencies.extend(wanted.iter().map(|(name, value)| (name.clone(), value.clone())));
+    dependencies.extend(wanted.clone());
     let mut package = toml::Table::new();
     package.insert("name".into(), PACKAGE.into());
     package.insert("version".into(), "0.0.0".into());
@@ -589,7 +604,11 @@ fn built_twice(
         let Some(one) = same.peek().copied() else { continue };
         if same.all(|one| one.file_name() != unit.file_name()) {
             let (a, b) = (&one.version, &unit.version);
-            let why = if a == b { format!("{a} with other features") } else { format!("{b} beside {a}") };
+            let why = match (a == b, one.features == unit.features) {
+                (false, _) => format!("{b} beside {a}"),
+                (true, false) => format!("{a} with other features"),
+                (true, true) => format!("{a} with macros of other features"),
+            };
             found.push(format!(
                 "{} is there twice now, {why}: what the new crates call by that name is another type than what cells do",
                 unit.name
@@ -599,4 +618,29 @@ fn built_twice(
     found.sort();
     found.dedup();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_version_is_none_before_the_newest_that_is_held() {
+        let unit = |version: &str| Unit {
+            name: "rand".into(),
+            package: "rand".into(),
+            version: version.into(),
+            package_id: String::new(),
+            features: vec![],
+            file: PathBuf::new(),
+            from_registry: true,
+            proc_macro: false,
+            for_build: false,
+        };
+        let held = [unit("0.10.4"), unit("0.9.5")];
+        let wanted = |version: &str| BTreeMap::from([("rand".to_string(), toml::Value::from(version))]);
+        assert_eq!(not_older(&wanted("*"), &held), wanted(">=0.10.4"));
+        assert_eq!(not_older(&wanted("0.8"), &held), wanted("0.8"));
+        assert_eq!(not_older(&wanted("*"), &[]), wanted("*"));
+    }
 }
