@@ -198,7 +198,7 @@ fn explain(error: &Value, generated: &Generated, hints: &BTreeMap<String, String
     }));
     helps.extend(two_versions(error).map(|name| {
         format!(
-            "two versions of the crate `{name}` are in this notebook; make every `:dep` ask for the same one"
+            "`{name}` is in this notebook twice, and a value of one is of no use to the other: make every `:dep` ask for the same version with the same features, or make the value with the crate that takes it, if that gives away its `{name}`"
         )
     }));
     (message, helps)
@@ -275,7 +275,10 @@ pub(super) fn origin(span: &Value, source: &Source) -> Option<Quote> {
 
 fn diagnostic_body(error: &Value, source: &Source, cell: usize, text: &mut String) {
     excerpt(&marks(error, source), cell, text);
-    for child in error["children"].as_array().into_iter().flatten() {
+    // A notebook has no tree for cargo to show.
+    let is_said =
+        |child: &&Value| !child["message"].as_str().is_some_and(|said| said.contains("`cargo tree`"));
+    for child in error["children"].as_array().into_iter().flatten().filter(is_said) {
         child_message(child, source, cell, text);
     }
 }

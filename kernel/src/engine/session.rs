@@ -246,7 +246,7 @@ impl Session {
         match self.dependencies.add(asked, &self.image, &self.control, &is_in_use, say) {
             Ok(Added::Nothing) => Ok(()),
             Ok(Added::Beside(extension)) => {
-                self.extend(&extension, on_output);
+                self.extend(&extension);
                 Ok(())
             }
             Ok(Added::Anew(extension, edited)) => {
@@ -261,7 +261,7 @@ impl Session {
                 }
                 self.leave(on_output);
                 self.begin_anew();
-                self.extend(&extension, on_output);
+                self.extend(&extension);
                 self.restart().map_err(|text| CellError::plain("DependencyError", &text))
             }
             Err(Trouble::Interrupted) => {
@@ -273,10 +273,7 @@ impl Session {
     }
 
     /// Lets cells name the crates of an extension.
-    fn extend(&mut self, extension: &Extension, on_output: &mut dyn FnMut(Output)) {
-        for warning in &extension.warnings {
-            on_output(Output::Stderr(format!("warning: {warning}\n")));
-        }
+    fn extend(&mut self, extension: &Extension) {
         self.compiler.extend(extension);
         self.paths.finish();
         self.paths.try_again(self.compiler.ambiguous_crates());

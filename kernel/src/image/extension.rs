@@ -29,8 +29,6 @@ pub struct Extension {
     folder: PathBuf,
     /// Crates a cell can name, with their files in [`Extension::deps`], of this extension or of one below.
     pub crates: Vec<(String, String)>,
-    /// What was noticed when it was built.
-    pub warnings: Vec<String>,
 }
 
 /// What went wrong, in the words for the user.
@@ -106,16 +104,10 @@ impl Extension {
 
     fn open(name: &str, folder: &Path) -> Option<Extension> {
         let text = fs::read_to_string(folder.join(MANIFEST)).ok()?;
-        let mut extension =
-            Extension { name: name.into(), folder: folder.into(), crates: vec![], warnings: vec![] };
+        let mut extension = Extension { name: name.into(), folder: folder.into(), crates: vec![] };
         for line in text.lines() {
-            match line.split_once(' ')? {
-                ("crate", rest) => {
-                    let (name, file) = rest.split_once(' ')?;
-                    extension.crates.push((name.into(), file.into()));
-                }
-                (_, warning) => extension.warnings.push(warning.into()),
-            }
+            let (name, file) = line.strip_prefix("crate ")?.split_once(' ')?;
+            extension.crates.push((name.into(), file.into()));
         }
         Some(extension)
     }
@@ -283,7 +275,7 @@ fn build_in(
             break;
         }
     }
-    let Resolved { direct, reached } = chosen?;
+    let direct = chosen?;
     let package_of =
         |name: &str, value: &toml::Value| match value.get("package").and_then(toml::Value::as_str) {
             Some(package) => package.to_string(),
@@ -313,9 +305,6 @@ fn build_in(
     for unit in built.iter().filter(|unit| !known.contains(&unit.file_name())) {
         let to = deps.join(unit.file_name());
         fs::copy(&unit.file, &to).map_err(|e| cannot("copy", &unit.file, &e))?;
-    }
-    for twice in built_twice(&built, &held, wanted, &reached) {
-        text.push_str(&format!("warning {twice}\n"));
     }
     let mut source = String::from("#![allow(warnings)]\npub extern crate onelens_image;\n");
     let mut command = Command::new(image.rustc());
@@ -542,37 +531,20 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
     Ok((status.success(), output.join().unwrap_or_default(), said))
 }
 
-/// What cargo chose, in its names for packages.
-struct Resolved {
-    /// The crates asked for, as code names them.
-    direct: Vec<(String, String)>,
-    /// Those, and all that they are made of.
-    reached: BTreeSet<String>,
-}
-
+/// The crates asked for, as code names them and as cargo names the packages that it chose.
+///
 /// Of this platform only: what others need is not downloaded.
-fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Resolved, Trouble> {
+fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Vec<(String, String)>, Trouble> {
     let asked = ["metadata", "--format-version=1", "--filter-platform=host-tuple"];
     let metadata: Value = serde_json::from_str(&cargo(image, package, &asked, watcher)?).map_err(|e| {
         format!("cargo does not describe what it chose: {e}\nhelp: try again; if it stays so, report this")
     })?;
-    let nodes: Vec<&Value> = metadata["resolve"]["nodes"].as_array().into_iter().flatten().collect();
-    let dependencies = |id: &str| -> Vec<(String, String)> {
-        let node = nodes.iter().find(|node| node["id"] == id);
-        let deps = node.and_then(|node| node["deps"].as_array()).into_iter().flatten();
-        deps.filter_map(|dep| Some((dep["name"].as_str()?.to_string(), dep["pkg"].as_str()?.to_string())))
-            .collect()
-    };
-    let mut direct = dependencies(metadata["resolve"]["root"].as_str().unwrap_or_default());
-    direct.retain(|(name, _)| !name.starts_with("held_by_the_image"));
-    let mut reached: BTreeSet<String> = BTreeSet::new();
-    let mut open: Vec<String> = direct.iter().map(|(_, id)| id.clone()).collect();
-    while let Some(id) = open.pop() {
-        if reached.insert(id.clone()) {
-            open.extend(dependencies(&id).into_iter().map(|(_, id)| id));
-        }
-    }
-    Ok(Resolved { direct, reached })
+    let resolve = &metadata["resolve"];
+    let nodes = resolve["nodes"].as_array().into_iter().flatten();
+    let deps = nodes.filter(|node| node["id"] == resolve["root"]).filter_map(|node| node["deps"].as_array());
+    let named = deps.flatten().filter_map(|dep| Some((dep["name"].as_str()?, dep["pkg"].as_str()?)));
+    let asked_for = named.filter(|(name, _)| !name.starts_with("held_by_the_image"));
+    Ok(asked_for.map(|(name, id)| (name.to_string(), id.to_string())).collect())
 }
 
 /// Files of crates that the image or an extension below has.
@@ -583,41 +555,6 @@ fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, S
         known.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
     }
     Ok(known)
-}
-
-/// What to say about crates that had to be built once more, in another version or with further features, although types
-/// of the library's are theirs. What was asked for by name is no surprise, and what only crates of the image use is
-/// nobody's concern.
-fn built_twice(
-    built: &[Unit],
-    held: &[Unit],
-    wanted: &BTreeMap<String, toml::Value>,
-    reached: &BTreeSet<String>,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    let is_asked = |unit: &Unit| wanted.keys().any(|name| name.replace('-', "_") == unit.name);
-    let is_shown = |unit: &&Unit| {
-        SHOWN.contains(&unit.name.as_str()) && !is_asked(unit) && reached.contains(&unit.package_id)
-    };
-    for unit in built.iter().filter(|unit| !unit.proc_macro && !unit.for_build).filter(is_shown) {
-        let mut same = held.iter().filter(|one| one.name == unit.name).peekable();
-        let Some(one) = same.peek().copied() else { continue };
-        if same.all(|one| one.file_name() != unit.file_name()) {
-            let (a, b) = (&one.version, &unit.version);
-            let why = match (a == b, one.features == unit.features) {
-                (false, _) => format!("{b} beside {a}"),
-                (true, false) => format!("{a} with other features"),
-                (true, true) => format!("{a} with macros of other features"),
-            };
-            found.push(format!(
-                "{} is there twice now, {why}: what the new crates call by that name is another type than what cells do",
-                unit.name
-            ));
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
 }
 
 #[cfg(test)]

@@ -339,6 +339,31 @@ fn another_version_of_a_crate_that_the_kernel_holds_stands_beside_it() {
 }
 
 #[test]
+fn a_crate_that_brings_another_copy_of_one_that_cells_have_says_so_where_the_two_meet_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    package(
+        folder.path(),
+        "taker",
+        "[dependencies]\nserde_json = { version = \"1\", features = [\"unbounded_depth\"] }\n",
+        &[(
+            "src/lib.rs",
+            "pub use serde_json;\npub fn take(v: &serde_json::Value) -> String { v.to_string() }\n",
+        )],
+    );
+    let mut engine = session();
+    let dep = format!(":dep taker = {{ path = {:?} }}", folder.path().join("taker"));
+    let (_, said) = run(&mut engine, &dep).unwrap();
+    assert!(said.contains("Compiling taker") && !said.contains("warning"), "{said}");
+    assert_eq!(value(&mut engine, "taker::take(&taker::serde_json::json!([1]))"), "\"[1]\"");
+    let e = run(&mut engine, "taker::take(&serde_json::json!([1]))").unwrap_err();
+    let told = e.traceback.join("\n");
+    assert!(
+        told.contains("`serde_json` is in this notebook twice") && !told.contains("cargo tree"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_crate_that_an_earlier_one_brought_is_the_same_crate() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
