@@ -8,15 +8,18 @@
 //!
 //! Threads are those of `RAYON_NUM_THREADS`.
 
+#[path = "peak.rs"]
+mod peak;
+
 use std::time::Instant;
 
 use onelens::data::Source;
 use onelens::model::{Config, Hook, Provenance, Training, TrainingRun, Transformer};
 use onelens::ndarray::{Array2, ArrayD};
-use onelens::num::{Rng, matmul, rng, uniform_index};
+use onelens::num::{Rng, rng, uniform_index};
 use onelens::session::{Bundle, Sink, set_sink};
 use onelens::{Error, ErrorKind, Result};
-use rayon::prelude::*;
+use peak::gemm_peak;
 use serde_json::{Value, json};
 
 /// The same batch again and again, so that the peer can be given it too.
@@ -99,25 +102,6 @@ fn cache(model: &Transformer, tokens: &Array2<u32>) -> Result<Value> {
     Ok(json!({ "ms": ms, "hooks": cache.hooks().len(), "logits": size(&logits.into_dyn()), "kept": kept }))
 }
 
-/// GFLOP/s of square products, one on each thread at the same time.
-fn peak() -> Value {
-    const N: usize = 512;
-    const TIMES: usize = 40;
-    let a = Array2::from_shape_fn((N, N), |(i, j)| ((i * 7 + j) % 13) as f32);
-    let threads = rayon::current_num_threads();
-    let run = || {
-        let start = Instant::now();
-        (0..threads).into_par_iter().for_each(|_| {
-            for _ in 0..TIMES {
-                std::hint::black_box(matmul(a.view(), a.view()));
-            }
-        });
-        (2 * N * N * N * TIMES * threads) as f64 / start.elapsed().as_secs_f64() / 1e9
-    };
-    let best = (0..5).map(|_| run()).fold(0.0, f64::max);
-    json!({ "gflops": best, "threads": threads })
-}
-
 fn main() -> Result<()> {
     set_sink(Box::new(Silent));
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -126,7 +110,7 @@ fn main() -> Result<()> {
         Error::new(ErrorKind::Config, what, "give `train|cache V T d L B FILE`, or `peak`")
     };
     if args == ["peak"] {
-        println!("{}", peak());
+        println!("{}", json!({ "gflops": gemm_peak() / 1e9, "threads": rayon::current_num_threads() }));
         return Ok(());
     }
     let [work, sizes @ .., file] = &args[..] else { return Err(usage()) };

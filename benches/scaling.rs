@@ -17,6 +17,9 @@
 //! work is left out: it is shared without rest, so that it makes efficiencies better. What no formula says: every
 //! process holds moments of all streams, once for each level of the tree that it joins.
 
+#[path = "peak.rs"]
+mod peak;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -24,7 +27,8 @@ use onelens::Result;
 use onelens::lens::{LayerMoments, LogitLens, Moments, compare};
 use onelens::model::{Config, Transformer};
 use onelens::ndarray::Array2;
-use onelens::num::{matmul, normal, rng};
+use onelens::num::{normal, rng};
+use peak::gemm_peak;
 use rayon::prelude::*;
 
 /// Bytes a second: Ethernet of 100 Gbit/s at 80 %.
@@ -105,7 +109,7 @@ fn collected(d: usize) -> Result<()> {
     let collect = median(|| LayerMoments::collect(&model, &tokens).map(drop))?;
     // Of each stream half a symmetric matrix and one with the target, whose own half is multiplied once.
     let flops = ((3 * (BLOCKS + 1) + 1) * tokens.len() * d * d) as f64;
-    let share = 100.0 * flops / (collect - forward).max(1e-9) / peak();
+    let share = 100.0 * flops / (collect - forward).max(1e-9) / gemm_peak();
     println!("| {d} | {forward:.2} | {collect:.2} | {:.2} | {share:.0} % |", collect / forward);
     Ok(())
 }
@@ -130,24 +134,9 @@ fn read(d_vocab: usize) -> Result<()> {
     let seconds = median(|| compare(&model, &[&LogitLens], &moments, &tokens).map(drop))?;
     // Weights of a block, and the unembedding once for the model and once for each stream.
     let flops = 2 * tokens.len() * (12 * BLOCKS * d * d + (BLOCKS + 2) * d * d_vocab);
-    let share = 100.0 * flops as f64 / seconds / peak();
+    let share = 100.0 * flops as f64 / seconds / gemm_peak();
     println!("| {d_vocab} | {seconds:.2} | {share:.0} % |");
     Ok(())
-}
-
-/// What products of gemm reach on all threads, each with its own, in operations a second.
-fn peak() -> f64 {
-    const N: usize = 512;
-    let a = Array2::from_shape_fn((N, N), |(i, j)| ((i * 7 + j) % 13) as f32);
-    let threads = rayon::current_num_threads();
-    let run = || {
-        let began = Instant::now();
-        (0..threads).into_par_iter().for_each(|_| {
-            (0..20).for_each(|_| drop(std::hint::black_box(matmul(a.view(), a.view()))));
-        });
-        (2 * N * N * N * 20 * threads) as f64 / began.elapsed().as_secs_f64()
-    };
-    (0..5).map(|_| run()).fold(0.0, f64::max)
 }
 
 fn measure(d: usize) -> Result<Costs> {

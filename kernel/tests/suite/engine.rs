@@ -563,7 +563,7 @@ fn commands_help_and_dependencies() {
     n.ok(":dep onelens = { path = \"..\" }\n:dep ndarray = \"0.17\"\n:opt 0\nlet x = 1.5;");
     assert_eq!(n.value(":vars"), "x: f64");
     assert!(n.value(":help").contains(":vars"));
-    n.fails(":dep serde = { version = \"1\", features = [\"rc\"] }", "DependencyError", "rc");
+    n.fails(":dep serde = { version = \"1\", features = [\"unstable\"] }", "DependencyError", "unstable");
     n.fails(":nonsense", "CommandError", "`:nonsense` is not a command");
     n.fails(":ops 2", "CommandError", "did you mean `:opt`?");
     // A notebook that came from stock evcxr may begin with its settings.
