@@ -295,7 +295,7 @@ fn build_in(
     let folder = image.build_folder();
     let folder = folder.to_string_lossy();
     build.extend(["--target-dir", &folder]);
-    let messages = cargo(image, &package, &build, watcher)?;
+    let messages = cargo(image, &package, &build, true, watcher)?;
     let messages: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let built = units(&messages);
     let deps = work.join("deps");
@@ -446,20 +446,20 @@ fn manifest(held: &[&Unit], wanted: &BTreeMap<String, toml::Value>, how_built: H
 
 const PACKAGE: &str = "onelens-extension";
 
-/// What cargo answers about the package. What is on this machine is enough, mostly; the network is asked only if it is
-/// not.
-fn cargo(image: &Image, package: &Path, asked: &[&str], watcher: &mut Watcher) -> Result<String, Trouble> {
-    let mut said = String::new();
-    for offline in [Some("--offline"), None] {
-        let mut command = environment::cargo(image.cargo());
-        command.args(asked).args(offline).arg("--manifest-path").arg(package.join("Cargo.toml"));
-        command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
-        match run(&mut command, watcher)? {
-            (true, answer, _) => return Ok(answer),
-            (false, _, why) => said = why,
-        }
-    }
-    Err(Trouble::Failed(explain(&said)))
+/// What cargo answers about the package, without the network or with it.
+fn cargo(
+    image: &Image,
+    package: &Path,
+    asked: &[&str],
+    offline: bool,
+    watcher: &mut Watcher,
+) -> Result<String, Trouble> {
+    let mut command = environment::cargo(image.cargo());
+    command.args(asked).args(offline.then_some("--offline"));
+    command.arg("--manifest-path").arg(package.join("Cargo.toml"));
+    command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
+    let (success, answer, said) = run(&mut command, watcher)?;
+    if success { Ok(answer) } else { Err(Trouble::Failed(explain(&said))) }
 }
 
 /// What cargo said, with the remedy where it is known.
@@ -531,12 +531,17 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
     Ok((status.success(), output.join().unwrap_or_default(), said))
 }
 
-/// The crates asked for, as code names them and as cargo names the packages that it chose.
+/// The crates asked for, as code names them and as cargo names the packages that it chose and has downloaded.
 ///
 /// Of this platform only: what others need is not downloaded.
 fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Vec<(String, String)>, Trouble> {
     let asked = ["metadata", "--format-version=1", "--filter-platform=host-tuple"];
-    let metadata: Value = serde_json::from_str(&cargo(image, package, &asked, watcher)?).map_err(|e| {
+    // What is on this machine is enough, mostly; the network is asked only if it is not.
+    let answer = match cargo(image, package, &asked, true, watcher) {
+        Err(Trouble::Failed(_)) => cargo(image, package, &asked, false, watcher),
+        other => other,
+    };
+    let metadata: Value = serde_json::from_str(&answer?).map_err(|e| {
         format!("cargo does not describe what it chose: {e}\nhelp: try again; if it stays so, report this")
     })?;
     let resolve = &metadata["resolve"];
