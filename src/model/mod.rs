@@ -25,6 +25,7 @@ mod adamw;
 mod architecture;
 mod attention_layer;
 mod backward;
+mod blocks;
 mod branches;
 mod cache;
 mod config;

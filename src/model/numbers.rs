@@ -1,14 +1,13 @@
 //! Rows of numbers as files store them: decoded to `f32`, or multiplied as they are.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use safetensors::tensor::Dtype;
 
+use super::blocks::{self, BLOCK, SUPER_BLOCK, scale};
 use crate::num::dot;
 
 /// The bytes of a file: mapped, or read into memory.
@@ -41,24 +40,24 @@ impl FileBytes {
     }
 }
 
-/// How numbers are stored.
+/// How numbers are stored: one by one, or in [`blocks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     F32,
     F16,
     Bf16,
-    /// Blocks of `2⁵` numbers `d q`, with `q` in one signed byte.
     Q8_0,
-    /// Blocks of `2⁵` numbers `d (q - 8)`, with `q` in four bits.
     Q4_0,
-    /// Blocks of `2⁵` numbers `d q + m`, with `q` in four bits.
     Q4_1,
-    /// Any other kind of blocks that candle decodes.
-    Blocks(GgmlDType),
+    Q5_0,
+    Q5_1,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
-/// Numbers of a block of the kinds whose blocks are decoded here.
-const BLOCK: usize = 32;
 /// Sums run in so many lanes, in the same order on every machine.
 const LANES: usize = 16;
 
@@ -83,13 +82,13 @@ impl Kind {
             GgmlDType::Q8_0 => Some(Kind::Q8_0),
             GgmlDType::Q4_0 => Some(Kind::Q4_0),
             GgmlDType::Q4_1 => Some(Kind::Q4_1),
-            GgmlDType::Q5_0
-            | GgmlDType::Q5_1
-            | GgmlDType::Q2K
-            | GgmlDType::Q3K
-            | GgmlDType::Q4K
-            | GgmlDType::Q5K
-            | GgmlDType::Q6K => Some(Kind::Blocks(dtype)),
+            GgmlDType::Q5_0 => Some(Kind::Q5_0),
+            GgmlDType::Q5_1 => Some(Kind::Q5_1),
+            GgmlDType::Q2K => Some(Kind::Q2K),
+            GgmlDType::Q3K => Some(Kind::Q3K),
+            GgmlDType::Q4K => Some(Kind::Q4K),
+            GgmlDType::Q5K => Some(Kind::Q5K),
+            GgmlDType::Q6K => Some(Kind::Q6K),
             // What activations are quantised to on the way; no file has weights in it.
             GgmlDType::Q8_1 | GgmlDType::Q8K => None,
         }
@@ -103,14 +102,13 @@ impl Kind {
             Kind::Q8_0 => "q8_0",
             Kind::Q4_0 => "q4_0",
             Kind::Q4_1 => "q4_1",
-            Kind::Blocks(GgmlDType::Q5_0) => "q5_0",
-            Kind::Blocks(GgmlDType::Q5_1) => "q5_1",
-            Kind::Blocks(GgmlDType::Q2K) => "q2_k",
-            Kind::Blocks(GgmlDType::Q3K) => "q3_k",
-            Kind::Blocks(GgmlDType::Q4K) => "q4_k",
-            Kind::Blocks(GgmlDType::Q5K) => "q5_k",
-            Kind::Blocks(GgmlDType::Q6K) => "q6_k",
-            Kind::Blocks(_) => "quantised",
+            Kind::Q5_0 => "q5_0",
+            Kind::Q5_1 => "q5_1",
+            Kind::Q2K => "q2_k",
+            Kind::Q3K => "q3_k",
+            Kind::Q4K => "q4_k",
+            Kind::Q5K => "q5_k",
+            Kind::Q6K => "q6_k",
         }
     }
 
@@ -118,8 +116,8 @@ impl Kind {
     fn block(self) -> usize {
         match self {
             Kind::F32 | Kind::F16 | Kind::Bf16 => 1,
-            Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 => BLOCK,
-            Kind::Blocks(dtype) => dtype.block_size(),
+            Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 | Kind::Q5_0 | Kind::Q5_1 => BLOCK,
+            Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => SUPER_BLOCK,
         }
     }
 
@@ -128,10 +126,16 @@ impl Kind {
         match self {
             Kind::F32 => 4,
             Kind::F16 | Kind::Bf16 => 2,
-            Kind::Q8_0 => 2 + BLOCK,
-            Kind::Q4_0 => 2 + BLOCK / 2,
-            Kind::Q4_1 => 4 + BLOCK / 2,
-            Kind::Blocks(dtype) => dtype.type_size(),
+            Kind::Q8_0 => 34,
+            Kind::Q4_0 => 18,
+            Kind::Q4_1 => 20,
+            Kind::Q5_0 => 22,
+            Kind::Q5_1 => 24,
+            Kind::Q2K => 84,
+            Kind::Q3K => 110,
+            Kind::Q4K => 144,
+            Kind::Q5K => 176,
+            Kind::Q6K => 210,
         }
     }
 
@@ -149,15 +153,11 @@ impl Kind {
     fn scales(self) -> &'static [usize] {
         match self {
             Kind::F32 | Kind::F16 | Kind::Bf16 => &[],
-            Kind::Q8_0 | Kind::Q4_0 => &[0],
-            Kind::Q4_1 => &[0, 2],
-            Kind::Blocks(GgmlDType::Q5_0) => &[0],
-            Kind::Blocks(GgmlDType::Q5_1) => &[0, 2],
-            Kind::Blocks(GgmlDType::Q2K) => &[80, 82],
-            Kind::Blocks(GgmlDType::Q3K) => &[108],
-            Kind::Blocks(GgmlDType::Q4K | GgmlDType::Q5K) => &[0, 2],
-            Kind::Blocks(GgmlDType::Q6K) => &[208],
-            Kind::Blocks(other) => unreachable!("{other:?} is no kind of weights"),
+            Kind::Q8_0 | Kind::Q4_0 | Kind::Q5_0 => &[0],
+            Kind::Q4_1 | Kind::Q5_1 | Kind::Q4K | Kind::Q5K => &[0, 2],
+            Kind::Q2K => &[80, 82],
+            Kind::Q3K => &[108],
+            Kind::Q6K => &[208],
         }
     }
 }
@@ -190,10 +190,7 @@ impl Numbers {
     ) -> Option<Self> {
         let row = kind.bytes(n_columns)?;
         let fits = row.checked_mul(n_rows)? == bytes.len() && bytes.end <= file.all().len();
-        // candle takes its blocks where an `f16` may lie; every block is an even number of bytes long.
-        let aligned = !matches!(kind, Kind::Blocks(_))
-            || (file.all().as_ptr() as usize + bytes.start).is_multiple_of(2);
-        (fits && aligned).then_some(Numbers { file, bytes, kind, n_rows, n_columns })
+        fits.then_some(Numbers { file, bytes, kind, n_rows, n_columns })
     }
 
     pub(crate) fn n_rows(&self) -> usize {
@@ -230,7 +227,16 @@ impl Numbers {
             Kind::Bf16 => {
                 bytes.as_chunks::<2>().0.iter().position(|&b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80)
             }
-            Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 | Kind::Blocks(_) => {
+            Kind::Q8_0
+            | Kind::Q4_0
+            | Kind::Q4_1
+            | Kind::Q5_0
+            | Kind::Q5_1
+            | Kind::Q2K
+            | Kind::Q3K
+            | Kind::Q4K
+            | Kind::Q5K
+            | Kind::Q6K => {
                 let size = self.kind.block_bytes();
                 let broken = |block: usize| {
                     self.kind.scales().iter().any(|scale| bytes[block * size + scale + 1] & 0x7c == 0x7c)
@@ -240,7 +246,18 @@ impl Numbers {
         }?;
         let value = match self.kind {
             Kind::F32 => bytes.as_chunks::<4>().0.get(found).map_or(f32::NAN, |&b| f32::from_le_bytes(b)),
-            Kind::F16 | Kind::Bf16 | Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 | Kind::Blocks(_) => {
+            Kind::F16
+            | Kind::Bf16
+            | Kind::Q8_0
+            | Kind::Q4_0
+            | Kind::Q4_1
+            | Kind::Q5_0
+            | Kind::Q5_1
+            | Kind::Q2K
+            | Kind::Q3K
+            | Kind::Q4K
+            | Kind::Q5K
+            | Kind::Q6K => {
                 let at = found / self.kind.block() * self.kind.block_bytes();
                 if bytes[at] == 0 && half(at).abs() >= 65_536.0 { f32::INFINITY } else { f32::NAN }
             }
@@ -280,7 +297,17 @@ impl Numbers {
     pub(crate) fn prepare<'a>(&self, x: &'a [f32]) -> Prepared<'a> {
         let sums = match self.kind {
             Kind::Q4_0 | Kind::Q4_1 => x.as_chunks::<BLOCK>().0.iter().map(|x| x.iter().sum()).collect(),
-            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Q8_0 | Kind::Blocks(_) => Vec::new(),
+            Kind::F32
+            | Kind::F16
+            | Kind::Bf16
+            | Kind::Q8_0
+            | Kind::Q5_0
+            | Kind::Q5_1
+            | Kind::Q2K
+            | Kind::Q3K
+            | Kind::Q4K
+            | Kind::Q5K
+            | Kind::Q6K => Vec::new(),
         };
         Prepared { x, sums }
     }
@@ -292,7 +319,7 @@ impl Numbers {
             Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 => {
                 whole && with.len() == 1
             }
-            Kind::Blocks(_) => false,
+            Kind::Q5_0 | Kind::Q5_1 | Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => false,
         };
         if direct {
             to[0] = Dot { kind: self.kind, bytes: self.row(row), x: with[0].x, sums: &with[0].sums }.run();
@@ -310,7 +337,7 @@ impl Numbers {
 
 /// A half-precision number that is finite. Plain arithmetic, so that loops over it become vector instructions.
 #[inline(always)]
-fn half(bits: u16) -> f32 {
+pub(crate) fn half(bits: u16) -> f32 {
     // The exponent's bias goes from 15 to 127 by a factor of 2^112, subnormal numbers included.
     let size = f32::from_bits(u32::from(bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
     f32::from_bits(size.to_bits() | u32::from(bits & 0x8000) << 16)
@@ -321,21 +348,7 @@ fn brain(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The `f16` that begins at byte `at`.
-#[inline(always)]
-fn scale(block: &[u8], at: usize) -> f32 {
-    half(u16::from_le_bytes([block[at], block[at + 1]]))
-}
-
 fn decode(kind: Kind, bytes: &[u8], to: &mut [f32]) {
-    if let Kind::Blocks(dtype) = kind {
-        let numbers = dtype.from_data(Cow::Borrowed(bytes)).dequantize(to.len());
-        match numbers {
-            Ok(CpuStorage::F32(numbers)) => to.copy_from_slice(&numbers),
-            Ok(_) | Err(_) => unreachable!("candle decodes whole blocks of {} to f32", kind.name()),
-        }
-        return;
-    }
     Decode { kind, bytes, to }.run();
 }
 
@@ -371,40 +384,18 @@ impl pulp::NullaryFnOnce for Decode<'_> {
                     .zip(bytes.as_chunks::<2>().0)
                     .for_each(|(y, &b)| *y = brain(u16::from_le_bytes(b)));
             }
-            Kind::Q8_0 => {
-                for (y, block) in to.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.chunks_exact(2 + BLOCK))
-                {
-                    let d = scale(block, 0);
-                    y.iter_mut().zip(&block[2..]).for_each(|(y, &q)| *y = d * f32::from(q as i8));
-                }
-            }
-            Kind::Q4_0 => {
-                for (y, block) in
-                    to.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.chunks_exact(2 + BLOCK / 2))
-                {
-                    let d = scale(block, 0);
-                    nibbles(y, &block[2..], |q| d * (q - 8.0));
-                }
-            }
-            Kind::Q4_1 => {
-                for (y, block) in
-                    to.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.chunks_exact(4 + BLOCK / 2))
-                {
-                    let (d, m) = (scale(block, 0), scale(block, 2));
-                    nibbles(y, &block[4..], |q| d * q + m);
-                }
-            }
-            Kind::Blocks(_) => unreachable!("candle decodes these"),
+            Kind::Q8_0 => blocks::each(bytes, to, blocks::q8_0),
+            Kind::Q4_0 => blocks::each(bytes, to, blocks::q4_0),
+            Kind::Q4_1 => blocks::each(bytes, to, blocks::q4_1),
+            Kind::Q5_0 => blocks::each(bytes, to, blocks::q5_0),
+            Kind::Q5_1 => blocks::each(bytes, to, blocks::q5_1),
+            Kind::Q2K => blocks::each(bytes, to, blocks::q2_k),
+            Kind::Q3K => blocks::each(bytes, to, blocks::q3_k),
+            Kind::Q4K => blocks::each(bytes, to, blocks::q4_k),
+            Kind::Q5K => blocks::each(bytes, to, blocks::q5_k),
+            Kind::Q6K => blocks::each(bytes, to, blocks::q6_k),
         }
     }
-}
-
-/// The low halves of sixteen bytes, then the high ones.
-#[inline(always)]
-fn nibbles(y: &mut [f32; BLOCK], bytes: &[u8], number: impl Fn(f32) -> f32) {
-    let (low, high) = y.split_at_mut(BLOCK / 2);
-    low.iter_mut().zip(bytes).for_each(|(y, &b)| *y = number(f32::from(b & 15)));
-    high.iter_mut().zip(bytes).for_each(|(y, &b)| *y = number(f32::from(b >> 4)));
 }
 
 /// `Σ w x` of one row.
@@ -473,7 +464,9 @@ impl pulp::NullaryFnOnce for Dot<'_> {
                     rest += scale(block, 2) * sum;
                 }
             }
-            Kind::Blocks(_) => unreachable!("these are decoded first"),
+            Kind::Q5_0 | Kind::Q5_1 | Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => {
+                unreachable!("these are decoded first")
+            }
         }
         lanes.iter().sum::<f32>() + rest
     }
@@ -562,7 +555,17 @@ mod tests {
             let infinite: &[u8] = match kind {
                 Kind::F32 => &[0, 0, 0x80, 0x7f],
                 Kind::Bf16 => &[0x80, 0x7f],
-                Kind::F16 | Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 | Kind::Blocks(_) => &[0, 0x7c],
+                Kind::F16
+                | Kind::Q8_0
+                | Kind::Q4_0
+                | Kind::Q4_1
+                | Kind::Q5_0
+                | Kind::Q5_1
+                | Kind::Q2K
+                | Kind::Q3K
+                | Kind::Q4K
+                | Kind::Q5K
+                | Kind::Q6K => &[0, 0x7c],
             };
             bytes[at..at + infinite.len()].copy_from_slice(infinite);
             let all = 0..bytes.len();
