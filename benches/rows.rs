@@ -13,7 +13,7 @@ mod peak;
 
 use std::time::Instant;
 
-use onelens::data::Source;
+use onelens::data::{Source, Tokens};
 use onelens::model::{Config, Hook, Provenance, Training, TrainingRun, Transformer};
 use onelens::ndarray::{Array2, ArrayD};
 use onelens::num::{Rng, rng, uniform_index};
@@ -38,7 +38,7 @@ impl Source for Fixed {
         Ok(self.0.clone())
     }
 
-    fn true_conditional(&self, _: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, _: &dyn Tokens) -> Option<Array2<f64>> {
         None
     }
 

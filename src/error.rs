@@ -48,7 +48,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error from what happened and how to get out of it.
+    /// Makes an error from what happened and how to get out of it.
     pub fn new(kind: ErrorKind, what: impl Into<String>, help: impl Into<String>) -> Self {
         Error { kind, what: what.into(), help: help.into(), source: None }
     }
@@ -68,17 +68,17 @@ impl Error {
         Error::of_file(format!("{} cannot be read", path.display()), e, "check the path and its permissions")
     }
 
-    /// The class of the error.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What happened, without the remedy.
+    /// Says what happened, without the remedy.
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// The remedy.
+    /// Returns the remedy.
     pub fn help(&self) -> &str {
         &self.help
     }

@@ -16,8 +16,18 @@
 //!
 //! It is for anyone who wants to know what happens between the layers of a transformer, and for those who write Rust
 //! and want a notebook for it: the program `onelens` is a Jupyter kernel, `onelens run NOTEBOOK` makes a page of a
-//! notebook, and `onelens lab` opens JupyterLab. It needs Linux and computes on the processor in `f32`; the largest
-//! model tried here is SmolLM2 with 135 million parameters.
+//! notebook, and `onelens lab` opens JupyterLab. It needs Linux (for macOS it compiles, and was not yet run there),
+//! Rust 1.95 or later with cargo, and a C compiler for linking, but no Python. It computes on the processor in `f32`;
+//! the largest model tried here is SmolLM2 with 135 million parameters.
+//!
+//! In a clone of the repository:
+//!
+//! ```sh
+//! cargo run -- run notebooks/01_one_lens.ipynb   # builds, then trains, fits, draws
+//! cargo run -- lab notebooks                     # all notebooks in JupyterLab
+//! ```
+//!
+//! The first command writes `notebooks/01_one_lens.html`: open that page in a browser.
 //!
 //! # The map
 //!

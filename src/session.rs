@@ -86,7 +86,7 @@ pub fn clear_interrupt() {
     INTERRUPTED.store(false, Ordering::Relaxed);
 }
 
-/// Whether somebody asked the running computation to stop. Long loops poll this once per step.
+/// Tells whether somebody asked the running computation to stop. Long loops poll this once per step.
 ///
 /// ```
 /// use onelens::session;
@@ -140,7 +140,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A progress line for `total` steps. Nothing is shown before the first update.
+    /// Makes a progress line for `total` steps. Nothing is shown before the first update.
     pub fn new(label: &str, total: usize) -> Self {
         let id =
             format!("onelens-progress-{}-{}", std::process::id(), NEXT_ID.fetch_add(1, Ordering::Relaxed));
@@ -221,7 +221,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Nothing yet.
+    /// Makes a display that shows nothing yet.
     pub fn new(label: &str) -> Self {
         Live { progress: Progress::new(label, 1) }
     }
@@ -243,12 +243,13 @@ impl Live {
     }
 }
 
-/// `1 step`, `3 steps`.
+/// `1 step`, `3 steps`, `2 lenses`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+    let plural = if noun.ends_with('s') { "es" } else { "s" };
+    format!("{n} {noun}{}", if n == 1 { "" } else { plural })
 }
 
-/// Text made safe to stand in HTML, in element content and in double-quoted attributes.
+/// Makes text safe to stand in HTML, in element content and in double-quoted attributes.
 ///
 /// ```
 /// assert_eq!(onelens::session::escape_html("<b> & \"c\""), "&lt;b&gt; &amp; &quot;c&quot;");

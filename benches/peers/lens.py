@@ -23,7 +23,7 @@ from sklearn.linear_model import Ridge
 from compare import ROOT, TARGET, Failed, Row
 
 # Times through the tokens that our refinement takes. The last stream of the stories asks for more.
-SWEEPS = {"characters": 14, "stories": 24}
+EPOCHS = {"characters": 14, "stories": 24}
 # Steps whose lenses tell what the recipe reaches.
 LAST = 10
 
@@ -137,7 +137,7 @@ def rows(cases: list[Case]):
                 return seconds, case.held_out_kl(case.our_lenses("closed"))
 
             def refined():
-                seconds = case.ours("refined", str(SWEEPS[case.name]))["seconds"]
+                seconds = case.ours("refined", str(EPOCHS[case.name]))["seconds"]
                 return seconds, case.held_out_kl(case.our_lenses("refined"))
 
             def peer(name=name):

@@ -1,6 +1,6 @@
 //! Our side of the comparison `lens`: writes a model's activations for the peer, and does the same work on them.
 //!
-//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens refined FOLDER SWEEPS`, or `lens WORK FOLDER`
+//! usage: `lens prepare FOLDER characters|stories [DATA]`, then `lens refined FOLDER EPOCHS`, or `lens WORK FOLDER`
 //! with WORK one of `closed`, `family`, `ridge`, `push`. Prints JSON with the seconds; lenses go to `FOLDER/WORK.f64`,
 //! for each stream `A` and then `b`.
 
@@ -34,7 +34,7 @@ fn main() -> Outcome<()> {
         ["prepare", folder, "stories", data] => prepare_stories(Path::new(folder), Path::new(data)),
         [work, folder] if work != "refined" => measure(work, Path::new(folder), 0),
         ["refined", folder, epochs] => measure("refined", Path::new(folder), epochs.parse()?),
-        _ => Err("usage: lens prepare FOLDER characters|stories [DATA], lens refined FOLDER SWEEPS, or lens WORK FOLDER".into()),
+        _ => Err("usage: lens prepare FOLDER characters|stories [DATA], lens refined FOLDER EPOCHS, or lens WORK FOLDER".into()),
     }
 }
 

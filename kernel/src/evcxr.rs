@@ -223,7 +223,7 @@ fn with_witness(code: &str, new: &str, old: Option<&str>) -> String {
 fn early_end(said: &str) -> CellError {
     let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     match lines.iter().position(|line| line.contains(" panicked at ")) {
-        // The message stands behind the line with the place, and before the backtrace.
+        // The message comes after the line with the place and before the backtrace.
         Some(at) => plain("Panic", lines.get(at + 1).copied().unwrap_or("the cell panicked")),
         None => plain("Error", lines.last().copied().unwrap_or("the cell ended by `?`")),
     }

@@ -45,7 +45,7 @@ fn parse(text: &str) -> Vec<Case> {
             continue;
         }
         let cell = case.cells.last_mut().expect("a case has a cell");
-        // An empty line printed or an error without words has nothing behind the mark.
+        // An empty line printed or an error without words has nothing after the mark.
         let (mark, rest) = line.split_at_checked(2).unwrap_or((line, ""));
         let rest = rest.strip_prefix(' ').unwrap_or(rest).to_string();
         match mark {

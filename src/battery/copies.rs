@@ -7,7 +7,7 @@ use crate::Result;
 use crate::num::{Cholesky, Rng, matmul, normal, random_rotation, uniform_index};
 
 impl Streams {
-    /// The exact rotated copy: another random rotation `R_l` of every stream but the last, `h_l → R_l h_l`.
+    /// Makes the exact rotated copy: another random rotation `R_l` of every stream but the last, `h_l → R_l h_l`.
     ///
     /// It is the network with `R_l` after block `l - 1` and its inverse inside block `l`: the same function with the
     /// same intermediate predictions, own lenses read it equally well, and no lens is shared. What a shared lens shows
@@ -21,9 +21,9 @@ impl Streams {
         copy
     }
 
-    /// Every token gets, at each layer, the update of another: `h_l = h_0 + Σ_{k<l} Δ_k[π_k]`, with another permutation
-    /// `π_k` for each layer, inside each half of the sequences. Updates as large and as shaped as the network's, that
-    /// know nothing of the token.
+    /// Gives every token, at each layer, the update of another: `h_l = h_0 + Σ_{k<l} Δ_k[π_k]`, with another
+    /// permutation `π_k` for each layer, inside each half of the sequences. Updates as large and as shaped as the
+    /// network's, that know nothing of the token.
     ///
     /// Since its updates are independent of what was there before, the least-squares lens of each layer is the
     /// identity, up to an intercept: *one lens reads every layer of a random walk*. A shared fraction near 1 is no
@@ -40,7 +40,7 @@ impl Streams {
         .expect("a permutation cannot fail")
     }
 
-    /// Every update is drawn anew from the normal distribution of that layer's mean and covariance.
+    /// Draws every update anew from the normal distribution of that layer's mean and covariance.
     ///
     /// Fails if a covariance cannot be factorised.
     pub fn gaussian(&self, rng: &mut Rng) -> Result<Self> {
@@ -58,7 +58,7 @@ impl Streams {
         })
     }
 
-    /// The true conditionals of other tokens: everything else stays. `None` if they are not known.
+    /// Takes the true conditionals of other tokens; everything else stays. `None` if they are not known.
     pub fn permuted_targets(&self, rng: &mut Rng) -> Option<Self> {
         let half = self.half();
         let mut order: Vec<usize> = (0..self.target.nrows()).collect();

@@ -156,7 +156,7 @@ fn true_conditionals(source: &dyn Source, tokens: &Array2<u32>) -> Option<Array3
     let (n_seqs, n_pos) = (tokens.nrows(), tokens.ncols().saturating_sub(1));
     let mut all = Array3::zeros((n_seqs, n_pos, source.d_vocab()));
     for (mut to, row) in all.outer_iter_mut().zip(tokens.rows()) {
-        let p = source.true_conditional(&row.to_vec())?;
+        let p = source.true_conditional(&row)?;
         to.assign(&p.slice(s![..n_pos, ..]).mapv(|p| p as f32));
     }
     Some(all)

@@ -26,7 +26,7 @@ const MISSED: f64 = 0.05;
 const FEW: usize = 6;
 
 impl Interval {
-    /// Whether the whole interval lies above `x`.
+    /// Tells whether the whole interval lies above `x`.
     pub fn above(&self, x: f64) -> bool {
         self.lower > x
     }
@@ -62,7 +62,8 @@ pub struct Resamples {
 }
 
 impl Resamples {
-    /// `units[i]` is how many clusters unit `i` has. Values of clusters are then given unit by unit.
+    /// Draws how often each unit counts in each resample; `units[i]` is how many clusters unit `i` has. Values of
+    /// clusters are then given unit by unit.
     pub fn new(units: &[usize], rng: &mut Rng) -> Self {
         let units = match units {
             [n_clusters] => vec![1; *n_clusters],
@@ -76,13 +77,14 @@ impl Resamples {
         Resamples { units, counts }
     }
 
-    /// The mean of one value per cluster, with its interval. Panics unless there are as many values as clusters.
+    /// Computes the mean of one value per cluster, with its interval. Panics unless there are as many values as
+    /// clusters.
     pub fn mean(&self, values: &[f64]) -> Interval {
         self.ratio(values, &vec![1.0; values.len()])
     }
 
-    /// The sum of `top` over the sum of `bottom`, one value per cluster in both. Panics unless there are as many values
-    /// as clusters.
+    /// Divides the sum of `top` by the sum of `bottom`, one value per cluster in both. Panics unless there are as
+    /// many values as clusters.
     pub fn ratio(&self, top: &[f64], bottom: &[f64]) -> Interval {
         let n_clusters: usize = self.units.iter().sum();
         assert!(top.len() == n_clusters && bottom.len() == n_clusters, "one value per cluster");

@@ -205,8 +205,8 @@ impl LensReads {
 }
 
 impl LanguageReport {
-    /// What was found of the question, in sentences with their numbers: whether one lens reads, whether updates bring
-    /// it nearer, whether the model uses what it reads; then how single tokens and blocks fare.
+    /// Says what was found of the question, in sentences with their numbers: whether one lens reads, whether updates
+    /// bring it nearer, whether the model uses what it reads; then how single tokens and blocks fare.
     pub fn sentences(&self) -> Vec<(String, String)> {
         let (model, chance, shuffled) = (&self.networks[0], &self.networks[1], &self.networks[2]);
         let shares = |n: &NetworkReads, lens: &str| match n.shares(lens) {
@@ -319,8 +319,8 @@ impl LanguageReport {
         ]
     }
 
-    /// The answer: *supported* if all [`parts`](LanguageReport::parts) hold of the model and no null does as well,
-    /// *hierarchy* if none of them does, *cannot tell* where fewer than half of the streams count, else *mixed*.
+    /// Gives the answer: *supported* if all [`parts`](LanguageReport::parts) hold of the model and no null does as
+    /// well, *hierarchy* if none of them does, *cannot tell* where fewer than half of the streams count, else *mixed*.
     ///
     /// What a part asks was fixed after stories260K had been looked at and before SmolLM2 was, but for the comparison
     /// with nulls in nats in its second and third, which was asked for after a first report about SmolLM2.
@@ -339,7 +339,7 @@ impl LanguageReport {
         }
     }
 
-    /// What the answer rests on, each by its 95 % intervals. *Holds* means in two thirds of the places.
+    /// Lists what the answer rests on, each by its 95 % intervals. *Holds* means in two thirds of the places.
     ///
     /// * *One lens reads*: at the streams that count and have a lens of their own at least KL, a lens that has never
     ///   seen the stream reads half of what that does, at least KL; and in closed form more nats than in a null.
@@ -348,8 +348,8 @@ impl LanguageReport {
     /// * *The model uses it*: at the steered streams the one lens beats a rotated and a random direction; and the
     ///   random one by more nats than in a null.
     ///
-    /// A null does as well if it is not behind in nats in two thirds of the places; then the part is no evidence, which
-    /// is said.
+    /// A null does as well if the model does not lead it in nats in two thirds of the places; then the part is no
+    /// evidence, which is said.
     pub fn parts(&self) -> [Part; 3] {
         let (model, nulls) = self.networks.split_first().expect("a report is about a model");
         // Only where a lens of the stream's own was searched for by the same criterion.
@@ -395,7 +395,7 @@ impl LanguageReport {
         self.steering.iter().filter(|s| s.network == network).collect()
     }
 
-    /// The model (0), chance weights (1), shuffled updates (2).
+    /// Returns the model (0), chance weights (1), shuffled updates (2).
     ///
     /// Fails on another number.
     pub fn network(&self, i: usize) -> Result<&NetworkReads> {
@@ -433,12 +433,13 @@ impl LanguageReport {
 }
 
 impl NetworkReads {
-    /// What the lens with this name read.
+    /// Returns what the lens with this name read.
     pub fn lens(&self, name: &str) -> Option<&LensReads> {
         self.lenses.iter().find(|lens| lens.name == name)
     }
 
-    /// The streams that count: not the last one, and only where the own lens of least squares reads enough for a share.
+    /// Lists the streams that count: not the last one, and only where the own lens of least squares reads enough for a
+    /// share.
     pub fn counted(&self) -> Vec<usize> {
         let own = self.lens(LensReads::OWN).map_or(&[][..], |lens| &lens.share);
         (0..own.len().saturating_sub(1)).filter(|&l| own[l].is_some()).collect()
@@ -471,7 +472,7 @@ pub struct Part {
 }
 
 impl UpdateEffect {
-    /// Whether the token's own update brings the reading nearer, and more than another token's, by their 95 %
+    /// Tells whether the token's own update brings the reading nearer, and more than another token's, by their 95 %
     /// intervals.
     pub fn refines(&self) -> bool {
         self.own.above(0.0) && self.difference.above(0.0)
@@ -479,17 +480,17 @@ impl UpdateEffect {
 }
 
 impl SteeringEffect {
-    /// Mean change of the token's log-probability in nats by what was added under this name.
+    /// Returns the mean change of the token's log-probability in nats by what was added under this name.
     pub fn changed_by(&self, kind: &str) -> Option<f64> {
         self.change.iter().find(|(name, ..)| name == kind).map(|(_, mean, _)| *mean)
     }
 
-    /// Mean `KL(p ‖ p')` in nats of the same.
+    /// Returns the mean `KL(p ‖ p')` in nats of the same.
     pub fn disturbed_by(&self, kind: &str) -> Option<f64> {
         self.disturbance.iter().find(|(name, ..)| name == kind).map(|(_, mean, _)| *mean)
     }
 
-    /// Whether the one lens does more than both controls, by their 95 % intervals.
+    /// Tells whether the one lens does more than both controls, by their 95 % intervals.
     pub fn works(&self) -> bool {
         self.advantage.iter().all(|(mean, half)| mean - half > 0.0)
     }
@@ -521,7 +522,8 @@ fn capital(word: &str) -> String {
 }
 
 impl LanguageBattery {
-    /// The report about `model`: lenses are fitted to `fit: [sequence, pos]` and read `held_out: [sequence, pos]`.
+    /// Makes the report about `model`: lenses are fitted to `fit: [sequence, pos]` and read `held_out: [sequence,
+    /// pos]`.
     ///
     /// Fails if the tokens do not fit, on fewer than six held-out sequences, fewer tokens to fit than the streams are
     /// wide, fewer than three blocks, or when interrupted; finished parts are kept in `folder`.

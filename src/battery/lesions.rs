@@ -35,7 +35,8 @@ pub enum Lesion {
 }
 
 impl Lesion {
-    /// The network with the lesion. Its weights are those of `model`, but that what a damped block adds is divided.
+    /// Makes the network with the lesion. Its weights are those of `model`, but that what a damped block adds is
+    /// divided.
     ///
     /// Fails on a block that is not there, on the only block deleted, a looped network, which has one block only, and a
     /// network whose blocks multiply scores by a number that depends on their place. A damped block has to add to the
@@ -140,8 +141,8 @@ fn damp(block: &mut BlockParams, times: usize, normed: bool) {
     }
 }
 
-/// The loss on the second half of `tokens`, nats per token, when block `l` is replaced by the affine map of its input
-/// that predicts its output best on the first half, for each block; and without any replacement.
+/// Measures the loss on the second half of `tokens`, nats per token, when block `l` is replaced by the affine map of
+/// its input that predicts its output best on the first half, for each block; and without any replacement.
 ///
 /// Fails if the tokens do not fit, or the first half has too few of them for an affine map.
 pub fn affine_replacement(model: &Transformer, tokens: &Array2<u32>) -> Result<(Vec<f64>, f64)> {

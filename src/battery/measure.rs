@@ -132,14 +132,14 @@ pub struct Rotations {
 }
 
 impl Measured {
-    /// KL of a kind of lens.
+    /// Returns the KL of a kind of lens.
     ///
     /// Fails on a kind that is none of [`KINDS`].
     pub fn kl_of(&self, kind: &LensKind) -> Result<&Array2<f64>> {
         Ok(&self.kl[place(kind)?])
     }
 
-    /// How much the penalty grows per layer between lens and stream, by least squares over all pairs.
+    /// Fits how much the penalty grows per layer between lens and stream, by least squares over all pairs.
     pub fn transfer_slope(&self) -> f64 {
         let pairs: Vec<(f64, f64)> =
             self.transfer_penalty.indexed_iter().map(|((i, j), t)| (i.abs_diff(j) as f64, *t)).collect();

@@ -37,7 +37,7 @@ pub fn path_gradients<A: LinalgScalar + AddAssign, D: Dimension>(
     by_length
 }
 
-/// How much of the gradient of the loss at the embedding comes through paths of each length: entry `k` is
+/// Measures how much of the gradient of the loss at the embedding comes through paths of each length: entry `k` is
 /// `⟨v_k, g⟩ / ⟨g, g⟩` over `tokens: [sequence, pos + 1]`, with `v_k` of [`path_gradients`] and `g = Σ_k v_k`. The
 /// entries sum to 1; one is negative where paths of that length work against the whole. A block, attention and MLP
 /// together, is passed or not.

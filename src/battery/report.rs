@@ -213,8 +213,8 @@ const KIND: &str = "battery-report";
 const VERSION: u32 = 3;
 
 impl Report {
-    /// A report about the first of `groups`, each a name with its networks; those named in `controls` are what it has
-    /// to beat.
+    /// Makes a report about the first of `groups`, each a name with its networks; those named in `controls` are what it
+    /// has to beat.
     ///
     /// Controls should have been trained: one that has learned nothing beats nobody.
     ///
@@ -276,7 +276,7 @@ impl Report {
         Ok(Report { title: title.into(), groups, methods })
     }
 
-    /// The answer about the networks in question.
+    /// Returns the answer about the networks in question.
     pub fn verdict(&self) -> &Verdict {
         &self.groups[0].verdict
     }
@@ -365,7 +365,7 @@ fn mean_matrix(of: &dyn Fn(&Measured) -> &Array2<f64>, cells: &[Cell]) -> Option
 }
 
 impl Group {
-    /// Mean KL of a kind of lens at each stream, nats.
+    /// Returns the mean KL of a kind of lens at each stream, nats.
     ///
     /// Fails on a kind that is none of [`KINDS`].
     pub fn kl(&self, kind: &LensKind) -> Result<Vec<f64>> {

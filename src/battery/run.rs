@@ -48,7 +48,7 @@ impl Network {
         Network::Predictive,
     ];
 
-    /// How the report calls it.
+    /// Says how the report calls it.
     pub fn name(self) -> &'static str {
         match self {
             Network::Trained => "trained",
@@ -373,8 +373,8 @@ fn lesions(model: &Transformer, tokens: &Array2<u32>) -> Result<Lesions> {
 }
 
 impl Report {
-    /// The report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of its
-    /// own; the control is the same network at initial weights. Intervals are over sequences: they speak of this
+    /// Makes the report about one network that is there already, such as a checkpoint, on `tokens: [sequence, pos]` of
+    /// its own; the control is the same network at initial weights. Intervals are over sequences: they speak of this
     /// network, not of its kind. Streams are made some sequences at a time: the memory is that of a few thousand
     /// tokens, however many there are.
     ///

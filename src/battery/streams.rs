@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, concatenate};
 
 use super::measure::TruthRead;
 use super::temperature::Temperature;
-use crate::data::{Images, Source};
+use crate::data::{Images, Source, Tokens};
 use crate::dual::PredictiveCoding;
 use crate::lens::{NOTHING, Scale};
 use crate::model::{Hook, Norm, Transformer};
@@ -143,7 +143,7 @@ pub struct Readout {
 }
 
 impl Readout {
-    /// A read-out that is one matrix, `logits = z W_U`.
+    /// Makes a read-out that is one matrix, `logits = z W_U`.
     pub fn linear(w_u: Array2<f64>) -> Self {
         let (d, v) = w_u.dim();
         Readout {
@@ -173,17 +173,17 @@ impl Readout {
         }
     }
 
-    /// What the final norm makes of `z: [row, d_z]`.
+    /// Applies the final norm to `z: [row, d_z]`.
     pub fn normalised(&self, z: ArrayView2<f64>) -> Array2<f64> {
         self.norm.forward(z, self.eps).0 * &self.gain + &self.bias
     }
 
-    /// Log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
+    /// Computes the log-probabilities `[row, d_vocab]` of `z: [row, d_z]`.
     pub fn decode(&self, z: ArrayView2<f64>) -> Array2<f64> {
         self.read(self.normalised(z).view())
     }
 
-    /// Log-probabilities `[row, d_vocab]` of `y: [row, d_z]`, what the final norm has made of something.
+    /// Computes the log-probabilities `[row, d_vocab]` of `y: [row, d_z]`, what the final norm has made of something.
     pub fn read(&self, y: ArrayView2<f64>) -> Array2<f64> {
         let mut logits = matmul(y, self.w_u.view()) + &self.b_u;
         if let Some(cap) = self.cap {
@@ -206,7 +206,7 @@ pub(crate) fn centred(mut rows: Array2<f64>) -> Array2<f64> {
 const CHUNK: usize = 64;
 
 impl Streams {
-    /// The streams of a transformer on `tokens: [sequence, pos]`, with `p*` if `source` knows it.
+    /// Collects the streams of a transformer on `tokens: [sequence, pos]`, with `p*` if `source` knows it.
     ///
     /// Fails if the tokens do not fit the model, on fewer than two layers, or fewer than four sequences: half are for
     /// fitting lenses, half for reading.
@@ -238,8 +238,8 @@ impl Streams {
         Streams { streams, target, readout, log_p, truth, scale, n_pos: tokens.ncols() }.checked()
     }
 
-    /// The predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first correction and
-    /// after each.
+    /// Collects the predictions of a predictive-coding network on `tokens: [sequence, pos]`, before its first
+    /// correction and after each.
     ///
     /// Fails on tokens that do not fit.
     pub fn of_predictive(
@@ -263,9 +263,9 @@ impl Streams {
         Streams { streams, target, readout, log_p, truth, scale, n_pos: tokens.ncols() }.checked()
     }
 
-    /// The three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)` parts of its
-    /// image so that all have one width: 8, 16 and 24 channels make 48 features of `[(2, 3), (1, 3), (1, 2)]`, and 192
-    /// of `[(4, 6), (3, 4), (2, 4)]`.
+    /// Collects the three convolutions of the ready MNIST network, each averaged over `cells[l] = (rows, columns)`
+    /// parts of its image so that all have one width: 8, 16 and 24 channels make 48 features of `[(2, 3), (1, 3), (1,
+    /// 2)]`, and 192 of `[(4, 6), (3, 4), (2, 4)]`.
     ///
     /// Fails if the widths differ, and on images that are not 28x28.
     pub fn of_mnist_cnn(model: &MnistCnn, images: &Images, cells: [(usize, usize); 3]) -> Result<Self> {
@@ -275,9 +275,9 @@ impl Streams {
         Self::of_probabilities(streams, log_p.mapv(f64::from))
     }
 
-    /// The streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A convolutional
-    /// network's streams are averaged over `cells` x `cells` parts of the image (at most its height and width); lenses
-    /// then predict centred log-probabilities.
+    /// Collects the streams of an image classifier on `pixels: [image, pixel]`, each image a sequence of one. A
+    /// convolutional network's streams are averaged over `cells` x `cells` parts of the image (at most its height and
+    /// width); lenses then predict centred log-probabilities.
     pub fn of_images(model: &ImageClassifier, pixels: &Array2<f32>, cells: usize) -> Result<Self> {
         model.check_pixels(pixels)?;
         let c = &model.config;
@@ -302,8 +302,8 @@ impl Streams {
         Self::of_probabilities(streams, log_p)
     }
 
-    /// Streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each row a
-    /// sequence of one.
+    /// Takes streams whose lenses predict centred log-probabilities, such as pooled streams of an image network; each
+    /// row a sequence of one.
     ///
     /// Fails if the widths differ between layers.
     pub fn of_probabilities(streams: Vec<Array2<f64>>, log_p: Array2<f64>) -> Result<Self> {
@@ -360,10 +360,11 @@ impl Streams {
         }
     }
 
-    /// The same, with the classes that came: `labels[i]` after row `i`.
+    /// Adds the classes that came: `labels[i]` after row `i`.
     ///
     /// Fails unless there is a class for every row.
-    pub fn with_labels(self, labels: &[u32]) -> Result<Self> {
+    pub fn with_labels(self, labels: impl Tokens) -> Result<Self> {
+        let labels = labels.tokens();
         let (n, n_classes) = self.log_p.dim();
         if labels.len() != n || labels.iter().any(|&class| class as usize >= n_classes) {
             return Err(Error::new(
@@ -375,10 +376,9 @@ impl Streams {
         Ok(Streams { truth: Truth::Seen(labels.iter().copied().map(Some).collect()), ..self })
     }
 
-    /// The same streams, each turned as a whole so that it comes as near as a turn can to the last one: `h_l Q_l` with
-    /// the orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the
-    /// sequences. That layers have bases of their own no longer keeps one lens from reading them, as far as a turn can
-    /// mend that.
+    /// Turns each of the streams as a whole so that it comes as near as a turn can to the last one: `h_l Q_l` with the
+    /// orthogonal `Q_l` of least `‖H_l Q - H_L‖²` (Procrustes; Schönemann 1966), on the first half of the sequences.
+    /// That layers have bases of their own no longer keeps one lens from reading them, as far as a turn can mend that.
     ///
     /// ```
     /// use onelens::{battery::Streams, ndarray::{Array2, array}};
@@ -403,12 +403,12 @@ impl Streams {
         Ok(Streams { streams, ..self })
     }
 
-    /// Number of blocks `L`.
+    /// Returns the number of blocks `L`.
     pub fn n_layers(&self) -> usize {
         self.streams.len() - 1
     }
 
-    /// Number of sequences.
+    /// Returns the number of sequences.
     pub fn n_seqs(&self) -> usize {
         self.target.nrows() / self.n_pos
     }
@@ -438,9 +438,8 @@ const SMALLEST: f64 = 1e-6;
 
 /// What the source says comes next at every token; if it does not know, what came.
 fn truth_of(tokens: &Array2<u32>, source: Option<&dyn Source>) -> Truth {
-    let truths: Option<Vec<Array2<f64>>> = source.and_then(|source| {
-        tokens.rows().into_iter().map(|row| source.true_conditional(&row.to_vec())).collect()
-    });
+    let truths: Option<Vec<Array2<f64>>> = source
+        .and_then(|source| tokens.rows().into_iter().map(|row| source.true_conditional(&row)).collect());
     match truths {
         Some(parts) => Truth::Known(stack(&parts).mapv(|p| p.max(SMALLEST).ln())),
         None => {

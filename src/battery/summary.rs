@@ -70,7 +70,7 @@ pub struct LayerTruth {
 }
 
 impl LayerSummary {
-    /// Fraction of a kind of lens.
+    /// Returns the fraction of a kind of lens.
     ///
     /// Fails on a kind that is none of [`KINDS`].
     pub fn fraction_of(&self, kind: &LensKind) -> Result<Interval> {
@@ -194,12 +194,13 @@ impl Summary {
         }
     }
 
-    /// Layers that are counted.
+    /// Lists the layers that are counted.
     pub fn kept(&self) -> Vec<usize> {
         (0..self.layers.len()).filter(|&l| self.layers[l].dropped.is_none()).collect()
     }
 
-    /// What left-out lenses read over what own lenses read, summed over the layers that count; `None` if none counts.
+    /// Divides what left-out lenses read by what own lenses read, summed over the layers that count; `None` if none
+    /// counts.
     pub fn left_out(&self) -> Option<f64> {
         let sum =
             |which: usize| -> f64 { self.kept().iter().map(|&l| self.layers[l].nats[which].estimate).sum() };
@@ -334,6 +335,7 @@ fn dropped(units: &[usize], read: &[f64]) -> Option<String> {
         })
         .collect();
     let (mean, se) = mean_and_standard_error(if units.len() == 1 { read } else { &networks });
-    (mean.is_nan() || mean <= CLEAR * se)
-        .then(|| format!("its own lens reads {mean:.4} nats above the baseline, standard error {se:.4}"))
+    (mean.is_nan() || mean <= CLEAR * se).then(|| {
+        format!("its own lens reads {mean:.4} nats more than the mean prediction, standard error {se:.4}")
+    })
 }

@@ -21,7 +21,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// In a word or two, as reports have it.
+    /// Names the answer in a word or two, as reports have it.
     ///
     /// ```
     /// assert_eq!(onelens::battery::Answer::CarryOnly.name(), "carry only");

@@ -124,7 +124,7 @@ impl LogitAttribution {
         Ok(all)
     }
 
-    /// The logit difference: the sum of all parts.
+    /// Returns the logit difference: the sum of all parts.
     pub fn total(&self) -> f64 {
         self.heads.sum()
             + self.attn_biases.sum()
@@ -134,7 +134,7 @@ impl LogitAttribution {
             + self.final_bias
     }
 
-    /// Every part with its name, the largest first.
+    /// Lists every part with its name, the largest first.
     pub fn ranked(&self) -> Vec<(String, f64)> {
         let mut all = vec![
             ("embedding".to_string(), self.embed),

@@ -36,7 +36,7 @@ impl Default for RepeatedTokens {
 }
 
 impl RepeatedTokens {
-    /// The sequences, `[n_seqs, period · n_repeats]`: each repeats its own random tokens, all different.
+    /// Draws the sequences, `[n_seqs, period · n_repeats]`: each repeats its own random tokens, all different.
     ///
     /// ```
     /// use onelens::circuits::RepeatedTokens;
@@ -73,8 +73,9 @@ impl RepeatedTokens {
 }
 
 impl HeadScores {
-    /// Induction: prefix matching (Olsson et al. 2022). On random tokens that repeat, the share of attention that goes
-    /// from a token to those that came *after* its earlier occurrences, averaged over all repeats but the first.
+    /// Scores induction by prefix matching (Olsson et al. 2022): on random tokens that repeat, the share of attention
+    /// that goes from a token to those that came *after* its earlier occurrences, averaged over all repeats but the
+    /// first.
     ///
     /// A head that looks everywhere alike scores about `1 / period`.
     ///
@@ -93,13 +94,13 @@ impl HeadScores {
         })
     }
 
-    /// The share of attention that goes to the token before, on the same input.
+    /// Measures the share of attention that goes to the token before, on the same input.
     pub fn previous_token(model: &Transformer, how: &RepeatedTokens) -> Result<Self> {
         let len = how.period * how.n_repeats;
         Self::on_repeats(model, how, "previous token", 1..len, |query, key| key + 1 == query)
     }
 
-    /// The share of attention that goes to earlier occurrences of the token itself, on the same input.
+    /// Measures the share of attention that goes to earlier occurrences of the token itself, on the same input.
     pub fn duplicate_token(model: &Transformer, how: &RepeatedTokens) -> Result<Self> {
         let (period, len) = (how.period, how.period * how.n_repeats);
         Self::on_repeats(model, how, "duplicate token", period..len, |query, key| {
@@ -130,7 +131,7 @@ impl HeadScores {
         Ok(HeadScores { name: name.into(), values })
     }
 
-    /// The head with the highest score: its layer and number.
+    /// Finds the head with the highest score: its layer and number.
     pub fn best(&self) -> (usize, usize) {
         let above = |best: ((usize, usize), f64), (at, &v): ((usize, usize), &f64)| {
             if v > best.1 { (at, v) } else { best }

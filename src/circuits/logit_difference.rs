@@ -25,7 +25,7 @@ pub struct LogitDifference {
 }
 
 impl LogitDifference {
-    /// The difference in these logits, `[batch, pos, d_vocab]`.
+    /// Returns the difference in these logits, `[batch, pos, d_vocab]`.
     ///
     /// Fails if there is not one answer of each kind for every sequence, or on a token or position that there is not.
     pub fn of(&self, logits: &Array3<f32>) -> Result<f64> {
@@ -38,7 +38,7 @@ impl LogitDifference {
         Ok((0..n_seqs).map(difference).sum::<f64>() / n_seqs as f64)
     }
 
-    /// Its gradient with respect to the logits: what [`Transformer::logits_hook_grads`] starts from.
+    /// Returns its gradient with respect to the logits: what [`Transformer::logits_hook_grads`] starts from.
     pub fn grad(&self, logits: &Array3<f32>) -> Result<Array3<f32>> {
         let (n_seqs, n_pos, d_vocab) = logits.dim();
         let pos = self.check(n_seqs, n_pos, d_vocab)?;

@@ -30,7 +30,7 @@ pub struct PatchMap {
 }
 
 impl PatchMap {
-    /// The map with positions named by these tokens.
+    /// Names the positions of the map by these tokens.
     pub fn with_tokens(&self, tokens: impl Tokens, texts: &dyn TokenText) -> Self {
         PatchMap { ticks: tokens.tokens().iter().map(|&t| texts.token_text(t)).collect(), ..self.clone() }
     }
@@ -63,8 +63,8 @@ pub fn patch_positions(
     patch(model, clean, corrupted, hook, question, "position", n_pos, |patch, pos| patch.at(pos))
 }
 
-/// The same for one head at a time, at all positions: `hook` is `Hook::Z`, `Hook::Result`, `Hook::Q`, `Hook::Pattern`
-/// and their like.
+/// Does the same for one head at a time, at all positions: `hook` is `Hook::Z`, `Hook::Result`, `Hook::Q`,
+/// `Hook::Pattern` and their like.
 pub fn patch_heads(
     model: &Transformer,
     clean: &Array2<u32>,

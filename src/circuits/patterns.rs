@@ -40,7 +40,7 @@ impl AttentionPatterns {
         })
     }
 
-    /// Only this head.
+    /// Keeps only this head.
     pub fn head(&self, head: usize) -> Result<Self> {
         let Some(at) = self.heads.iter().position(|&h| h == head) else {
             return Err(Error::new(

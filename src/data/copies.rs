@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::Source;
+use super::{Source, Tokens};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,7 +31,7 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Stretches of `shortest` to `longest` tokens out of `d_vocab`.
+    /// Makes the source with stretches of `shortest` to `longest` tokens out of `d_vocab`.
     pub fn new(d_vocab: usize, shortest: usize, longest: usize) -> Result<Self> {
         if d_vocab < 2 || shortest == 0 || shortest > longest {
             return Err(Error::new(
@@ -64,7 +64,8 @@ impl Source for Copies {
         self.sample(n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>> {
+        let tokens = &*tokens.tokens();
         let v = self.d_vocab as f64;
         let mut possible: Vec<usize> = (self.shortest..=self.longest).collect();
         let mut p = Array2::zeros((tokens.len(), self.d_vocab));
@@ -124,7 +125,7 @@ mod tests {
         let source = Copies::new(v as usize, 2, 4).unwrap();
         let all = all(v, 2, 4, len);
         for (sequence, _) in all.iter().step_by(5) {
-            let p = source.true_conditional(&sequence[..len - 1]).unwrap();
+            let p = source.true_conditional(&&sequence[..len - 1]).unwrap();
             for t in 0..len - 1 {
                 let with = |next: Option<u32>| -> f64 {
                     all.iter()

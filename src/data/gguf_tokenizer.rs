@@ -67,7 +67,7 @@ impl Cut {
 }
 
 impl Tokenizer {
-    /// The tokenizer in a GGUF file: byte pairs (`gpt2`) or pieces with scores (`llama`).
+    /// Reads the tokenizer in a GGUF file: byte pairs (`gpt2`) or pieces with scores (`llama`).
     ///
     /// Fails on another kind, and on another way to cut text, naming it.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ndarray::Array2;
 
-use super::Source;
+use super::{Source, Tokens};
 use crate::num::{Rng, sample_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -49,7 +49,7 @@ pub struct Grammar {
 type Stack = Vec<usize>;
 
 impl Grammar {
-    /// A grammar from its rules; symbol 0 is a sentence. Tokens are counted up to the largest.
+    /// Makes a grammar from its rules; symbol 0 is a sentence. Tokens are counted up to the largest.
     pub fn new(rules: &[Rule]) -> Result<Self> {
         let bad = |what: String| {
             Err(Error::new(
@@ -85,8 +85,8 @@ impl Grammar {
         Ok(Grammar { d_vocab, rules: by_symbol })
     }
 
-    /// Nested brackets of `kinds` kinds: a sentence is the last token, or, with probability `nest`, a sentence in
-    /// brackets of a random kind. Kind `k` opens with token `2k` and closes with `2k + 1`.
+    /// Makes the grammar of nested brackets of `kinds` kinds: a sentence is the last token, or, with probability
+    /// `nest`, a sentence in brackets of a random kind. Kind `k` opens with token `2k` and closes with `2k + 1`.
     pub fn brackets(kinds: usize, nest: f64) -> Result<Self> {
         if kinds == 0 || kinds > 1 << 20 || !(0.0..1.0).contains(&nest) {
             return Err(Error::new(
@@ -143,7 +143,8 @@ impl Source for Grammar {
         self.sample(n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>> {
+        let tokens = &*tokens.tokens();
         let mut p = Array2::zeros((tokens.len(), self.d_vocab));
         let mut stacks = BTreeMap::from([(Stack::new(), 1.0_f64)]);
         for (t, &token) in tokens.iter().enumerate() {
@@ -227,7 +228,7 @@ mod tests {
             let probability =
                 |prefix: &[u32]| -> f64 { all.iter().filter(|d| d.0.starts_with(prefix)).map(|d| d.1).sum() };
             for (tokens, _) in all.iter().step_by(17) {
-                let p = g.true_conditional(&tokens[..len - 1]).unwrap();
+                let p = g.true_conditional(&&tokens[..len - 1]).unwrap();
                 for t in 0..len - 1 {
                     for next in 0..g.d_vocab as u32 {
                         let with = [&tokens[..=t], &[next]].concat();
@@ -254,7 +255,7 @@ mod tests {
                 }
                 deepest = deepest.max(open.len());
             }
-            let p = source.true_conditional(&row.to_vec()).unwrap();
+            let p = source.true_conditional(&row).unwrap();
             assert!(p.rows().into_iter().all(|p| (p.sum() - 1.0).abs() < 1e-12));
         }
         assert!(deepest > 5, "{deepest}");

@@ -32,7 +32,7 @@ pub struct HiddenMarkov {
 }
 
 impl HiddenMarkov {
-    /// A process from `transitions: [token, from, to]`; for each `from` they sum to 1.
+    /// Makes a process from `transitions: [token, from, to]`; for each `from` they sum to 1.
     ///
     /// If there is more than one stationary distribution, the one that a uniform start leads to is taken.
     pub fn new(transitions: Array3<f64>) -> Result<Self> {
@@ -60,9 +60,9 @@ impl HiddenMarkov {
         Ok(HiddenMarkov { stationary: stationary(&chain), transitions })
     }
 
-    /// The process Mess3 of Shai et al. 2024 (Marzen & Crutchfield 2017), whose beliefs form a fractal: three states,
-    /// three tokens. A state is kept with probability `1 - 2x`; the new state is told with probability `alpha`, else
-    /// one of the other two tokens is emitted. The paper has `alpha = 0.85`, `x = 0.05`.
+    /// Makes the process Mess3 of Shai et al. 2024 (Marzen & Crutchfield 2017), whose beliefs form a fractal: three
+    /// states, three tokens. A state is kept with probability `1 - 2x`; the new state is told with probability `alpha`,
+    /// else one of the other two tokens is emitted. The paper has `alpha = 0.85`, `x = 0.05`.
     pub fn mess3(alpha: f64, x: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&alpha) || !(0.0..=0.5).contains(&x) {
             return Err(Error::new(
@@ -79,13 +79,13 @@ impl HiddenMarkov {
         Self::new(transitions)
     }
 
-    /// Number of hidden states.
+    /// Returns the number of hidden states.
     pub fn n_states(&self) -> usize {
         self.stationary.len()
     }
 
-    /// What can be known of the hidden state after each token: `[len, n_states]`. `None` if the process never emits
-    /// these tokens.
+    /// Computes what can be known of the hidden state after each token: `[len, n_states]`. `None` if the process never
+    /// emits these tokens.
     pub fn beliefs(&self, tokens: impl Tokens) -> Option<Array2<f64>> {
         let tokens = tokens.tokens();
         let mut out = Array2::zeros((tokens.len(), self.n_states()));
@@ -143,7 +143,8 @@ impl Source for HiddenMarkov {
         self.sample(n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>> {
+        let tokens = &*tokens.tokens();
         // How probable each token is from each state.
         let emits = self.transitions.sum_axis(Axis(2));
         Some(self.beliefs(tokens)?.dot(&emits.t()))

@@ -59,17 +59,17 @@ impl Images {
         })
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// These images, in this order. Panics if there is no such image.
+    /// Selects these images, in this order. Panics if there is no such image.
     pub fn select(&self, which: &[usize]) -> Self {
         Images {
             pixels: self.pixels.select(Axis(0), which),
@@ -78,7 +78,7 @@ impl Images {
         }
     }
 
-    /// Every fifth image to test with, the others to train on.
+    /// Splits off every fifth image to test with; the others are to train on.
     pub fn split(&self) -> (Self, Self) {
         let (test, train): (Vec<usize>, Vec<usize>) = (0..self.len()).partition(|i| i % 5 == 4);
         (self.select(&train), self.select(&test))

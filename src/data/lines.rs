@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::Source;
+use super::{Source, Tokens};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -27,7 +27,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Numbers up to `largest` in size.
+    /// Makes the source with numbers up to `largest` in size.
     pub fn new(largest: usize) -> Result<Self> {
         if largest == 0 || largest > 1000 {
             return Err(Error::new(
@@ -78,7 +78,8 @@ impl Source for Lines {
         self.sample(n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>> {
+        let tokens = &*tokens.tokens();
         let v = self.d_vocab();
         let mut possible: Vec<_> = Lines::all().collect();
         let mut p = Array2::zeros((tokens.len(), v));

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::Source;
+use super::{Source, Tokens};
 use crate::num::{Rng, normal, sample_index, uniform, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -29,7 +29,8 @@ pub struct Markov {
 }
 
 impl Markov {
-    /// Chains over `n_states` tokens with Dirichlet concentration `alpha`; a small one makes chains predictable.
+    /// Makes the source of chains over `n_states` tokens with Dirichlet concentration `alpha`; a small one makes chains
+    /// predictable.
     pub fn new(n_states: usize, alpha: f64) -> Result<Self> {
         if n_states < 2 || !(alpha > 0.0 && alpha.is_finite()) {
             return Err(Error::new(
@@ -66,7 +67,8 @@ impl Source for Markov {
         self.sample(n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>> {
+        let tokens = &*tokens.tokens();
         let v = self.n_states;
         let mut counts = Array2::<f64>::zeros((v, v));
         let mut p = Array2::zeros((tokens.len(), v));

@@ -54,7 +54,7 @@ pub trait Source {
 
     /// The true distribution of each next token, given the tokens so far: `[len, d_vocab]`, row `t` for token `t + 1`.
     /// `None` where it is not known, as for real text.
-    fn true_conditional(&self, tokens: &[u32]) -> Option<Array2<f64>>;
+    fn true_conditional(&self, tokens: &dyn Tokens) -> Option<Array2<f64>>;
 
     /// The loss on these sequences, `[n_seqs, len]`, that no model can be expected to beat: the mean of `-ln p` of each
     /// token but the first, in nats, `p` from [`true_conditional`](Source::true_conditional). On many sequences it
@@ -82,7 +82,7 @@ pub trait Source {
         }
         let mut sum = 0.0;
         for row in tokens.rows() {
-            let p = self.true_conditional(&row.tokens()).ok_or_else(|| {
+            let p = self.true_conditional(&row).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Data,
                     format!("no true distribution of these tokens is known ({})", self.describe()),

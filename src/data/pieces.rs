@@ -99,13 +99,13 @@ impl PieceTokenizer {
         self.ids.get(piece.as_bytes()).copied()
     }
 
-    /// Number of tokens.
+    /// Returns the number of tokens.
     #[allow(clippy::len_without_is_empty)] // there are always the bytes
     pub fn len(&self) -> usize {
         self.pieces.len()
     }
 
-    /// The tokens of `text`, BOS first. The time grows with the length of the text, and its logarithm.
+    /// Returns the tokens of `text`, BOS first. The time grows with the length of the text, and its logarithm.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut tokens: Vec<u32> = self.bos.into_iter().collect();
         let spaced = if text.is_empty() || !self.space { text.to_string() } else { format!(" {text}") };
@@ -153,7 +153,7 @@ impl PieceTokenizer {
         self.ids.get(&pair).map(|&id| (self.scores[id as usize], id))
     }
 
-    /// The text of `tokens`. BOS and the space after it are not part of it; bytes that are no text become `�`.
+    /// Returns the text of `tokens`. BOS and the space after it are not part of it; bytes that are no text become `�`.
     pub fn decode(&self, tokens: impl Tokens) -> String {
         let tokens = tokens.tokens();
         let mut bytes = Vec::new();
@@ -168,7 +168,7 @@ impl PieceTokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// How a token is written in a figure.
+    /// Says how a token is written in a figure.
     pub fn token_text(&self, token: u32) -> String {
         String::from_utf8_lossy(&self.bytes_of(token)).into_owned()
     }

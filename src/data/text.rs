@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::{Source, Vocab};
+use super::{Source, Tokens, Vocab};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -25,7 +25,7 @@ const MIN_COUNT: usize = 20;
 const HELD_OUT_EVERY: usize = 5;
 
 impl Corpus {
-    /// The Rust source code of the `ndarray` crate, as cargo keeps it on every machine that built this library.
+    /// Opens the Rust source code of the `ndarray` crate, as cargo keeps it on every machine that built this library.
     ///
     /// Looked for in `vendor/` of the current folder and its parents, then in cargo's registry
     /// (`$CARGO_HOME/registry/src`, by default under `~/.cargo`). Nothing is downloaded.
@@ -35,7 +35,7 @@ impl Corpus {
         Ok(Corpus { name: format!("Rust source of {version}"), ..Self::open(folder.join("src"))? })
     }
 
-    /// Any text file, or all readable text files below a folder.
+    /// Opens any text file, or all readable text files below a folder.
     ///
     /// Fails if there is nothing to read, if a file asked for by name is not UTF-8 text, or if either side of the
     /// split would be empty.
@@ -71,7 +71,7 @@ impl Corpus {
         }
     }
 
-    /// One text; its last fifth, from a line break on, is held out.
+    /// Takes one text; its last fifth, from a line break on, is held out.
     ///
     /// ```
     /// use onelens::data::{Corpus, Source};
@@ -124,17 +124,17 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// The characters and their tokens.
+    /// Returns the characters and their tokens.
     pub fn vocab(&self) -> &Vocab {
         &self.vocab
     }
 
-    /// Number of training tokens.
+    /// Returns the number of training tokens.
     pub fn n_train(&self) -> usize {
         self.train.iter().map(Vec::len).sum()
     }
 
-    /// Number of held-out tokens.
+    /// Returns the number of held-out tokens.
     pub fn n_held_out(&self) -> usize {
         self.held_out.iter().map(Vec::len).sum()
     }
@@ -183,7 +183,7 @@ impl Source for Corpus {
         self.draw(&self.held_out, n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, _tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, _tokens: &dyn Tokens) -> Option<Array2<f64>> {
         None
     }
 

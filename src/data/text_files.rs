@@ -27,8 +27,8 @@ impl TextFiles {
     /// A document of plain text is cut at the first line end after so many bytes, and at this many without one.
     pub const LONGEST: usize = 1 << 20;
 
-    /// The texts in these files, and in all files below these folders, in the order of their paths, each once. Hidden
-    /// files are left out.
+    /// Opens the texts in these files, and in all files below these folders, in the order of their paths, each once.
+    /// Hidden files are left out.
     ///
     /// Fails if a path does not exist, or if there is no file.
     ///
@@ -59,19 +59,20 @@ impl TextFiles {
         Ok(TextFiles { files })
     }
 
-    /// The files, in the order in which they are read.
+    /// Lists the files, in the order in which they are read.
     pub fn files(&self) -> Vec<PathBuf> {
         self.files.clone()
     }
 
-    /// Bytes of all files as they lie on disk.
+    /// Counts the bytes of all files as they lie on disk.
     ///
     /// Fails if one of them is gone.
     pub fn n_bytes(&self) -> Result<u64> {
         self.files.iter().map(|file| Ok(std::fs::metadata(file).map_err(|e| cannot(file, e))?.len())).sum()
     }
 
-    /// All documents, one after the other. What cannot be read is an error in its place, and the last thing that comes.
+    /// Reads all documents, one after the other. What cannot be read is an error in its place, and the last thing that
+    /// comes.
     pub fn documents(&self) -> Documents {
         Documents { files: self.files.clone().into_iter(), open: None, failed: false }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{Source, TokenText, Tokenize};
+use super::{Source, TokenText, Tokenize, Tokens};
 use crate::num::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
@@ -33,7 +33,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Texts that are tokens already, and how each token is written. The order decides which texts are held out.
+    /// Takes texts that are tokens already, and how each token is written. The order decides which texts are held out.
     ///
     /// Fails with fewer than two texts, or on a token that has no piece.
     pub fn new(name: &str, texts: Vec<Vec<u32>>, pieces: Vec<String>) -> Result<Self> {
@@ -56,14 +56,14 @@ impl Texts {
         Ok(Texts { name: name.into(), texts, pieces, n_train })
     }
 
-    /// Texts cut by a tokenizer, with the tokens that it puts around each.
+    /// Cuts `texts` by a tokenizer, with the tokens that it puts around each.
     pub fn encode(name: &str, texts: &[String], tokenizer: &(impl Tokenize + TokenText)) -> Result<Self> {
         let pieces = (0..tokenizer.d_vocab()).map(|token| tokenizer.token_text(token as u32)).collect();
         let texts = texts.par_iter().map(|text| tokenizer.tokens(text)).collect::<Result<_>>()?;
         Texts::new(name, texts, pieces)
     }
 
-    /// The same for a file that holds a JSON list of texts.
+    /// Does the same for a file that holds a JSON list of texts.
     pub fn read_json(
         name: &str,
         path: impl AsRef<Path>,
@@ -111,7 +111,7 @@ impl Source for Texts {
         self.draw(&self.texts[self.n_train..], n_seqs, len, rng)
     }
 
-    fn true_conditional(&self, _tokens: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, _tokens: &dyn Tokens) -> Option<Array2<f64>> {
         None
     }
 

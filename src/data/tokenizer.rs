@@ -83,7 +83,7 @@ impl Tokenizer {
         Tokenizer { kind: Kind::Json(Box::new(inner)) }
     }
 
-    /// Characters as tokens.
+    /// Takes characters as tokens.
     ///
     /// ```
     /// use onelens::data::{Tokenizer, Vocab};
@@ -95,12 +95,12 @@ impl Tokenizer {
         Tokenizer { kind: Kind::Characters(vocab) }
     }
 
-    /// Pieces with scores.
+    /// Takes pieces with scores.
     pub fn pieces(pieces: PieceTokenizer) -> Self {
         Tokenizer { kind: Kind::Pieces(pieces) }
     }
 
-    /// The characters that are its tokens, if they are.
+    /// Returns the characters that are its tokens, if they are.
     pub fn vocab(&self) -> Option<&Vocab> {
         match &self.kind {
             Kind::Characters(vocab) => Some(vocab),
@@ -108,7 +108,7 @@ impl Tokenizer {
         }
     }
 
-    /// Number of tokens, those that were added to the vocabulary included.
+    /// Returns the number of tokens, those that were added to the vocabulary included.
     #[allow(clippy::len_without_is_empty)] // a vocabulary is not a collection to be tested for emptiness
     pub fn len(&self) -> usize {
         match &self.kind {
@@ -118,7 +118,7 @@ impl Tokenizer {
         }
     }
 
-    /// The token with this name, such as `<|endoftext|>`.
+    /// Finds the token with this name, such as `<|endoftext|>`.
     pub fn token(&self, name: &str) -> Option<u32> {
         match &self.kind {
             Kind::Json(inner) => inner.token_to_id(name),
@@ -127,7 +127,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of `text`, with those that the model expects around it.
+    /// Returns the tokens of `text`, with those that the model expects around it.
     ///
     /// Fails on a character that a vocabulary of characters does not have, naming it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -144,12 +144,12 @@ impl Tokenizer {
         }
     }
 
-    /// The text of `tokens`, without special ones such as `<|endoftext|>`.
+    /// Returns the text of `tokens`, without special ones such as `<|endoftext|>`.
     pub fn decode(&self, tokens: impl Tokens) -> Result<String> {
         self.write(&tokens.tokens(), true)
     }
 
-    /// The text of `tokens`, special ones by their names.
+    /// Returns the text of `tokens`, special ones by their names.
     pub fn decode_all(&self, tokens: impl Tokens) -> Result<String> {
         self.write(&tokens.tokens(), false)
     }
@@ -165,7 +165,7 @@ impl Tokenizer {
         }
     }
 
-    /// How a token is written in a figure: as it reads in a text, or its name if it reads as nothing.
+    /// Says how a token is written in a figure: as it reads in a text, or its name if it reads as nothing.
     pub fn token_text(&self, token: u32) -> String {
         match &self.kind {
             Kind::Json(inner) => {

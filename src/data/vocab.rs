@@ -24,7 +24,7 @@ pub struct Vocab {
 const RARE: char = char::REPLACEMENT_CHARACTER;
 
 impl Vocab {
-    /// The characters that occur at least `min_count` times in `text`, in code-point order, after `�`.
+    /// Collects the characters that occur at least `min_count` times in `text`, in code-point order, after `�`.
     pub fn from_text(text: &str, min_count: usize) -> Self {
         let mut counts = BTreeMap::new();
         for c in text.chars().filter(|&c| c != RARE) {
@@ -34,7 +34,7 @@ impl Vocab {
         Vocab { chars: std::iter::once(RARE).chain(common).collect() }
     }
 
-    /// Number of tokens, `�` included.
+    /// Returns the number of tokens, `�` included.
     #[allow(clippy::len_without_is_empty)] // `�` is always there
     pub fn len(&self) -> usize {
         self.chars.len()
@@ -45,12 +45,12 @@ impl Vocab {
         self.chars[1..].binary_search(&c).ok().map(|i| i as u32 + 1)
     }
 
-    /// The tokens of `text`, with `�` for characters that have none.
+    /// Returns the tokens of `text`, with `�` for characters that have none.
     pub fn encode_lossy(&self, text: &str) -> Vec<u32> {
         text.chars().map(|c| self.token(c).unwrap_or(0)).collect()
     }
 
-    /// The tokens of `text`; a character without a token is an error that names it.
+    /// Returns the tokens of `text`; a character without a token is an error that names it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         text.chars()
             .enumerate()
@@ -67,7 +67,7 @@ impl Vocab {
             .collect()
     }
 
-    /// The text of `tokens`; a number that is no token becomes `�`.
+    /// Returns the text of `tokens`; a number that is no token becomes `�`.
     pub fn decode(&self, tokens: impl Tokens) -> String {
         tokens.tokens().iter().map(|&t| self.chars.get(t as usize).copied().unwrap_or(RARE)).collect()
     }

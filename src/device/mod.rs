@@ -30,12 +30,12 @@ use crate::model::{
 use crate::{Error, ErrorKind, Result};
 use block::{Block, Norms, Turn, linear};
 
-/// The processor.
+/// Chooses the processor.
 pub fn cpu() -> Device {
     Device::Cpu
 }
 
-/// The card of NVIDIA with this number, from 0.
+/// Chooses the card of NVIDIA with this number, from 0.
 ///
 /// Fails without the feature `cuda`, and where there is no such card. With the feature, candle links NVIDIA's driver,
 /// so that a program does not even start where there is none (`libcuda.so.1: cannot open shared object file`): build it
@@ -120,7 +120,7 @@ impl DeviceTransformer {
         })
     }
 
-    /// Logits `[sequence, pos, d_vocab]` of `tokens: [sequence, pos]`.
+    /// Computes the logits `[sequence, pos, d_vocab]` of `tokens: [sequence, pos]`.
     ///
     /// Fails on tokens that the model does not have or that are too many, and where the device does.
     pub fn forward(&self, tokens: &Array2<u32>) -> Result<Array3<f32>> {
@@ -128,7 +128,7 @@ impl DeviceTransformer {
         host(&run.logits, (tokens.nrows(), tokens.ncols(), self.config.d_vocab))
     }
 
-    /// Every residual stream `h_0 ..= h_L`, each `[sequence, pos, d_model]`.
+    /// Computes every residual stream `h_0 ..= h_L`, each `[sequence, pos, d_model]`.
     ///
     /// Fails where [`forward`](DeviceTransformer::forward) does.
     pub fn residuals(&self, tokens: &Array2<u32>) -> Result<Vec<Array3<f32>>> {

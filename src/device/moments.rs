@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 const ROWS: usize = 4096;
 
 impl DeviceTransformer {
-    /// The moments of every residual stream at unit root mean square with the last one after the final norm, as
+    /// Gathers the moments of every residual stream at unit root mean square with the last one after the final norm, as
     /// [`LayerMoments::collect`] gathers them, with progress.
     ///
     /// Fails if an activation is not finite, where the device does, or when interrupted.

@@ -27,8 +27,8 @@ pub struct Alignment {
 }
 
 impl LinearAttention {
-    /// The sensitivity `J = ∂ŷ/∂x_q: [d_out, d_in]`: what the context has made of the network. The answer to any query
-    /// is `J x_q`.
+    /// Computes the sensitivity `J = ∂ŷ/∂x_q: [d_out, d_in]`: what the context has made of the network. The answer to
+    /// any query is `J x_q`.
     ///
     /// Fails on a bad task, and with masks under which the query is read: its answer is then not linear in it.
     ///
@@ -97,9 +97,8 @@ impl LinearAttention {
         })
     }
 
-    /// The same function with each layer in one standard form: `W_K = I`, `W_Q = A`, `W_V = B`, `P = I`, with
-    /// `A = W_Kᵀ W_Q` of norm `√d_in` and positive trace. Only `A` and `B` matter, and only up to a factor between
-    /// them.
+    /// Writes the same function with each layer in one standard form: `W_K = I`, `W_Q = A`, `W_V = B`, `P = I`, with `A
+    /// = W_Kᵀ W_Q` of norm `√d_in` and positive trace. Only `A` and `B` matter, and only up to a factor between them.
     pub fn standard_form(&self) -> Self {
         let d_in = self.w0.ncols();
         let layers = self.layers.iter().map(|layer| {
@@ -114,7 +113,7 @@ impl LinearAttention {
         LinearAttention { layers: layers.collect(), ..self.clone() }
     }
 
-    /// The network `t` of the way from this one to `other`, both in [standard form](Self::standard_form).
+    /// Makes the network `t` of the way from this one to `other`, both in [standard form](Self::standard_form).
     ///
     /// If both are the same algorithm, every network in between should solve the tasks as well (von Oswald et al. 2022,
     /// figure 2).

@@ -29,7 +29,7 @@ pub struct Delta {
     pub r2: f64,
 }
 
-/// The delta coefficient of `values: [sequence, m, d_v]`, that belong to `tokens: [sequence, m]`, for which
+/// Computes the delta coefficient of `values: [sequence, m, d_v]`, that belong to `tokens: [sequence, m]`, for which
 /// `predicted: [sequence, m, d_vocab]` was said before they came. The interval is a bootstrap over sequences.
 ///
 /// Fails on shapes that do not fit, fewer than two sequences, tokens outside of the vocabulary, and values without

@@ -56,7 +56,7 @@ pub struct DualForm {
 }
 
 impl DualForm {
-    /// A layer that has not been trained: `w0: [d_out, d_in]`.
+    /// Makes a layer that has not been trained: `w0: [d_out, d_in]`.
     ///
     /// Fails if `w0` is empty or not finite.
     pub fn new(w0: Array2<f64>) -> Result<Self> {
@@ -83,7 +83,7 @@ impl DualForm {
         self.remember(input.insert_axis(Axis(0)), error.insert_axis(Axis(0)), 1.0, 1.0, 0.0)
     }
 
-    /// One step of gradient descent on a batch: `x: [batch, d_in]` and the gradient at the outputs, `dy = ∂L/∂y:
+    /// Takes one step of gradient descent on a batch: `x: [batch, d_in]` and the gradient at the outputs, `dy = ∂L/∂y:
     /// [batch, d_out]`, whose rows are already divided by the batch size if the loss is a mean.
     ///
     /// Fails on other widths, on unequal numbers of rows, and on values or settings that are not finite.
@@ -139,7 +139,7 @@ impl DualForm {
         Ok(())
     }
 
-    /// Number of training pairs remembered.
+    /// Returns the number of training pairs remembered.
     pub fn n_pairs(&self) -> usize {
         self.coefficients.len()
     }
@@ -152,12 +152,14 @@ impl DualForm {
         ArrayView2::from_shape((self.n_pairs(), self.w0.nrows()), &self.errors).expect("pairs are whole rows")
     }
 
-    /// The layer's answer to `q: [d_in]`, read off the training history: `s W₀ q + Σ_t c_t e_t (x_tᵀ q)`, `[d_out]`.
+    /// Returns the layer's answer to `q: [d_in]`, read off the training history: `s W₀ q + Σ_t c_t e_t (x_tᵀ q)`,
+    /// `[d_out]`.
     pub fn apply(&self, q: ArrayView1<f64>) -> Result<Array1<f64>> {
         Ok(self.w0.dot(&q) * self.w0_scale + self.e().t().dot(&self.attention(q)?))
     }
 
-    /// The attention weight of every training pair, `c_t x_tᵀ q: [pair]`. They neither sum to one nor stay positive.
+    /// Returns the attention weight of every training pair, `c_t x_tᵀ q: [pair]`. They neither sum to one nor stay
+    /// positive.
     ///
     /// Fails if `q` has another width or is not finite.
     pub fn attention(&self, q: ArrayView1<f64>) -> Result<Array1<f64>> {
@@ -178,7 +180,7 @@ impl DualForm {
         Ok(weights)
     }
 
-    /// How much of the answer to `q` came from each training pair.
+    /// Shows how much of the answer to `q` came from each training pair.
     pub fn contributions(&self, q: ArrayView1<f64>) -> Result<Contributions> {
         let weights = self.attention(q)?;
         let mut values = self.e().to_owned();
@@ -188,7 +190,7 @@ impl DualForm {
         Ok(Contributions { from_w0: self.w0.dot(&q) * self.w0_scale, weights, values })
     }
 
-    /// The weights that all this amounts to, `W: [d_out, d_in]`.
+    /// Returns the weights that all this amounts to, `W: [d_out, d_in]`.
     pub fn weight(&self) -> Array2<f64> {
         let mut scaled = self.e().to_owned();
         for (mut row, &c) in scaled.rows_mut().into_iter().zip(&self.coefficients) {

@@ -62,7 +62,8 @@ pub struct OrderSensitivity {
 }
 
 impl FineTuning {
-    /// The model after one step on all `demonstrations: [n, len]` together, on the loss of every token but the first.
+    /// Returns the model after one step on all `demonstrations: [n, len]` together, on the loss of every token but the
+    /// first.
     pub fn step(&self, model: &Transformer, demonstrations: &Array2<u32>) -> Result<Transformer> {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return Err(Error::new(

@@ -143,8 +143,8 @@ impl LinearAttentionTraining {
         Ok(fit)
     }
 
-    /// The expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to a multiple
-    /// of 128).
+    /// Estimates the expected loss of a network on fresh tasks, with its standard error, from `n_tasks` (rounded up to
+    /// a multiple of 128).
     pub fn evaluate(&self, net: &LinearAttention, n_tasks: usize, seed: u64) -> Result<(f64, f64)> {
         self.check()?;
         let s = self.sizes();
@@ -296,7 +296,7 @@ impl LinearAttentionTraining {
 }
 
 impl LinearAttentionFit {
-    /// Mean loss of the last twentieth of the steps.
+    /// Returns the mean loss of the last twentieth of the steps.
     pub fn recent_loss(&self) -> f64 {
         let tail = &self.losses[self.losses.len() - self.losses.len().div_ceil(20)..];
         tail.iter().sum::<f64>() / tail.len() as f64

@@ -222,7 +222,7 @@ pub struct FeatureCurve {
 }
 
 impl RandomFeatures {
-    /// The error of a head of `model` at the last position of each of `tokens: [batch, pos]`.
+    /// Measures the error of a head of `model` at the last position of each of `tokens: [batch, pos]`.
     ///
     /// Fails without features or draws, where the model has no such layer or head, and where its scores are more than
     /// scaled products.
@@ -252,8 +252,8 @@ impl RandomFeatures {
         self.curve_of(&inputs)
     }
 
-    /// The error for given queries `[d_head]`, keys `[n, d_head]` and values `[n, d_v]`, with scores `q·k` as they
-    /// stand.
+    /// Measures the error for given queries `[d_head]`, keys `[n, d_head]` and values `[n, d_v]`, with scores `q·k` as
+    /// they stand.
     pub fn curve_of(&self, inputs: &[(Array1<f64>, Array2<f64>, Array2<f64>)]) -> Result<FeatureCurve> {
         if self.n_draws == 0
             || self.n_features.is_empty()

@@ -45,7 +45,7 @@ pub struct Retrieval {
 }
 
 impl Hopfield {
-    /// A memory of `patterns: [n, d]`.
+    /// Makes a memory of `patterns: [n, d]`.
     ///
     /// Fails without patterns, on values that are not finite and on `beta` that is not positive.
     pub fn new(patterns: Array2<f64>, beta: f64) -> Result<Self> {
@@ -67,7 +67,7 @@ impl Hopfield {
         Ok(Hopfield { patterns, beta })
     }
 
-    /// The energy of a state `ξ: [d]`.
+    /// Computes the energy of a state `ξ: [d]`.
     pub fn energy(&self, state: ArrayView1<f64>) -> Result<f64> {
         self.check(state)?;
         let scores = self.patterns.dot(&state) * self.beta;
@@ -77,19 +77,19 @@ impl Hopfield {
         Ok((scores.len() as f64).ln() / self.beta - log_sum / self.beta + 0.5 * (state.dot(&state) + longest))
     }
 
-    /// How much attention a state pays to each pattern, `[n]`.
+    /// Computes how much attention a state pays to each pattern, `[n]`.
     pub fn attention(&self, state: ArrayView1<f64>) -> Result<Array1<f64>> {
         self.check(state)?;
         Ok(softmax(self.patterns.dot(&state) * self.beta))
     }
 
-    /// `ξ + η Σ_j a_j (x_j - ξ)`: with `η = 1` the attention itself.
+    /// Takes the step to `ξ + η Σ_j a_j (x_j - ξ)`: with `η = 1` the attention itself.
     pub fn step(&self, state: ArrayView1<f64>, lr: f64) -> Result<Array1<f64>> {
         let attention = self.attention(state)?;
         Ok(&state + &((self.patterns.t().dot(&attention) - state) * lr))
     }
 
-    /// Several steps of size `lr` from `state`.
+    /// Takes several steps of size `lr` from `state`.
     ///
     /// Fails unless `0 < lr ≤ 1`: larger steps may raise the energy.
     pub fn retrieve(&self, state: ArrayView1<f64>, lr: f64, n_steps: usize) -> Result<Retrieval> {
@@ -115,7 +115,7 @@ impl Hopfield {
         Ok(run)
     }
 
-    /// One step of cross-attention for many latents: every row of `latents: [m, d]` moves by `η` times its
+    /// Takes one step of cross-attention for many latents: every row of `latents: [m, d]` moves by `η` times its
     /// attention-weighted errors.
     pub fn cross_attend(&self, latents: ArrayView2<f64>, lr: f64) -> Result<Array2<f64>> {
         let mut moved = latents.to_owned();

@@ -52,7 +52,7 @@ pub struct Construction {
 }
 
 impl Construction {
-    /// `n_steps` plain steps of size `lr` from zero weights on contexts of `n` pairs.
+    /// Describes `n_steps` plain steps of size `lr` from zero weights on contexts of `n` pairs.
     pub fn plain(d_in: usize, d_out: usize, n: usize, lr: f64, n_steps: usize) -> Self {
         let w0 = Array2::zeros((d_out, d_in));
         Construction { w0, n, lr: vec![lr; n_steps], gamma: 0.0, preconditioner: None }
@@ -75,10 +75,10 @@ pub struct LinearAttention {
 }
 
 impl LinearAttention {
-    /// The weights with which the layers are steps of gradient descent on the context (von Oswald et al. 2022,
-    /// proposition 1): `W_Q = W_K` reads `x`, `W_V = [[0, 0], [W₀, -I]]` writes `W₀ x - y`, `P = η/n` on the `y` slots.
-    /// The slots then hold `y - (W - W₀) x`, so that `W₀ x` minus the slot is the error at the current weights `W` in
-    /// every layer.
+    /// Constructs the weights with which the layers are steps of gradient descent on the context (von Oswald et al.
+    /// 2022, proposition 1): `W_Q = W_K` reads `x`, `W_V = [[0, 0], [W₀, -I]]` writes `W₀ x - y`, `P = η/n` on the `y`
+    /// slots. The slots then hold `y - (W - W₀) x`, so that `W₀ x` minus the slot is the error at the current weights
+    /// `W` in every layer.
     ///
     /// Fails without layers, with an empty context, and on shapes or values that do not fit.
     ///
@@ -138,7 +138,7 @@ impl LinearAttention {
         })
     }
 
-    /// The tokens before the first and after every layer: each `[n + 1, d_in + d_out]`, the query last.
+    /// Returns the tokens before the first and after every layer: each `[n + 1, d_in + d_out]`, the query last.
     ///
     /// Fails on a bad task or one of other widths.
     pub fn streams(&self, task: &RegressionTask) -> Result<Vec<Array2<f64>>> {
@@ -150,13 +150,13 @@ impl LinearAttention {
         Ok(streams)
     }
 
-    /// The answer to the query after the last layer, `[d_out]`.
+    /// Returns the answer to the query after the last layer, `[d_out]`.
     pub fn predict(&self, task: &RegressionTask) -> Result<Array1<f64>> {
         let streams = self.streams(task)?;
         Ok(self.answer(&streams[streams.len() - 1]))
     }
 
-    /// The answer to the query after each layer, before the first included.
+    /// Returns the answer to the query after each layer, before the first included.
     pub fn predictions(&self, task: &RegressionTask) -> Result<Vec<Array1<f64>>> {
         Ok(self.streams(task)?.iter().map(|e| self.answer(e)).collect())
     }

@@ -58,7 +58,7 @@ pub struct StepSizes {
 }
 
 impl StepSizes {
-    /// The weights of the layers that take these steps on contexts of `n` pairs.
+    /// Describes the weights of the layers that take these steps on contexts of `n` pairs.
     pub fn construction(&self, d_in: usize, d_out: usize, n: usize) -> Construction {
         Construction {
             lr: self.lr.clone(),
@@ -96,8 +96,8 @@ impl ManySteps {
         Ok(ManySteps { inputs: inputs.clone(), n, contexts })
     }
 
-    /// The expected loss for each output after steps of sizes `lr`, with `gamma` the `γ` of GD++ (0: plain), and its
-    /// standard error.
+    /// Computes the expected loss for each output after steps of sizes `lr`, with `gamma` the `γ` of GD++ (0: plain),
+    /// and its standard error.
     pub fn loss(&self, lr: &[f64], gamma: f64) -> (f64, f64) {
         let loss = |s: &Spectrum| {
             let mut sum = 0.0;
@@ -115,7 +115,7 @@ impl ManySteps {
         mean_and_standard_error(&self.contexts.iter().map(loss).collect::<Vec<_>>())
     }
 
-    /// The best sizes of `n_steps` plain steps.
+    /// Finds the best sizes of `n_steps` plain steps.
     ///
     /// Fails without steps.
     pub fn best(&self, n_steps: usize) -> Result<StepSizes> {
@@ -124,7 +124,7 @@ impl ManySteps {
         Ok(StepSizes { loss: self.loss(&lr, 0.0), lr, gamma: 0.0 })
     }
 
-    /// The best sizes of `n_steps` steps of GD++, with one `γ` for all.
+    /// Finds the best sizes of `n_steps` steps of GD++, with one `γ` for all.
     pub fn best_plus_plus(&self, n_steps: usize) -> Result<StepSizes> {
         // In units of the best single step, so that one size fits all coordinates of the search.
         let (unit, n) = (self.first_guess()?, self.n as f64);

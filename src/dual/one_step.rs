@@ -33,7 +33,7 @@ enum Draw {
 }
 
 impl Inputs {
-    /// Independent coordinates, uniform on `[-half_width, half_width]`. The setting of von Oswald et al. 2022 is
+    /// Makes independent coordinates, uniform on `[-half_width, half_width]`. The setting of von Oswald et al. 2022 is
     /// `d = 10`, `half_width = ½`.
     ///
     /// ```
@@ -63,7 +63,7 @@ impl Inputs {
         Ok(Inputs { second, fourth, draw: Draw::Uniform { half_width } })
     }
 
-    /// A centred Gaussian. Its fourth moments are sums of products of second ones (Isserlis 1918).
+    /// Makes a centred Gaussian. Its fourth moments are sums of products of second ones (Isserlis 1918).
     ///
     /// Fails if `covariance: [d, d]` is not symmetric positive definite.
     pub fn gaussian(covariance: Array2<f64>) -> Result<Self> {
@@ -85,7 +85,7 @@ impl Inputs {
         Ok(Inputs { second: covariance, fourth, draw: Draw::Gaussian { factor } })
     }
 
-    /// The empirical distribution of `rows: [n, d]`, drawn with replacement: any data set at all.
+    /// Makes the empirical distribution of `rows: [n, d]`, drawn with replacement: any data set at all.
     pub fn empirical(rows: Array2<f64>) -> Result<Self> {
         let (n, d) = rows.dim();
         check_d(d)?;
@@ -99,12 +99,12 @@ impl Inputs {
         Ok(Inputs { second, fourth, draw: Draw::Rows(rows) })
     }
 
-    /// Number of coordinates.
+    /// Returns the number of coordinates.
     pub fn d(&self) -> usize {
         self.second.nrows()
     }
 
-    /// One input, `[d]`.
+    /// Draws one input, `[d]`.
     pub fn draw(&self, rng: &mut Rng) -> Result<Array1<f64>> {
         let d = self.d();
         Ok(match &self.draw {
@@ -200,7 +200,7 @@ pub struct OneStep {
 }
 
 impl OneStep {
-    /// The step on contexts of `n` pairs.
+    /// Makes the step on contexts of `n` pairs.
     pub fn new(inputs: Inputs, n: usize) -> Result<Self> {
         if n == 0 {
             return Err(Error::new(ErrorKind::Config, "the context has 0 pairs", "use at least one pair"));
@@ -210,7 +210,7 @@ impl OneStep {
         Ok(OneStep { inputs, n, q })
     }
 
-    /// The expected loss of `Γ: [d, d]`.
+    /// Computes the expected loss of `Γ: [d, d]`.
     ///
     /// Fails if `Γ` has another shape.
     pub fn loss(&self, gamma: ArrayView2<f64>) -> Result<f64> {
@@ -230,20 +230,20 @@ impl OneStep {
         Ok(0.5 * (c.diag().sum() - 2.0 * cross + square))
     }
 
-    /// The expected loss of plain descent with `η/n = scale`.
+    /// Computes the expected loss of plain descent with `η/n = scale`.
     pub fn loss_at_scale(&self, scale: f64) -> f64 {
         let c = &self.inputs.second;
         let (linear, square) = self.traces();
         0.5 * (c.diag().sum() - 2.0 * scale * linear + scale * scale * square)
     }
 
-    /// The best `η/n` of plain descent.
+    /// Finds the best `η/n` of plain descent.
     pub fn best_scale(&self) -> f64 {
         let (linear, square) = self.traces();
         linear / square
     }
 
-    /// The best `Γ = n Q⁻¹ C`, which is no worse than any scale.
+    /// Finds the best `Γ = n Q⁻¹ C`, which is no worse than any scale.
     ///
     /// Fails if some direction of the inputs has no variance.
     pub fn best_preconditioner(&self) -> Result<Array2<f64>> {

@@ -22,8 +22,8 @@ pub struct RegressionTask {
 }
 
 impl RegressionTask {
-    /// A random task `y = W x` with `W: [d_out, d_in]` of independent standard normal weights, `n` context pairs and a
-    /// query from the same distribution of inputs (von Oswald et al. 2022, section 3.2).
+    /// Draws a random task `y = W x` with `W: [d_out, d_in]` of independent standard normal weights, `n` context pairs
+    /// and a query from the same distribution of inputs (von Oswald et al. 2022, section 3.2).
     ///
     /// ```
     /// use onelens::{dual::{Inputs, RegressionTask}, num::rng};
@@ -84,13 +84,14 @@ pub struct Descent {
 }
 
 impl Descent {
-    /// The answer to `x` after each number of steps.
+    /// Returns the answer to `x` after each number of steps.
     pub fn predictions(&self, x: ArrayView1<f64>) -> Vec<Array1<f64>> {
         self.weights.iter().map(|w| w.dot(&x)).collect()
     }
 }
 
-/// Gradient descent on `L(W) = Σ ‖W x_i - y_i‖² / 2n` from `w0: [d_out, d_in]`: `W ← W - (η/n) Σ (W x_i - y_i) x_iᵀ`.
+/// Runs gradient descent on `L(W) = Σ ‖W x_i - y_i‖² / 2n` from `w0: [d_out, d_in]`: `W ← W - (η/n) Σ (W x_i - y_i)
+/// x_iᵀ`.
 ///
 /// Fails where a step would diverge, with the largest stable step size, `2 / λ_max(Σ x xᵀ / n)`.
 ///

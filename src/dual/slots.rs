@@ -46,12 +46,12 @@ pub struct SlotRun {
 }
 
 impl Slots {
-    /// How much of each datum each slot takes, `[n, n_slots]`; rows sum to 1.
+    /// Computes how much of each datum each slot takes, `[n, n_slots]`; rows sum to 1.
     pub fn responsibilities(&self, x: ArrayView2<f64>, slots: ArrayView2<f64>) -> Result<Array2<f64>> {
         Ok(self.assign(x, slots)?.0)
     }
 
-    /// One step: the slots after it.
+    /// Takes one step and returns the slots after it.
     pub fn step(&self, x: ArrayView2<f64>, slots: ArrayView2<f64>) -> Result<Array2<f64>> {
         let r = self.responsibilities(x, slots)?;
         let mut next = r.t().dot(&x);
@@ -67,12 +67,12 @@ impl Slots {
         Ok(next)
     }
 
-    /// The negative log-likelihood per datum, in nats, under the mixture whose means the slots are.
+    /// Computes the negative log-likelihood per datum, in nats, under the mixture whose means the slots are.
     pub fn energy(&self, x: ArrayView2<f64>, slots: ArrayView2<f64>) -> Result<f64> {
         Ok(self.assign(x, slots)?.1)
     }
 
-    /// Several steps from `slots`.
+    /// Takes several steps from `slots`.
     pub fn run(&self, x: ArrayView2<f64>, slots: ArrayView2<f64>, n_steps: usize) -> Result<SlotRun> {
         let mut all = vec![slots.to_owned()];
         for k in 0..n_steps {

@@ -37,14 +37,14 @@ pub struct TaskLosses {
 }
 
 impl TaskLosses {
-    /// Mean over tasks after each number of steps, with its standard error.
+    /// Returns the mean over tasks after each number of steps, with its standard error.
     pub fn means(&self) -> Vec<(f64, f64)> {
         self.losses.columns().into_iter().map(|c| mean_and_standard_error(&c.to_vec())).collect()
     }
 }
 
 impl RegressionTasks {
-    /// Random tasks, each as [`RegressionTask::sample`] draws it.
+    /// Draws random tasks, each as [`RegressionTask::sample`] draws it.
     ///
     /// ```
     /// use onelens::dual::{Inputs, RegressionTasks};
@@ -78,7 +78,7 @@ impl RegressionTasks {
         Ok(all)
     }
 
-    /// One of the tasks.
+    /// Returns one of the tasks.
     ///
     /// Fails if there is no such task.
     pub fn task(&self, i: usize) -> Result<RegressionTask> {
@@ -98,9 +98,9 @@ impl RegressionTasks {
         })
     }
 
-    /// Gradient descent from zero weights on the context of every task, as [`descend`](super::descend) does it, and the
-    /// loss at the query after each step. A step size too large for some of the tasks is a question like any other
-    /// here, so those are not refused.
+    /// Runs gradient descent from zero weights on the context of every task, as [`descend`](super::descend) does it,
+    /// and measures the loss at the query after each step. A step size too large for some of the tasks is a question
+    /// like any other here, so those are not refused.
     ///
     /// Fails on bad tasks, on a step size that is negative or not finite, and if the loss of a task overflows.
     pub fn descend(&self, lr: f64, n_steps: usize) -> Result<TaskLosses> {

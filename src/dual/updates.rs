@@ -17,7 +17,7 @@ pub struct SlotUpdates {
 }
 
 impl LinearAttention {
-    /// Every layer's updates of a task beside those of an explicit descent on its context.
+    /// Puts every layer's updates of a task beside those of an explicit descent on its context.
     ///
     /// Fails on a bad task, and if the descent has another number of steps than there are layers.
     ///
@@ -65,12 +65,12 @@ impl LinearAttention {
 }
 
 impl SlotUpdates {
-    /// The largest difference between the two.
+    /// Returns the largest difference between the two.
     pub fn largest_difference(&self) -> f64 {
         (&self.attention - &self.descent).iter().fold(0.0, |m, e| m.max(e.abs()))
     }
 
-    /// Number of context pairs.
+    /// Returns the number of context pairs.
     pub fn n(&self) -> usize {
         self.attention.len_of(Axis(1)) - 1
     }

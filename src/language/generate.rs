@@ -30,13 +30,13 @@ impl PartialEq<str> for Continuation {
 }
 
 impl LanguageModel {
-    /// Up to `n` more tokens after `prompt`, each the most probable one; the text grows in the cell while it is made.
+    /// Continues `prompt` by up to `n` tokens, each the most probable one; the text grows in the cell while it is made.
     /// It ends before a token that ends a text.
     pub fn generate(&self, prompt: &str, n: usize) -> Result<Continuation> {
         self.continue_with(prompt, n, None, &mut |_| {})
     }
 
-    /// The same with tokens drawn at `temperature` (1 is the model's own distribution, towards 0 the most probable
+    /// Does the same with tokens drawn at `temperature` (1 is the model's own distribution, towards 0 the most probable
     /// one).
     pub fn generate_sampled(
         &self,
@@ -48,7 +48,7 @@ impl LanguageModel {
         self.continue_with(prompt, n, Some((temperature, seed)), &mut |_| {})
     }
 
-    /// The same, where `write` is given each piece of text as soon as it is there: whole characters only.
+    /// Does the same, and gives `write` each piece of text as soon as it is there: whole characters only.
     pub fn continue_with(
         &self,
         prompt: &str,

@@ -16,7 +16,7 @@ pub use conventions::Conventions;
 pub use generate::Continuation;
 
 use crate::circuits::{LogitAttribution, LogitDifference, PatchMap, patch_heads, patch_positions};
-use crate::data::{PieceTokenizer, TokenText, Tokenize, Tokenizer, is_gguf};
+use crate::data::{PieceTokenizer, TokenText, Tokenize, Tokenizer, Tokens, is_gguf};
 use crate::lens::{Lens, Trajectory};
 use crate::model::{ActivationCache, Hook, Intervention, Provenance, Transformer, download};
 use crate::{Error, ErrorKind, Result};
@@ -73,13 +73,13 @@ impl LanguageModel {
         LanguageModel::build(&path, model, tokenizer)
     }
 
-    /// The same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the `tokenizer.bin`
-    /// of llama2.c.
+    /// Does the same with a tokenizer from elsewhere: a `tokenizer.json` or its folder, a GGUF file, or the
+    /// `tokenizer.bin` of llama2.c.
     pub fn open_with(path: impl AsRef<Path>, tokenizer: impl AsRef<Path>) -> Result<Self> {
         LanguageModel::open_as(path, Tokenizer::open(tokenizer)?)
     }
 
-    /// The same with a tokenizer that is there already.
+    /// Does the same with a tokenizer that is there already.
     ///
     /// Fails, besides as [`new`](LanguageModel::new) does, if the file says that its tokens are the characters of
     /// another text.
@@ -88,10 +88,10 @@ impl LanguageModel {
         LanguageModel::build(&path, read_model(&path)?, tokenizer)
     }
 
-    /// A model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local cache if
-    /// it is there, else fetched, with a progress bar, because it was named. The cache is where Hugging Face's own
-    /// programs keep it (`HF_HUB_CACHE`, or `hub` in `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched. A path is
-    /// opened, as [`open`](LanguageModel::open) does.
+    /// Opens a model of the Hugging Face hub by its name, such as `HuggingFaceTB/SmolLM2-135M`: from the hub's local
+    /// cache if it is there, else fetched, with a progress bar, because it was named. The cache is where Hugging Face's
+    /// own programs keep it (`HF_HUB_CACHE`, or `hub` in `HF_HOME`); with `HF_HUB_OFFLINE=1` nothing is fetched. A path
+    /// is opened, as [`open`](LanguageModel::open) does.
     pub fn from_pretrained(name: &str) -> Result<Self> {
         if Path::new(name).exists() {
             return LanguageModel::open(name);
@@ -101,7 +101,7 @@ impl LanguageModel {
         Ok(opened)
     }
 
-    /// A model and the tokenizer it was trained with.
+    /// Puts a model together with the tokenizer it was trained with.
     ///
     /// Fails if the tokenizer has more tokens than the model.
     pub fn new(name: &str, model: Transformer, tokenizer: Tokenizer) -> Result<Self> {
@@ -136,7 +136,7 @@ impl LanguageModel {
         Ok(LanguageModel { conventions, ..LanguageModel::new(&name, model, tokenizer)? })
     }
 
-    /// The tokens of `text`, with those that the tokenizer puts around it.
+    /// Returns the tokens of `text`, with those that the tokenizer puts around it.
     pub fn to_tokens(&self, text: &str) -> Result<Vec<u32>> {
         let tokens = self.tokenizer.encode(text)?;
         match tokens.iter().find(|&&t| t as usize >= self.model.config.d_vocab) {
@@ -152,17 +152,17 @@ impl LanguageModel {
         }
     }
 
-    /// The text of `tokens`, special ones by their names.
-    pub fn to_string(&self, tokens: &[u32]) -> Result<String> {
+    /// Returns the text of `tokens`, special ones by their names.
+    pub fn to_string(&self, tokens: impl Tokens) -> Result<String> {
         self.tokenizer.decode_all(tokens)
     }
 
-    /// How each token of `text` is written.
+    /// Shows how each token of `text` is written.
     pub fn to_str_tokens(&self, text: &str) -> Result<Vec<String>> {
         Ok(self.to_tokens(text)?.into_iter().map(|token| self.tokenizer.token_text(token)).collect())
     }
 
-    /// The one token of `text`, such as the answer ` Paris` of a [`LogitDifference`].
+    /// Returns the one token of `text`, such as the answer ` Paris` of a [`LogitDifference`].
     ///
     /// Fails if it is more than one, showing them.
     pub fn to_single_token(&self, text: &str) -> Result<u32> {
@@ -178,14 +178,14 @@ impl LanguageModel {
         }
     }
 
-    /// `text` as a batch of one sequence, `[1, pos]`.
+    /// Turns `text` into a batch of one sequence, `[1, pos]`.
     pub fn to_batch(&self, text: &str) -> Result<Array2<u32>> {
         let tokens = self.to_tokens(text)?;
         Ok(Array2::from_shape_vec((1, tokens.len()), tokens).expect("one row"))
     }
 
-    /// Texts of different lengths as one batch, `[text, pos]`, and the mask that a [`Pass`](crate::model::Pass) takes:
-    /// shorter texts begin later, so that all end at the last position.
+    /// Turns texts of different lengths into one batch, `[text, pos]`, and the mask that a [`Pass`](crate::model::Pass)
+    /// takes: shorter texts begin later, so that all end at the last position.
     ///
     /// ```no_run
     /// # let model = onelens::language::LanguageModel::from_pretrained("HuggingFaceTB/SmolLM2-135M")?;
@@ -213,28 +213,29 @@ impl LanguageModel {
         Ok((tokens, mask))
     }
 
-    /// Mean cross-entropy of the next token over `text`, in nats.
+    /// Computes the mean cross-entropy of the next token over `text`, in nats.
     pub fn loss(&self, text: &str) -> Result<f64> {
         self.model.loss(&self.to_batch(text)?)
     }
 
-    /// Logits of `text`, `[1, pos, d_vocab]`, with interventions.
+    /// Computes the logits of `text`, `[1, pos, d_vocab]`, with interventions.
     pub fn run_with(&self, text: &str, interventions: &[Intervention]) -> Result<Array3<f32>> {
         self.model.run_with(&self.to_batch(text)?, interventions)
     }
 
-    /// Logits of `text`, `[1, pos, d_vocab]`, and every activation on the way.
+    /// Computes the logits of `text`, `[1, pos, d_vocab]`, and every activation on the way.
     pub fn run_with_cache(&self, text: &str) -> Result<(Array3<f32>, ActivationCache)> {
         self.model.run_with_cache(&self.to_batch(text)?)
     }
 
-    /// What `lens` reads after each layer at each position of `text`. The last token serves as the target of the one
-    /// before.
+    /// Shows what `lens` reads after each layer at each position of `text`. The last token serves as the target of the
+    /// one before.
     pub fn trajectory(&self, lens: &dyn Lens, text: &str) -> Result<Trajectory> {
         Trajectory::new(&self.model, lens, &self.to_tokens(text)?, &self.tokenizer)
     }
 
-    /// After `text`, how much more one answer is expected than another: the question of an attribution and of patching.
+    /// Asks how much more one answer is expected after `text` than another: the question of an attribution and of
+    /// patching.
     ///
     /// Fails if an answer is more than one token.
     pub fn question(&self, correct: &str, wrong: &str) -> Result<LogitDifference> {
@@ -242,13 +243,13 @@ impl LanguageModel {
         Ok(LogitDifference { correct: vec![correct], wrong: vec![wrong], pos: None })
     }
 
-    /// The question's answer after `text`, taken apart by what each head and MLP writes.
+    /// Takes the question's answer after `text` apart by what each head and MLP writes.
     pub fn attribution(&self, text: &str, question: &LogitDifference) -> Result<LogitAttribution> {
         LogitAttribution::new(&self.model, &self.to_batch(text)?, question)
     }
 
-    /// Where the answer is: `corrupted` with one activation at a time from `clean`, position by position. The two texts
-    /// have as many tokens.
+    /// Finds where the answer is by running `corrupted` with one activation at a time from `clean`, position by
+    /// position. The two texts have as many tokens.
     pub fn patch_positions(
         &self,
         clean: &str,
@@ -262,7 +263,7 @@ impl LanguageModel {
         Ok(map.with_tokens(&tokens, &self.tokenizer))
     }
 
-    /// The same for one head at a time, at all positions.
+    /// Does the same for one head at a time, at all positions.
     pub fn patch_heads(
         &self,
         clean: &str,
@@ -360,7 +361,7 @@ fn weights_at(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The weights at `path`, by what is there.
+/// Reads the weights at `path`, by what is there.
 pub fn read_model(path: &Path) -> Result<Transformer> {
     let path = &weights_at(path)?;
     if path.is_dir() {

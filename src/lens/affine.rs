@@ -31,12 +31,12 @@ pub struct AffineLens {
 }
 
 impl AffineLens {
-    /// The lens that changes nothing: the logit lens's.
+    /// Makes the lens that changes nothing: the logit lens's.
     pub fn identity(d: usize) -> Self {
         AffineLens { a: Array2::eye(d), b: Array1::zeros(d) }
     }
 
-    /// `h: [rows, d_model]` to `[rows, d_z]`.
+    /// Maps `h: [rows, d_model]` to `[rows, d_z]`.
     ///
     /// Fails on rows of another width.
     pub fn transport(&self, h: ArrayView2<f32>) -> Result<Array2<f32>> {
@@ -224,7 +224,7 @@ impl LayerLenses {
         *self.lenses.last_mut().expect("a model has an embedding") = lens;
     }
 
-    /// The same lenses under another name, for legends.
+    /// Gives the same lenses under another name, for legends.
     pub fn named(&self, name: &str) -> Self {
         LayerLenses { name: name.into(), ..self.clone() }
     }
@@ -234,28 +234,28 @@ impl LayerLenses {
         LayerLenses { kind, ..self }
     }
 
-    /// Which streams the lens of each stream was fitted to, and what it has in common with the others. Those that
+    /// Says which streams the lens of each stream was fitted to, and what it has in common with the others. Those that
     /// others have published count as each stream's own.
     pub fn kind(&self) -> &LensKind {
         &self.kind
     }
 
-    /// What the lenses read: of which `x` the [maps](LayerLenses::layer) are.
+    /// Says what the lenses read: of which `x` the [maps](LayerLenses::layer) are.
     pub fn scale(&self) -> Scale {
         self.scale
     }
 
-    /// What the lenses predict.
+    /// Says what the lenses predict.
     pub fn target(&self) -> Target {
         self.target
     }
 
-    /// The lens of one residual stream, if there is such a stream.
+    /// Returns the lens of one residual stream, if there is such a stream.
     pub fn layer(&self, layer: usize) -> Option<AffineLens> {
         self.lenses.get(layer).map(|l| l.as_ref().clone())
     }
 
-    /// Number of residual streams, one more than the model has blocks.
+    /// Returns the number of residual streams, one more than the model has blocks.
     #[allow(clippy::len_without_is_empty)] // a model has at least one block
     pub fn len(&self) -> usize {
         self.lenses.len()

@@ -32,17 +32,17 @@ pub struct AnomalyReport {
 }
 
 impl AnomalyReport {
-    /// Mean over splits of the gain that the earlier streams bring, with its standard error. Splits share rows, so that
-    /// the error is a lower bound.
+    /// Computes the mean over splits of the gain that the earlier streams bring, with its standard error. Splits share
+    /// rows, so that the error is a lower bound.
     pub fn gain(&self) -> (f64, f64) {
         let gains: Vec<f64> = self.auroc.iter().zip(&self.final_layer).map(|(a, f)| a - f).collect();
         mean_and_standard_error(&gains)
     }
 }
 
-/// The trajectory of each of `tokens: [sequence, pos]` as numbers: for each residual stream the mean over positions of
-/// KL from the final prediction, entropy, and cross-entropy with the next token, in nats: `[sequence, 3 (L + 1)]`,
-/// streams in order.
+/// Turns the trajectory of each of `tokens: [sequence, pos]` into numbers: for each residual stream the mean over
+/// positions of KL from the final prediction, entropy, and cross-entropy with the next token, in nats:
+/// `[sequence, 3 (L + 1)]`, streams in order.
 ///
 /// Fails on sequences of one token, and where lens and tokens do not fit the model.
 pub fn trajectory_features(
@@ -127,7 +127,7 @@ pub fn detect_anomalies(
 }
 
 impl Detector {
-    /// How strange each row of `asked` is beside the rows of `known`; larger is stranger.
+    /// Measures how strange each row of `asked` is beside the rows of `known`; larger is stranger.
     ///
     /// Fails where [`mahalanobis`] and [`local_outlier_factor`] do.
     pub fn scores(self, known: &Array2<f64>, asked: &Array2<f64>) -> Result<Vec<f64>> {

@@ -35,8 +35,8 @@ const STEPS: usize = 40;
 const STARTS: usize = 3;
 
 impl CausalBasis {
-    /// The `n` most influential directions of residual stream `layer`, measured on `tokens: [sequence, pos]`, whose
-    /// activations at that stream are held in memory: a few thousand tokens serve.
+    /// Finds the `n` most influential directions of residual stream `layer`, measured on `tokens: [sequence, pos]`,
+    /// whose activations at that stream are held in memory: a few thousand tokens serve.
     ///
     /// Fails on a stream that does not exist, more directions than its width, a lens or tokens that do not fit the
     /// model, or when interrupted.
@@ -85,8 +85,8 @@ impl CausalBasis {
         Ok(CausalBasis { layer, directions, lens_influence, model_influence })
     }
 
-    /// Spearman's rank correlation of both influences: 1 if the model relies on the directions in the order in which
-    /// the lens does.
+    /// Computes Spearman's rank correlation of both influences: 1 if the model relies on the directions in the order in
+    /// which the lens does.
     pub fn rank_correlation(&self) -> f64 {
         spearman(&self.lens_influence, &self.model_influence)
     }

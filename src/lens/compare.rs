@@ -49,10 +49,10 @@ pub struct LensCurve {
 }
 
 impl Comparison {
-    /// The share of what `own` reads that `lens` reads too, per residual stream: `(baseline - KL_lens) / (baseline -
-    /// KL_own)`.
+    /// Computes the share of what `own` reads that `lens` reads too, per residual stream: `(baseline - KL_lens) /
+    /// (baseline - KL_own)`.
     ///
-    /// 1 means as good as a lens of the layer's own, 0 no better than not looking, negative worse than that.
+    /// 1 means as good as a lens of the layer's own, 0 as good as the baseline, negative worse than that.
     pub fn shared_fraction(&self, lens: &str, own: &str) -> Result<Vec<f64>> {
         let (lens, own) = (self.curve(lens)?, self.curve(own)?);
         Ok(lens.kl.iter().zip(&own.kl).map(|(k, o)| (self.baseline - k) / (self.baseline - o)).collect())
@@ -68,7 +68,7 @@ impl Comparison {
         record::load(path.as_ref(), KIND, VERSION)
     }
 
-    /// The curve of the lens with this name.
+    /// Returns the curve of the lens with this name.
     pub fn curve(&self, name: &str) -> Result<LensCurve> {
         self.curves.iter().find(|c| c.name == name).cloned().ok_or_else(|| {
             let names: Vec<&str> = self.curves.iter().map(|c| c.name.as_str()).collect();

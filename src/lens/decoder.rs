@@ -11,7 +11,7 @@ use crate::num::{dot, largest, log_softmax_rows, matmul, sum, wide_fn};
 pub(super) struct Decoder {
     /// Of the final norm, where the guess is one of the last residual stream.
     norm: Option<(Norm, f64)>,
-    /// Behind the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty
+    /// After the norm's own scaling: gain, bias and unembedding in one, `[d_z, n_classes]` and `[n_classes]` (empty
     /// without biases). Without it a guess is logits already.
     unembedding: Option<(Array2<f32>, Array1<f32>)>,
     /// No logit is larger than this.

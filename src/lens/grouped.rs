@@ -58,7 +58,7 @@ impl GroupedMoments {
         Self::collect_with(model, tokens, n_groups, Scale::default(), Target::default())
     }
 
-    /// The same for lenses that read streams at another scale, or predict another target.
+    /// Does the same for lenses that read streams at another scale, or predict another target.
     ///
     /// Fails, besides, where [`LayerMoments::collect_with`] does.
     pub fn collect_with(
@@ -73,7 +73,7 @@ impl GroupedMoments {
         })
     }
 
-    /// The same with `numbers: [sequence, pos, d_z]` from outside of the model.
+    /// Does the same with `numbers: [sequence, pos, d_z]` from outside of the model.
     ///
     /// Fails, besides, where [`LayerMoments::collect_given`] does.
     pub fn collect_given(
@@ -112,12 +112,12 @@ impl GroupedMoments {
         Ok(GroupedMoments { groups: groups.collect::<Result<_>>()? })
     }
 
-    /// The moments of all groups together.
+    /// Sums the moments of all groups together.
     pub fn all(&self) -> Result<LayerMoments> {
         self.sum(0..self.groups.len())
     }
 
-    /// The moments of all groups but one. Summed anew: subtracting would lose digits.
+    /// Sums the moments of all groups but one anew: subtracting would lose digits.
     pub fn without(&self, group: usize) -> Result<LayerMoments> {
         if group >= self.groups.len() {
             return Err(Error::new(
@@ -129,7 +129,7 @@ impl GroupedMoments {
         self.sum((0..self.groups.len()).filter(|&k| k != group))
     }
 
-    /// As many groups as there are, drawn with replacement: one bootstrap sample (Efron 1979).
+    /// Draws as many groups as there are, with replacement: one bootstrap sample (Efron 1979).
     pub fn resample(&self, rng: &mut Rng) -> Result<LayerMoments> {
         let drawn: Vec<usize> =
             (0..self.groups.len()).map(|_| uniform_index(rng, self.groups.len())).collect();

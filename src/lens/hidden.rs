@@ -11,11 +11,13 @@ use super::inputs::{Inputs, ROUND, Read, check_interrupt};
 use super::layers::check_fingerprint;
 use super::tuned::KEPT_BYTES;
 use super::whitened::input_powers;
+use serde::{Deserialize, Serialize};
+
 use super::{AffineLens, LayerLenses, LayerMoments, Lens, Scale, Target};
 use crate::model::{Transformer, no_stream};
 use crate::nn::{add_rows, gelu, gelu_backward, linear};
 use crate::num::{Adam, Real, add_matmul, matmul, normal, rng};
-use crate::session::Progress;
+use crate::session::{Progress, count};
 use crate::{Error, ErrorKind, Result};
 
 /// How to fit lenses `z = A h + b + V gelu(K h + k)`, one for each stream, to the least mean `KL(p ‖ q_l)`. They begin
@@ -36,7 +38,7 @@ use crate::{Error, ErrorKind, Result};
 /// assert!(hidden.training_kl.iter().all(|[before, after]| after <= before));
 /// # Ok::<(), onelens::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HiddenLayer {
     /// Hidden numbers of each lens.
     pub width: usize,
@@ -231,7 +233,7 @@ impl HiddenLayer {
             }
         }
         let after = look(&all, &nets, "where training led")?;
-        progress.finish(&format!("{} lenses, {} epochs", nets.len(), self.epochs));
+        progress.finish(&format!("{}, {}", count(nets.len(), "lens"), count(self.epochs, "epoch")));
         let mut training_kl = Vec::with_capacity(nets.len());
         for (l, ((before, _), (after, _))) in before.iter().zip(&after).enumerate() {
             // False for a KL that is not a number, too.

@@ -12,8 +12,8 @@ use crate::vision::ImageClassifier;
 const CHUNK: usize = 256;
 
 impl LayerMoments {
-    /// The moments of `(h_l, h_L)` for every stream of an image classifier, an image where a transformer has a token.
-    /// Lenses are fitted to them as to any others, and [`ImageClassifier::decode`] reads what they give.
+    /// Gathers the moments of `(h_l, h_L)` for every stream of an image classifier, an image where a transformer has a
+    /// token. Lenses are fitted to them as to any others, and [`ImageClassifier::decode`] reads what they give.
     ///
     /// Fails if the images do not fit the classifier, or if an activation is not finite.
     ///

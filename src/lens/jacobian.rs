@@ -30,8 +30,8 @@ pub struct Jacobian {
 const CHUNK: usize = 4;
 
 impl Jacobian {
-    /// The Jacobian lens of `model` over `tokens: [sequence, pos]`, decoded like the last residual stream; `moments`
-    /// supply the means.
+    /// Fits the Jacobian lens of `model` over `tokens: [sequence, pos]`, decoded like the last residual stream;
+    /// `moments` supply the means.
     ///
     /// Fails if the moments are of another model or target, the tokens do not fit, or when interrupted.
     pub fn fit(

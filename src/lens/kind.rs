@@ -67,7 +67,7 @@ pub(super) enum Common {
 }
 
 impl LensKind {
-    /// The streams that the lens of stream `l` is fitted to, of `n_streams`.
+    /// Lists the streams that the lens of stream `l` is fitted to, of `n_streams`.
     pub fn streams(&self, l: usize, n_streams: usize) -> Vec<usize> {
         let all = 0..n_streams;
         match self {
@@ -83,7 +83,7 @@ impl LensKind {
         }
     }
 
-    /// What such lenses are called.
+    /// Says what such lenses are called.
     pub fn name(&self) -> String {
         match self {
             LensKind::Own => "own lens".into(),

@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Result};
 const MAX_ALTERNATIONS: usize = 200;
 
 impl Ridge {
-    /// The lenses of a kind.
+    /// Fits the lenses of a kind.
     ///
     /// Fails on a stream that does not exist, where there is none to fit to, on a rank beyond the width of the target,
     /// and where [`fit`](Ridge::fit) does.
@@ -47,46 +47,46 @@ impl Ridge {
         Ok(LayerLenses::new(&kind.name(), m, lenses, began).of_kind(kind.clone()))
     }
 
-    /// A lens of its own for every layer.
+    /// Fits a lens of its own for every layer.
     pub fn own(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::Own)
     }
 
-    /// One lens for all layers, fitted to all of them.
+    /// Fits one lens for all layers, to all of them.
     pub fn shared(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::Shared)
     }
 
-    /// One lens for all layers, fitted to some of them.
+    /// Fits one lens for all layers, to some of them.
     ///
     /// Fails on a layer that does not exist, or on none.
     pub fn fitted_on(&self, m: &LayerMoments, layers: &[usize]) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::Streams(layers.to_vec()))
     }
 
-    /// For each layer one lens fitted to all *other* layers: what a lens that has never seen this layer makes of it.
+    /// Fits for each layer one lens to all *other* layers: what a lens that has never seen this layer makes of it.
     pub fn left_out(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::LeftOut)
     }
 
-    /// For each layer one lens fitted to all *later* layers ([`LensKind::Later`]).
+    /// Fits for each layer one lens to all *later* layers ([`LensKind::Later`]).
     pub fn later(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::Later)
     }
 
-    /// One matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
+    /// Fits one matrix for all layers, and for each a bias of its own: `z = A h + b_l`.
     pub fn shared_own_bias(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::OwnBias)
     }
 
-    /// One matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h + b_l`.
-    /// Streams grow from layer to layer; a gain makes up for that and nothing else.
+    /// Fits one matrix for all layers, and for each a gain, which is one number, and a bias of its own: `z = g_l A h +
+    /// b_l`. Streams grow from layer to layer; a gain makes up for that and nothing else.
     pub fn shared_own_gain(&self, m: &LayerMoments) -> Result<LayerLenses> {
         self.lenses(m, &LensKind::OwnGain)
     }
 
-    /// A lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls towards: the
-    /// least-squares one of that rank (reduced-rank regression, Izenman 1975).
+    /// Fits a lens of its own for every layer, `T` plus a matrix of `rank`, where `T` is what the penalty pulls
+    /// towards: the least-squares one of that rank (reduced-rank regression, Izenman 1975).
     ///
     /// Fails on a rank beyond the width of the target.
     pub fn low_rank(&self, m: &LayerMoments, rank: usize) -> Result<LayerLenses> {

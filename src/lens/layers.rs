@@ -41,7 +41,7 @@ const KIND: &str = "layer-moments";
 const VERSION: u32 = 4;
 
 impl LayerMoments {
-    /// The moments of nothing yet, for this model.
+    /// Makes the moments of nothing yet, for this model.
     pub fn new(model: &Transformer) -> Self {
         Self::empty(model, Scale::default(), Target::default(), model.config.d_model)
     }
@@ -80,7 +80,7 @@ impl LayerMoments {
         Ok(all)
     }
 
-    /// The same for lenses that read streams at another scale, or predict another target.
+    /// Does the same for lenses that read streams at another scale, or predict another target.
     ///
     /// ```
     /// use onelens::{lens::{LayerMoments, Scale, Target}, model::{Config, Transformer}, ndarray::Array2};
@@ -130,9 +130,9 @@ impl LayerMoments {
         Ok(Self::empty(model, scale, target, width))
     }
 
-    /// The moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model: belief
-    /// states, labels as one-hot rows, whatever may be read off a stream. [`Transfer::r2`](super::Transfer::r2) tells
-    /// how well it can.
+    /// Gathers the moments of every residual stream with `numbers: [sequence, pos, d_z]` from outside of the model:
+    /// belief states, labels as one-hot rows, whatever may be read off a stream. [`Transfer::r2`](super::Transfer::r2)
+    /// tells how well it can.
     ///
     /// Fails, besides, if the numbers do not fit the tokens or are not finite.
     pub fn collect_given(model: &Transformer, tokens: &Array2<u32>, numbers: &Array3<f32>) -> Result<Self> {
@@ -228,7 +228,7 @@ impl LayerMoments {
         self.layers.iter().all(|m| m.s_zz.as_ptr() == self.layers[0].s_zz.as_ptr())
     }
 
-    /// Number of tokens seen.
+    /// Returns the number of tokens seen.
     pub fn n(&self) -> u64 {
         self.layers.first().map_or(0, |m| m.n)
     }
@@ -266,7 +266,7 @@ impl LayerMoments {
         Ok(())
     }
 
-    /// The same about 0 instead of about the means, for lenses without intercept ([`Moments::about_zero`]).
+    /// Returns the same about 0 instead of about the means, for lenses without intercept ([`Moments::about_zero`]).
     pub fn about_zero(&self) -> Self {
         let shares = self.shares_s_zz();
         let mut all =
@@ -277,7 +277,7 @@ impl LayerMoments {
         all
     }
 
-    /// The sum over some of the layers: what a lens shared by them is fitted to.
+    /// Sums the moments of some of the layers: what a lens shared by them is fitted to.
     ///
     /// Fails on a layer that does not exist, or on none.
     pub fn pooled(&self, layers: &[usize]) -> Result<Moments> {

@@ -81,7 +81,7 @@ impl Rows<'_> {
 }
 
 impl Moments {
-    /// The moments of nothing yet, for inputs of width `d_x` and targets of width `d_z`.
+    /// Makes the moments of nothing yet, for inputs of width `d_x` and targets of width `d_z`.
     pub fn new(d_x: usize, d_z: usize) -> Self {
         Moments {
             n: 0,
@@ -257,8 +257,8 @@ impl Moments {
         self.weight * other.weight / (self.weight + other.weight)
     }
 
-    /// The second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et al.
-    /// 2023). For fitting and measuring only; rows pushed to it would count about their mean again.
+    /// Returns the second moments about 0 instead of about the mean: what a lens without intercept is fitted to (Din et
+    /// al. 2023). For fitting and measuring only; rows pushed to it would count about their mean again.
     ///
     /// ```
     /// use onelens::{lens::{Moments, Ridge, Towards}, ndarray::array};

@@ -36,7 +36,7 @@ pub struct ProbeScore {
     /// Cross-entropy of the frequencies in training: what one knows without looking at any stream.
     pub baseline: f64,
     /// Accuracy of always naming the most frequent class.
-    pub floor_accuracy: f64,
+    pub baseline_accuracy: f64,
 }
 
 impl Probe {
@@ -73,7 +73,7 @@ impl Probe {
         })
     }
 
-    /// Cross-entropy and accuracy on other tokens and labels.
+    /// Measures cross-entropy and accuracy on other tokens and labels.
     ///
     /// Fails on labels that do not fit the tokens, or a model that the probe was not fitted to.
     pub fn score(
@@ -113,7 +113,7 @@ impl Probe {
             cross_entropy: mean(&|p| p.0),
             accuracy: mean(&|p| p.1),
             baseline: labels.iter().map(nats).sum::<f64>() / n,
-            floor_accuracy: labels.iter().filter(|l| **l as usize == most).count() as f64 / n,
+            baseline_accuracy: labels.iter().filter(|l| **l as usize == most).count() as f64 / n,
         })
     }
 }

@@ -127,7 +127,7 @@ impl LayerLenses {
         record::write_atomic(&folder.join("config.json"), &config)
     }
 
-    /// The same lenses with the last residual stream read as it is, which is the model's own prediction.
+    /// Returns the same lenses with the last residual stream read as it is, which is the model's own prediction.
     pub fn reading_last_as_is(&self) -> Self {
         let mut lenses = self.clone();
         lenses.set_last(Arc::new(AffineLens::identity(self.lenses()[0].b.len())));

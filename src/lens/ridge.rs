@@ -90,7 +90,7 @@ impl Default for Ridge {
 }
 
 impl Ridge {
-    /// The lens of these moments.
+    /// Fits the lens of these moments.
     ///
     /// Fails with fewer than `d_x + 1` rows, a negative or non-finite `lambda`, or where the system is singular.
     pub fn fit(&self, m: &Moments) -> Result<AffineLens> {

@@ -69,7 +69,7 @@ impl RidgePath {
         })
     }
 
-    /// The lens of one penalty, the same as [`Ridge::fit`](super::Ridge::fit) gives.
+    /// Fits the lens of one penalty, the same as [`Ridge::fit`](super::Ridge::fit) gives.
     ///
     /// Fails on a negative or non-finite `lambda`, or where the system is singular.
     pub fn fit(&self, lambda: f64) -> Result<AffineLens> {
@@ -82,8 +82,8 @@ impl RidgePath {
         Ok(AffineLens { a, b })
     }
 
-    /// The mean squared error that the lens of each `lambda` makes on `m`, summed over the features of `z`; on other
-    /// moments than those of the path it is a held-out error.
+    /// Computes the mean squared error that the lens of each `lambda` makes on `m`, summed over the features of `z`; on
+    /// other moments than those of the path it is a held-out error.
     ///
     /// Fails on a `lambda` that cannot be fitted, or if the widths differ.
     pub fn mse(&self, lambdas: &[f64], m: &Moments) -> Result<Vec<f64>> {
@@ -113,8 +113,8 @@ impl RidgePath {
             .collect()
     }
 
-    /// Generalised cross-validation (Golub, Heath & Wahba 1979): `n RSS / (n - f)²` per token with `f = 1 + Σ s / (s +
-    /// λ s̄)` degrees of freedom, which needs no held-out data but takes tokens for independent.
+    /// Computes generalised cross-validation (Golub, Heath & Wahba 1979): `n RSS / (n - f)²` per token with `f = 1 + Σ
+    /// s / (s + λ s̄)` degrees of freedom, which needs no held-out data but takes tokens for independent.
     pub fn gcv(&self, lambdas: &[f64]) -> Result<Vec<f64>> {
         let g_norms = self.g.map_axis(Axis(0), |column| column.dot(&column));
         lambdas
@@ -133,7 +133,7 @@ impl RidgePath {
             .collect()
     }
 
-    /// How well the features determine a lens.
+    /// Says how well the features determine a lens.
     pub fn conditioning(&self) -> Conditioning {
         let values = self.eigen.values.mapv(|s| s.max(0.0));
         let largest = values.fold(0.0_f64, |m, s| m.max(*s));

@@ -405,16 +405,16 @@ fn make_as_long(rows: &mut Array2<f32>, h: ArrayView2<f32>) {
 }
 
 impl SteeringResult {
-    /// Mean change of the log-probability over sequences in nats, and half the width of its 95 % interval: Student's t
-    /// with the sequences as units. The width of a single sequence is NaN.
+    /// Returns the mean change of the log-probability over sequences in nats, and half the width of its 95 % interval:
+    /// Student's t with the sequences as units. The width of a single sequence is NaN.
     ///
     /// Fails on a kind, a stream or a dose that was not run.
     pub fn interval(&self, kind: &str, stream: usize, dose: f64) -> Result<(f64, f64)> {
         Ok(mean_and_half_width(&self.values(&self.change, kind, stream, dose)?))
     }
 
-    /// By how much more one kind changes the log-probability than another does on the same sequences, in nats, with
-    /// half the width of its 95 % interval.
+    /// Returns by how much more one kind changes the log-probability than another does on the same sequences, in nats,
+    /// with half the width of its 95 % interval.
     ///
     /// Fails where [`interval`](SteeringResult::interval) does.
     pub fn advantage(&self, kind: &str, over: &str, stream: usize, dose: f64) -> Result<(f64, f64)> {
@@ -423,7 +423,7 @@ impl SteeringResult {
         Ok(mean_and_half_width(&difference))
     }
 
-    /// Mean `KL(p ‖ p')` over sequences in nats, with half the width of its 95 % interval.
+    /// Returns the mean `KL(p ‖ p')` over sequences in nats, with half the width of its 95 % interval.
     ///
     /// Fails where [`interval`](SteeringResult::interval) does.
     pub fn disturbance(&self, kind: &str, stream: usize, dose: f64) -> Result<(f64, f64)> {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Lens;
 use super::readout::read_blocks;
-use crate::data::TokenText;
+use crate::data::{TokenText, Tokens};
 use crate::model::Transformer;
 use crate::{Error, ErrorKind, Result};
 
@@ -57,7 +57,13 @@ impl Trajectory {
     /// Reads the residual streams of `tokens` through `lens`. The last token serves as the target of the one before.
     ///
     /// Fails with fewer than two tokens, or on tokens or a lens that do not fit the model.
-    pub fn new(model: &Transformer, lens: &dyn Lens, tokens: &[u32], texts: &dyn TokenText) -> Result<Self> {
+    pub fn new(
+        model: &Transformer,
+        lens: &dyn Lens,
+        tokens: impl Tokens,
+        texts: &dyn TokenText,
+    ) -> Result<Self> {
+        let tokens = tokens.tokens();
         let Some((_, input)) = tokens.split_last().filter(|(_, input)| !input.is_empty()) else {
             return Err(Error::new(
                 ErrorKind::Data,
@@ -104,8 +110,8 @@ impl Trajectory {
         })
     }
 
-    /// For each position the first residual stream from which on the most probable token never changes: how early the
-    /// prediction is there (Baldock et al. 2021).
+    /// Finds for each position the first residual stream from which on the most probable token never changes: how early
+    /// the prediction is there (Baldock et al. 2021).
     ///
     /// Tokens with the same text count as the same.
     pub fn prediction_depth(&self) -> Vec<usize> {

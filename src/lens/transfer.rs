@@ -18,7 +18,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Mean squared error of each lens on each stream, from the moments alone: no data, no forward pass.
+    /// Computes the mean squared error of each lens on each stream, from the moments alone: no data, no forward pass.
     ///
     /// `tr(S_zz - 2 A_i S_xz^j + A_i S_xx^j A_iᵀ) / n + ‖z̄ - A_i x̄_j - b_i‖²`, summed over the features of `h_L`.
     pub fn mse(moments: &LayerMoments, lenses: &LayerLenses) -> Result<Self> {
@@ -49,8 +49,8 @@ impl Transfer {
         Ok(Transfer { values, measure: "mean squared error".into() })
     }
 
-    /// The share of the target's variance that each lens explains on each stream, `1 - mse n / tr S_zz`, from the
-    /// moments alone. 1 is everything, 0 as much as the mean, negative less than that.
+    /// Computes the share of the target's variance that each lens explains on each stream, `1 - mse n / tr S_zz`, from
+    /// the moments alone. 1 is everything, 0 as much as the mean, negative less than that.
     pub fn r2(moments: &LayerMoments, lenses: &LayerLenses) -> Result<Self> {
         let mut mse = Self::mse(moments, lenses)?;
         for (mut column, m) in mse.values.columns_mut().into_iter().zip(&moments.layers) {
@@ -60,7 +60,7 @@ impl Transfer {
         Ok(Transfer { values: mse.values, measure: "share of variance explained".into() })
     }
 
-    /// How alike the covariances of two streams are: the cosine `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)` of the matrices
+    /// Measures how alike the covariances of two streams are: the cosine `⟨S_i, S_j⟩ / (‖S_i‖ ‖S_j‖)` of the matrices
     /// (Frobenius), 1 for proportional ones. Belrose et al. 2023 relate it to what transfer costs.
     pub fn covariance_similarity(moments: &LayerMoments) -> Self {
         let n = moments.layers.len();
@@ -69,7 +69,7 @@ impl Transfer {
         Transfer { values, measure: "cosine of covariances".into() }
     }
 
-    /// Rank correlation with another matrix over the same streams, such as the penalty with
+    /// Computes the rank correlation with another matrix over the same streams, such as the penalty with
     /// [`covariance_similarity`](Transfer::covariance_similarity), and Mantel's test of it with 9999 permutations of
     /// the streams.
     ///
@@ -78,7 +78,7 @@ impl Transfer {
         mantel(&self.values, &other.values, 9999, &mut rng(seed, 0))
     }
 
-    /// Mean held-out `KL(p ‖ q)` in nats of each lens on each stream, over `tokens: [sequence, pos]`.
+    /// Measures the mean held-out `KL(p ‖ q)` in nats of each lens on each stream, over `tokens: [sequence, pos]`.
     pub fn kl(model: &Transformer, lenses: &LayerLenses, tokens: &Array2<u32>) -> Result<Self> {
         let n_layers = model.config.n_layers + 1;
         let sums = read_blocks(model, &[lenses], tokens, |block| {
@@ -95,7 +95,8 @@ impl Transfer {
         Ok(Transfer { values: total / tokens.len() as f64, measure: "KL (nats)".into() })
     }
 
-    /// How much more it costs to read stream `j` with the lens of `i` than the other way round: `value_ij - value_ji`.
+    /// Computes how much more it costs to read stream `j` with the lens of `i` than the other way round: `value_ij -
+    /// value_ji`.
     pub fn asymmetry(&self) -> Self {
         Transfer {
             values: &self.values - &self.values.t(),
@@ -103,7 +104,8 @@ impl Transfer {
         }
     }
 
-    /// What is lost by reading stream `j` through the lens of stream `i` instead of its own: `value_ij - value_jj`.
+    /// Computes what is lost by reading stream `j` through the lens of stream `i` instead of its own: `value_ij -
+    /// value_jj`.
     pub fn penalty(&self) -> Self {
         let own = self.values.diag().to_owned();
         Transfer {

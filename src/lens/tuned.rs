@@ -20,6 +20,7 @@ use super::token_chunks::TokenChunks;
 use super::whitened::Curvature;
 use super::{AffineLens, LayerLenses, LayerMoments, Lens, LensKind, Ridge};
 use crate::model::Transformer;
+use crate::session::count;
 use crate::{Error, ErrorKind, Result, record};
 
 /// Refines affine lenses to the least mean `KL(p ‖ q_l)` (Belrose et al. 2023, equation 6) from lenses fitted in closed
@@ -58,7 +59,7 @@ use crate::{Error, ErrorKind, Result, record};
 /// Streams are kept from step to step up to 1 GiB; beyond, the model runs again for each step, and they are never held
 /// for more than a few sequences. For more text than memory there is
 /// [`Streaming::refine`](crate::stream::Streaming::refine), which keeps up to 64 MiB.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refine {
     /// Times through the tokens in batches.
     pub epochs: usize,
@@ -162,8 +163,9 @@ impl Refine {
         Ok(self.search_until(until, decoder, inputs, start, moments, kept)?.tuned(moments, began))
     }
 
-    /// From tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines that.
-    /// The same as the three calls one after the other, but where streams are kept, the model runs once for all of it.
+    /// Goes from tokens to lenses: [collects](LayerMoments::collect) moments, fits `ridge` to each layer, and refines
+    /// that. It is the same as the three calls one after the other, but where streams are kept, the model runs once for
+    /// all of it.
     ///
     /// Fails where [`LayerMoments::collect`], [`Ridge::own`] or [`fit`](Refine::fit) do.
     ///
@@ -340,7 +342,12 @@ impl Refine {
                 record::save(path, KIND, STANDING_VERSION, &at)?;
             }
         }
-        meter.finish(&format!("{n_maps} lenses, {} epochs, {} L-BFGS steps", self.epochs, self.lbfgs_steps));
+        meter.finish(&format!(
+            "{}, {}, {}",
+            count(n_maps, "lens"),
+            count(self.epochs, "epoch"),
+            count(self.lbfgs_steps, "L-BFGS step")
+        ));
         let map_of = &objective.map_of;
         // A search without steps of either kind stands at L-BFGS, too.
         let gradient_norm: Vec<f64> = match &at.phase {

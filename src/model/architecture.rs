@@ -143,7 +143,7 @@ pub enum RotaryScaling {
 }
 
 impl Rotary {
-    /// How fast each pair of a head of `d_head` dimensions turns in a sequence of `n_pos`, and how much longer it
+    /// Tells how fast each pair of a head of `d_head` dimensions turns in a sequence of `n_pos`, and how much longer it
     /// becomes.
     ///
     /// ```
@@ -268,7 +268,7 @@ pub enum Mlp {
 }
 
 impl Mlp {
-    /// The nonlinearity, and whether it is a gate. `None` without an MLP.
+    /// Returns the nonlinearity, and whether it is a gate. `None` without an MLP.
     pub fn activation(self) -> Option<(Activation, bool)> {
         match self {
             Mlp::GeluTanh => Some((Activation::GeluTanh, false)),
@@ -280,7 +280,7 @@ impl Mlp {
         }
     }
 
-    /// Whether a gate multiplies the hidden layer.
+    /// Tells whether a gate multiplies the hidden layer.
     pub fn is_gated(self) -> bool {
         self.activation().is_some_and(|(_, gated)| gated)
     }

@@ -81,17 +81,17 @@ impl ActivationCache {
         parts
     }
 
-    /// The hooks that this cache holds.
+    /// Lists the hooks that this cache holds.
     pub fn hooks(&self) -> Vec<Hook> {
         self.places.keys().copied().collect()
     }
 
-    /// The hooks with the shapes of their activations.
+    /// Lists the hooks with the shapes of their activations.
     pub fn shapes(&self) -> Vec<(Hook, Vec<usize>)> {
         self.places.iter().map(|(hook, place)| (*hook, place.shape.clone())).collect()
     }
 
-    /// The numbers at a hook; the hook's description gives their axes.
+    /// Returns the numbers at a hook; the hook's description gives their axes.
     ///
     /// Fails if the model has no such hook, or if the cache does not hold it.
     pub fn get(&self, hook: Hook) -> Result<ArrayD<f32>> {
@@ -130,8 +130,8 @@ impl ActivationCache {
         }
     }
 
-    /// Residual stream `l` of `0 ..= n_layers` as rows, `[batch · pos, d_model]`: what lenses read. Stream 0 is what
-    /// the first block reads, stream `l` what block `l - 1` leaves.
+    /// Returns residual stream `l` of `0 ..= n_layers` as rows, `[batch · pos, d_model]`: what lenses read. Stream 0 is
+    /// what the first block reads, stream `l` what block `l - 1` leaves.
     ///
     /// Fails if there is no such stream, or the cache does not hold it.
     ///
@@ -153,9 +153,9 @@ impl ActivationCache {
         Ok(stream.into_shape_with_order((rows, width)).expect("kept row by row").to_owned())
     }
 
-    /// The residual stream as it grows, `[component, batch, pos, d_model]`, with a name for each: what every block up
-    /// to `layer` reads (`n_layers` for all, which ends with what the last one leaves), and, where blocks add one part
-    /// after the other and `mid` asks for it, the stream between attention and MLP. The names are those of
+    /// Stacks up the residual stream as it grows, `[component, batch, pos, d_model]`, with a name for each: what every
+    /// block up to `layer` reads (`n_layers` for all, which ends with what the last one leaves), and, where blocks add
+    /// one part after the other and `mid` asks for it, the stream between attention and MLP. The names are those of
     /// TransformerLens.
     ///
     /// Fails if the cache does not hold one of them.
@@ -190,52 +190,53 @@ impl ActivationCache {
         Ok((stacked, parts.into_iter().map(|(_, name)| name).collect()))
     }
 
-    /// Residual stream before block `layer`, `[batch, pos, d_model]`.
+    /// Returns the residual stream before block `layer`, `[batch, pos, d_model]`.
     pub fn resid_pre(&self, layer: usize) -> Result<Array3<f32>> {
         self.typed::<Ix3>(Hook::ResidPre(layer))
     }
 
-    /// Residual stream between attention and MLP of block `layer`, `[batch, pos, d_model]`.
+    /// Returns the residual stream between attention and MLP of block `layer`, `[batch, pos, d_model]`.
     pub fn resid_mid(&self, layer: usize) -> Result<Array3<f32>> {
         self.typed::<Ix3>(Hook::ResidMid(layer))
     }
 
-    /// Residual stream after block `layer`, `[batch, pos, d_model]`.
+    /// Returns the residual stream after block `layer`, `[batch, pos, d_model]`.
     pub fn resid_post(&self, layer: usize) -> Result<Array3<f32>> {
         self.typed::<Ix3>(Hook::ResidPost(layer))
     }
 
-    /// What attention of block `layer` added to the residual stream, `[batch, pos, d_model]`.
+    /// Returns what attention of block `layer` added to the residual stream, `[batch, pos, d_model]`.
     pub fn attn_out(&self, layer: usize) -> Result<Array3<f32>> {
         self.typed::<Ix3>(Hook::AttnOut(layer))
     }
 
-    /// What the MLP of block `layer` added to the residual stream, `[batch, pos, d_model]`.
+    /// Returns what the MLP of block `layer` added to the residual stream, `[batch, pos, d_model]`.
     pub fn mlp_out(&self, layer: usize) -> Result<Array3<f32>> {
         self.typed::<Ix3>(Hook::MlpOut(layer))
     }
 
-    /// Queries of block `layer`, `[batch, pos, n_heads, d_head]`.
+    /// Returns the queries of block `layer`, `[batch, pos, n_heads, d_head]`.
     pub fn q(&self, layer: usize) -> Result<Array4<f32>> {
         self.typed::<Ix4>(Hook::Q(layer))
     }
 
-    /// Keys of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
+    /// Returns the keys of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
     pub fn k(&self, layer: usize) -> Result<Array4<f32>> {
         self.typed::<Ix4>(Hook::K(layer))
     }
 
-    /// Values of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
+    /// Returns the values of block `layer`, `[batch, pos, n_kv_heads, d_head]`.
     pub fn v(&self, layer: usize) -> Result<Array4<f32>> {
         self.typed::<Ix4>(Hook::V(layer))
     }
 
-    /// What each head of block `layer` read, `[batch, pos, n_heads, d_head]`.
+    /// Returns what each head of block `layer` read, `[batch, pos, n_heads, d_head]`.
     pub fn z(&self, layer: usize) -> Result<Array4<f32>> {
         self.typed::<Ix4>(Hook::Z(layer))
     }
 
-    /// Attention pattern of block `layer`, `[batch, n_heads, query pos, key pos]`; each query's row sums to 1.
+    /// Returns the attention pattern of block `layer`, `[batch, n_heads, query pos, key pos]`; each query's row sums
+    /// to 1.
     pub fn pattern(&self, layer: usize) -> Result<Array4<f32>> {
         self.typed::<Ix4>(Hook::Pattern(layer))
     }

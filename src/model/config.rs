@@ -316,17 +316,17 @@ impl Config {
         self.layers.get(l % self.layers.len().max(1))
     }
 
-    /// How positions are told in layer `l`.
+    /// Says how positions are told in layer `l`.
     pub fn positions_in(&self, l: usize) -> &Positions {
         self.kind(l).and_then(|kind| kind.positions.as_ref()).unwrap_or(&self.positions)
     }
 
-    /// How many keys a query sees at most in layer `l`, itself included; `None`: all that the mask lets it see.
+    /// Says how many keys a query sees at most in layer `l`, itself included; `None`: all that the mask lets it see.
     pub fn window(&self, l: usize) -> Option<usize> {
         self.kind(l).and_then(|kind| kind.window)
     }
 
-    /// How head `head` of layer `l` scores keys.
+    /// Says how head `head` of layer `l` scores keys.
     pub fn scoring(&self, l: usize, head: usize) -> Scoring {
         Scoring {
             mask: self.mask,
@@ -345,7 +345,7 @@ impl Config {
         (if self.norm_at.input() { self.norm } else { Norm::None }, self.eps)
     }
 
-    /// The norm that the unembedding reads through: none where every block ends with one.
+    /// Returns the norm that the unembedding reads through: none where every block ends with one.
     pub fn final_norm(&self) -> Norm {
         if self.norm_at.sum() { Norm::None } else { self.norm }
     }
@@ -373,12 +373,12 @@ impl Config {
         Ok(())
     }
 
-    /// Key and value heads: `n_kv_heads`, or as many as `n_heads`.
+    /// Returns the number of key and value heads: `n_kv_heads`, or as many as `n_heads`.
     pub fn n_kv_heads(&self) -> usize {
         self.n_kv_heads.unwrap_or(self.n_heads)
     }
 
-    /// Blocks with weights of their own: `n_layers`, or one if it is looped.
+    /// Counts the blocks with weights of their own: `n_layers`, or one if it is looped.
     pub fn n_distinct_blocks(&self) -> usize {
         match self.blocks {
             Blocks::Distinct => self.n_layers,
@@ -386,7 +386,7 @@ impl Config {
         }
     }
 
-    /// The architecture in words, without sizes.
+    /// Describes the architecture in words, without sizes.
     ///
     /// ```
     /// use onelens::model::{Blocks, Config, Norm};

@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, s};
 
+use crate::data::Tokens;
+
 use super::network::{Network, Past};
 use super::{Transformer, forward};
 use crate::num::{rng, sample_index};
@@ -9,25 +11,25 @@ use crate::session;
 use crate::{Error, ErrorKind, Result};
 
 impl Transformer {
-    /// `n` more tokens after `prompt`, each the most probable one. The prompt is not repeated in the result.
+    /// Continues `prompt` by `n` tokens, each the most probable one. The prompt is not repeated in the result.
     ///
     /// The model sees at most its last `n_ctx` tokens. Keys and values are kept from token to token, so that each reads
     /// every weight once, as it is stored. Where a further token changes those of the tokens before it (bidirectional
     /// masks, linear attention, rotary positions with [`RotaryScaling::Dynamic`](super::RotaryScaling::Dynamic)),
     /// everything is computed anew for each.
-    pub fn generate_greedy(&self, prompt: &[u32], n: usize) -> Result<Vec<u32>> {
-        self.generate(prompt, n, None)
+    pub fn generate_greedy(&self, prompt: impl Tokens, n: usize) -> Result<Vec<u32>> {
+        self.generate(&prompt.tokens(), n, None)
     }
 
-    /// `n` more tokens after `prompt`, drawn at `temperature` (1 is the model's own distribution, towards 0 greedy).
+    /// Continues `prompt` by `n` tokens, drawn at `temperature` (1 is the model's own distribution, towards 0 greedy).
     pub fn generate_sampled(
         &self,
-        prompt: &[u32],
+        prompt: impl Tokens,
         n: usize,
         temperature: f64,
         seed: u64,
     ) -> Result<Vec<u32>> {
-        self.generate(prompt, n, Some((temperature, seed)))
+        self.generate(&prompt.tokens(), n, Some((temperature, seed)))
     }
 
     fn generate(&self, prompt: &[u32], n: usize, sampled: Option<(f64, u64)>) -> Result<Vec<u32>> {

@@ -11,9 +11,9 @@ use crate::num::matmul;
 use crate::{Error, ErrorKind, Result};
 
 impl Transformer {
-    /// `W_Q W_Kᵀ` of a head, `[d_model, d_model]`, of rank `d_head` or less: what the head compares. With rows `x` and
-    /// `y` of what attention reads, `x QK yᵀ` is the score before scaling of the query at `x` and the key at `y`;
-    /// biases, norms of queries and keys, and the turning of rotary positions come on top. (Elhage et al. 2021, "A
+    /// Computes `W_Q W_Kᵀ` of a head, `[d_model, d_model]`, of rank `d_head` or less: what the head compares. With rows
+    /// `x` and `y` of what attention reads, `x QK yᵀ` is the score before scaling of the query at `x` and the key at
+    /// `y`; biases, norms of queries and keys, and the turning of rotary positions come on top. (Elhage et al. 2021, "A
     /// mathematical framework for transformer circuits".)
     ///
     /// Fails if there is no such layer or head.
@@ -23,8 +23,8 @@ impl Transformer {
         Ok(matmul(w_q.slice(s![.., at]), w_k.slice(s![.., kv_at]).t()))
     }
 
-    /// `W_V W_O` of a head, `[d_model, d_model]`, of rank `d_head` or less: what the head writes, `y OV`, for a row `y`
-    /// of what it reads where it attends to nothing else; biases come on top. (Elhage et al. 2021.)
+    /// Computes `W_V W_O` of a head, `[d_model, d_model]`, of rank `d_head` or less: what the head writes, `y OV`, for
+    /// a row `y` of what it reads where it attends to nothing else; biases come on top. (Elhage et al. 2021.)
     ///
     /// Fails if there is no such layer or head.
     ///

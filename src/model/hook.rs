@@ -141,7 +141,7 @@ impl Axes {
 }
 
 impl Hook {
-    /// Every hook of a network of this shape, in the order of the forward pass.
+    /// Lists every hook of a network of this shape, in the order of the forward pass.
     ///
     /// ```
     /// use onelens::model::{Config, Hook};
@@ -157,7 +157,7 @@ impl Hook {
         all.filter(|hook| hook.check(config).is_ok()).collect()
     }
 
-    /// The hooks whose names begin with `prefix`, whole parts of the name only: `blocks.1` is not `blocks.10`.
+    /// Lists the hooks whose names begin with `prefix`, whole parts of the name only: `blocks.1` is not `blocks.10`.
     ///
     /// Fails if there is none, with the names nearest to it.
     ///
@@ -211,12 +211,12 @@ impl Hook {
         }
     }
 
-    /// The layer, for a hook inside a block.
+    /// Returns the layer of a hook inside a block.
     pub fn layer(self) -> Option<usize> {
         self.position_in_block().map(|(_, layer)| layer)
     }
 
-    /// The same place of another layer; a hook outside the blocks stays.
+    /// Moves the hook to the same place of another layer; a hook outside the blocks stays.
     ///
     /// ```
     /// use onelens::model::Hook;

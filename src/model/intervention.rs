@@ -71,7 +71,7 @@ impl PartialEq for Change {
 }
 
 impl Intervention {
-    /// Zero ablation.
+    /// Replaces the activation by zeros (zero ablation).
     pub fn zero(hook: Hook) -> Self {
         Self::new(hook, Change::Replace(ArrayD::zeros(IxDyn(&[]))))
     }
@@ -111,8 +111,8 @@ impl Intervention {
         Ok(Self::new(hook, Change::Replace(from.get(hook)?)))
     }
 
-    /// Mean ablation: the mean over the sequences and positions of another run; for scores and patterns, over its
-    /// sequences.
+    /// Replaces the activation by a mean (mean ablation), the one over the sequences and positions of another run; for
+    /// scores and patterns, over its sequences.
     pub fn mean(hook: Hook, over: &ActivationCache) -> Result<Self> {
         let all = over.view(hook)?;
         let mut mean = all.mean_axis(Axis(0)).expect("a cache has sequences");
@@ -126,13 +126,13 @@ impl Intervention {
         Intervention { hook, change, positions: None, heads: None }
     }
 
-    /// Only at this position; for scores and patterns, of this query. More calls add more.
+    /// Restricts the change to this position, or for scores and patterns to this query. More calls add more.
     pub fn at(mut self, position: usize) -> Self {
         self.positions.get_or_insert_default().push(position);
         self
     }
 
-    /// Only at this head. More calls add more.
+    /// Restricts the change to this head. More calls add more.
     pub fn head(mut self, head: usize) -> Self {
         self.heads.get_or_insert_default().push(head);
         self

@@ -38,7 +38,7 @@ impl Gradients {
 }
 
 impl Transformer {
-    /// Mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
+    /// Computes the mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
     ///
     /// Only positions that do not see their next token count: all under a causal mask, the last of the prefix and those
     /// after it under a prefix, the last one without a mask.
@@ -49,7 +49,7 @@ impl Transformer {
         self.loss_with(tokens, &[])
     }
 
-    /// The loss of the network with interventions.
+    /// Computes the loss of the network with interventions.
     pub fn loss_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<f64> {
         let batch = self.check_loss(tokens, interventions)?;
         let losses = self.losses_of(&parts(tokens, None), interventions, batch);
@@ -57,7 +57,7 @@ impl Transformer {
         if loss.is_finite() { Ok(loss) } else { Err(self.no_loss(loss, tokens, interventions)) }
     }
 
-    /// The loss of each sequence, of which [`loss`](Transformer::loss) is the mean.
+    /// Computes the loss of each sequence, of which [`loss`](Transformer::loss) is the mean.
     ///
     /// Fails where that does.
     ///
@@ -122,9 +122,8 @@ impl Transformer {
         )
     }
 
-    /// The loss of every layer: the stream that each block leaves, read through the final norm and the unembedding. The
-    /// last is
-    /// [`loss`](Transformer::loss).
+    /// Computes the loss of every layer: the stream that each block leaves, read through the final norm and the
+    /// unembedding. The last is [`loss`](Transformer::loss).
     ///
     /// ```
     /// use onelens::{model::{Config, Transformer}, ndarray::array};
@@ -151,15 +150,15 @@ impl Transformer {
         Ok((0..self.config.n_layers).map(layer).collect())
     }
 
-    /// The training loss, and its gradient with respect to every parameter. The training loss is the
+    /// Computes the training loss and its gradient with respect to every parameter. The training loss is the
     /// [`loss`](Transformer::loss), or the mean of the [`layer_losses`](Transformer::layer_losses) if every layer is
     /// supervised.
     pub fn loss_and_grad(&self, tokens: &Array2<u32>) -> Result<(f64, Params)> {
         self.loss_and_grad_with(tokens, &[])
     }
 
-    /// The same of the network with interventions: no gradient flows back through what was replaced. Final norm hooks
-    /// act on the last layer only, where every layer is supervised.
+    /// Does the same for the network with interventions: no gradient flows back through what was replaced. Final norm
+    /// hooks act on the last layer only, where every layer is supervised.
     pub fn loss_and_grad_with(
         &self,
         tokens: &Array2<u32>,
@@ -179,8 +178,8 @@ impl Transformer {
         self.loss_and_grads(tokens, None, &[], None, gradients)
     }
 
-    /// The training loss, and its gradient with respect to the activations that `keep` asks for. Where an activation
-    /// was replaced, the gradient is that of what stands there.
+    /// Computes the training loss and its gradient with respect to the activations that `keep` asks for. Where an
+    /// activation was replaced, the gradient is that of what stands there.
     ///
     /// ```
     /// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};
@@ -202,8 +201,8 @@ impl Transformer {
         Ok((loss, grads))
     }
 
-    /// The training loss that is *expected* where the distribution of each next token is known, `E_{t~p} -ln q(t)`, and
-    /// its gradient with respect to the activations that `keep` asks for.
+    /// Computes the training loss that is *expected* where the distribution of each next token is known, `E_{t~p} -ln
+    /// q(t)`, and its gradient with respect to the activations that `keep` asks for.
     ///
     /// `tokens: [batch, pos + 1]` as for the [`loss`](Transformer::loss), of which the last ones are not looked at;
     /// `p: [batch, pos, d_vocab]`, row `t` for token `t + 1`, as
@@ -234,9 +233,8 @@ impl Transformer {
         Ok((loss, grads))
     }
 
-    /// The gradient of `Σ dlogits ∘ logits` with respect to the activations that `keep` asks for: with a one-hot
-    /// `dlogits:
-    /// [batch, pos, d_vocab]` that of one logit, with a `+1` and a `-1` that of a logit difference.
+    /// Computes the gradient of `Σ dlogits ∘ logits` with respect to the activations that `keep` asks for: with a
+    /// one-hot `dlogits: [batch, pos, d_vocab]` that of one logit, with a `+1` and a `-1` that of a logit difference.
     pub fn logits_hook_grads(
         &self,
         tokens: &Array2<u32>,

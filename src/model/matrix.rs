@@ -196,7 +196,7 @@ impl Matrix {
         }
     }
 
-    /// `(in, out)`.
+    /// Returns the widths, `(in, out)`.
     pub fn dim(&self) -> (usize, usize) {
         match &self.0 {
             Repr::Own(own) => own.dim(),
@@ -204,18 +204,18 @@ impl Matrix {
         }
     }
 
-    /// Number of weights.
+    /// Returns the number of weights.
     pub fn len(&self) -> usize {
         let (rows, columns) = self.dim();
         rows * columns
     }
 
-    /// Whether there are no weights.
+    /// Tells whether there are no weights.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How the weights are stored: `f32`, `f16`, `bf16`, or a kind of GGUF's such as `q4_1`.
+    /// Says how the weights are stored: `f32`, `f16`, `bf16`, or a kind of GGUF's such as `q4_1`.
     pub fn stored_as(&self) -> &'static str {
         match &self.0 {
             Repr::Own(_) => "f32",
@@ -223,7 +223,7 @@ impl Matrix {
         }
     }
 
-    /// Bytes that the weights take as they are kept, in memory or in the mapped file.
+    /// Returns how many bytes the weights take as they are kept, in memory or in the mapped file.
     pub fn n_bytes(&self) -> usize {
         match &self.0 {
             Repr::Own(own) => 4 * own.len(),
@@ -231,7 +231,7 @@ impl Matrix {
         }
     }
 
-    /// The numbers as `f32`. A stored matrix is expanded at the first look, unless its file holds `f32`.
+    /// Views the numbers as `f32`. A stored matrix is expanded at the first look, unless its file holds `f32`.
     pub fn view(&self) -> ArrayView2<'_, f32> {
         match &self.0 {
             Repr::Own(own) => own.view(),

@@ -305,7 +305,7 @@ fn outer_shape(c: &Config, field: &str) -> [usize; 2] {
 }
 
 impl Params {
-    /// All zeros: the start of a gradient.
+    /// Makes all parameters zeros, the start of a gradient.
     pub fn zeros(c: &Config) -> Self {
         Params {
             w_e: Zeros::zeros(outer_shape(c, "w_e")),
@@ -364,9 +364,9 @@ impl Params {
         None
     }
 
-    /// The initial weights of `c.seed`, as GPT-2's: normal with standard deviation 0.02, what writes into the residual
-    /// stream smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take `½/√d_model`
-    /// instead of 0.02 where that is larger, else they start out almost linear.
+    /// Draws the initial weights of `c.seed` as GPT-2's: normal with standard deviation 0.02, what writes into the
+    /// residual stream smaller by `√(2 n_layers)`, gains 1, biases 0 (Radford et al. 2019). Narrow networks take
+    /// `½/√d_model` instead of 0.02 where that is larger, else they start out almost linear.
     pub fn init(c: &Config) -> Self {
         let mut params = Params::zeros(c);
         let rng = &mut rng(c.seed, 0);
@@ -400,12 +400,12 @@ impl Params {
         params
     }
 
-    /// The unembedding, `[d_model, d_vocab]`: `w_u`, or the embedding transposed if the two are tied.
+    /// Returns the unembedding, `[d_model, d_vocab]`: `w_u`, or the embedding transposed if the two are tied.
     pub fn unembedding(&self) -> ArrayView2<'_, f32> {
         if self.w_u.is_empty() { self.w_e.view().reversed_axes() } else { self.w_u.view() }
     }
 
-    /// Every tensor that the architecture has with its name, in a fixed order. Names are TransformerLens's.
+    /// Lists every tensor that the architecture has with its name, in a fixed order. Names are TransformerLens's.
     ///
     /// ```
     /// use onelens::model::{Config, Params};
@@ -439,13 +439,13 @@ impl Params {
         all
     }
 
-    /// The numbers of every tensor, in the order of [`tensors`](Params::tensors). Those of a stored matrix are expanded
-    /// for this call.
+    /// Returns the numbers of every tensor, in the order of [`tensors`](Params::tensors). Those of a stored matrix are
+    /// expanded for this call.
     pub fn slices(&self) -> Vec<Cow<'_, [f32]>> {
         self.each().into_iter().map(Tensor::flat).collect()
     }
 
-    /// The same to write to; a stored matrix becomes one of its own.
+    /// Returns the same to write to; a stored matrix becomes one of its own.
     pub fn slices_mut(&mut self) -> Vec<&mut [f32]> {
         let mut all = vec![
             self.w_e.flat_mut(),
@@ -520,12 +520,12 @@ impl Params {
         self.each().into_iter().for_each(|tensor| see(&tensor.flat()));
     }
 
-    /// Number of parameters.
+    /// Counts the parameters.
     pub fn count(&self) -> usize {
         self.each().into_iter().map(Tensor::count).sum()
     }
 
-    /// Bytes that they take as they are kept, in memory or in a mapped file.
+    /// Returns how many bytes they take as they are kept, in memory or in a mapped file.
     pub fn n_bytes(&self) -> usize {
         self.each().into_iter().map(Tensor::n_bytes).sum()
     }

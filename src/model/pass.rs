@@ -38,7 +38,7 @@ pub struct Pass<'a> {
 }
 
 impl Transformer {
-    /// A pass over `tokens: [batch, pos]`, which runs when it is asked for something.
+    /// Describes a pass over `tokens: [batch, pos]`, which runs when it is asked for something.
     pub fn pass<'a>(&'a self, tokens: &'a Array2<u32>) -> Pass<'a> {
         Pass { model: self, tokens, mask: None, interventions: &[] }
     }
@@ -77,17 +77,17 @@ impl Wanted {
 }
 
 impl<'a> Pass<'a> {
-    /// Only the tokens where `mask: [batch, pos]` is true. The others may be any number.
+    /// Uses only the tokens where `mask: [batch, pos]` is true. The others may be any number.
     pub fn mask(self, mask: &'a Array2<bool>) -> Self {
         Pass { mask: Some(mask), ..self }
     }
 
-    /// With these changes, made in the order given.
+    /// Makes these changes, in the order given.
     pub fn with(self, interventions: &'a [Intervention]) -> Self {
         Pass { interventions, ..self }
     }
 
-    /// The logits, `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
+    /// Returns the logits, `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
     ///
     /// Fails on a token outside the vocabulary, an empty batch, more positions than `n_ctx`, an intervention that does
     /// not fit, a mask of another shape or one that hides a whole sequence.
@@ -95,8 +95,8 @@ impl<'a> Pass<'a> {
         Ok(self.logits_and_cache(&|_| false)?.0)
     }
 
-    /// The logits after the last token of each sequence, `[batch, d_vocab]`: `pos` times less of the largest product
-    /// there is.
+    /// Returns the logits after the last token of each sequence, `[batch, d_vocab]`: `pos` times less of the largest
+    /// product there is.
     ///
     /// Fails where [`logits`](Pass::logits) does.
     ///
@@ -112,8 +112,8 @@ impl<'a> Pass<'a> {
         Ok(self.rows(&|_| false, Wanted::LastLogits)?.0)
     }
 
-    /// Residual stream `l` of `0 ..= n_layers`, `[batch, pos, d_model]`; the pass stops there (`stop_at_layer` of
-    /// TransformerLens).
+    /// Returns residual stream `l` of `0 ..= n_layers`, `[batch, pos, d_model]`; the pass stops there (`stop_at_layer`
+    /// of TransformerLens).
     ///
     /// Fails if there is no such stream, and where [`logits`](Pass::logits) does.
     #[doc(alias = "stop_at_layer")]
@@ -126,8 +126,8 @@ impl<'a> Pass<'a> {
         Ok(self.by_position(stream))
     }
 
-    /// Those activations that `keep` asks for, after interventions; the pass ends with the block of the last of them.
-    /// Memory is what is kept and one block.
+    /// Returns those activations that `keep` asks for, after interventions; the pass ends with the block of the last of
+    /// them. Memory is what is kept and one block.
     ///
     /// Fails where [`logits`](Pass::logits) does.
     ///
@@ -144,7 +144,7 @@ impl<'a> Pass<'a> {
         Ok(self.rows(keep, Wanted::Activations)?.1)
     }
 
-    /// The logits, and those activations that `keep` asks for.
+    /// Returns the logits and those activations that `keep` asks for.
     ///
     /// Fails where [`logits`](Pass::logits) does.
     pub fn logits_and_cache(self, keep: &dyn Fn(Hook) -> bool) -> Result<(Array3<f32>, ActivationCache)> {
@@ -152,7 +152,8 @@ impl<'a> Pass<'a> {
         Ok((self.by_position(logits), cache))
     }
 
-    /// Mean cross-entropy of the next token, in nats, over all tokens that follow another one of their sequence.
+    /// Returns the mean cross-entropy of the next token, in nats, over all tokens that follow another one of their
+    /// sequence.
     ///
     /// Fails where [`logits`](Pass::logits) does, if no token follows another, or for a network that sees what it is to
     /// predict.

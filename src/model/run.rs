@@ -43,7 +43,7 @@ fn in_parts<'a>(n: usize, tokens: &'a Array2<u32>, kept: Option<&'a mut Activati
 }
 
 impl Transformer {
-    /// Logits for `tokens: [batch, pos]`: `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
+    /// Computes the logits for `tokens: [batch, pos]`, `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
     ///
     /// Fails on a token outside the vocabulary, an empty batch, or more positions than `n_ctx`.
     ///
@@ -58,7 +58,7 @@ impl Transformer {
         self.pass(tokens).logits()
     }
 
-    /// The logits of the network with interventions, made in the order given.
+    /// Computes the logits of the network with interventions, made in the order given.
     ///
     /// Fails, besides as [`forward`](Transformer::forward) does, on a hook, position or head that there is not, or a
     /// value that does not fit. [`Intervention`] has an example.
@@ -66,7 +66,7 @@ impl Transformer {
         self.pass(tokens).with(interventions).logits()
     }
 
-    /// The logits, and everything the network computed on the way, except what single heads add to the stream
+    /// Returns the logits and everything the network computed on the way, except what single heads add to the stream
     /// ([`Hook::Result`], `n_heads` times the size of the stream):
     /// [`run_with_cache_of`](Transformer::run_with_cache_of) keeps that too if asked.
     ///
@@ -81,8 +81,8 @@ impl Transformer {
         self.run_with_cache_of(tokens, &[], &|hook| !matches!(hook, Hook::Result(_)))
     }
 
-    /// The logits of the network with interventions, and those activations that `keep` asks for, after interventions.
-    /// Memory is what is kept and one block.
+    /// Returns the logits of the network with interventions and those activations that `keep` asks for, after
+    /// interventions. Memory is what is kept and one block.
     ///
     /// ```
     /// use onelens::{model::{Config, Hook, Transformer}, ndarray::array};

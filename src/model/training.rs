@@ -69,7 +69,7 @@ impl Default for Training {
 }
 
 impl Training {
-    /// The learning rate of `step`, counted from 0.
+    /// Returns the learning rate of `step`, counted from 0.
     ///
     /// ```
     /// let how = onelens::model::Training { steps: 110, warmup: 10, lr: 1.0, ..Default::default() };

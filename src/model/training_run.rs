@@ -68,7 +68,7 @@ pub(crate) type Gradient<'a> = dyn FnMut(&Transformer, &Array2<u32>) -> Result<(
 const N_HELD_OUT: usize = 64;
 
 impl TrainingRun {
-    /// A run that has not taken a step.
+    /// Makes a run that has not taken a step.
     pub fn new(model: Transformer, how: &Training) -> Result<Self> {
         how.check()?;
         let zeros = Params::zeros(&model.config);
@@ -90,22 +90,22 @@ impl TrainingRun {
         })
     }
 
-    /// The model as trained so far.
+    /// Returns the model as trained so far.
     pub fn model(&self) -> &Transformer {
         &self.model
     }
 
-    /// The model as trained so far, without the rest of the run.
+    /// Returns the model as trained so far, without the rest of the run.
     pub fn into_model(self) -> Transformer {
         self.model
     }
 
-    /// What has happened so far.
+    /// Returns what has happened so far.
     pub fn log(&self) -> &TrainingLog {
         &self.log
     }
 
-    /// Steps taken.
+    /// Returns the number of steps taken.
     pub fn step(&self) -> usize {
         self.log.losses.len()
     }

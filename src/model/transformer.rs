@@ -38,7 +38,7 @@ pub(crate) fn check_width(what: &str, width: usize, rows: ArrayView2<f32>) -> Re
 }
 
 impl Transformer {
-    /// A network with the initial weights of `config.seed`.
+    /// Makes a network with the initial weights of `config.seed`.
     ///
     /// ```
     /// use onelens::{model::{Config, Transformer}, ndarray::array};
@@ -71,8 +71,8 @@ impl Transformer {
         }
     }
 
-    /// A number that two models share only if they compute the same with the same weights, bit for bit (FNV-1a over the
-    /// settings as JSON and the weights; the seed of the initial weights is none of it).
+    /// Returns a number that two models share only if they compute the same with the same weights, bit for bit (FNV-1a
+    /// over the settings as JSON and the weights; the seed of the initial weights is none of it).
     ///
     /// Moments and lenses carry it, so that a lens is never read with another model by mistake.
     pub fn fingerprint(&self) -> u64 {

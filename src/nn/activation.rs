@@ -22,7 +22,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// `f(x)`.
+    /// Computes `f(x)`.
     ///
     /// ```
     /// use onelens::{ndarray::array, nn::Activation};
@@ -38,7 +38,7 @@ impl Activation {
         }
     }
 
-    /// `dx = dy f'(x)`.
+    /// Computes `dx = dy f'(x)`.
     pub fn backward<F: Real>(self, mut dy: Array2<F>, x: ArrayView2<F>) -> Array2<F> {
         match self {
             Activation::GeluTanh => {
@@ -51,7 +51,7 @@ impl Activation {
         }
     }
 
-    /// `f(gate) ∘ linear` (Shazeer 2020).
+    /// Computes `f(gate) ∘ linear` (Shazeer 2020).
     ///
     /// ```
     /// use onelens::{ndarray::array, nn::Activation};
@@ -65,7 +65,7 @@ impl Activation {
         }
     }
 
-    /// `(dgate, dlinear)`.
+    /// Computes `(dgate, dlinear)`.
     pub fn gate_backward<F: Real>(
         self,
         dy: ArrayView2<F>,

@@ -6,7 +6,7 @@ use super::heads::{Head, HeadMut, HeadWork};
 use super::{Mask, Scoring};
 use crate::num::{Real, matmul};
 
-/// `z = softmax(q kᵀ / √d_head + mask) v`.
+/// Computes `z = softmax(q kᵀ / √d_head + mask) v`.
 ///
 /// `q, k, v: [pos, d_head]`; returns `z: [pos, d_head]` and the pattern `[query pos, key pos]`, rows summing to 1, zero
 /// where the mask hides, kept for [`attention_backward`].
@@ -38,7 +38,7 @@ pub fn attention<F: Real>(
     (z, pattern)
 }
 
-/// `(dq, dk, dv)` from `dz` and the pattern of the forward pass.
+/// Computes `(dq, dk, dv)` from `dz` and the pattern of the forward pass.
 ///
 /// With `dP = dz vᵀ`, `dS = P ∘ (dP - rowsum(P ∘ dP)) / √d_head`: `dq = dS k`, `dk = dSᵀ q`, `dv = Pᵀ dz`.
 pub fn attention_backward<F: Real>(
@@ -69,7 +69,8 @@ pub fn attention_backward<F: Real>(
     (dq, dk, dv)
 }
 
-/// The scores of all queries for all keys, `[query pos, key pos]`, minus infinity for those that a query does not see.
+/// Computes the scores of all queries for all keys, `[query pos, key pos]`, minus infinity for those that a query does
+/// not see.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::{Mask, Scoring, attention_scores}};
@@ -89,7 +90,7 @@ pub fn attention_scores<F: Real>(q: ArrayView2<F>, k: ArrayView2<F>, scoring: &S
     scores
 }
 
-/// From the gradient of the scores to that of the products `q kᵀ`, in place.
+/// Turns the gradient of the scores into that of the products `q kᵀ`, in place.
 pub fn attention_scores_backward<F: Real>(
     dscores: &mut ArrayViewMut2<F>,
     q: ArrayView2<F>,
@@ -102,7 +103,7 @@ pub fn attention_scores_backward<F: Real>(
     }
 }
 
-/// Softmax of each row of `scores`, in place. A row of nothing but minus infinities becomes zeros.
+/// Takes the softmax of each row of `scores`, in place. A row of nothing but minus infinities becomes zeros.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::softmax_rows};

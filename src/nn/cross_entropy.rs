@@ -4,7 +4,8 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::num::{Real, log_softmax_rows, wide_fn};
 
-/// Sum over positions of `-log softmax(logits)[target]`, in nats, and its gradient `softmax(logits) - onehot(target)`.
+/// Computes the sum over positions of `-log softmax(logits)[target]`, in nats, and its gradient `softmax(logits) -
+/// onehot(target)`.
 ///
 /// `logits: [pos, d_vocab]`, one target per row. A sum, not a mean: the caller knows what to divide by.
 /// Panics on a target outside the vocabulary.
@@ -28,8 +29,8 @@ pub fn cross_entropy<F: Real>(logits: ArrayView2<F>, targets: &[u32]) -> (f64, A
     (loss, grad)
 }
 
-/// Sum over positions of `-Σ p log softmax(logits)`, in nats, and its gradient `softmax(logits) Σ p - p`: the
-/// cross-entropy that is expected of a token drawn from `p`.
+/// Computes the sum over positions of `-Σ p log softmax(logits)`, in nats, and its gradient `softmax(logits) Σ p - p`:
+/// the cross-entropy that is expected of a token drawn from `p`.
 ///
 /// `logits` and `p: [pos, d_vocab]`. Panics unless both have one shape.
 ///

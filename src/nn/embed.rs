@@ -4,8 +4,8 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use crate::num::Real;
 
-/// `y[t] = table[tokens[t]]`: `table: [d_vocab, d_model]`; returns `[pos, d_model]`. Panics on a token outside the
-/// table.
+/// Looks up `y[t] = table[tokens[t]]`: `table: [d_vocab, d_model]`; returns `[pos, d_model]`. Panics on a token outside
+/// the table.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::embed};

@@ -7,7 +7,7 @@ use crate::num::{Real, wide_fn};
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const CUBIC: f64 = 0.044715;
 
-/// `½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, element by element.
+/// Computes `½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, element by element.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::gelu};
@@ -37,7 +37,7 @@ wide_fn! {
     }
 }
 
-/// `dx = dy · gelu'(x)`.
+/// Computes `dx = dy · gelu'(x)`.
 pub fn gelu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
     gelu_backward_in(&mut dx, x);

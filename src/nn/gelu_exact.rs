@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2, Zip};
 
 use crate::num::Real;
 
-/// `x Φ(x) = ½ x (1 + erf(x / √2))`, element by element.
+/// Computes `x Φ(x) = ½ x (1 + erf(x / √2))`, element by element.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::gelu_exact};
@@ -16,7 +16,7 @@ pub fn gelu_exact<F: Real>(x: ArrayView2<F>) -> Array2<F> {
     x.mapv(|x| x * normal_cdf(x))
 }
 
-/// `dx = dy (Φ(x) + x φ(x))`, with the normal density `φ(x) = e^(-x²/2) / √(2π)`.
+/// Computes `dx = dy (Φ(x) + x φ(x))`, with the normal density `φ(x) = e^(-x²/2) / √(2π)`.
 pub fn gelu_exact_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
     let peak = F::of((2.0 * std::f64::consts::PI).sqrt().recip());
     let half = F::of(0.5);

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
 use crate::num::{Real, dot, sum, wide_fn};
 
-/// Layer normalisation without gain and bias, `y = (x - mean) / sqrt(var + eps)` per row.
+/// Applies layer normalisation without gain and bias, `y = (x - mean) / sqrt(var + eps)` per row.
 ///
 /// `x: [pos, d_model]`; returns `y: [pos, d_model]` and `rstd: [pos]`, kept for [`layer_norm_backward`].
 ///
@@ -42,7 +42,7 @@ pub(super) fn reciprocal_root<F: Real>(squares: F, n: usize, eps: f64) -> F {
     F::of(1.0 / (mean + eps).sqrt())
 }
 
-/// `dx = rstd (dy - mean(dy) - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
+/// Computes `dx = rstd (dy - mean(dy) - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn layer_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
     layer_norm_backward_in(&mut dx, y, rstd);
@@ -70,7 +70,7 @@ wide_fn! {
     }
 }
 
-/// `y = gain ∘ x + bias`: `x: [pos, d]`, `gain, bias: [d]`. An empty bias is no bias.
+/// Computes `y = gain ∘ x + bias`: `x: [pos, d]`, `gain, bias: [d]`. An empty bias is no bias.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::gain_bias};
@@ -95,7 +95,7 @@ wide_fn! {
     }
 }
 
-/// `dx = gain ∘ dy`; adds to `dgain` and `dbias`.
+/// Computes `dx = gain ∘ dy`; adds to `dgain` and `dbias`.
 pub fn gain_bias_backward<F: Real>(
     dy: ArrayView2<F>,
     x: ArrayView2<F>,

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
 use crate::num::{Real, add_matmul, matmul, wide_fn};
 
-/// `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`. An empty `b`
+/// Computes `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`. An empty `b`
 /// is no bias.
 ///
 /// ```
@@ -25,7 +25,7 @@ pub fn linear<F: Real>(x: ArrayView2<F>, w: ArrayView2<F>, b: ArrayView1<F>) -> 
     y
 }
 
-/// `dx = dy Wᵀ`; adds `xᵀ dy` to `dw` and the column sums of `dy` to `db`.
+/// Computes `dx = dy Wᵀ`; adds `xᵀ dy` to `dw` and the column sums of `dy` to `db`.
 pub fn linear_backward<F: Real>(
     dy: ArrayView2<F>,
     x: ArrayView2<F>,

@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use super::Mask;
 use crate::num::{Real, matmul};
 
-/// `z = (q kᵀ ∘ mask) v`, neither scaled nor normalised.
+/// Computes `z = (q kᵀ ∘ mask) v`, neither scaled nor normalised.
 ///
 /// `q, k, v: [pos, d_head]`; returns `z: [pos, d_head]` and the pattern `q kᵀ ∘ mask`, `[query pos, key pos]`, kept for
 /// [`linear_attention_backward`].
@@ -29,7 +29,7 @@ pub fn linear_attention<F: Real>(
     (matmul(pattern.view(), v), pattern)
 }
 
-/// `(dq, dk, dv)`: with `dP = dz vᵀ ∘ mask`, `dq = dP k`, `dk = dPᵀ q`, `dv = Pᵀ dz`.
+/// Computes `(dq, dk, dv)`: with `dP = dz vᵀ ∘ mask`, `dq = dP k`, `dk = dPᵀ q`, `dv = Pᵀ dz`.
 pub fn linear_attention_backward<F: Real>(
     dz: ArrayView2<F>,
     q: ArrayView2<F>,
@@ -43,7 +43,7 @@ pub fn linear_attention_backward<F: Real>(
     (matmul(dp.view(), k), matmul(dp.t(), q), matmul(pattern.t(), dz))
 }
 
-/// Zeros where a query must not look: `scores: [query pos, key pos]`, in place.
+/// Writes zeros where a query must not look: `scores: [query pos, key pos]`, in place.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::{Mask, mask_rows}};

@@ -23,7 +23,7 @@ pub enum Mask {
 }
 
 impl Mask {
-    /// How many keys the query at position `query` sees among `n_pos`. They are always the first ones.
+    /// Says how many keys the query at position `query` sees among `n_pos`. They are always the first ones.
     #[inline]
     pub fn n_visible(self, query: usize, n_pos: usize) -> usize {
         match self {

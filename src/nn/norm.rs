@@ -19,8 +19,8 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// `x: [pos, d]` normalised, and what its rows (centred, if the norm centres) were multiplied by, `[pos]`. Without
-    /// a norm, `x` and ones.
+    /// Normalises `x: [pos, d]`, and also returns what its rows (centred, if the norm centres) were multiplied by,
+    /// `[pos]`. Without a norm, `x` and ones.
     ///
     /// ```
     /// use onelens::{ndarray::array, nn::Norm};
@@ -35,7 +35,7 @@ impl Norm {
         }
     }
 
-    /// From `dy` to `dx` in its place, with `y` and `rstd` of the forward pass.
+    /// Turns `dy` into `dx` in its place, with `y` and `rstd` of the forward pass.
     pub fn backward_in<F: Real>(self, dy: &mut Array2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) {
         match self {
             Norm::Layer => layer_norm_backward_in(dy, y, rstd),
@@ -44,7 +44,7 @@ impl Norm {
         }
     }
 
-    /// Whether it subtracts the mean, and may then have a bias.
+    /// Tells whether it subtracts the mean, and may then have a bias.
     pub fn centres(self) -> bool {
         match self {
             Norm::Layer => true,

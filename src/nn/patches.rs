@@ -16,7 +16,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// How many rows and columns of patches there are. Panics if not padded and smaller than a patch.
+    /// Says how many rows and columns of patches there are. Panics if not padded and smaller than a patch.
     pub fn n_patches(&self) -> (usize, usize) {
         let lost = if self.padded { 0 } else { 2 };
         (self.height - lost, self.width - lost)
@@ -45,8 +45,8 @@ impl Grid {
     }
 }
 
-/// `x: [image · height · width, channel]` to the patches around every pixel, `[image · rows · columns, 9 · channel]`,
-/// the patch's pixels row by row. A convolution is [`linear`](super::linear) of them.
+/// Turns `x: [image · height · width, channel]` into the patches around every pixel, `[image · rows · columns, 9 ·
+/// channel]`, the patch's pixels row by row. A convolution is [`linear`](super::linear) of them.
 ///
 /// ```
 /// use onelens::{ndarray::Array2, nn::{Grid, patches}};
@@ -67,7 +67,7 @@ pub fn patches<F: Real>(x: ArrayView2<F>, grid: Grid) -> Array2<F> {
     out
 }
 
-/// `dx` from the gradient of the patches: each pixel gathers from every patch that it is in.
+/// Computes `dx` from the gradient of the patches: each pixel gathers from every patch that it is in.
 pub fn patches_backward<F: Real>(dpatches: ArrayView2<F>, grid: Grid) -> Array2<F> {
     let (rows, columns) = grid.n_patches();
     let (n_images, channels) = (dpatches.nrows() / (rows * columns), dpatches.ncols() / 9);

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2, Zip};
 
 use crate::num::Real;
 
-/// `max(x, 0)`, element by element.
+/// Computes `max(x, 0)`, element by element.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::relu};
@@ -15,7 +15,7 @@ pub fn relu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
     x.mapv(|x| if x < F::zero() { F::zero() } else { x })
 }
 
-/// `dx = dy` where `x > 0`, else 0.
+/// Computes `dx = dy` where `x > 0`, else 0.
 pub fn relu_backward<F: Real>(dy: ArrayView2<F>, x: ArrayView2<F>) -> Array2<F> {
     Zip::from(&dy).and(&x).map_collect(|&dy, &x| if x > F::zero() { dy } else { F::zero() })
 }

@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use super::layer_norm::reciprocal_root;
 use crate::num::{Real, dot, wide_fn};
 
-/// `y = x / sqrt(mean(x²) + eps)` per row, without gain.
+/// Computes `y = x / sqrt(mean(x²) + eps)` per row, without gain.
 ///
 /// `x: [pos, d_model]`; returns `y: [pos, d_model]` and the reciprocal of the root, `rstd: [pos]`, kept for
 /// [`rms_norm_backward`].
@@ -33,7 +33,7 @@ wide_fn! {
     }
 }
 
-/// `dx = rstd (dy - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
+/// Computes `dx = rstd (dy - y mean(dy ∘ y))` per row, from the `y` and `rstd` of the forward pass.
 pub fn rms_norm_backward<F: Real>(dy: ArrayView2<F>, y: ArrayView2<F>, rstd: ArrayView1<F>) -> Array2<F> {
     let mut dx = dy.as_standard_layout().into_owned();
     rms_norm_backward_in(&mut dx, y, rstd);

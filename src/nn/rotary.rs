@@ -25,19 +25,19 @@ pub struct RotaryTable<F> {
 }
 
 impl<F: Real> RotaryTable<F> {
-    /// The table of positions `0 .. n_pos`. `d_rotary` is even.
+    /// Makes the table of positions `0 .. n_pos`. `d_rotary` is even.
     pub fn new(n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
         Self::after(0, n_pos, d_rotary, theta, pairs)
     }
 
-    /// The table of `n_pos` positions after the first `past`.
+    /// Makes the table of `n_pos` positions after the first `past`.
     pub fn after(past: usize, n_pos: usize, d_rotary: usize, theta: f64, pairs: Pairs) -> Self {
         let frequencies: Vec<f64> =
             (0..d_rotary / 2).map(|i| theta.powf(-2.0 * i as f64 / d_rotary as f64)).collect();
         Self::of_frequencies(past, n_pos, &frequencies, 1.0, pairs)
     }
 
-    /// The table where pair `i` turns by `t · frequencies[i]` and becomes `length` times as long.
+    /// Makes the table where pair `i` turns by `t · frequencies[i]` and becomes `length` times as long.
     pub fn of_frequencies(past: usize, n_pos: usize, frequencies: &[f64], length: f64, pairs: Pairs) -> Self {
         let angle = |(t, i): (usize, usize)| (past + t) as f64 * frequencies[i];
         let shape = (n_pos, frequencies.len());
@@ -101,7 +101,7 @@ pub fn rotary<F: Real>(x: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) 
     table.turn(x, d_head, F::one())
 }
 
-/// `dx`: the gradient turned back.
+/// Computes `dx`, the gradient turned back.
 pub fn rotary_backward<F: Real>(dy: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) -> Array2<F> {
     table.turn(dy, d_head, -F::one())
 }

@@ -30,12 +30,12 @@ pub struct Scoring {
 }
 
 impl Scoring {
-    /// `softmax(q kᵀ / √d_head)`.
+    /// Makes the scoring `softmax(q kᵀ / √d_head)`.
     pub fn of_head(mask: Mask, d_head: usize) -> Self {
         Scoring { mask, window: None, scale: 1.0 / (d_head as f64).sqrt(), soft_cap: None, slope: 0.0 }
     }
 
-    /// The keys that the query at position `query` sees among `n_pos`.
+    /// Returns the keys that the query at position `query` sees among `n_pos`.
     #[inline]
     pub fn seen(&self, query: usize, n_pos: usize) -> Range<usize> {
         let end = self.mask.n_visible(query, n_pos);
@@ -49,7 +49,7 @@ impl Scoring {
         self.window.is_some() || self.soft_cap.is_some() || self.slope != 0.0
     }
 
-    /// The score of a query for a key, from their product.
+    /// Computes the score of a query for a key, from their product.
     #[inline]
     pub fn score<F: Real>(&self, product: F, query: usize, key: usize) -> F {
         let mut x = product * F::of(self.scale);
@@ -62,7 +62,7 @@ impl Scoring {
         x
     }
 
-    /// The derivative of the score by the product.
+    /// Computes the derivative of the score by the product.
     #[inline]
     pub fn derivative<F: Real>(&self, product: F) -> F {
         let scale = F::of(self.scale);
@@ -76,7 +76,7 @@ impl Scoring {
     }
 }
 
-/// `cap tanh(x / cap)`.
+/// Computes `cap tanh(x / cap)`.
 ///
 /// ```
 /// use onelens::nn::soft_cap;
@@ -87,8 +87,8 @@ pub fn soft_cap<F: Real>(x: F, cap: F) -> F {
     cap * (x / cap).tanh()
 }
 
-/// What ALiBi's head `head` of `n_heads` takes for each step back (Press et al. 2022, and their code where the number
-/// of heads is no power of two).
+/// Says what ALiBi's head `head` of `n_heads` takes for each step back (Press et al. 2022, and their code where the
+/// number of heads is no power of two).
 ///
 /// ```
 /// use onelens::nn::alibi_slope;

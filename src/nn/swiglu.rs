@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::num::{Real, wide_fn};
 
-/// `silu(gate) ∘ linear`, with `silu(x) = x / (1 + e⁻ˣ)`, element by element; both `[pos, d_mlp]`.
+/// Computes `silu(gate) ∘ linear`, with `silu(x) = x / (1 + e⁻ˣ)`, element by element; both `[pos, d_mlp]`.
 ///
 /// ```
 /// use onelens::{ndarray::array, nn::swiglu};
@@ -25,7 +25,7 @@ wide_fn! {
     }
 }
 
-/// `(dgate, dlinear)`, with `silu'(x) = σ + x σ (1 - σ)`.
+/// Computes `(dgate, dlinear)`, with `silu'(x) = σ + x σ (1 - σ)`.
 pub fn swiglu_backward<F: Real>(
     dy: ArrayView2<F>,
     gate: ArrayView2<F>,

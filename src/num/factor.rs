@@ -50,12 +50,12 @@ impl Cholesky {
         Ok(Cholesky(factor))
     }
 
-    /// The `x` with `S x = rhs`; both `[d, k]`. Panics if `rhs` does not have `d` rows.
+    /// Finds the `x` with `S x = rhs`; both `[d, k]`. Panics if `rhs` does not have `d` rows.
     pub fn solve(&self, rhs: ArrayView2<f64>) -> Array2<f64> {
         self.0.solve(rhs)
     }
 
-    /// The factor `L: [d, d]`, zero above the diagonal.
+    /// Returns the factor `L: [d, d]`, zero above the diagonal.
     pub fn lower(&self) -> Array2<f64> {
         self.0.lower()
     }

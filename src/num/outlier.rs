@@ -5,8 +5,8 @@ use ndarray::{Array1, Array2, ArrayView1, Axis};
 use super::{Cholesky, matmul};
 use crate::{Error, ErrorKind, Result};
 
-/// Mahalanobis distance of each row of `queries: [n, d]` from the mean of `reference: [m, d]`,
-/// `√((x - μ)ᵀ Σ⁻¹ (x - μ))`, with `Σ = S / (m - 1)`.
+/// Computes the Mahalanobis distance of each row of `queries: [n, d]` from the mean of `reference: [m, d]`, `√((x - μ)ᵀ
+/// Σ⁻¹ (x - μ))`, with `Σ = S / (m - 1)`.
 ///
 /// Fails if the widths differ, there are fewer than `d + 1` rows of reference, or these vary in fewer than `d`
 /// directions.
@@ -28,9 +28,9 @@ pub fn mahalanobis(reference: &Array2<f64>, queries: &Array2<f64>) -> Result<Vec
     Ok(queries.rows().into_iter().zip(solved.columns()).map(|(q, s)| q.dot(&s).max(0.0).sqrt()).collect())
 }
 
-/// Local outlier factor of each row of `queries: [n, d]` among `reference: [m, d]` (Breunig et al. 2000), with `k`
-/// neighbours: how much less dense the reference is around the query than around its neighbours. About 1 inside of a
-/// cloud, more outside. Queries are new rows, which are no neighbours of anything.
+/// Computes the local outlier factor of each row of `queries: [n, d]` among `reference: [m, d]` (Breunig et al. 2000),
+/// with `k` neighbours: how much less dense the reference is around the query than around its neighbours. About 1
+/// inside of a cloud, more outside. Queries are new rows, which are no neighbours of anything.
 ///
 /// Fails if the widths differ, or `k` is 0 or not below the number of reference rows.
 ///
@@ -104,8 +104,8 @@ fn check(reference: &Array2<f64>, queries: &Array2<f64>, at_least: usize) -> Res
     }
 }
 
-/// Area under the ROC curve: the chance that an anomalous score is above a normal one, ties counted half (Mann &
-/// Whitney 1947). NaN without scores of either kind.
+/// Computes the area under the ROC curve: the chance that an anomalous score is above a normal one, ties counted half
+/// (Mann & Whitney 1947). NaN without scores of either kind.
 ///
 /// ```
 /// assert_eq!(onelens::num::auroc(&[1.0, 2.0], &[2.0, 3.0]), 0.875); // of four pairs three are right and one ties

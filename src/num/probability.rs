@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 use super::Real;
 use super::wide::{largest, sum, wide_fn};
 
-/// `log softmax` of each row of `logits: [rows, d_vocab]`, in place of the logits' own scale.
+/// Computes `log softmax` of each row of `logits: [rows, d_vocab]`, in place of the logits' own scale.
 ///
 /// ```
 /// use onelens::{ndarray::array, num::log_softmax_rows};
@@ -38,7 +38,7 @@ wide_fn! {
     }
 }
 
-/// `KL(p ‖ q) = Σ p (log p - log q)` of two rows of log-probabilities, in nats, summed in f64.
+/// Computes `KL(p ‖ q) = Σ p (log p - log q)` of two rows of log-probabilities, in nats, summed in f64.
 ///
 /// ```
 /// use onelens::{ndarray::array, num::kl_divergence};
@@ -56,7 +56,7 @@ pub fn kl_divergence<F: Real>(log_p: ArrayView1<F>, log_q: ArrayView1<F>) -> f64
     sum
 }
 
-/// Entropy `-Σ p log p` of a row of log-probabilities, in nats.
+/// Computes the entropy `-Σ p log p` of a row of log-probabilities, in nats.
 ///
 /// ```
 /// use onelens::{ndarray::array, num::entropy};
@@ -73,7 +73,8 @@ pub fn entropy<F: Real>(log_p: ArrayView1<F>) -> f64 {
     sum
 }
 
-/// Mean and standard error of the mean, `s / √n` with `s² = Σ (x - x̄)² / (n - 1)`. The error is NaN below two values.
+/// Computes the mean and its standard error, `s / √n` with `s² = Σ (x - x̄)² / (n - 1)`. The error is NaN below two
+/// values.
 ///
 /// ```
 /// let (mean, error) = onelens::num::mean_and_standard_error(&[1.0, 3.0]);

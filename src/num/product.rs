@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::Real;
 
-/// `a b`: `[m, k]` times `[k, n]` is `[m, n]`. Panics if the inner sizes differ.
+/// Multiplies `a b`: `[m, k]` times `[k, n]` is `[m, n]`. Panics if the inner sizes differ.
 ///
 /// ```
 /// use onelens::ndarray::array;
@@ -24,7 +24,7 @@ pub(crate) fn matmul_into<F: Real>(mut c: ArrayViewMut2<F>, a: ArrayView2<F>, b:
     product(c.as_mut_ptr(), c.dim(), c.strides(), a, b, F::one(), false);
 }
 
-/// `c ← c + alpha · a b`. Panics if the sizes do not fit.
+/// Adds a product, `c ← c + alpha · a b`. Panics if the sizes do not fit.
 ///
 /// ```
 /// use onelens::ndarray::array;

@@ -8,7 +8,7 @@ use rand_distr::{Distribution, StandardNormal};
 /// The generator used everywhere: ChaCha with 8 rounds.
 pub type Rng = ChaCha8Rng;
 
-/// The generator for one purpose (`stream`) under one `seed`. Different streams are independent.
+/// Makes the generator for one purpose (`stream`) under one `seed`. Different streams are independent.
 ///
 /// ```
 /// use onelens::num::{rng, uniform};
@@ -21,18 +21,18 @@ pub fn rng(seed: u64, stream: u64) -> Rng {
     rng
 }
 
-/// Uniform in `[0, 1)`, with 53 random bits.
+/// Draws a number uniform in `[0, 1)`, with 53 random bits.
 pub fn uniform(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (0.5_f64).powi(53)
 }
 
-/// Uniform among `0..n`, without bias that could be noticed (`n` far below 2⁶⁴). Panics if `n` is 0.
+/// Draws an index uniform among `0..n`, without bias that could be noticed (`n` far below 2⁶⁴). Panics if `n` is 0.
 pub fn uniform_index(rng: &mut Rng, n: usize) -> usize {
     assert!(n > 0, "no index to choose from");
     ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
 }
 
-/// Standard normal (Box & Muller 1958).
+/// Draws a standard normal number (Box & Muller 1958).
 pub fn normal(rng: &mut Rng) -> f64 {
     let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
     radius * (std::f64::consts::TAU * uniform(rng)).cos()
@@ -48,7 +48,7 @@ pub(crate) fn standard_normal(rng: &mut Rng) -> f64 {
     StandardNormal.sample(rng)
 }
 
-/// An index drawn with the given weights, which need not sum to one. Panics if none is positive.
+/// Draws an index with the given weights, which need not sum to one. Panics if none is positive.
 ///
 /// ```
 /// use onelens::num::{rng, sample_index};

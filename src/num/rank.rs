@@ -5,7 +5,7 @@ use ndarray::Array2;
 use super::{Rng, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
-/// Spearman's rank correlation; ties share the mean of their ranks. NaN where one side is all ties.
+/// Computes Spearman's rank correlation; ties share the mean of their ranks. NaN where one side is all ties.
 ///
 /// ```
 /// use onelens::num::spearman;
@@ -51,8 +51,8 @@ pub struct Mantel {
     pub n_permutations: usize,
 }
 
-/// Mantel's test (1967) of two matrices over the same objects, with rank correlation: entries of a matrix depend on
-/// each other, so the objects are permuted, not the entries. Objects of `a` are permuted, rows and columns alike.
+/// Runs Mantel's test (1967) of two matrices over the same objects, with rank correlation: entries of a matrix depend
+/// on each other, so the objects are permuted, not the entries. Objects of `a` are permuted, rows and columns alike.
 ///
 /// Fails on matrices that are not square, differ in size, or have fewer than four rows, of which there are too few
 /// permutations.

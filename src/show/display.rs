@@ -5,18 +5,21 @@ use std::fmt;
 use ndarray::{ArrayBase, Data, Dimension};
 
 use super::{Card, Figure, Heatmap, LineChart, Plot, Simplex, Table, TrajectoryTable};
-use crate::battery::{LanguageReport, Report};
+use crate::battery::{Battery, LanguageBattery, LanguageReport, Report};
 use crate::circuits::{AttentionPatterns, HeadScores, LogitAttribution, PatchMap};
 use crate::dual::{
     Alignment, ContextSplit, Contributions, Delta, Descent, FeatureCurve, HeadDeltas, HeadRelaxation,
-    LinearAttentionFit, OrderSensitivity, PredictiveCache, PredictiveCoding, Retrieval, SlotRun, SlotUpdates,
-    StepSizes, TaskLosses, UpdateSimilarity,
+    LinearAttentionFit, OrderSensitivity, PredictiveCache, PredictiveCoding, PredictiveConfig, Retrieval,
+    SlotRun, SlotUpdates, StepSizes, TaskLosses, UpdateSimilarity,
 };
 use crate::language::{Continuation, LanguageModel};
-use crate::lens::{Comparison, RidgeChoice, SteeringResult, Trajectory, Transfer};
-use crate::model::{ActivationCache, Config, TrainingLog, Transformer};
+use crate::lens::{
+    Comparison, HiddenLayer, LayerMoments, Refine, Ridge, RidgeChoice, SteeringResult, Trajectory, Transfer,
+};
+use crate::model::{ActivationCache, Config, Training, TrainingLog, Transformer};
 use crate::num::Mantel;
 use crate::session;
+use crate::vision::{ImageConfig, ImageTraining};
 
 /// What can show itself: everything here and elsewhere that has a figure, arrays and texts.
 pub trait Show {
@@ -54,6 +57,7 @@ show!(
     ActivationCache,
     Alignment,
     AttentionPatterns,
+    Battery,
     Card,
     Comparison,
     Config,
@@ -68,8 +72,13 @@ show!(
     HeadRelaxation,
     HeadScores,
     Heatmap,
+    HiddenLayer,
+    ImageConfig,
+    ImageTraining,
+    LanguageBattery,
     LanguageModel,
     LanguageReport,
+    LayerMoments,
     LineChart,
     LinearAttentionFit,
     LogitAttribution,
@@ -79,8 +88,11 @@ show!(
     Plot,
     PredictiveCache,
     PredictiveCoding,
+    PredictiveConfig,
+    Refine,
     Report,
     Retrieval,
+    Ridge,
     RidgeChoice,
     Simplex,
     SlotRun,
@@ -89,6 +101,7 @@ show!(
     StepSizes,
     Table,
     TaskLosses,
+    Training,
     TrainingLog,
     Trajectory,
     TrajectoryTable,

@@ -51,6 +51,15 @@ impl Figure {
         Figure { html: wrap(&body), title, text, drawing, csv: vec![csv] }
     }
 
+    /// The figure with more HTML below the drawing, where a page is too narrow to show all of that at once. It is escaped
+    /// already.
+    pub(super) fn on_narrow_pages(self, more: &str) -> Figure {
+        if more.is_empty() {
+            return self;
+        }
+        Figure { html: wrap(&format!("{}<div class=\"ol-narrow\">{more}</div>", self.body())), ..self }
+    }
+
     /// A figure that is written as HTML and drawn for where that does not arrive; `body` is escaped already.
     pub(super) fn written(title: &str, body: &str, drawing: Drawing, text: String, csv: String) -> Figure {
         Figure { title: text::one_line(title), html: wrap(body), text, drawing, csv: vec![csv] }
@@ -61,22 +70,22 @@ impl Figure {
         wrap("").len()
     }
 
-    /// The HTML, complete with its style sheet, to stand inside any page.
+    /// Returns the HTML, complete with its style sheet, to stand inside any page.
     pub fn html(&self) -> &str {
         &self.html
     }
 
-    /// The text twin, for terminals and for notebooks seen as text.
+    /// Returns the text twin, for terminals and for notebooks seen as text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The drawing as an SVG file, light and dark. Of a long table it holds the first rows and says so.
+    /// Returns the drawing as an SVG file, light and dark. Of a long table it holds the first rows and says so.
     pub fn svg(&self) -> String {
         self.drawing.standalone(&self.title)
     }
 
-    /// The drawing as a PNG file of at most 60 kB, light, usually with two pixels for one of the SVG.
+    /// Returns the drawing as a PNG file of at most 60 kB, light, usually with two pixels for one of the SVG.
     ///
     /// ```
     /// # use onelens::show::{LineChart, Series};
@@ -88,8 +97,8 @@ impl Figure {
         picture::png(&self.drawing)
     }
 
-    /// The numbers behind the figure as CSV with a header, unrounded: of a chart one row per `x`, of a heat map one per
-    /// row, of a trajectory one per cell.
+    /// Returns the numbers behind the figure as CSV with a header, unrounded: of a chart one row per `x`, of a heat map
+    /// one per row, of a trajectory one per cell.
     ///
     /// # Errors
     /// For a figure made of several, whose tables have different columns.
@@ -115,12 +124,12 @@ impl Figure {
         }
     }
 
-    /// One figure with `other` to the right of this one; on a narrow page it moves below.
+    /// Puts `other` to the right of this one, in one figure; on a narrow page it moves below.
     pub fn beside(&self, other: &Figure) -> Figure {
         self.with(other, true)
     }
 
-    /// One figure with this one above `other`.
+    /// Puts this one above `other`, in one figure.
     pub fn above(&self, other: &Figure) -> Figure {
         self.with(other, false)
     }
@@ -141,7 +150,7 @@ impl Figure {
         Figure { html: wrap(&body), title, text, drawing, csv }
     }
 
-    /// The figure with a line of `words` over it, such as what it is of where two stand side by side.
+    /// Puts a line of `words` over the figure, such as what it is of where two stand side by side.
     ///
     /// ```
     /// use onelens::show::Card;
@@ -171,8 +180,8 @@ impl Figure {
         }
     }
 
-    /// The figure whose files [`save`](Figure::save) writes for dark pages: `.png` and `.svg` in the colours that
-    /// others have where the theme is dark. In a notebook a figure follows the theme by itself.
+    /// Makes the figure one whose files [`save`](Figure::save) writes for dark pages: `.png` and `.svg` in the colours
+    /// that others have where the theme is dark. In a notebook a figure follows the theme by itself.
     pub fn dark(&self) -> Figure {
         Figure { drawing: self.drawing.dark(), ..self.clone() }
     }
@@ -182,7 +191,7 @@ impl Figure {
         self.html.strip_prefix(&*open()).and_then(|rest| rest.strip_suffix(CLOSE)).unwrap_or(&self.html)
     }
 
-    /// The forms that a notebook chooses from, richest first: HTML, PNG in base64, text.
+    /// Returns the forms that a notebook chooses from, richest first: HTML, PNG in base64, text.
     ///
     /// The HTML holds the picture too. Who strips the styles shows the picture and not the rest: GitHub, JupyterLab
     /// with a notebook that it does not trust.

@@ -6,6 +6,7 @@ use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::numbers::Numbers;
+use super::table::caption;
 use super::text;
 use super::theme::{self, AXIS, HATCH, INK, MUTED, NOTHING};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,7 +120,8 @@ impl Heatmap {
         }
         let cells = Cells::new(self);
         let note = text::sentences(&[&self.note, &cells.missing(self)]);
-        Ok(Figure::drawn(&self.title, cells.draw(self, &note), cells.text(self, &note), self.csv()))
+        let figure = Figure::drawn(&self.title, cells.draw(self, &note), cells.text(self, &note), self.csv());
+        Ok(figure.on_narrow_pages(&caption(&note)))
     }
 
     /// One row per row, after its name.
@@ -211,12 +213,23 @@ impl Cells {
         (is_drawable(v) && !(self.log && drawn <= 0.0)).then(|| self.bar.place(drawn).clamp(0.0, 1.0))
     }
 
+    /// The mark of a value that the scale ends before.
+    fn outside(&self, v: f64) -> &'static str {
+        match self.ends {
+            Some((lo, _)) if v < lo => "▾",
+            Some((_, hi)) if v > hi => "▴",
+            Some(_) | None => "",
+        }
+    }
+
     /// What the reader does not see, as sentences.
     fn missing(&self, map: &Heatmap) -> String {
         let n = map.values.iter().filter(|v| self.fraction(**v).is_none()).count();
         let why = reason(map.values.iter(), self.log);
         let hatched = match n {
             0 => String::new(),
+            // The caption says what it means.
+            _ if map.note.contains("Hatched:") => String::new(),
             1 => format!("Hatched: one value, {why}."),
             n => format!("Hatched: {n} values, {why}."),
         };
@@ -373,7 +386,9 @@ impl Cells {
                 }
                 if let Some(labels) = printed {
                     let centre = (at.0 + size.0 / 2.0, at.1 + size.1 / 2.0);
-                    canvas.text(centre, &labels[i * n_columns + j], 11.0, Anchor::Middle, ink);
+                    if colour(j).is_some() {
+                        canvas.text(centre, &labels[i * n_columns + j], 11.0, Anchor::Middle, ink);
+                    }
                 }
                 j += run;
             }
@@ -411,7 +426,11 @@ impl Cells {
         let with_numbers = |columns: &[usize]| {
             let mut table = vec![heading(columns)];
             for &i in &rows {
-                let cells = columns.iter().map(|&j| format!("{}{}", numbers[i * n_columns + j], shade(i, j)));
+                let cells = columns.iter().map(|&j| {
+                    let (v, number) = (self.values[(i, j)], &numbers[i * n_columns + j]);
+                    let shade = if v.is_nan() { ' ' } else { shade(i, j) };
+                    format!("{number}{}{shade}", self.outside(v))
+                });
                 table.push(std::iter::once(self.y_names[i].clone()).chain(cells).collect());
             }
             text::aligned(&table, &vec![true; columns.len() + 1])

@@ -4,20 +4,27 @@ use super::axis::{Axis, is_drawable, reason};
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
 use super::numbers::Numbers;
+use super::table::caption;
 use super::text;
 use super::theme::{self, AXIS, GRID, INK, MUTED, Rgb};
 use crate::error::Result;
+use crate::session::escape_html;
 
 /// Rows of numbers in the text twin, and the number of points up to which each gets a mark.
 const TEXT_ROWS: usize = 40;
 /// Curves and bars of more values are drawn as the lowest and highest of each of half as many stretches; of more points
 /// so many are drawn.
 const MAX_POINTS: usize = 1200;
+/// Characters of a name.
+const NAME: usize = 28;
+/// A band over this part of the axis or more says no more than that: it is drawn as a line and not as an area.
+const WIDE: f64 = 0.8;
 
 /// How a [`Series`] is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
-    /// A curve through the values.
+    /// A curve through the values. Of several in a chart that have one colour, because they are of one kind, the later
+    /// ones have dashes.
     #[default]
     Line,
     /// A curve with dashes: for baselines and references.
@@ -132,8 +139,10 @@ impl LineChart {
     pub fn figure(&self) -> Result<Figure> {
         let x = self.checked_x()?;
         let note = text::sentences(&[&self.note, &self.missing(&x)]);
-        let drawing = Layout::new(self, &x, &note).draw();
-        Ok(Figure::drawn(&self.title, drawing, self.text(&x, &note), self.csv(&x)))
+        let layout = Layout::new(self, &x, &note);
+        let narrow = layout.names_as_html() + &caption(&note);
+        let figure = Figure::drawn(&self.title, layout.draw(), self.text(&x, &note), self.csv(&x));
+        Ok(figure.on_narrow_pages(&narrow))
     }
 
     /// One row per `x`, one column per series, and two more for its band.
@@ -231,7 +240,7 @@ impl LineChart {
             }
             Some(_) | None => String::new(),
         };
-        let missing = if gaps.is_empty() {
+        let missing = if gaps.is_empty() || self.note.contains("Gaps:") {
             String::new()
         } else {
             format!("Not drawn, because {why}: {}.", gaps.join(", "))
@@ -260,10 +269,10 @@ impl LineChart {
             .iter()
             .map(|s| {
                 let shown: Vec<f64> = rows.iter().map(|&i| s.y[i]).collect();
-                let heading = std::iter::once(text::cut(&text::one_line(self.heading(s)), 24));
+                let heading = std::iter::once(text::cut(&text::one_line(self.heading(s)), NAME));
                 // On a logarithmic axis the small values matter as much as the large ones.
                 let numbers = if self.y_log {
-                    shown.iter().map(|v| text::number(*v)).collect()
+                    shown.iter().map(|v| text::digits(*v, 3)).collect()
                 } else {
                     text::column(&shown, 4)
                 };
@@ -322,7 +331,7 @@ impl LineChart {
                     [only] => text::number(only),
                     [first, .., last] => format!("{} -> {}", text::number(first), text::number(last)),
                 };
-                vec![text::cut(&text::one_line(self.heading(s)), 24), text::sparkline(&s.y), ends]
+                vec![text::cut(&text::one_line(self.heading(s)), NAME), text::sparkline(&s.y), ends]
             })
             .collect();
         body += &text::aligned(&sparks, &[false, false, false]);
@@ -347,6 +356,7 @@ struct Layout<'a> {
     upright: bool,
     names: Vec<String>,
     colours: Vec<Rgb>,
+    dashed: Vec<bool>,
     titles: Vec<String>,
     notes: Vec<String>,
     left: f64,
@@ -364,7 +374,7 @@ impl<'a> Layout<'a> {
         let y_axis = y_axis(chart);
         let tick_width = y_axis.ticks.iter().map(|(_, t)| text::ems(t)).fold(0.0, f64::max) * TICK_SIZE;
         let names: Vec<String> =
-            chart.series.iter().map(|s| text::cut(&text::one_line(&s.name), 28)).collect();
+            chart.series.iter().map(|s| text::cut(&text::one_line(&s.name), NAME)).collect();
         let name_width = names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * LABEL_SIZE;
         let left = tick_width + 16.0;
         let right = WIDTH - if name_width > 0.0 { name_width + 40.0 } else { 16.0 };
@@ -401,6 +411,7 @@ impl<'a> Layout<'a> {
             + if notes.is_empty() { 0.0 } else { 6.0 }
             + notes.len() as f64 * 17.0
             + 2.0;
+        let colours = theme::line_colours(chart.series.iter().map(|s| s.name.as_str()));
         Layout {
             chart,
             x,
@@ -409,7 +420,8 @@ impl<'a> Layout<'a> {
             x_names,
             upright,
             names,
-            colours: theme::line_colours(chart.series.iter().map(|s| s.name.as_str())),
+            dashed: dashed(&chart.series, &colours),
+            colours,
             titles,
             notes,
             left,
@@ -509,7 +521,18 @@ impl<'a> Layout<'a> {
         if series.style == Style::Bars {
             return;
         }
-        for run in self.runs(|i| self.chart.has_place(lower[i]) && self.chart.has_place(upper[i])) {
+        let has_place = |i: usize| self.chart.has_place(lower[i]) && self.chart.has_place(upper[i]);
+        let place = |y: f64| self.y_axis.place(self.chart.drawn(y)).clamp(0.0, 1.0);
+        let wide = |i: usize| place(upper[i]) - place(lower[i]) >= WIDE;
+        for i in self.runs(|i| has_place(i) && wide(i)).concat() {
+            let (from, to) = (self.at(self.x[i], lower[i]), self.at(self.x[i], upper[i]));
+            canvas.polygon(
+                &[(from.0 - 0.7, from.1), (from.0 + 0.7, from.1), (to.0 + 0.7, to.1), (to.0 - 0.7, to.1)],
+                c,
+                0.5,
+            );
+        }
+        for run in self.runs(|i| has_place(i) && !wide(i)) {
             let run: Vec<usize> = text::pick(run.len(), MAX_POINTS).into_iter().map(|i| run[i]).collect();
             let there = run.iter().map(|&i| self.at(self.x[i], upper[i]));
             let back = run.iter().rev().map(|&i| self.at(self.x[i], lower[i]));
@@ -529,18 +552,17 @@ impl<'a> Layout<'a> {
                 }
             }
             Style::Line | Style::Dashed => {
-                let dashed = series.style == Style::Dashed;
                 for run in self.runs(|j| self.chart.has_place(series.y[j])) {
                     let single = run.len() == 1;
                     let points: Vec<(f64, f64)> =
                         thin(&run, &series.y).into_iter().map(|j| self.at(self.x[j], series.y[j])).collect();
-                    if dashed {
+                    if self.dashed[i] {
                         canvas.dashed(&points, c, 2.0);
                     } else if !single {
                         canvas.path(&points, c, 2.0);
                     }
                     for &j in run.iter().filter(|_| few) {
-                        if single || !dashed || self.chart.is_below(series.y[j]) {
+                        if single || series.style == Style::Line || self.chart.is_below(series.y[j]) {
                             self.draw_mark(canvas, series, i, j);
                         }
                     }
@@ -587,6 +609,15 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// The names once more, for pages on which those at the right are out of sight.
+    fn names_as_html(&self) -> String {
+        let named = self.names.iter().zip(&self.colours).filter(|(name, _)| !name.is_empty());
+        let name = |(name, c): (&String, &Rgb)| {
+            format!("<span><i style=\"background:{}\"></i>{}</span>", theme::variable(*c), escape_html(name))
+        };
+        named.map(name).collect()
+    }
+
     /// Names at the right, each as near to the end of its curve as the others allow.
     fn draw_names(&self, canvas: &mut Canvas) {
         let end = |s: &Series| {
@@ -611,12 +642,15 @@ impl<'a> Layout<'a> {
             }
             let c = self.colours[i];
             match series.style {
-                Style::Dashed => canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0),
                 Style::Points => canvas.mark((u + 8.0, y), i, c),
                 Style::Bars => canvas.rect((u + 3.0, y - 5.0), (10.0, 10.0), c),
-                Style::Line => {
-                    canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
-                    if self.x.len() <= TEXT_ROWS {
+                Style::Line | Style::Dashed => {
+                    if self.dashed[i] {
+                        canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0);
+                    } else {
+                        canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
+                    }
+                    if series.style == Style::Line && self.x.len() <= TEXT_ROWS {
                         canvas.mark((u + 8.0, y), i, c);
                     }
                 }
@@ -624,6 +658,16 @@ impl<'a> Layout<'a> {
             canvas.text((u + 22.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
         }
     }
+}
+
+/// Which curves have dashes: those that were given them, and of several in one colour all but the first.
+fn dashed(series: &[Series], colours: &[Rgb]) -> Vec<bool> {
+    let again = |i: usize| {
+        let earlier = series[..i].iter().zip(colours);
+        series[i].style == Style::Line
+            && earlier.into_iter().any(|(s, c)| *c == colours[i] && s.style == Style::Line)
+    };
+    (0..series.len()).map(|i| series[i].style == Style::Dashed || again(i)).collect()
 }
 
 /// The least distance between two places; 1 where there is one place.

@@ -44,6 +44,7 @@ mod of_language_report;
 mod of_lens;
 mod of_model;
 mod of_predictive;
+mod of_settings;
 mod of_steering;
 mod picture;
 mod plots;

@@ -81,7 +81,7 @@ impl Report {
                 name.into(),
                 s.n_networks.into(),
                 loss.filter(|l| l.is_finite()).map_or("-".into(), |l| format!("{l:.3}").into()),
-                truth(&|t| format!("{:.3}", t.learned.estimate).into()),
+                truth(&|t| thousandths(t.learned.estimate).into()),
                 // A share of nothing is no number.
                 truth(&|t| if learned { percent(t.gained.estimate) } else { "-".into() }),
                 mean(&|l| s.layers[l].scale_free.estimate),
@@ -290,7 +290,7 @@ impl Report {
                 "The baseline is the mean prediction. {}",
                 match first.summary.gradient_norm {
                     Some(norm) =>
-                        format!("Lenses of least KL: no gradient is longer than {norm:.1e} nats in the end."),
+                        format!("Lenses of least KL: no gradient is longer than {norm:.2} nats in the end."),
                     None => "Lenses of least squares.".into(),
                 }
             ),
@@ -345,10 +345,10 @@ impl Report {
                 |of: &dyn Fn(&LayerTruth) -> f64| at.truth.as_ref().map_or("-".into(), |t| percent(of(t)));
             vec![
                 format!("{l}").into(),
-                format!("{:.3}", at.nats[0].estimate).into(),
-                format!("{:.3}", at.nats[1].estimate).into(),
+                thousandths(at.nats[0].estimate).into(),
+                thousandths(at.nats[1].estimate).into(),
                 hundredths(at.scale_free.estimate),
-                format!("{:.2} to {:.2}", at.scale_free.lower, at.scale_free.upper).into(),
+                interval(at.scale_free.lower, at.scale_free.upper).into(),
                 of(LEFT_OUT_WITHOUT_LAST),
                 of(LEFT_OUT),
                 hundredths(at.fraction_of_least_squares),
@@ -356,7 +356,7 @@ impl Report {
                 if at.rotation_p < 1.0 { format!("{:.3}", at.rotation_p).into() } else { "1".into() },
                 truth(&|t| t.left.estimate),
                 truth(&|t| t.fall.estimate),
-                at.dropped.clone().unwrap_or_else(|| "yes".into()).into(),
+                if at.dropped.is_none() { "yes" } else { "no" }.into(),
             ]
         });
         let mean = |of: &dyn Fn(usize) -> f64| {
@@ -369,7 +369,7 @@ impl Report {
             note: format!(
                 "To read: what the own lens reads beyond the mean prediction; left out: what a lens of the other streams reads of that; shares are of the \
                  first, at the best temperature and as they are. p, rotated: how probable so good a lens is in random bases (200, or 19 of streams of more than 48 numbers; squared error; \
-                 Holm's correction). Missing and brought: shares of what was learned of the truth. Updates are {:.2} as long as streams on average; {} of their \
+                 Holm's correction). Missing and brought: shares of what was learned of the truth. Counted: whether the own lens clearly reads more than the mean prediction. Updates are {:.2} as long as streams on average; {} of their \
                  variance is affine in the stream. Transfer costs {:.3} of the target's variance per layer of distance{}. Prediction depth: {:.2} streams; \
                  {:.2} with shuffled updates.",
                 mean(&|l| first.update_size[l]),
@@ -440,9 +440,9 @@ impl Report {
                 let positive = cosines.iter().filter(|c| **c > 0.0).count();
                 let falls = inner.iter().sum::<f64>() / inner.len() as f64;
                 [
-                    TableCell::Text(format!("{mean:+.3}{spread}")),
+                    TableCell::Text(signed_thousandths(mean) + &spread),
                     format!("{positive} of {}", cosines.len()).into(),
-                    format!("{falls:+.3}").into(),
+                    signed_thousandths(falls).into(),
                 ]
             };
             std::iter::once(format!("{l}").into()).chain(shown.iter().flat_map(of)).collect()
@@ -475,7 +475,7 @@ impl Report {
         let first = all.first().ok_or_else(|| not_there("lesions"))?;
         let mean = |of: &dyn Fn(usize) -> f64| -> TableCell {
             let total: f64 = (0..all.len()).map(|i| of(i) - all[i].whole).sum();
-            format!("{:+.3}", total / all.len() as f64).into()
+            signed_thousandths(total / all.len() as f64).into()
         };
         let rows = (0..first.delete.len()).map(|l| {
             let swap = if l < first.swap.len() { mean(&|i| all[i].swap[l]) } else { "-".into() };
@@ -530,10 +530,34 @@ fn percent(x: f64) -> TableCell {
 }
 
 fn percent_text(x: f64) -> String {
-    if x.is_finite() { format!("{:.0} %", 100.0 * x + 0.0) } else { "-".into() }
+    match 100.0 * x {
+        x if !x.is_finite() => "-".into(),
+        // Of little, a share may be as far below as it likes.
+        x if x < -100.0 => "< -100 %".into(),
+        // Adding 0 makes of a -0 that rounding has left a 0.
+        x => format!("{:.0} %", x.round() + 0.0),
+    }
 }
 
 fn hundredths(x: f64) -> TableCell {
-    // Adding 0 makes of a -0 that rounding has left a 0.
-    if x.is_finite() { ((x * 100.0).round() / 100.0 + 0.0).into() } else { "-".into() }
+    match x {
+        x if !x.is_finite() => "-".into(),
+        x if x < -1.0 => "< -1".into(),
+        x => ((x * 100.0).round() / 100.0 + 0.0).into(),
+    }
+}
+
+/// In one piece, so that a narrow column does not break it.
+fn interval(lower: f64, upper: f64) -> String {
+    let end =
+        |x: f64| if x < -1.0 { "< -1".into() } else { format!("{:.2}", (x * 100.0).round() / 100.0 + 0.0) };
+    format!("{}\u{a0}to\u{a0}{}", end(lower), end(upper))
+}
+
+fn signed_thousandths(x: f64) -> String {
+    format!("{:+.3}", (x * 1000.0).round() / 1000.0 + 0.0)
+}
+
+fn thousandths(x: f64) -> String {
+    format!("{:.3}", (x * 1000.0).round() / 1000.0 + 0.0)
 }

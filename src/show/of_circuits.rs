@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result};
 const MAX_HEADS: usize = 8;
 
 impl LogitAttribution {
-    /// Heads and MLPs by layer, coloured by what they contribute; the rest in the caption.
+    /// Draws heads and MLPs by layer, coloured by what they contribute; the rest in the caption.
     pub fn figure(&self) -> Result<Figure> {
         let n_heads = self.heads.ncols();
         let mut values = self.heads.clone();
@@ -54,7 +54,7 @@ impl LogitAttribution {
 }
 
 impl PatchMap {
-    /// Share of the clean answer restored, layers down, positions or heads across.
+    /// Draws the share of the clean answer restored, layers down, positions or heads across.
     pub fn figure(&self) -> Result<Figure> {
         Heatmap {
             title: "What brings the clean answer back?".into(),
@@ -80,7 +80,7 @@ impl PatchMap {
 }
 
 impl HeadScores {
-    /// Scores, layers down, heads across.
+    /// Draws the scores, layers down, heads across.
     pub fn figure(&self) -> Result<Figure> {
         let (layer, head) = self.best();
         Heatmap {
@@ -104,7 +104,7 @@ impl HeadScores {
 }
 
 impl AttentionPatterns {
-    /// One square per head, queries down, keys across.
+    /// Draws one square per head, queries down, keys across.
     pub fn figure(&self) -> Result<Figure> {
         let mut all: Option<Figure> = None;
         for (pattern, head) in self.patterns.axis_iter(Axis(0)).zip(&self.heads).take(MAX_HEADS) {

@@ -15,8 +15,8 @@ const MAX_PAIRS: usize = 40;
 const MAX_POINTS: usize = 150;
 
 impl Contributions {
-    /// What each training pair adds to the answer: outputs down, pairs across, in the order of training. Of many pairs
-    /// only those that add most.
+    /// Draws what each training pair adds to the answer: outputs down, pairs across, in the order of training, of many
+    /// pairs only those that add most.
     pub fn figure(&self) -> Result<Figure> {
         let n = self.values.nrows();
         if n == 0 {
@@ -68,7 +68,7 @@ impl Contributions {
 }
 
 impl SlotUpdates {
-    /// What attention adds to every token above what gradient descent adds to every target.
+    /// Draws what attention adds to every token above what gradient descent adds to every target.
     pub fn figure(&self) -> Result<Figure> {
         let mut x_ticks: Vec<String> = (1..=self.n()).map(|i| format!("y{i}")).collect();
         x_ticks.push("query".into());
@@ -101,7 +101,7 @@ impl SlotUpdates {
 }
 
 impl Descent {
-    /// The context's loss before the first step and after each.
+    /// Draws the context's loss before the first step and after each.
     pub fn figure(&self) -> Result<Figure> {
         LineChart {
             title: "Gradient descent on the context".into(),
@@ -121,7 +121,7 @@ impl Descent {
 }
 
 impl TaskLosses {
-    /// The loss at the query over steps, mean over tasks with two standard errors to each side.
+    /// Draws the loss at the query over steps, mean over tasks with two standard errors to each side.
     pub fn figure(&self) -> Result<Figure> {
         let means = self.means();
         let edge = |sign: f64| means.iter().map(|(m, e)| m + sign * 2.0 * e).collect::<Vec<_>>();
@@ -145,7 +145,7 @@ impl TaskLosses {
 }
 
 impl LinearAttentionFit {
-    /// The loss over training, with lines at known losses, such as that of the best gradient step.
+    /// Draws the loss over training, with lines at known losses, such as that of the best gradient step.
     ///
     /// ```
     /// use onelens::dual::{Inputs, LinearAttentionTraining};
@@ -177,7 +177,7 @@ impl LinearAttentionFit {
         .figure()
     }
 
-    /// The loss over training.
+    /// Draws the loss over training.
     pub fn figure(&self) -> Result<Figure> {
         self.figure_against(&[])
     }
@@ -189,7 +189,7 @@ impl LinearAttentionFit {
 }
 
 impl Alignment {
-    /// The measures with their standard errors.
+    /// Lists the measures with their standard errors.
     pub fn table(&self) -> Table {
         let row = |name: &str, (mean, error): (f64, f64)| vec![name.into(), mean.into(), error.into()];
         Table {
@@ -206,7 +206,7 @@ impl Alignment {
         }
     }
 
-    /// The measures with their standard errors, drawn.
+    /// Draws the measures with their standard errors.
     pub fn figure(&self) -> Result<Figure> {
         self.table().figure()
     }
@@ -218,7 +218,7 @@ impl Alignment {
 }
 
 impl StepSizes {
-    /// The steps and what they cost.
+    /// Draws the steps and what they cost.
     pub fn figure(&self) -> Result<Figure> {
         let step = |(k, lr): (usize, &f64)| vec![format!("η of step {}", k + 1).into(), (*lr).into()];
         let mut rows: Vec<_> = self.lr.iter().enumerate().map(step).collect();
@@ -241,7 +241,7 @@ impl StepSizes {
 }
 
 impl Retrieval {
-    /// Attention to each pattern over steps, above the energy.
+    /// Draws the attention to each pattern over steps, above the energy.
     pub fn figure(&self) -> Result<Figure> {
         let attention = Heatmap {
             title: "Retrieval: attention to each pattern".into(),
@@ -261,7 +261,7 @@ impl Retrieval {
 }
 
 impl SlotRun {
-    /// Which slot takes which datum, above the negative log-likelihood over steps.
+    /// Draws which slot takes which datum, above the negative log-likelihood over steps.
     pub fn figure(&self) -> Result<Figure> {
         let taken = Heatmap {
             title: "Slots: who takes which datum".into(),

@@ -8,7 +8,7 @@ use crate::dual::{
 };
 
 impl ContextSplit {
-    /// Share of each head that comes from the context, by query; mean over the batch.
+    /// Draws the share of each head that comes from the context, by query; mean over the batch.
     pub fn figure(&self) -> Result<Figure> {
         Heatmap {
             title: "How much of a head comes from the context?".into(),
@@ -35,7 +35,7 @@ impl ContextSplit {
 }
 
 impl HeadRelaxation {
-    /// One row per head, those with the most varied scores last.
+    /// Draws one row per head, those with the most varied scores last.
     pub fn figure(&self) -> Result<Figure> {
         let mut heads: Vec<(usize, usize)> = self.linear.indexed_iter().map(|(at, _)| at).collect();
         heads.sort_by(|&a, &b| self.score_variance[a].total_cmp(&self.score_variance[b]));
@@ -64,7 +64,7 @@ impl HeadRelaxation {
 }
 
 impl FeatureCurve {
-    /// The error over the number of features, both logarithmic, beside one that falls as the root.
+    /// Draws the error over the number of features, both logarithmic, beside one that falls as the root.
     pub fn figure(&self) -> Result<Figure> {
         let first = (self.n_features[0] as f64, self.errors[0].0);
         let root = self.n_features.iter().map(|&m| first.1 * (first.0 / m as f64).sqrt());
@@ -92,7 +92,7 @@ impl FeatureCurve {
 }
 
 impl UpdateSimilarity {
-    /// Cosines by layer, with two standard errors to each side.
+    /// Draws the cosines by layer, with two standard errors to each side.
     pub fn figure(&self) -> Result<Figure> {
         let series = |name: &str, values: &[(f64, f64)]| {
             let edge = |sign: f64| values.iter().map(|(m, e)| m + sign * 2.0 * e).collect::<Vec<_>>();
@@ -123,7 +123,7 @@ impl UpdateSimilarity {
 }
 
 impl OrderSensitivity {
-    /// The spread over orders, in nats.
+    /// Draws the spread over orders, in nats.
     pub fn figure(&self) -> Result<Figure> {
         let row = |name: &str, (mean, error): (f64, f64)| vec![name.into(), mean.into(), error.into()];
         Table {
@@ -148,7 +148,7 @@ impl OrderSensitivity {
 }
 
 impl Delta {
-    /// The coefficient with its interval.
+    /// Draws the coefficient with its interval.
     pub fn figure(&self) -> Result<Figure> {
         deltas("Delta coefficient", vec![("".into(), *self)])
     }
@@ -160,7 +160,7 @@ impl Delta {
 }
 
 impl HeadDeltas {
-    /// One row per head.
+    /// Draws one row per head.
     pub fn figure(&self) -> Result<Figure> {
         let heads = self.layers.iter().enumerate();
         let rows =

@@ -5,13 +5,13 @@ use crate::language::{Continuation, LanguageModel};
 use crate::session::{display, escape_html};
 
 impl LanguageModel {
-    /// The model card: what it is, and how its weights are kept.
+    /// Makes the model card: what it is, and how its weights are kept.
     pub fn card(&self) -> Card {
         let mut card = self.model.card();
         card.title = self.name.clone();
         // What the weights were drawn from says nothing about weights that were read.
         card.rows.retain(|(name, _)| name != "seed");
-        card.rows.push(("tokenizer".into(), format!("{:?}", self.tokenizer)));
+        card.rows.push(("tokenizer".into(), format!("{} tokens", self.tokenizer.len())));
         let token = |token: u32| format!("{:?} ({token})", self.tokenizer.token_text(token));
         if let Some(bos) = self.conventions.bos {
             card.rows.push(("begins a text".into(), token(bos)));

@@ -12,7 +12,7 @@ const LOWEST: f64 = -0.5;
 const STREAM: &str = "residual stream (0 is the embedding)";
 
 impl LanguageReport {
-    /// The whole report: the answer in sentences, figures, methods. [`Figure::save`] makes it a page.
+    /// Draws the whole report: the answer in sentences, figures, methods. [`Figure::save`] makes it a page.
     pub fn figure(&self) -> Result<Figure> {
         let answer = Card {
             title: format!("Does one lens read every layer of {}?", self.name),
@@ -32,8 +32,8 @@ impl LanguageReport {
             .above(&methods.figure()?))
     }
 
-    /// What lenses read off each stream in nats: of the model (0), of its architecture with chance weights (1), of the
-    /// model with shuffled updates (2).
+    /// Draws what lenses read off each stream in nats: of the model (0), of its architecture with chance weights (1),
+    /// of the model with shuffled updates (2).
     ///
     /// Fails on another number.
     pub fn reads(&self, network: usize) -> Result<Figure> {
@@ -56,8 +56,8 @@ impl LanguageReport {
         .figure()
     }
 
-    /// Share of what each stream's own lens reads that a lens reads which has never seen the stream, in the model and
-    /// its nulls.
+    /// Draws the share of what each stream's own lens reads that a lens reads which has never seen the stream, in the
+    /// model and its nulls.
     pub fn shares(&self) -> Result<Figure> {
         let mut series = Vec::new();
         for (network, lens, name) in [
@@ -88,8 +88,8 @@ impl LanguageReport {
         .figure()
     }
 
-    /// By how much the update of each block but the first brings the one lens's reading nearer to the final prediction,
-    /// beside the update of another token. The first one's stand in the note: they would hide the others.
+    /// Draws by how much the update of each block but the first brings the one lens's reading nearer to the final
+    /// prediction, beside the update of another token. The first one's stand in the note: they would hide the others.
     pub fn update_effects(&self) -> Result<Figure> {
         let of = |updates: &[UpdateEffect], pick: fn(&UpdateEffect) -> Interval| -> Vec<Option<Interval>> {
             updates.iter().map(|u| Some(pick(u))).collect()
@@ -122,7 +122,7 @@ impl LanguageReport {
         .figure()
     }
 
-    /// How much the final log-probability of a token changes when what a lens reads for it is added to a stream.
+    /// Draws how much the final log-probability of a token changes when what a lens reads for it is added to a stream.
     pub fn steered(&self) -> Result<Figure> {
         let Some(first) = self.steering.first() else {
             return LineChart::default().figure();
@@ -151,7 +151,7 @@ impl LanguageReport {
         .figure()
     }
 
-    /// How the predictions of all tokens and of the surest and least sure come about under the one lens.
+    /// Draws how the predictions of all tokens and of the surest and least sure come about under the one lens.
     pub fn ways(&self) -> Result<Figure> {
         LineChart {
             title: "Whose prediction comes when?".into(),
@@ -172,7 +172,7 @@ impl LanguageReport {
         .figure()
     }
 
-    /// What a block is worth: by how much the loss grows without it, with it twice, and with it in two halves.
+    /// Draws what a block is worth: by how much the loss grows without it, with it twice, and with it in two halves.
     pub fn block_losses(&self) -> Result<Figure> {
         let of = |pick: &dyn Fn(&BlockLoss) -> Interval| -> Vec<Option<Interval>> {
             self.blocks.iter().map(|b| Some(pick(b))).collect()
@@ -194,7 +194,7 @@ impl LanguageReport {
         .figure()
     }
 
-    /// Tokens by frequency, position and entropy.
+    /// Lists tokens by frequency, position and entropy.
     pub fn token_classes(&self) -> Table {
         let n = self.networks[0].updates.len();
         let places = [n / 4, n / 2, 3 * n / 4];
@@ -219,7 +219,7 @@ impl LanguageReport {
         }
     }
 
-    /// What every lens reads off every stream of the model in nats, and what there is to read in the nulls.
+    /// Lists what every lens reads off every stream of the model in nats, and what there is to read in the nulls.
     pub fn streams(&self) -> Table {
         let mut columns: Vec<(String, &[Option<Interval>])> = Vec::new();
         for (network, suffix) in self.networks.iter().zip(["", ", chance", ", shuffled"]) {

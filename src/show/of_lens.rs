@@ -12,9 +12,9 @@ use crate::num::Mantel;
 const Z: f64 = 1.96;
 
 impl Comparison {
-    /// Every lens in a row: mean KL from the final prediction, mean cross-entropy with the next token, and agreement
-    /// with the model's most probable token, over all streams but the last, which is the model's own; and the time it
-    /// took to fit.
+    /// Lists every lens in a row: mean KL from the final prediction, mean cross-entropy with the next token, and
+    /// agreement with the model's most probable token, over all streams but the last, which is the model's own; and the
+    /// time it took to fit.
     pub fn table(&self) -> Table {
         let digits = |x: f64| TableCell::Number((x * 1e4).round() / 1e4);
         let mean = |values: &[f64]| {
@@ -55,7 +55,8 @@ impl Comparison {
         }
     }
 
-    /// Every lens in a row, with its KL from the final prediction at some residual streams and the time it took to fit.
+    /// Lists every lens in a row, with its KL from the final prediction at some residual streams and the time it took
+    /// to fit.
     ///
     /// Fails on a stream that does not exist.
     pub fn table_at(&self, streams: &[usize]) -> Result<Table> {
@@ -81,7 +82,7 @@ impl Comparison {
         })
     }
 
-    /// Cross-entropy of each reading with the next token by residual stream, with the model's own.
+    /// Draws the cross-entropy of each reading with the next token by residual stream, with the model's own.
     pub fn cross_entropy_figure(&self) -> Result<Figure> {
         let mut series: Vec<Series> =
             self.curves.iter().map(|c| Series::new(&c.name, c.cross_entropy.clone())).collect();
@@ -98,7 +99,7 @@ impl Comparison {
         .figure()
     }
 
-    /// Agreement with the model's most probable token by residual stream.
+    /// Draws the agreement with the model's most probable token by residual stream.
     pub fn agreement_figure(&self) -> Result<Figure> {
         LineChart {
             title: "How often is the most probable token the model's?".into(),
@@ -112,7 +113,7 @@ impl Comparison {
         .figure()
     }
 
-    /// Held-out KL by residual stream, one curve per lens, with the baseline.
+    /// Draws the held-out KL by residual stream, one curve per lens, with the baseline.
     pub fn figure(&self) -> Result<Figure> {
         let mut series: Vec<Series> = self
             .curves
@@ -147,7 +148,7 @@ impl Comparison {
         .figure()
     }
 
-    /// The shared fraction of every lens at every residual stream, against the lens called `own`, as a table.
+    /// Lists the shared fraction of every lens at every residual stream, against the lens called `own`, as a table.
     ///
     /// Where the own lens reads hardly more than the baseline, the fraction divides by almost nothing; those streams,
     /// with a difference under three standard errors, show `-`.
@@ -199,7 +200,7 @@ fn seconds(s: f64) -> String {
 }
 
 impl RidgeChoice {
-    /// For each residual stream: the penalty chosen, its error on what was left out, the one that generalised
+    /// Lists for each residual stream the penalty chosen, its error on what was left out, the one that generalised
     /// cross-validation would choose, and how well the features determine the lens.
     pub fn table(&self) -> Table {
         let digits = |x: f64| TableCell::Text(text::digits(x, 3));
@@ -232,7 +233,7 @@ impl RidgeChoice {
 }
 
 impl Transfer {
-    /// The matrix as a heat map, lenses down, residual streams across.
+    /// Draws the matrix as a heat map, lenses down, residual streams across.
     pub fn figure(&self) -> Result<Figure> {
         let share = self.measure == "share of variance explained";
         let signed = self.values.iter().any(|v| *v < 0.0);
@@ -266,7 +267,7 @@ impl Transfer {
 }
 
 impl Mantel {
-    /// The correlation and how often chance does as well.
+    /// Shows the correlation and how often chance does as well.
     pub fn card(&self) -> Card {
         let rows = [
             ("rank correlation", format!("{:.2}", self.rho)),
@@ -287,7 +288,7 @@ impl Mantel {
 }
 
 impl Trajectory {
-    /// The table: layers up, positions across, coloured by KL from the final prediction.
+    /// Draws the table: layers up, positions across, coloured by KL from the final prediction.
     pub fn figure(&self) -> Result<Figure> {
         let n_streams = self.readings.nrows();
         TrajectoryTable {

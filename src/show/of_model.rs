@@ -7,7 +7,7 @@ use crate::Result;
 use crate::model::{ActivationCache, Config, Hook, Mlp, TrainingLog, Transformer};
 
 impl Config {
-    /// The shape of the transformer that it describes.
+    /// Shows the shape of the transformer that it describes.
     pub fn card(&self) -> Card {
         let rows = [
             ("architecture", self.describe()),
@@ -33,7 +33,7 @@ impl Config {
 }
 
 impl Transformer {
-    /// The model card: shape, size and fingerprint.
+    /// Makes the model card: shape, size and fingerprint.
     pub fn card(&self) -> Card {
         let mut card = self.config.card();
         card.title = "Transformer".into();
@@ -50,7 +50,7 @@ impl Transformer {
 }
 
 impl ActivationCache {
-    /// What the cache holds: the names of its hooks with the layers and the shape.
+    /// Lists what the cache holds: the names of its hooks with the layers and the shape.
     pub fn table(&self) -> Table {
         // In the order of the forward pass; the layers of one place together.
         let mut places: BTreeMap<Hook, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
@@ -82,7 +82,7 @@ impl ActivationCache {
 }
 
 impl TrainingLog {
-    /// The loss curve, one point per step, each the mean of the last 2 % of steps.
+    /// Draws the loss curve, one point per step, each the mean of the last 2 % of steps.
     pub fn figure(&self) -> Result<Figure> {
         let window = (self.losses.len() / 50).max(1);
         let smooth: Vec<f64> = (0..self.losses.len())

@@ -7,12 +7,12 @@ use crate::data::{Source, Tokens};
 use crate::dual::{PredictiveCache, PredictiveCoding};
 
 impl PredictiveCoding {
-    /// The model card: shape and size.
+    /// Makes the model card: shape and size.
     pub fn card(&self) -> Card {
         let c = &self.config;
         let rows = [
             ("corrections", format!("{}{}", c.n_layers, if c.looped { ", one set of weights" } else { "" })),
-            ("kernel", format!("{:?}, width {}", c.kernel, c.d_key)),
+            ("kernel", format!("{}, width {}", c.kernel.name(), c.d_key)),
             ("d_model", c.d_model.to_string()),
             ("vocabulary", format!("{} tokens", c.d_vocab)),
             ("unembedding", if c.tied { "the embedding".into() } else { "its own".into() }),
@@ -36,13 +36,13 @@ impl PredictiveCoding {
 }
 
 impl PredictiveCache {
-    /// How large the errors are: corrections down, positions across, mean over the batch.
+    /// Draws how large the errors are: corrections down, positions across, mean over the batch.
     pub fn figure(&self) -> Result<Figure> {
         self.errors_figure(vec![])
     }
 
-    /// The same with the tokens of a sequence under it: `tokens` are those that were run, of which the errors are about
-    /// all but the first.
+    /// Draws the same with the tokens of a sequence under it: `tokens` are those that were run, of which the errors are
+    /// about all but the first.
     pub fn figure_with(&self, tokens: impl Tokens, source: &dyn Source) -> Result<Figure> {
         self.errors_figure(tokens.tokens().iter().skip(1).map(|&t| source.token_text(t)).collect())
     }

@@ -6,12 +6,13 @@ use crate::Result;
 use crate::lens::{Aim, SteeringResult};
 
 impl SteeringResult {
-    /// Change of the log-probability by residual stream at the largest dose, a curve for each kind, with 95 % bands.
+    /// Draws the change of the log-probability by residual stream at the largest dose, a curve for each kind, with 95 %
+    /// bands.
     pub fn figure(&self) -> Result<Figure> {
         self.by_stream(self.doses.iter().copied().fold(f64::NEG_INFINITY, f64::max))
     }
 
-    /// The same at a dose that was run.
+    /// Draws the same at a dose that was run.
     pub fn by_stream(&self, dose: f64) -> Result<Figure> {
         let series = self.series(|kind| self.streams.iter().map(|&l| self.interval(kind, l, dose)).collect());
         self.chart(
@@ -22,7 +23,7 @@ impl SteeringResult {
         )
     }
 
-    /// Change of the log-probability by dose at one residual stream.
+    /// Draws the change of the log-probability by dose at one residual stream.
     ///
     /// Fails if that stream was not steered.
     pub fn by_dose(&self, stream: usize) -> Result<Figure> {
@@ -35,15 +36,15 @@ impl SteeringResult {
         )
     }
 
-    /// Change of the log-probability for every stream and dose, a column for each kind, with half the width of its 95 %
-    /// interval.
+    /// Lists the change of the log-probability for every stream and dose, a column for each kind, with half the width
+    /// of its 95 % interval.
     pub fn table(&self) -> Result<Table> {
         self.table_of("Does the model say what is put into its stream?", |kind, l, dose| {
             self.interval(kind, l, dose)
         })
     }
 
-    /// The same for how much the whole prediction changed, `KL(p ‖ p')`.
+    /// Lists the same for how much the whole prediction changed, `KL(p ‖ p')`.
     pub fn disturbances(&self) -> Result<Table> {
         let title = "How far does the prediction move, whatever it then says?";
         self.table_of(title, |kind, l, dose| self.disturbance(kind, l, dose))

@@ -50,18 +50,18 @@ impl Plot {
         self
     }
 
-    /// The same under a heading.
+    /// Puts a heading over the plot.
     pub fn titled(self, title: &str) -> Plot {
         self.changed(|chart| chart.title = title.into(), |map| map.title = title.into())
     }
 
-    /// The same with names of the horizontal and the vertical axis.
+    /// Names the horizontal and the vertical axis.
     pub fn labelled(self, x: &str, y: &str) -> Plot {
         let chart = |chart: &mut LineChart| (chart.x_label, chart.y_label) = (x.into(), y.into());
         self.changed(chart, |map| (map.x_label, map.y_label) = (x.into(), y.into()))
     }
 
-    /// The same with names along the horizontal axis instead of numbers, as many as there are values: under bars, say.
+    /// Puts names along the horizontal axis instead of numbers, as many as there are values: under bars, say.
     ///
     /// ```
     /// use onelens::show::bar;
@@ -75,7 +75,7 @@ impl Plot {
         self.changed(|chart| chart.x_ticks = names, |map| map.x_ticks = also)
     }
 
-    /// The figure, to save or to put beside another.
+    /// Returns the figure, to save or to put beside another.
     ///
     /// # Errors
     /// What was wrong with the numbers, and [`ticks`](Plot::ticks) of another length than they.
@@ -93,7 +93,7 @@ impl Plot {
     }
 }
 
-/// Curves: `y: [x]`, or `[curve, x]` for at most 12 of them, over 0, 1, 2, ...
+/// Draws curves: `y: [x]`, or `[curve, x]` for at most 12 of them, over 0, 1, 2, ...
 ///
 /// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, another number of axes,
 /// and for more curves.
@@ -111,7 +111,7 @@ pub fn plot(y: impl Numbers) -> Plot {
     Plot::chart(rows("plot", y.numbers(), |series| series))
 }
 
-/// Bars from zero: `y: [bar]`, or `[group, bar]` for at most 12 groups, whose bars stand side by side.
+/// Draws bars from zero: `y: [bar]`, or `[group, bar]` for at most 12 groups, whose bars stand side by side.
 ///
 /// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, another number of axes,
 /// and for more groups.
@@ -125,7 +125,7 @@ pub fn bar(y: impl Numbers) -> Plot {
     Plot::chart(rows("bar", y.numbers(), Series::bars))
 }
 
-/// A point for each pair: `x: [point]`, `y: [point]`.
+/// Draws a point for each pair: `x: [point]`, `y: [point]`.
 ///
 /// Fails, when it is shown or asked for its figure, for lists of different lengths, no values at all, no pair that is
 /// finite, and more than one axis.
@@ -154,9 +154,9 @@ pub fn scatter(x: impl Numbers, y: impl Numbers) -> Plot {
     Plot::chart(chart(x.numbers(), y.numbers()))
 }
 
-/// How often values occur: bars over intervals of equal width, with ends at round numbers, for all values of an array
-/// of any shape. Whole numbers that span at most 40 get a bar each. The upper end of an interval belongs to the next,
-/// but for the last one.
+/// Draws how often values occur: bars over intervals of equal width, with ends at round numbers, for all values of an
+/// array of any shape. Whole numbers that span at most 40 get a bar each. The upper end of an interval belongs to the
+/// next, but for the last one.
 ///
 /// Values that are not finite are left out, which the caption says. Fails, when it is shown or asked for its figure,
 /// for no values at all, and none that is finite.
@@ -171,8 +171,8 @@ pub fn histogram(values: impl Numbers) -> Plot {
     Plot::chart(counted(&values.numbers().into_iter().collect::<Vec<f64>>()))
 }
 
-/// Numbers as colours, `a: [y, x]` with row 0 at the top, in square cells: a picture, a matrix of weights, a pattern of
-/// attention.
+/// Draws numbers as colours, `a: [y, x]` with row 0 at the top, in square cells: a picture, a matrix of weights, a
+/// pattern of attention.
 ///
 /// Fails, when it is shown or asked for its figure, for no values at all, none that is finite, and for more or fewer
 /// than two axes.

@@ -5,6 +5,7 @@ use ndarray::Array2;
 use super::axis::is_drawable;
 use super::canvas::{Anchor, Canvas, Drawing};
 use super::figure::{Figure, empty, same_length, show};
+use super::table::caption;
 use super::text;
 use super::theme::{self, AXIS, INK, MUTED};
 use crate::error::Result;
@@ -57,7 +58,7 @@ impl Simplex {
         Simplex::side_by_side(std::slice::from_ref(self))
     }
 
-    /// Several triangles in one figure, with one scale of colours.
+    /// Draws several triangles in one figure, with one scale of colours.
     ///
     /// ```
     /// use ndarray::array;
@@ -113,6 +114,7 @@ impl Simplex {
         let rows = self.points.rows().into_iter().map(|row| row.iter().map(f64::to_string).collect());
         let csv = text::csv(std::iter::once(header).chain(rows));
         Figure::drawn(&self.title, self.drawing(counts, most, &note), self.text(counts, most, &note), csv)
+            .on_narrow_pages(&caption(&note))
     }
 
     fn corner(&self, i: usize) -> String {

@@ -97,7 +97,7 @@ impl Table {
         Ok(Figure::written(&self.title, &html, drawing, text, self.to_csv()))
     }
 
-    /// The table as CSV with its header, every number unrounded.
+    /// Returns the table as CSV with its header, every number unrounded.
     ///
     /// ```
     /// use onelens::show::Table;
@@ -231,7 +231,7 @@ pub(super) fn heading(title: &str) -> String {
     }
 }
 
-/// A caption under HTML that is not a drawing.
+/// A caption as HTML.
 pub(super) fn caption(note: &str) -> String {
     match text::one_line(note) {
         note if note.is_empty() => note,

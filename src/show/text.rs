@@ -12,21 +12,30 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 /// Four significant digits, trailing zeros dropped; scientific, with two digits, below 0.001 and from a million on.
 pub(super) fn number(v: f64) -> String {
-    digits(v, 4)
+    let text = digits(v, 4);
+    if text.contains('.') && !text.contains('e') {
+        text.trim_end_matches('0').trim_end_matches('.').into()
+    } else {
+        text
+    }
 }
 
-/// So many significant digits, trailing zeros dropped; scientific, with two digits, below 0.001 and from a million on.
+/// So many significant digits, zeros too; scientific, with two digits, below 0.001 and from a million on.
 pub(super) fn digits(v: f64, significant: i32) -> String {
     let size = v.abs();
     if !v.is_finite() || v == 0.0 {
-        return if v == 0.0 { "0".into() } else { format!("{v}") };
+        return if v == 0.0 { "0".into() } else { not_finite(v) };
     }
     if !(1e-3..1e6).contains(&size) {
         return format!("{v:.1e}").replace(".0e", "e");
     }
     let decimals = (significant - 1 - size.log10().floor() as i32).max(0) as usize;
-    let text = format!("{v:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+    format!("{v:.decimals$}")
+}
+
+/// What stands where there is no number.
+fn not_finite(v: f64) -> String {
+    if v.is_nan() { "-".into() } else { format!("{v}") }
 }
 
 /// The values with one number of decimals for all, so that they can be compared down a column: integers as integers,
@@ -59,7 +68,7 @@ pub(super) fn column(values: &[f64], significant: i32) -> Vec<String> {
         .unwrap_or(0);
     let shorter = if digits == 0 { 0 } else { spare.min(digits) };
     let keep = |text: String, v: &f64| {
-        if v.is_finite() { text[..text.len() - shorter].trim_end_matches('.').into() } else { text }
+        if v.is_finite() { text[..text.len() - shorter].trim_end_matches('.').into() } else { not_finite(*v) }
     };
     written.into_iter().zip(values).map(|(text, v)| keep(text, v)).collect()
 }

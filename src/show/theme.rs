@@ -26,7 +26,7 @@ pub(super) const HATCH: Rgb = (0xA6, 0xAC, 0xB4);
 
 /// Line colours, each at least 3:1 against the background. Those that meet in one chart are told apart without red and
 /// green, or have different marks; the first few follow Okabe and Ito (2008).
-pub(super) const LINES: [Rgb; 13] = [
+pub(super) const LINES: [Rgb; 16] = [
     (0x00, 0x72, 0xB2),
     (0xD5, 0x5E, 0x00),
     (0x00, 0x9E, 0x73),
@@ -39,45 +39,67 @@ pub(super) const LINES: [Rgb; 13] = [
     (0x00, 0x63, 0x6E),
     (0xA3, 0x24, 0x4F),
     (0x64, 0x75, 0x1A),
-    (0x33, 0x47, 0x5B),
+    (0x26, 0x2A, 0x2F),
+    // Darker than the first three: the same lenses at least KL.
+    (0x00, 0x45, 0x6B),
+    (0x8F, 0x3F, 0x00),
+    (0x00, 0x55, 0x40),
 ];
 
-/// The first of [`LINES`] that means nothing in particular.
-const FREE: usize = 9;
+/// Those of [`LINES`] that mean one thing among lenses and another among networks, which do not meet in a chart; names
+/// without a meaning have them, too.
+const FREE: std::ops::Range<usize> = 9..13;
 
-/// Which of [`LINES`] a curve of this name has in every figure.
+/// Which of [`LINES`] a curve of this name has in every figure: that of what it is about, whatever else its name says.
 fn meaning(name: &str) -> Option<usize> {
+    let begins = |words: &[&str]| {
+        let rest = words.iter().find_map(|word| name.strip_prefix(word));
+        rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    };
+    let is = |words: &[&str]| words.contains(&name);
+    let least_kl = |family: usize| family + if name.contains("least KL") { 13 } else { 0 };
+    if name.contains("shuffled") || is(&["the update of another token"]) {
+        return Some(8);
+    }
+    if begins(&["tuned lens"]) {
+        // Each stream's own lens of least KL, by another name.
+        return Some(13);
+    }
+    if begins(&["own gain", "own bias", "shared"]) || is(&["one lens"]) {
+        return Some(least_kl(1));
+    }
+    if begins(&["own", "raw, no intercept"]) {
+        return Some(least_kl(0));
+    }
     match name {
-        "own" | "own lens" => Some(0),
-        "shared" | "shared lens" => Some(1),
-        "left out" | "left-out lens" => Some(2),
-        "logit lens" => Some(3),
-        "mean prediction" | "baseline" => Some(4),
-        "trained" => Some(5),
-        "untrained" => Some(6),
-        "rotated copy" => Some(7),
-        "shuffled updates" => Some(8),
+        _ if begins(&["left out", "left-out"]) => Some(least_kl(2)),
+        _ if begins(&["logit lens"]) => Some(3),
+        "mean prediction" | "baseline" | "all there is to read" | "random" => Some(4),
+        _ if begins(&["trained", "the model", "residual twin", "twin", "the token's own update"]) => Some(5),
+        "untrained" | "chance weights" => Some(6),
+        "rotated" | "rotated copy" => Some(7),
+        "predictive coding" | "Jacobian lens" => Some(9),
+        "every layer supervised" | "later-layers lens" => Some(10),
+        _ if begins(&["plain"]) => Some(11),
+        _ if begins(&["one block looped", "hidden layer"]) => Some(12),
         _ => None,
     }
 }
 
-/// The colours of curves with these names: what they mean first, and others in order, as long as there are any.
+/// The colours of curves with these names: what they mean, and others in order, as long as there are any. In a chart in
+/// which no name means anything, no colour does.
 pub(super) fn line_colours<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Rgb> {
     let taken: Vec<usize> = names.clone().filter_map(meaning).collect();
-    let mut free = (FREE..LINES.len()).chain(0..FREE).filter(|i| !taken.contains(i)).cycle();
-    let mut seen = Vec::new();
-    names
-        .map(|name| {
-            let own = meaning(name).filter(|i| !seen.contains(i));
-            let index = own.or_else(|| free.next()).unwrap_or(FREE);
-            seen.push(index);
-            LINES[index]
-        })
-        .collect()
+    let others = if taken.is_empty() { 0..FREE.start } else { 0..0 };
+    let left: Vec<usize> = FREE.chain(others).filter(|i| !taken.contains(i)).collect();
+    // A chart may mean all of them.
+    let left = if left.is_empty() { FREE.collect() } else { left };
+    let mut free = left.into_iter().cycle();
+    names.filter_map(|name| meaning(name).or_else(|| free.next())).map(|i| LINES[i]).collect()
 }
 
 /// Name, light and dark value of every colour that follows the theme.
-const THEMED: [(&str, Rgb, Rgb); 20] = [
+const THEMED: [(&str, Rgb, Rgb); 23] = [
     ("ink", INK, (0xE6, 0xE8, 0xEB)),
     ("muted", MUTED, (0x9D, 0xA7, 0xB1)),
     ("grid", GRID, (0x30, 0x35, 0x3B)),
@@ -89,7 +111,7 @@ const THEMED: [(&str, Rgb, Rgb); 20] = [
     ("s1", LINES[1], (0xF5, 0x84, 0x3C)),
     ("s2", LINES[2], (0x2F, 0xC2, 0x95)),
     ("s3", LINES[3], (0xE0, 0x9A, 0xC4)),
-    ("s4", LINES[4], (0xA8, 0xA8, 0xA8)),
+    ("s4", LINES[4], (0x8A, 0x8A, 0x8A)),
     ("s5", LINES[5], (0x9C, 0x8D, 0xF0)),
     ("s6", LINES[6], (0xF2, 0xBE, 0x4A)),
     ("s7", LINES[7], (0xC9, 0x8B, 0x5E)),
@@ -97,7 +119,10 @@ const THEMED: [(&str, Rgb, Rgb); 20] = [
     ("s9", LINES[9], (0x4C, 0xC3, 0xD1)),
     ("s10", LINES[10], (0xFF, 0xB0, 0xC2)),
     ("s11", LINES[11], (0xB9, 0xCC, 0x5A)),
-    ("s12", LINES[12], (0xC3, 0xCF, 0xDB)),
+    ("s12", LINES[12], (0xEE, 0xF0, 0xF2)),
+    ("s13", LINES[13], (0x2C, 0x7A, 0xB3)),
+    ("s14", LINES[14], (0xBF, 0x5E, 0x1E)),
+    ("s15", LINES[15], (0x1C, 0x8A, 0x67)),
 ];
 
 /// The shading behind table cells where it is full, light and dark; it is mixed over the background.
@@ -148,6 +173,12 @@ fn mixed(level: usize, full: Rgb, ground: Rgb) -> Rgb {
 /// The colour of letters on that shading.
 pub(super) fn on_shade(level: usize) -> Rgb {
     if alpha(level) > WHITE_FROM { (0xFF, 0xFF, 0xFF) } else { INK }
+}
+
+/// A colour of a light drawing as it is written in HTML that follows the theme.
+pub(super) fn variable(colour: Rgb) -> String {
+    let name = THEMED.iter().find(|(_, light, _)| *light == colour).map(|(name, _, _)| name);
+    name.map_or_else(|| hex(colour), |name| format!("var(--ol-{name})"))
 }
 
 /// What a colour of a light drawing is in a dark one. Colours of data stay.

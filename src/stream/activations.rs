@@ -109,7 +109,7 @@ impl ActivationFiles {
         Ok(ActivationFiles { folder: folder.into(), index })
     }
 
-    /// A folder that was [written](ActivationFiles::write) to its end.
+    /// Opens a folder that was [written](ActivationFiles::write) to its end.
     ///
     /// Fails if it has no index, which is written last, or one of another version.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
@@ -132,25 +132,25 @@ impl ActivationFiles {
         Ok(ActivationFiles { folder: folder.into(), index })
     }
 
-    /// How many files there are.
+    /// Returns how many files there are.
     pub fn n_files(&self) -> usize {
         self.index.tokens.len()
     }
 
-    /// Tokens of all files together.
+    /// Counts the tokens of all files together.
     pub fn n_tokens(&self) -> u64 {
         self.index.tokens.iter().sum()
     }
 
-    /// The residual streams of one file: for each stream `[token, d_model]`, the embedding first.
+    /// Reads the residual streams of one file: for each stream `[token, d_model]`, the embedding first.
     ///
     /// Fails if the file is missing, cut off, or of another model.
     pub fn streams(&self, file: usize) -> Result<Vec<Array2<f32>>> {
         Ok(self.shard(file)?.streams)
     }
 
-    /// The moments of all tokens, of streams as they are towards the last one, as files know nothing of a final norm;
-    /// with one file in memory at a time.
+    /// Gathers the moments of all tokens, of streams as they are towards the last one, as files know nothing of a final
+    /// norm; with one file in memory at a time.
     pub fn moments(&self) -> Result<LayerMoments> {
         let mut progress = Progress::new("activation files", self.n_files());
         let Index { d_model, d_vocab, n_streams, .. } = self.index;

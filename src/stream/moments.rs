@@ -72,8 +72,8 @@ impl Default for Streaming {
 pub(super) const CHUNK: usize = 4;
 
 impl Streaming {
-    /// The moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many moments as
-    /// a tree over the shards is deep.
+    /// Gathers the moments of every layer of `model` over `texts`, in constant memory: one shard's text, and as many
+    /// moments as a tree over the shards is deep.
     ///
     /// Fails if the texts cannot be read, the tokenizer has more tokens than the model, for [`Target::Given`], or when
     /// interrupted.
@@ -86,8 +86,8 @@ impl Streaming {
         Ok(self.moments_among(&Alone, model, tokenizer, texts)?.expect("alone, it is rank 0"))
     }
 
-    /// The same, with the shards dealt out among processes that all call this with the same arguments. The result is at
-    /// rank 0, and has the same bytes for any number of them.
+    /// Does the same, with the shards dealt out among processes that all call this with the same arguments. The result
+    /// is at rank 0, and has the same bytes for any number of them.
     pub fn moments_among(
         &self,
         peers: &dyn Peers,
@@ -110,7 +110,7 @@ impl Streaming {
         Ok(moments)
     }
 
-    /// The first `n` sequences of full length: `[n, n_ctx]`.
+    /// Returns the first `n` sequences of full length: `[n, n_ctx]`.
     ///
     /// Fails if the texts do not have that many.
     pub fn sequences(

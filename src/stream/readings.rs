@@ -65,8 +65,8 @@ pub struct LensReadings {
 }
 
 impl Streaming {
-    /// What `lenses` read at every layer of `model` over `texts`, in constant memory; finished shards are kept as for
-    /// [`moments`](Streaming::moments).
+    /// Measures what `lenses` read at every layer of `model` over `texts`, in constant memory; finished shards are kept
+    /// as for [`moments`](Streaming::moments).
     ///
     /// Fails where `moments` does, or if a lens is of another model or predicts no tokens.
     pub fn readings(
@@ -79,8 +79,8 @@ impl Streaming {
         Ok(self.readings_among(&Alone, model, tokenizer, texts, lenses)?.expect("alone, it is rank 0"))
     }
 
-    /// The same among processes that all call this with the same arguments. The result is at rank 0, the same for any
-    /// number.
+    /// Does the same among processes that all call this with the same arguments. The result is at rank 0, the same for
+    /// any number.
     pub fn readings_among(
         &self,
         peers: &dyn Peers,

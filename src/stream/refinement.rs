@@ -17,7 +17,7 @@ use crate::session::{self, Progress};
 use crate::{Error, ErrorKind, Result, record};
 
 impl Streaming {
-    /// Lenses refined as [`Refine::fit`] does it, on texts of any size in constant memory: `start` are lenses fitted to
+    /// Refines lenses as [`Refine::fit`] does, on texts of any size in constant memory: `start` are lenses fitted to
     /// `moments`, which this streaming has made of other or the same texts.
     ///
     /// The [`folder`](Streaming::folder), which this needs, keeps the tokens, 4 bytes each, and where the search stands

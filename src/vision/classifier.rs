@@ -86,7 +86,7 @@ impl ImageConfig {
         Grid { height: self.height, width: self.width, padded: true }
     }
 
-    /// Numbers in the stream of one image.
+    /// Returns how many numbers are in the stream of one image.
     pub fn d_stream(&self) -> usize {
         match self.network {
             ImageNetwork::Mlp => self.d_model,
@@ -152,7 +152,7 @@ impl Default for ImageTraining {
 }
 
 impl ImageClassifier {
-    /// A network with the initial weights of `config.seed` (He et al. 2015), biases zero.
+    /// Makes a network with the initial weights of `config.seed` (He et al. 2015), biases zero.
     pub fn new(config: ImageConfig) -> Result<Self> {
         config.check()?;
         let rng = &mut rng(config.seed, 0);
@@ -168,7 +168,7 @@ impl ImageClassifier {
         Ok(ImageClassifier { config, params })
     }
 
-    /// A number that two classifiers share only if shape and weights are the same, bit for bit (FNV-1a).
+    /// Returns a number that two classifiers share only if shape and weights are the same, bit for bit (FNV-1a).
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fnv::new("classifier 2");
         hash.settings(
@@ -197,13 +197,13 @@ impl ImageClassifier {
         })
     }
 
-    /// Number of parameters.
+    /// Counts the parameters.
     pub fn n_params(&self) -> usize {
         self.params.iter().map(|p| p.w.len() + p.b.len()).sum()
     }
 
-    /// Log-probabilities `[image, class]` of `pixels: [image, height · width]`, and the stream before the first layer
-    /// and after each, `[image, d_stream]`.
+    /// Computes the log-probabilities `[image, class]` of `pixels: [image, height · width]` and the stream before the
+    /// first layer and after each, `[image, d_stream]`.
     pub fn run_with_cache(&self, pixels: &Array2<f32>) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
         self.check_pixels(pixels)?;
         let d = self.config.d_stream();
@@ -248,7 +248,7 @@ impl ImageClassifier {
         Ok(log_softmax_rows(linear(h, out.w.view(), out.b.view()).view()))
     }
 
-    /// Mean cross-entropy in nats, and the share of images whose most probable class is their label.
+    /// Measures the mean cross-entropy in nats and the share of images whose most probable class is their label.
     pub fn evaluate(&self, images: &Images) -> Result<(f64, f64)> {
         self.check_images(images)?;
         let (mut loss, mut right) = (0.0, 0.0);

@@ -62,16 +62,16 @@ impl MnistCnn {
         Ok(network)
     }
 
-    /// Log-probabilities of the digits, `[image, 10]`.
+    /// Computes the log-probabilities of the digits, `[image, 10]`.
     pub fn forward(&self, images: &Images) -> Result<Array2<f32>> {
         let parts: Vec<Array2<f32>> =
             self.parts(images)?.map(|pixels| self.run(pixels, &mut |_| {})).collect();
         Ok(stacked(&parts, 10))
     }
 
-    /// Log-probabilities of the digits, and what each layer leaves, `[image, ..]`: the three convolutions (8, 16 and 24
-    /// channels of 26x26, 24x24 and 22x22 pixels, the channel last) and the hidden layer of 32. No two streams have one
-    /// width, and none is added to: the control without skip connections.
+    /// Computes the log-probabilities of the digits and what each layer leaves, `[image, ..]`: the three convolutions
+    /// (8, 16 and 24 channels of 26x26, 24x24 and 22x22 pixels, the channel last) and the hidden layer of 32. No two
+    /// streams have one width, and none is added to: the control without skip connections.
     pub fn run_with_cache(&self, images: &Images) -> Result<(Array2<f32>, Vec<Array2<f32>>)> {
         let mut kept: Vec<Vec<Array2<f32>>> = vec![Vec::new(); self.convolutions.len() + 1];
         let mut log_p = Vec::new();
@@ -124,7 +124,7 @@ impl MnistCnn {
         log_softmax_rows(x.view())
     }
 
-    /// The share of images whose most probable digit is their label.
+    /// Measures the share of images whose most probable digit is their label.
     pub fn accuracy(&self, images: &Images) -> Result<f64> {
         Ok(super::classifier::accuracy(&self.forward(images)?, &images.labels))
     }

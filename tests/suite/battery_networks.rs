@@ -104,7 +104,7 @@ fn streams_of_a_predictive_network_are_its_predictions_and_its_read_out_is_their
     let close =
         |a: &Array2<f64>, b: &ndarray::Array3<f64>| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
     assert!(close(&streams.log_p, &log_p) && close(&streams.streams[1], &cache.predictions(1).unwrap()));
-    let truth = source.true_conditional(&tokens.row(3).to_vec()).unwrap();
+    let truth = source.true_conditional(&tokens.row(3)).unwrap();
     let Truth::Known(log_truth) = &streams.truth else { panic!("Markov chains are known") };
     let ours = log_truth.slice(s![30..40, ..]).mapv(f64::exp);
     assert!(ours.iter().zip(&truth).all(|(a, b)| (a - b).abs() < 1e-5));

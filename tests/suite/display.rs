@@ -360,7 +360,8 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
     let map = Heatmap { values: array![[f64::NAN, 1.0], [2.0, f64::NEG_INFINITY]], ..Default::default() };
     let map = map.figure().unwrap();
     assert!(map.text().contains("Hatched: 2 values, not finite."), "{map}");
-    assert!(map.text().contains("NaN?"), "{map}");
+    assert!(map.text().contains("- ") && map.text().contains("-inf?"), "{map}");
+    assert!(!map.text().contains("NaN") && !map.svg().contains("NaN"), "{map}");
     assert!(drawn(&map).contains("#A6ACB4"), "no hatching");
     assert!(!drawn(&heatmap().figure().unwrap()).contains("#A6ACB4"), "hatching without a gap");
 
@@ -830,27 +831,75 @@ fn what_does_not_fit_beside_goes_below_and_is_drawn_whole() {
     assert_eq!(size(&five), (3.0 * width + 560.0, 2.0 * height + 280.0));
 }
 
+/// The colour and the strokes of each name in the legend of a chart, which is drawn last.
+fn legend(names: &[&str]) -> Vec<(String, usize)> {
+    let svg = chart(names).figure().unwrap().svg();
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let lines: Vec<_> = document.descendants().filter(|n| n.has_tag_name("polyline")).collect();
+    // A dash is two points, a curve of the charts here three.
+    let short = lines.iter().rev().take_while(|n| n.attribute("points").unwrap().split(' ').count() == 2);
+    let mut strokes: Vec<(String, String)> = short
+        .map(|n| {
+            let y = n.attribute("points").unwrap().rsplit(',').next().unwrap().to_string();
+            (n.attribute("stroke").unwrap().to_string(), y)
+        })
+        .collect();
+    strokes.reverse();
+    strokes.chunk_by(|a, b| a == b).map(|one| (one[0].0.clone(), one.len())).collect()
+}
+
 #[test]
 fn a_name_has_the_same_colour_in_every_chart() {
-    let colour_of = |names: &[&str], name: &str| {
-        let svg = chart(names).figure().unwrap().svg();
-        let document = roxmltree::Document::parse(&svg).unwrap();
-        let place = names.iter().position(|n| *n == name).unwrap();
-        // The legend is drawn last: one line and one mark for each name, in their order.
-        let lines: Vec<_> = document.descendants().filter(|n| n.has_tag_name("polyline")).collect();
-        let legend = lines.iter().rev().filter(|n| n.attribute("points").unwrap().split(' ').count() == 2);
-        let colours: Vec<_> = legend.map(|n| n.attribute("stroke").unwrap().to_string()).collect();
-        colours[names.len() - 1 - place].clone()
-    };
-    let own = colour_of(&["own lens", "shared lens"], "own lens");
+    let colour = |names: &[&str], i: usize| legend(names)[i].0.clone();
+    let own = colour(&["own lens", "shared lens"], 0);
     assert_eq!(own, "#0072B2");
-    assert_eq!(colour_of(&["logit lens", "own lens"], "own lens"), own);
-    assert_eq!(colour_of(&["something else", "own lens"], "own lens"), own);
-    assert_ne!(colour_of(&["something else", "own lens"], "something else"), own);
-    assert_ne!(
-        colour_of(&["trained", "untrained"], "trained"),
-        colour_of(&["trained", "untrained"], "untrained")
-    );
+    for (names, i) in [
+        (&["logit lens", "own lens"][..], 1),
+        (&["something else", "own lens"], 1),
+        (&["own, least squares", "left out"], 0),
+        (&["own"], 0),
+    ] {
+        assert_eq!(colour(names, i), own, "{names:?}");
+    }
+    // What stands for one thing under two names, and what only begins alike.
+    for (a, b) in [
+        ("tuned lens", "own, least KL"),
+        ("the model", "trained"),
+        ("chance weights", "untrained"),
+        ("updates shuffled", "shuffled updates"),
+        ("left-out lens", "left out, least squares"),
+        ("all there is to read", "mean prediction"),
+    ] {
+        assert_eq!(colour(&[a], 0), colour(&["left", b], 1), "{a} and {b}");
+    }
+    assert_ne!(colour(&["owner", "own"], 0), own);
+    // Names that mean nothing never have the colour of one that does.
+    let others: Vec<String> = (0..20).map(|i| format!("curve {i}")).collect();
+    let names: Vec<&str> = std::iter::once("trained").chain(others.iter().map(String::as_str)).collect();
+    let meant: Vec<String> = ["own", "shared", "left out", "logit lens", "baseline", "trained", "untrained"]
+        .map(|name| colour(&[name], 0))
+        .to_vec();
+    assert!(legend(&names)[1..].iter().all(|(colour, _)| !meant.contains(colour)));
+}
+
+#[test]
+fn of_curves_in_one_colour_all_but_the_first_have_dashes() {
+    let drawn = legend(&["own lens", "shared lens", "own lens of rank 2", "own lens of rank 8"]);
+    assert_eq!(drawn.iter().map(|(_, strokes)| *strokes > 1).collect::<Vec<_>>(), [false, false, true, true]);
+    assert_eq!(drawn[2].0, drawn[0].0);
+}
+
+#[test]
+fn a_narrow_page_says_below_a_chart_what_its_curves_are() {
+    let mut lines = chart(&["own lens", "a < b"]);
+    lines.note = "Means of 3 seeds.".into();
+    let figure = lines.figure().unwrap();
+    let narrow = figure.html().split_once("<div class=\"ol-narrow\">").unwrap().1;
+    for part in ["background:var(--ol-s0)\"></i>own lens<", "a &lt; b<", "Means of 3 seeds."] {
+        assert!(narrow.contains(part), "{part} in {narrow}");
+    }
+    // Where there is room they stand in the drawing.
+    assert!(figure.html().contains(".ol-narrow{display:none}"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn log_softmax(logits: ArrayView1<f32>) -> Vec<f64> {
 fn truth(source: &Markov, tokens: &Array2<u32>) -> Array3<f32> {
     let n_pos = tokens.ncols() - 1;
     Array3::from_shape_fn((tokens.nrows(), n_pos, 5), |(i, t, v)| {
-        source.true_conditional(&tokens.row(i).to_vec()).unwrap()[(t, v)] as f32
+        source.true_conditional(&tokens.row(i)).unwrap()[(t, v)] as f32
     })
 }
 

@@ -134,17 +134,17 @@ fn a_training_that_breaks_down_says_when_and_keeps_the_last_good_weights() {
 #[test]
 fn greedy_generation_takes_the_most_probable_token_and_sampling_is_seeded() {
     let model = Transformer::new(small()).unwrap();
-    let out = model.generate_greedy(&[1, 2], 15).unwrap();
+    let out = model.generate_greedy([1, 2], 15).unwrap();
     assert_eq!(out.len(), 15, "beyond the context too");
     let logits = model.forward(&array![[1, 2]]).unwrap();
     let best = logits.slice(s![0, 1, ..]).iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
     assert_eq!(out[0] as usize, best);
-    let draw = |seed| model.generate_sampled(&[1, 2], 30, 1.0, seed).unwrap();
+    let draw = |seed| model.generate_sampled([1, 2], 30, 1.0, seed).unwrap();
     assert_eq!(draw(0), draw(0));
     assert_ne!(draw(0), draw(1));
-    assert!(model.generate_sampled(&[1], 3, 1e-6, 0).unwrap() == model.generate_greedy(&[1], 3).unwrap());
-    assert!(model.generate_greedy(&[], 3).unwrap_err().to_string().contains("empty"));
-    assert!(model.generate_sampled(&[1], 3, 0.0, 0).is_err());
+    assert!(model.generate_sampled([1], 3, 1e-6, 0).unwrap() == model.generate_greedy([1], 3).unwrap());
+    assert!(model.generate_greedy([], 3).unwrap_err().to_string().contains("empty"));
+    assert!(model.generate_sampled([1], 3, 0.0, 0).is_err());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Training that stops and goes on.
 
 use ndarray::Array2;
-use onelens::data::{Markov, Source};
+use onelens::data::{Markov, Source, Tokens};
 use onelens::model::{Config, EarlyStop, Training, TrainingRun, Transformer};
 use onelens::num::Rng;
 use onelens::{ErrorKind, session};
@@ -69,7 +69,7 @@ impl Source for Interrupting {
     fn sample_held_out(&self, n_seqs: usize, len: usize, rng: &mut Rng) -> onelens::Result<Array2<u32>> {
         self.0.sample_held_out(n_seqs, len, rng)
     }
-    fn true_conditional(&self, _: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, _: &dyn Tokens) -> Option<Array2<f64>> {
         None
     }
     fn token_text(&self, token: u32) -> String {
@@ -112,7 +112,7 @@ impl Source for Misleading {
     fn sample_held_out(&self, n_seqs: usize, len: usize, _: &mut Rng) -> onelens::Result<Array2<u32>> {
         Ok(Array2::from_elem((n_seqs, len), 2))
     }
-    fn true_conditional(&self, _: &[u32]) -> Option<Array2<f64>> {
+    fn true_conditional(&self, _: &dyn Tokens) -> Option<Array2<f64>> {
         None
     }
     fn token_text(&self, token: u32) -> String {

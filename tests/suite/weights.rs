@@ -307,7 +307,7 @@ fn stories260k_writes_on_and_its_tokenizer_is_lossless() {
     for story in &stories[..50] {
         assert_eq!(&tokenizer.decode(tokenizer.encode(story)), story);
     }
-    let text = tokenizer.decode([&[1], &model.generate_greedy(&[1], 200).unwrap()[..]].concat());
+    let text = tokenizer.decode([&[1], &model.generate_greedy([1], 200).unwrap()[..]].concat());
     // What `./run stories260K.bin -z tok512.bin -t 0.0 -n 200` of llama2.c prints, by its own tests.
     let start = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she \
                  saw a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to \

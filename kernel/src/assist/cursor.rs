@@ -22,7 +22,7 @@ fn in_name(c: &char) -> bool {
 }
 
 impl Cursor {
-    /// The cursor at character `at`; one behind the end is at the end.
+    /// The cursor at character `at`; one past the end is at the end.
     pub(super) fn new(code: &str, at: usize) -> Cursor {
         let code: Vec<char> = code.chars().collect();
         let at = at.min(code.len());
@@ -57,7 +57,7 @@ pub(super) fn subject(code: &str, at: usize) -> Option<usize> {
     if at > 0 && in_name(&code[at - 1]) {
         return Some(at - 1);
     }
-    // Behind the `!` of a macro, or behind an opening parenthesis, its name is meant.
+    // After the `!` of a macro, or after an opening parenthesis, the cursor means its name.
     let mut depth = 0;
     for i in (0..at).rev() {
         match code[i] {

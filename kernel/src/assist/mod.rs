@@ -44,7 +44,7 @@ pub struct Assistant {
 pub struct Completions {
     /// The first character that a candidate replaces.
     pub start: usize,
-    /// The character behind the last one.
+    /// The character after the last one that it replaces.
     pub end: usize,
     /// The best first.
     pub candidates: Vec<Candidate>,

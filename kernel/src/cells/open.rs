@@ -115,7 +115,7 @@ fn string_end(bytes: &[u8], mut i: usize) -> Option<usize> {
     None
 }
 
-/// Behind a character literal, or behind the quote of a lifetime.
+/// The place after a character literal, or after the quote of a lifetime.
 fn after_quote(code: &str, i: usize) -> usize {
     let mut chars = code[i + 1..].char_indices();
     match chars.next() {

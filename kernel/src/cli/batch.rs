@@ -24,11 +24,11 @@ const EXIT_CODES: &str = "Exit codes:
   3    the toolchain or the library for cells failed
   130  interrupted with Ctrl-C; finished shards stay";
 
-/// Commands about one model.
+/// Inspect, download, train or convert a model, or continue a text with it
 #[derive(Subcommand)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) enum ModelCommand {
-    /// Architecture, size, fingerprint and where the weights come from
+    /// Show a model's architecture, size, fingerprint and where its weights come from
     #[command(
         after_help = "Examples:\n  onelens model info stories260K.bin\n  onelens model info pythia-70m/ --json"
     )]
@@ -42,8 +42,8 @@ pub(crate) enum ModelCommand {
     #[command(after_help = "Example:
   onelens model download HuggingFaceTB/SmolLM2-135M
 
-The cache is the one of Hugging Face's own programs (HF_HUB_CACHE, or hub in HF_HOME); what is there is not fetched again. Every other
-command takes the name of a model that is there.")]
+The cache is the one of Hugging Face's own programs (HF_HUB_CACHE, or hub in HF_HOME); what is there is not fetched
+again. Every other command takes the name of a model that is there.")]
     Download {
         /// As it stands in the model's address: owner/name
         name: String,
@@ -79,9 +79,9 @@ command takes the name of a model that is there.")]
   onelens model train --text stories/ --out stories.safetensors --steps 2000
   mpirun -n 4 onelens model train --text stories/ --out stories.safetensors --batch 256 --layers 8 --width 256
 
-Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens, and the file keeps them.
-Processes started by mpirun share each batch, four sequences at a time (the library for
-cells is built with MPI once); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
+Every fifth file is held out; of a single file the last fifth. The characters of the text are the tokens, and the file
+keeps them. Processes started by mpirun share each batch, four sequences at a time (the library for cells is built with
+MPI once); the file has the same bytes for any number of them. Ctrl-C keeps what is trained, and --resume goes on.")]
     Train {
         /// A text file or a folder of them
         #[arg(long, value_name = "PATH")]
@@ -131,19 +131,19 @@ cells is built with MPI once); the file has the same bytes for any number of the
     },
 }
 
-/// Commands about lenses.
+/// Lenses, which read a prediction off a layer: fit, refine and compare them on texts of any size
 #[derive(Subcommand)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) enum LensCommand {
-    /// Gather from texts the moments that every lens is fitted from
+    /// Gather from texts the moments to which every lens is fitted
     #[command(after_help = "Examples:
   onelens lens fit --model stories260K.bin --text stories/ --out stories.moments
   mpirun -n 4 onelens lens fit --model pythia-70m --text pile/ --out pile.moments --keep shards
 
-Memory is constant however much text there is. With --keep, finished shards are files, and the same command goes on after
-them after an interruption. Processes started by mpirun share the shards (the library for cells is built with MPI once); the
-result has the same bytes for any number of them. Own, shared and all other lenses follow from the moments at once: see
-`onelens lens compare`.")]
+Memory is constant however much text there is. With --keep, finished shards are files, and after an interruption the
+same command goes on from them. Processes started by mpirun share the shards (the library for cells is built with MPI
+once); the result has the same bytes for any number of them. Own, shared and all other lenses follow from the moments
+at once: see `onelens lens compare`.")]
     Fit {
         #[command(flatten)]
         texts: TextArgs,
@@ -164,8 +164,8 @@ result has the same bytes for any number of them. Own, shared and all other lens
   onelens lens refine --model stories260K.bin --moments stories.moments --text stories/ --keep shards --out stories.lens
   onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens stories.lens
 
-Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an interruption
-the same command goes on after the last epoch or step.")]
+Memory is constant however much text there is; the folder of --keep holds the tokens, 4 bytes each. After an
+interruption the same command goes on after the last epoch or step.")]
     Refine {
         #[command(flatten)]
         texts: TextArgs,
@@ -194,7 +194,7 @@ the same command goes on after the last epoch or step.")]
         #[command(flatten)]
         output: Output,
     },
-    /// What one lens reads at every residual stream of other texts
+    /// Show what one lens reads at every residual stream of other texts
     #[command(after_help = "Example:
   onelens lens eval --model stories260K.bin --moments stories.moments --text held_out.txt --lens shared")]
     Eval {
@@ -209,7 +209,7 @@ the same command goes on after the last epoch or step.")]
         #[command(flatten)]
         output: Output,
     },
-    /// Several lenses side by side
+    /// Compare several lenses, side by side, on other texts
     #[command(after_help = "Example:
   onelens lens compare --model stories260K.bin --moments stories.moments --text held_out.txt --html lenses.html")]
     Compare {
@@ -310,13 +310,14 @@ pub(crate) struct BatteryArgs {
     output: Output,
 }
 
-pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint] and [images]; paths in it are relative to it.
+pub(crate) const BATTERY_HELP: &str = "\
+The file has one of [source], [checkpoint], [language] and [images]; paths in it are relative to it.
 
   # Networks trained on a source whose answer is known, with all controls; eight seeds take about a quarter of an hour.
   [source]
   copies = { d_vocab = 20, shortest = 4, longest = 8 }
-  # or brackets = { kinds = 9, nest = 0.7 }, markov = { n_states = 20, alpha = 0.05 }, mess3 = { alpha = 0.85, x = 0.05 },
-  # or text = \"input.txt\", of which only what comes next is known
+  # or brackets = { kinds = 9, nest = 0.7 }, markov = { n_states = 20, alpha = 0.05 },
+  # mess3 = { alpha = 0.85, x = 0.05 }, or text = \"input.txt\", of which only what comes next is known
   [battery]                          # any field of onelens::battery::Battery; what is not there keeps its default
   seeds = [0, 1, 2, 3, 4, 5, 6, 7]
   config = { n_layers = 6, d_model = 16 }   # fewer numbers than the source has tokens: else the test is void
@@ -330,8 +331,8 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   sequences = 128
   context = 128
 
-  # A language model at its own size, with chance weights and shuffled updates beside it: about 23 minutes for 135 million
-  # parameters on two cores.
+  # A language model at its own size, with chance weights and shuffled updates beside it: about 23 minutes for 135
+  # million parameters on two cores.
   [language]
   model = \"HuggingFaceTB/SmolLM2-135M\"   # or a file, as above
   texts = [\"stories.json\"]
@@ -347,8 +348,8 @@ pub(crate) const BATTERY_HELP: &str = "The file has one of [source], [checkpoint
   [battery]                          # any field of onelens::battery::ImageBattery
   config = { network = \"Cnn\", d_model = 12 }
 
-FOLDER/report.html is the report, FOLDER/report the same for `Report::load`. Networks that are finished stay in FOLDER, and the same
-command goes on after them after an interruption.
+FOLDER/report.html is the report, FOLDER/report the same for `Report::load`. Networks that are finished stay in FOLDER,
+and after an interruption the same command goes on from them.
 
 Exit codes:
   0    done
@@ -359,7 +360,7 @@ Exit codes:
 
 const BEGIN: &str = "see `onelens battery --help` for a file to begin with";
 
-/// The request behind `onelens battery`.
+/// The request that `onelens battery` makes.
 pub(crate) fn battery(args: BatteryArgs) -> Result<Request, Failure> {
     let BatteryArgs { config, out, output } = args;
     let text = std::fs::read_to_string(&config)
@@ -373,7 +374,7 @@ pub(crate) fn battery(args: BatteryArgs) -> Result<Request, Failure> {
     Ok(Request { json: output.json, work: Work::Battery { settings, base, out } })
 }
 
-/// The request behind a command about a model.
+/// The request that a command about a model makes.
 pub(crate) fn model(command: ModelCommand) -> Request {
     match command {
         ModelCommand::Info { model, output } => {
@@ -413,7 +414,7 @@ pub(crate) fn model(command: ModelCommand) -> Request {
     }
 }
 
-/// The request behind a command about lenses.
+/// The request that a command about lenses makes.
 pub(crate) fn lens(command: LensCommand) -> Request {
     match command {
         LensCommand::Fit { texts, out, shard_bytes, keep, output } => {

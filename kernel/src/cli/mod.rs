@@ -67,21 +67,21 @@ Nothing is run. The page holds the outputs that the notebook holds; HTML among t
 told that the page runs no script and loads nothing from elsewhere, but HTML can still look like what it is not, and its
 links lead anywhere: open pages of trusted notebooks only.
 
-The program has the items of all cells at the top and
-their statements in `main`; where a cell shows a value it prints it with `{:?}`; text becomes comments.
+The program has the items of all cells at the top and their statements in `main`; where a cell shows a value, the
+program prints it with `{:?}`; text becomes comments.
 
 Exit codes:
   0    the file is written
   2    the command line or a file on it cannot be used; nothing is written
   3    the disk failed")]
     Convert(ConvertArgs),
-    /// What a model is, writing on from a prompt, other formats
+    /// Inspect, download, train or convert a model, or continue a text with it
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Lenses for texts of any size: gather moments, on one process or many, and compare lenses fitted to them
+    /// Lenses, which read a prediction off a layer: fit, refine and compare them on texts of any size
     #[command(subcommand)]
     Lens(LensCommand),
-    /// Ask whether one lens reads every layer: networks trained for it with their controls, a checkpoint, or images
+    /// A battery of networks and controls that asks whether one lens reads every layer, also of a language model
     #[command(after_help = batch::BATTERY_HELP)]
     Battery(batch::BatteryArgs),
     /// Print a script that completes commands in a shell

@@ -15,7 +15,7 @@ struct Mark {
     primary: bool,
 }
 
-/// An error that has no diagnostic of rustc's behind it: a sentence, a remedy, and where.
+/// An error that does not come from a diagnostic of rustc: a sentence, a remedy, and where.
 pub(super) fn refusal(what: &str, help: &str, at: &Quote) -> CellError {
     report("CompileError", what, &[help.to_string()], at, "")
 }

@@ -104,7 +104,7 @@ impl Source {
         let before = after.checked_sub(1).and_then(|i| self.quotes.get(i));
         let holding = before.filter(|(start, quote)| {
             let offset = range.start - start;
-            // A diagnostic may point just behind the last byte.
+            // A diagnostic may point just past the last byte.
             offset < quote.range.len() || (offset == quote.range.len() && range.is_empty())
         });
         let opened = || {

@@ -66,7 +66,7 @@ impl Stored {
         }
     }
 
-    /// What stands behind it.
+    /// What stands after the definition.
     pub(super) fn after(&self, source: &mut Source) {
         if self.thread_local {
             source.push(&format!(
@@ -103,7 +103,7 @@ impl Stored {
     }
 }
 
-/// The positions behind `&` where a lifetime is left out.
+/// The positions after `&` where a lifetime is left out.
 fn references(ty: &syn::Type) -> Vec<usize> {
     struct References(Vec<usize>);
     impl Visit<'_> for References {

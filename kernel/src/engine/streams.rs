@@ -93,7 +93,7 @@ impl Blocks {
         self.question.take().unwrap_or_default()
     }
 
-    /// The end of a cell, or an output that must stand behind all this.
+    /// Called at the end of a cell, or before an output that has to come after all of this.
     pub(super) fn finish(&mut self, on_output: &mut dyn FnMut(Output)) {
         let held = std::mem::take(&mut self.held);
         if std::mem::take(&mut self.in_block) {

@@ -57,7 +57,7 @@ pub struct Watcher<'a> {
 }
 
 impl Extension {
-    /// The extension with the crates `wanted` (name to what stands behind `=`), on top of `below`; built if need be.
+    /// The extension with the crates `wanted` (name to what stands after `=`), on top of `below`; built if need be.
     pub fn ensure(
         image: &Image,
         below: &[Extension],

@@ -206,7 +206,7 @@ impl Notebook {
     }
 
     /// Puts a code cell with this one tag after cell number `at`, in place of any cell with that tag.
-    pub fn put_behind(&mut self, at: usize, tag: &str, source: &str) {
+    pub fn put_after(&mut self, at: usize, tag: &str, source: &str) {
         let has_ids = self.root.get("nbformat_minor").and_then(Value::as_u64).is_some_and(|minor| minor >= 5);
         let Some(cells) = self.root.get_mut("cells").and_then(Value::as_array_mut) else { return };
         let is_tagged = |cell: &Value| {

@@ -47,7 +47,7 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Values for the cell tagged `parameters`.
     pub parameters: Vec<Given>,
-    /// Whether cells behind a failed one are run all the same.
+    /// Whether cells after a failed one are run all the same.
     pub allow_errors: bool,
     /// Whether to go on where the last such run stopped, and to keep the kernel after a failed cell.
     pub resume: Option<Resume>,

@@ -98,7 +98,7 @@ pub fn inject(notebook: &mut Notebook, given: &[Given]) -> Result<(), Failure> {
             format!("its parameters are: {names}"),
         ));
     }
-    notebook.put_behind(*at, INJECTED, &lines.join("\n"));
+    notebook.put_after(*at, INJECTED, &lines.join("\n"));
     Ok(())
 }
 

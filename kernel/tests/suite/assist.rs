@@ -184,7 +184,7 @@ fn everything_that_can_stand_at_the_cursor_is_offered_with_its_kind_and_type() {
         ("hal|", "halve", "function", "fn halve(x: f64) -> f64"),
         ("Pla|", "Place", "struct", ""),
         ("dou|", "double!", "macro", ""),
-        // Local variables of the cell itself, also behind lines with other than ASCII characters.
+        // Local variables of the cell itself, also after lines with other than ASCII characters.
         ("let zähler = 5_u8;\nlet ü = zäh|", "zähler", "instance", "u8"),
         ("for größe in 0..3_u64 { größe.count_o| }", "count_ones", "method", "fn count_ones(self) -> u32"),
         // Paths, and paths in declarations.

@@ -204,7 +204,7 @@ fn started(folder: &Folder) -> (Child, impl FnOnce() -> String) {
         folder.command(&["--no-html"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = Vec::new();
-    // The label is written when the cell starts, the time behind it when it ends.
+    // The label is written when the cell starts, the time after it when it ends.
     stdout.read_until(b']', &mut line).unwrap();
     (child, move || {
         let mut rest = String::new();

@@ -51,7 +51,7 @@ impl PredictiveCache {
         }
     }
 
-    /// The numbers at a hook.
+    /// Returns the numbers at a hook.
     ///
     /// Fails if the network has no such layer.
     pub fn get(&self, hook: PredictiveHook) -> Result<Array3<f64>> {
@@ -70,18 +70,18 @@ impl PredictiveCache {
         })
     }
 
-    /// The guesses of the next embedding after `layer` corrections, `[batch, pos, d_model]`.
+    /// Returns the guesses of the next embedding after `layer` corrections, `[batch, pos, d_model]`.
     pub fn predictions(&self, layer: usize) -> Result<Array3<f64>> {
         self.get(PredictiveHook::Prediction(layer))
     }
 
-    /// The errors of those guesses, `[batch, pos - 1, d_model]`.
+    /// Returns the errors of those guesses, `[batch, pos - 1, d_model]`.
     pub fn errors(&self, layer: usize) -> Result<Array3<f64>> {
         self.get(PredictiveHook::Error(layer))
     }
 
-    /// Mean over the batch of `‖ε‖² / mean ‖e‖²`: `[n_layers + 1, pos - 1]`. Zero is a perfect guess, one is worth as
-    /// little as guessing nothing.
+    /// Computes the mean over the batch of `‖ε‖² / mean ‖e‖²`: `[n_layers + 1, pos - 1]`. Zero is a perfect guess, one
+    /// is worth as little as guessing nothing.
     pub fn error_sizes(&self) -> Array2<f64> {
         let (n_seqs, n_pos, _) = self.embed.dim();
         let unit = self.embed.iter().map(|e| e * e).sum::<f64>() / (n_seqs * n_pos) as f64;

@@ -15,6 +15,15 @@ pub enum Kernel {
     Softmax,
 }
 
+impl Kernel {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kernel::Linear => "linear",
+            Kernel::Softmax => "softmax",
+        }
+    }
+}
+
 /// The shape of a [`PredictiveCoding`](super::PredictiveCoding) network.
 ///
 /// ```

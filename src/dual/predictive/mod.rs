@@ -61,13 +61,13 @@ pub struct PredictiveCoding {
 }
 
 impl PredictiveCoding {
-    /// A network with the initial weights of `config.seed`.
+    /// Makes a network with the initial weights of `config.seed`.
     pub fn new(config: PredictiveConfig) -> Result<Self> {
         config.check()?;
         Ok(PredictiveCoding { params: PredictiveParams::init(&config), config })
     }
 
-    /// A number that two networks share only if shape and weights are the same, bit for bit (FNV-1a).
+    /// Returns a number that two networks share only if shape and weights are the same, bit for bit (FNV-1a).
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fnv::new("predictive coding 2");
         let usual = PredictiveConfig { seed: 0, ..Default::default() };
@@ -76,8 +76,8 @@ impl PredictiveCoding {
         hash.finish()
     }
 
-    /// The exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size per
-    /// layer. Tokens, if there are any, are one-hot.
+    /// Makes the exact layers: linear kernel, identity keys and queries, first prediction `w_0: [d, d]`, one step size
+    /// per layer. Tokens, if there are any, are one-hot.
     ///
     /// Fails if `w_0` is not square and finite, or without a finite step size.
     pub fn descent(w_0: Array2<f64>, lr: &[f64]) -> Result<Self> {
@@ -117,7 +117,7 @@ impl PredictiveCoding {
         Ok(PredictiveCoding { config, params })
     }
 
-    /// Everything the layers compute for vectors instead of tokens, `e: [pos, d_model]`, as a batch of one.
+    /// Returns everything the layers compute for vectors instead of tokens, `e: [pos, d_model]`, as a batch of one.
     ///
     /// [`Mask::Causal`] shows position `i` the pairs that end at or before it; [`Mask::Prefix`] shows all positions the
     /// pairs among the first tokens, this many; [`Mask::None`] shows all pairs to all positions.
@@ -138,7 +138,8 @@ impl PredictiveCoding {
         Ok(PredictiveCache::new(&[pass]))
     }
 
-    /// Log-probabilities of each next token, `[batch, pos, d_vocab]`, and everything the layers computed on the way.
+    /// Returns the log-probabilities of each next token, `[batch, pos, d_vocab]`, and everything the layers computed on
+    /// the way.
     ///
     /// ```
     /// use onelens::{dual::{PredictiveCoding, PredictiveConfig, PredictiveHook}, ndarray::array};
@@ -160,7 +161,7 @@ impl PredictiveCoding {
         Ok((log_p, PredictiveCache::new(&passes)))
     }
 
-    /// The predictions of the next embedding before the first layer and after each, as `f32` residual streams:
+    /// Returns the predictions of the next embedding before the first layer and after each, as `f32` residual streams:
     /// `n_layers + 1` arrays of `[batch, pos, d_model]`. What lenses and their moments read.
     pub fn streams(&self, tokens: &Array2<u32>) -> Result<Vec<Array3<f32>>> {
         let (_, cache) = self.run_with_cache(tokens)?;
@@ -176,12 +177,12 @@ impl PredictiveCoding {
         p.dot(&self.params.unembedding().t()) + &self.params.b_u
     }
 
-    /// Mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
+    /// Computes the mean cross-entropy of the next token, in nats, over `tokens: [batch, pos + 1]`.
     pub fn loss(&self, tokens: &Array2<u32>) -> Result<f64> {
         Ok(self.layer_losses(tokens)?[self.config.n_layers])
     }
 
-    /// The loss of the first prediction and of the one after each layer: `n_layers + 1` numbers.
+    /// Computes the loss of the first prediction and of the one after each layer: `n_layers + 1` numbers.
     pub fn layer_losses(&self, tokens: &Array2<u32>) -> Result<Vec<f64>> {
         self.check_loss(tokens)?;
         let input = tokens.slice(s![.., ..-1]).to_owned();
@@ -200,7 +201,7 @@ impl PredictiveCoding {
         Ok((0..=self.config.n_layers).map(mean).collect())
     }
 
-    /// [`loss`](PredictiveCoding::loss) and its gradient with respect to all weights.
+    /// Computes the [`loss`](PredictiveCoding::loss) and its gradient with respect to all weights.
     pub fn loss_and_grad(&self, tokens: &Array2<u32>) -> Result<(f64, PredictiveParams)> {
         self.check_loss(tokens)?;
         let n = (tokens.nrows() * (tokens.ncols() - 1)) as f64;

@@ -66,12 +66,12 @@ impl PredictiveParams {
         p
     }
 
-    /// The unembedding, `[d_vocab, d_model]`: the embedding if tied.
+    /// Returns the unembedding, `[d_vocab, d_model]`: the embedding if tied.
     pub fn unembedding(&self) -> &Array2<f64> {
         if self.w_u.is_empty() { &self.w_e } else { &self.w_u }
     }
 
-    /// How many numbers there are to learn.
+    /// Counts how many numbers there are to learn.
     pub fn count(&self) -> usize {
         self.slices().iter().map(|s| s.len()).sum()
     }

@@ -69,7 +69,7 @@ pub(super) fn open_pickles(shown: &Path, paths: &[PathBuf]) -> Result<Tensors> {
     Ok(tensors)
 }
 
-/// A candle tensor of any type and device as an array.
+/// Turns a candle tensor of any type and device into an array.
 ///
 /// ```
 /// use onelens::{model::{from_candle, to_candle}, ndarray::array};
@@ -85,7 +85,7 @@ pub fn from_candle(tensor: &Tensor) -> Result<ArrayD<f32>> {
     Ok(ArrayD::from_shape_vec(tensor.dims(), numbers).expect("as many numbers as the shape says"))
 }
 
-/// An array as a candle tensor on the CPU.
+/// Turns an array into a candle tensor on the CPU.
 pub fn to_candle(array: &ArrayD<f32>) -> Result<Tensor> {
     let numbers: Vec<f32> = array.iter().copied().collect();
     Tensor::from_vec(numbers, array.shape(), &Device::Cpu).map_err(|e| not_taken("into", array.shape(), &e))

@@ -9,9 +9,9 @@ use super::hugging_face::{SHARDS, shard_names};
 use crate::session::Progress;
 use crate::{Error, ErrorKind, Result};
 
-/// A model of the Hugging Face hub, by its name (`owner/name`): the folder where it lies, with `config.json`, the
-/// weights, and `tokenizer.json` with what goes with it where there is one. What is in the hub's cache is taken from
-/// there, without a question to the network; the rest is fetched, showing progress.
+/// Downloads a model of the Hugging Face hub by its name (`owner/name`) and returns the folder where it lies, with
+/// `config.json`, the weights, and `tokenizer.json` with what goes with it where there is one. What is in the hub's
+/// cache is taken from there, without a question to the network; the rest is fetched, showing progress.
 ///
 /// The cache is the one of Hugging Face's own programs: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
 /// `~/.cache/huggingface/hub`. A token for models that need one is read from there too.
@@ -30,7 +30,7 @@ pub fn download(model: &str) -> Result<PathBuf> {
     fetch(ApiBuilder::from_env().with_cache_dir(cache().path().clone()), &cache(), model, offline)
 }
 
-/// The folder of a model that is in the hub's cache, whole. Uses no network.
+/// Finds the folder of a model that is in the hub's cache, whole. Uses no network.
 pub fn downloaded(model: &str) -> Option<PathBuf> {
     is_name(model).then(|| in_cache(&cache(), model))?
 }

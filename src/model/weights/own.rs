@@ -52,7 +52,7 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// What a training run says about its weights.
+    /// Writes down what a training run says about its weights.
     pub fn trained(source: &dyn Source, how: &Training, log: &TrainingLog) -> Self {
         let (seed, steps) = (how.seed, log.losses.len());
         Provenance {
@@ -64,7 +64,7 @@ impl Provenance {
         }
     }
 
-    /// What the file at `path`, written by [`Transformer::save`], says about its weights.
+    /// Reads what the file at `path`, written by [`Transformer::save`], says about its weights.
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self> {
         Ok(read_document(path.as_ref())?.provenance)
     }
