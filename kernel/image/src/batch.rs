@@ -1,7 +1,6 @@
 //! `onelens model ..`, `onelens lens ..` and `onelens battery`: the same library calls as in a cell, from the command
 //! line.
 
-use crate::request::{Network, Request, Tokens, Work};
 use ndarray::ArrayView1;
 use onelens::data::{Corpus, Source, TextFiles, Tokenizer};
 use onelens::language::{LanguageModel, read_model};
@@ -10,6 +9,7 @@ use onelens::model::{Config, Provenance, Training, TrainingRun, Transformer, dow
 use onelens::session::{self, Bundle, Sink};
 use onelens::stream::{Alone, Peers, Streaming, train_among};
 use onelens::{Error, ErrorKind, Result};
+use onelens_wire::request::{Network, Request, Tokens, Work};
 use serde_json::{Value, json};
 use std::ffi::{CStr, c_char, c_int};
 use std::io::{IsTerminal, Write};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::batch::{open, read_tokens};
-use crate::request::Tokens;
+use onelens_wire::request::Tokens;
 
 /// What the file may hold.
 #[derive(Deserialize)]

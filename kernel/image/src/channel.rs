@@ -1,7 +1,8 @@
 //! The channel to the kernel: displays, results, and how a cell ended.
 
-use crate::frame;
 use onelens::session::{Bundle, Sink};
+use onelens_wire::frame;
+use onelens_wire::session::{Report, Shown};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -22,17 +23,17 @@ pub(crate) fn open(out: File, acknowledged: File) {
     onelens::session::set_sink(Box::new(KernelSink));
 }
 
-/// Sends a frame that the kernel does not answer.
-pub(crate) fn send(parts: &[&str]) {
-    with(|pipes| frame::write(&mut pipes.out, parts));
+/// Tells the kernel something that it does not answer.
+pub(crate) fn send(report: &Report) {
+    with(|pipes| frame::write(&mut pipes.out, report));
 }
 
-/// Sends a frame that stands in the order of what was printed: everything printed before it is flushed, and
-/// nothing is printed after it until the kernel has read what came before.
-pub(crate) fn send_in_order(parts: &[&str]) {
+/// Shows something in the order of what was printed: everything printed before it is flushed, and nothing is printed
+/// after it until the kernel has read what came before.
+fn send_in_order(shown: Shown) {
     flush();
     with(|pipes| {
-        frame::write(&mut pipes.out, parts)?;
+        frame::write(&mut pipes.out, &Report::Shown(shown))?;
         pipes.acknowledged.read_exact(&mut [0])
     });
 }
@@ -58,35 +59,30 @@ impl Sink for KernelSink {
     }
 
     fn clear(&mut self, wait: bool) {
-        send_in_order(&["clear", if wait { "wait" } else { "" }]);
+        send_in_order(Shown::Clear { wait });
     }
 }
 
 /// Sends a bundle: as the cell's result while its last value shows itself, else as a display.
 pub(crate) fn show(bundle: &Bundle, id: Option<&str>, update: bool) {
     let result = id.is_none() && SHOWING_RESULT.swap(false, Ordering::Relaxed);
-    let kind = match (result, update) {
-        (true, _) => "result",
-        (_, true) => "update",
-        _ => "display",
-    };
-    let mut parts = vec![kind, if id.is_some() { "id" } else { "" }, id.unwrap_or_default()];
-    for (mime, data) in bundle {
-        parts.extend([mime.as_str(), data.as_str()]);
-    }
-    send_in_order(&parts);
+    send_in_order(match (id, update) {
+        _ if result => Shown::Result(bundle.clone()),
+        (Some(id), true) => Shown::Update(bundle.clone(), id.into()),
+        (id, _) => Shown::Display(bundle.clone(), id.map(String::from)),
+    });
 }
 
 /// From here to [`result_ends`], the first bundle shown or printed is the cell's result.
 pub(crate) fn result_begins() {
     SHOWING_RESULT.store(true, Ordering::Relaxed);
-    send_in_order(&["showing"]);
+    send_in_order(Shown::ResultBegins);
 }
 
 /// The cell's last value has shown itself.
 pub(crate) fn result_ends() {
     SHOWING_RESULT.store(false, Ordering::Relaxed);
-    send_in_order(&["shown"]);
+    send_in_order(Shown::ResultEnds);
 }
 
 /// The number of the pipe to the kernel.

@@ -9,11 +9,8 @@ pub use {ndarray, onelens, plotters, rayon, serde, serde_json};
 pub mod batch;
 mod battery;
 pub mod channel;
-pub mod frame;
 pub mod future;
 mod overflow;
-#[allow(missing_docs, reason = "fields are named after what the command line's help explains")]
-pub mod request;
 pub mod rt;
 pub mod serve;
 pub mod shared;

@@ -1,7 +1,9 @@
 //! Telling endless recursion from other invalid accesses: a fault in the guard page below a thread's stack is
 //! reported to the kernel before the process dies of it.
 
-use crate::{channel, frame};
+use crate::channel;
+use onelens_wire::frame;
+use onelens_wire::session::Report;
 use std::ffi::c_int;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ static FRAME: OnceLock<Vec<u8>> = OnceLock::new();
 #[allow(unsafe_code)]
 pub(crate) fn install() {
     CHANNEL.store(channel::descriptor(), Ordering::Relaxed);
-    FRAME.get_or_init(|| frame::encode(&["overflow"]));
+    FRAME.get_or_init(|| frame::encode(&Report::Overflow));
     // SAFETY: the handler calls only what a signal handler may call; a zeroed `sigaction` is a valid one.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -5,6 +5,7 @@ pub use crate::stage::{Failure, stage};
 pub use crate::store::{fits, put, take, take_exact};
 
 use crate::channel;
+use onelens_wire::session::Report;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -34,7 +35,7 @@ pub(crate) fn take_lost() -> bool {
 /// A variable is not of the type that the cell takes it for, so nothing of the cell has run.
 #[inline(never)]
 pub fn unfit(name: &str) {
-    channel::send(&["unfit", name]);
+    channel::send(&Report::Unfit(name.into()));
 }
 
 /// The cell's last value is computed and shows itself next.

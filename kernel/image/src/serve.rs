@@ -4,7 +4,9 @@
 //! the copy, which has every variable as it was. A cell that ends lets the copy be killed.
 
 use crate::stage::{Cell, CellThread, install_panic_hook};
-use crate::{channel, frame, overflow, rt, store};
+use crate::{channel, overflow, rt, store};
+use onelens_wire::frame;
+use onelens_wire::session::{Cause, Ended, Order, Report};
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
 use std::os::fd::{FromRawFd, RawFd};
@@ -29,14 +31,14 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
     let wake = block_wake_signal();
     let mut spare = Spare::open();
     let Ok(mut thread) = CellThread::start() else {
-        channel::send(&["fatal", "the worker cannot start a thread"]);
+        channel::send(&Report::Fatal("the worker cannot start a thread".into()));
         return;
     };
-    channel::send(&["ready", &std::process::id().to_string()]);
-    while let Ok(command) = frame::read(&mut commands) {
+    channel::send(&ready());
+    while let Ok(order) = frame::read(&mut commands) {
         streams.restore();
-        match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["run", path, visible] => match run(&thread, path, visible == "global", &wake, &mut spare) {
+        match order {
+            Order::Run { library, global } => match run(&thread, &library, global, &wake, &mut spare) {
                 Ran::Here => report_end(),
                 Ran::Woken => {
                     if let Some(notices) = &mut notices {
@@ -49,17 +51,16 @@ pub unsafe extern "C" fn onelens_serve(commands: c_int, out: c_int, acknowledged
                         Err(_) => return,
                     };
                     channel::forget_acknowledgements();
-                    channel::send(&["ready", &std::process::id().to_string()]);
+                    channel::send(&ready());
                     report_end();
                 }
             },
-            ["forget", name] => store::forget(name),
-            ["leave"] => {
+            Order::Forget(name) => store::forget(&name),
+            Order::Leave => {
                 store::forget_all();
                 channel::flush();
-                channel::send(&["left"]);
+                channel::send(&Report::Left);
             }
-            _ => {}
         }
     }
 }
@@ -74,15 +75,14 @@ unsafe fn file(fd: RawFd) -> File {
     }
 }
 
+fn ready() -> Report {
+    Report::Ready { worker: std::process::id().cast_signed() }
+}
+
 /// Tells the kernel that the cell is over, and which variables there are.
 fn report_end() {
     onelens::session::clear_interrupt();
-    let variables = store::variables();
-    let mut parts = vec!["done"];
-    for (name, ty) in &variables {
-        parts.extend([name.as_str(), ty]);
-    }
-    channel::send(&parts);
+    channel::send(&Report::Done { variables: store::variables() });
 }
 
 /// Standard output and standard error, in case a cell closes them.
@@ -145,7 +145,7 @@ fn run(
         return Ran::Woken;
     }
     // Without a copy the cell runs all the same; the kernel then says what a crash cost.
-    channel::send(&["forked", &copy.max(0).to_string()]);
+    channel::send(&Report::Forked { copy: copy.max(0) });
     prefer_as_victim(true);
     // A variable may hold every descriptor there is; a cell that closes them must still be loaded.
     drop(spare.take());
@@ -153,11 +153,11 @@ fn run(
     *spare = Spare::open();
     match loaded {
         Ok(cell) => thread.run(cell),
-        Err(error) => channel::send(&["failed", "load", &error, "0", "", "0", "0"]),
+        Err(why) => channel::send(&Report::Failed { cause: Cause::NotLoaded(why), line: 0 }),
     }
     prefer_as_victim(false);
     if rt::take_lost() && copy > 0 {
-        channel::send(&["lost"]);
+        channel::send(&Report::Lost);
         // SAFETY: ends this process without running anything of the user's.
         unsafe { libc::_exit(0) };
     }
@@ -186,7 +186,7 @@ fn stay_to_tell(notices: &mut File) {
     while unsafe { libc::waitpid(child, &mut status, 0) } == -1
         && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
     {}
-    let _ = frame::write_end(notices, child, status);
+    let _ = frame::write(notices, &Ended::new(child, status));
     // SAFETY: ends this process without running anything of the user's.
     unsafe { libc::_exit(0) }
 }

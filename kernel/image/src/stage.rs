@@ -1,6 +1,7 @@
 //! Stages: a cell runs as a row of them, each ending with a `let`. What one defined is kept when the next fails.
 
 use crate::{channel, overflow, rt};
+use onelens_wire::session::{Cause, Place, Report};
 use std::any::{Any, type_name};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, Location, PanicHookInfo, catch_unwind};
@@ -9,13 +10,6 @@ use std::sync::{Mutex, PoisonError};
 
 /// What ended a stage before its end.
 pub struct Failure(Cause);
-
-enum Cause {
-    /// `?`, with the text of the error.
-    Error(String),
-    /// An interrupt, while the stage waited.
-    Interrupted,
-}
 
 impl Failure {
     pub(crate) fn interrupted() -> Self {
@@ -41,16 +35,13 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(variables)) => Some(variables),
         Ok(Err(Failure(cause))) => {
-            match cause {
-                Cause::Error(text) => failed("error", &text, None),
-                Cause::Interrupted => failed("interrupted", "", None),
-            }
+            failed(cause);
             None
         }
         Err(payload) => {
             // A value that could not be shown (`onelens::session::fail`).
             match payload.downcast::<onelens::Error>() {
-                Ok(error) => failed("error", &error.to_string(), None),
+                Ok(error) => end_with_error(&error.to_string()),
                 Err(payload) => panicked(payload),
             }
             None
@@ -61,53 +52,39 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
 #[inline(never)]
 fn may_start(names: &str, types: &'static str) -> bool {
     if onelens::session::interrupted() {
-        failed("interrupted", "", None);
+        failed(Cause::Interrupted);
         return false;
     }
     if types.contains("{{") {
-        channel::send(&["unnameable", names, types]);
+        let names = names.split(',').map(String::from).collect();
+        channel::send(&Report::Unnameable { names, types: types.into() });
         return false;
     }
     true
 }
 
-/// Where the last panic was.
-struct Place {
-    message: String,
-    file: String,
-    line: u32,
-    column: u32,
-}
-
-static LAST_PANIC: Mutex<Option<Place>> = Mutex::new(None);
+/// What the last panic said, and where it was.
+static LAST_PANIC: Mutex<Option<(String, Place)>> = Mutex::new(None);
 
 #[inline(never)]
 fn panicked(payload: Box<dyn Any + Send>) {
     let message = text_of(&*payload);
-    let place = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
-    failed("panic", &message, place.filter(|place| place.message == message));
+    let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let place = last.filter(|(said, _)| *said == message).map(|(_, place)| place);
+    failed(Cause::Panic { message, place });
     // A payload whose own drop panics must not end the process.
     std::mem::forget(payload);
 }
 
 /// Tells the kernel that the cell cannot go on, outside of any stage.
 pub(crate) fn end_with_error(message: &str) {
-    failed("error", message, None);
+    failed(Cause::Error(message.into()));
 }
 
-fn failed(kind: &str, message: &str, place: Option<Place>) {
+fn failed(cause: Cause) {
     channel::flush();
     channel::result_ends();
-    let (file, line, column) = place.map_or((String::new(), 0, 0), |p| (p.file, p.line, p.column));
-    channel::send(&[
-        "failed",
-        kind,
-        message,
-        &rt::line().to_string(),
-        &file,
-        &line.to_string(),
-        &column.to_string(),
-    ]);
+    channel::send(&Report::Failed { cause, line: rt::line() });
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> String {
@@ -122,26 +99,25 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
 
 fn remember(info: &PanicHookInfo) {
     let message = text_of(info.payload());
-    let (file, line, column) = match info.location() {
-        Some(at) => (Location::file(at).to_string(), at.line(), at.column()),
-        None => (String::new(), 0, 0),
+    let place = match info.location() {
+        Some(at) => Place { file: Location::file(at).to_string(), line: at.line(), column: at.column() },
+        None => Place { file: String::new(), line: 0, column: 0 },
     };
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
     // A panic in the cell itself is reported when the stage ends; one in a thread of the user's would be silent.
     if !name.starts_with("cell") {
-        eprintln!("thread '{name}' panicked at {file}:{line}:{column}:\n{message}");
+        eprintln!("thread '{name}' panicked at {place}:\n{message}");
         return;
     }
-    let place = Place { message, file, line, column };
-    let before = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).replace(place);
+    let before = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).replace((message, place));
     tell_caught(before);
 }
 
 /// A panic of the cell that no stage has reported was caught by the cell: Rust tells of it all the same.
-fn tell_caught(panic: Option<Place>) {
-    if let Some(Place { message, file, line, column }) = panic {
-        eprintln!("a panic was caught, at {file}:{line}:{column}:\n{message}");
+fn tell_caught(panic: Option<(String, Place)>) {
+    if let Some((message, place)) = panic {
+        eprintln!("a panic was caught, at {place}:\n{message}");
     }
 }
 

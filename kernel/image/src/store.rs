@@ -1,6 +1,7 @@
 //! Variables between cells: a value behind its name and the name of its type.
 
 use crate::{channel, stage};
+use onelens_wire::session::Report;
 use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -100,7 +101,7 @@ fn mismatch(name: &str, wanted: &str) -> ! {
     );
     stage::end_with_error(&text);
     // The sleeping copy goes on, with all variables.
-    channel::send(&["lost"]);
+    channel::send(&Report::Lost);
     #[allow(unsafe_code)]
     // SAFETY: ends this process without running anything of the user's.
     unsafe {
@@ -126,6 +127,6 @@ fn discard(old: Option<Slot>) {
 }
 
 /// Names and types of all variables.
-pub fn variables() -> Vec<(String, &'static str)> {
-    STORE.0.borrow().iter().map(|(name, slot)| (name.clone(), slot.ty)).collect()
+pub fn variables() -> Vec<(String, String)> {
+    STORE.0.borrow().iter().map(|(name, slot)| (name.clone(), slot.ty.into())).collect()
 }

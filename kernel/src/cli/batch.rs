@@ -11,11 +11,7 @@ use crate::base::failure::Failure;
 use crate::engine;
 use crate::image::Image;
 
-#[path = "../../library/image/src/request.rs"]
-#[allow(missing_docs, unreachable_pub, reason = "written for both sides")]
-mod request;
-
-pub(crate) use request::{Network, Request, Tokens, Work};
+pub(crate) use onelens_wire::request::{Network, Request, Tokens, Work};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done

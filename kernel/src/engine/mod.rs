@@ -15,7 +15,7 @@
 //! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
 //! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
 //! | `scene` | the same, for completion |
-//! | `process`, `frame`, `streams` | talking to the worker |
+//! | `process`, `streams` | talking to the worker, in the words of the crate `onelens-wire` |
 //! | `worker`, `interrupt`, `input` | supervising it, stopping it, answering what it asks |
 //!
 //! The worker's side is the crate `onelens-image`.
@@ -25,9 +25,6 @@ mod dependencies;
 mod diagnostics;
 mod draft;
 mod files;
-#[path = "../../library/image/src/frame.rs"]
-#[allow(dead_code, unreachable_pub, reason = "written for both ends of the pipes")]
-mod frame;
 mod generate;
 mod input;
 mod interrupt;

@@ -1,6 +1,5 @@
 //! The kernel's end of the pipes to a session's processes.
 
-use super::frame;
 use super::input::StandardInput;
 use super::interrupt::signal_group;
 use super::shell::is_over;
@@ -8,6 +7,8 @@ use super::streams::Utf8;
 use super::worker::Fds;
 use crate::base::os::system;
 use crate::image::Image;
+use onelens_wire::frame;
+use onelens_wire::session::{Ended, Order, Report};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -28,10 +29,10 @@ const MOST_HELD: usize = 16 << 10;
 
 /// What happened next.
 pub(super) enum Event {
-    /// A frame from the worker; everything printed before it has been handed over.
-    Frame(Vec<String>),
+    /// What the worker tells; everything printed before it has been handed over.
+    Report(Report),
     /// A process of the session ended.
-    Ended { pid: i32, how: String },
+    Ended(Ended),
     /// The worker waits for a line on its standard input.
     Reads,
     /// Neither a worker nor a copy of it is left, of which there is nobody to tell how they ended.
@@ -128,8 +129,8 @@ impl Process {
     }
 
     /// Tells the worker something. If it is gone, [`next`](Self::next) says so.
-    pub(super) fn send(&mut self, parts: &[&str]) {
-        let _ = frame::write(&mut self.commands, parts);
+    pub(super) fn send(&mut self, order: &Order) {
+        let _ = frame::write(&mut self.commands, order);
     }
 
     /// Lets the worker go on after a frame that stands in the order of what is printed.
@@ -145,14 +146,13 @@ impl Process {
     /// Waits for the next event, and hands over what is printed meanwhile. Watches whether `worker` reads.
     pub(super) fn next(&mut self, worker: i32, on_text: &mut dyn FnMut(Printed)) -> Event {
         loop {
-            if let Some(parts) = frame::decode(&mut self.frames) {
+            if let Some(report) = report(&mut self.frames) {
                 self.drain(on_text);
-                return Event::Frame(parts);
+                return Event::Report(report);
             }
-            if let Some(parts) = frame::decode(&mut self.notice_bytes) {
+            if let Some(ended) = frame::decode(&mut self.notice_bytes) {
                 self.drain(on_text);
-                let pid = parts.get(1).and_then(|pid| pid.parse().ok()).unwrap_or_default();
-                return Event::Ended { pid, how: parts.get(2).cloned().unwrap_or_default() };
+                return ended.map_or_else(|e| Event::Report(unreadable(&e)), Event::Ended);
             }
             let adopts = system().adopts_orphans();
             let limit = if (self.input.is_open() && worker > 0) || !adopts { LOOK_EVERY } else { -1 };
@@ -197,13 +197,13 @@ impl Process {
         }
     }
 
-    /// What has come meanwhile, without waiting: hands over what was printed, and returns a frame if there is one.
-    pub(super) fn poll(&mut self, on_text: &mut dyn FnMut(Printed)) -> Option<Vec<String>> {
+    /// What has come meanwhile, without waiting: hands over what was printed, and returns a report if there is one.
+    pub(super) fn poll(&mut self, on_text: &mut dyn FnMut(Printed)) -> Option<Report> {
         if available(&self.channel) > 0 {
             append(&mut self.channel, &mut self.frames);
         }
         self.drain(on_text);
-        frame::decode(&mut self.frames)
+        report(&mut self.frames)
     }
 
     /// Waits for a millisecond, or until there is something else to read than what is printed.
@@ -269,6 +269,18 @@ impl Process {
     fn read_stderr(&mut self, most: usize, on_text: &mut dyn FnMut(Printed)) -> usize {
         read_text(&mut self.stderr, &mut self.stderr_text, most, &mut |text| on_text(Printed::Stderr(text)))
     }
+}
+
+/// The first report that is all there.
+fn report(bytes: &mut Vec<u8>) -> Option<Report> {
+    frame::decode(bytes).map(|report| report.unwrap_or_else(|e| unreadable(&e)))
+}
+
+/// Of a library that another program was built with.
+fn unreadable(e: &std::io::Error) -> Report {
+    Report::Fatal(format!(
+        "the program does not understand the library for cells: {e}\nhelp: build `onelens` anew, from the sources that ONELENS_SOURCE names if it is set"
+    ))
 }
 
 struct Ready {

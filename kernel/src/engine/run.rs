@@ -7,7 +7,8 @@ use super::library::Libraries;
 use super::process::{Event, Printed};
 use super::session::{Ready, Session};
 use crate::cells::Input;
-use crate::cells::{Bundle, CellError, Output};
+use crate::cells::{CellError, Output};
+use onelens_wire::session::{Cause, End, Ended, Order, Report, Shown};
 
 /// How long the values of a session may take to go.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Session {
         if self.variables.is_empty() {
             return;
         }
-        self.process.send(&["leave"]);
+        self.process.send(&Order::Leave);
         let worker = self.control.worker();
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let patience = std::thread::spawn(move || {
@@ -62,16 +63,12 @@ impl Session {
                 Printed::Stderr(text) => on_output(Output::Stderr(text)),
             });
             match event {
-                Event::Frame(parts) if parts[0] == "left" => break,
+                Event::Report(Report::Left) => break,
                 // A value may show something when it goes.
-                Event::Frame(parts) => {
-                    let stands_in_order = ["result", "display", "update", "clear", "showing", "shown"];
-                    if stands_in_order.contains(&parts[0].as_str()) {
-                        self.process.acknowledge();
-                    }
-                }
-                Event::Ended { pid, .. } if pid == worker => break,
-                Event::Ended { .. } | Event::Reads => {}
+                Event::Report(Report::Shown(_)) => self.process.acknowledge(),
+                Event::Report(_) => {}
+                Event::Ended(ended) if ended.process == worker => break,
+                Event::Ended(_) | Event::Reads => {}
                 Event::Gone | Event::Deserted => break,
             }
         }
@@ -87,12 +84,13 @@ impl Session {
             Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
         });
         let why = match event {
-            Event::Frame(parts) if parts[0] == "ready" => {
-                self.control.set_worker(number(&parts, 1));
+            Event::Report(Report::Ready { worker }) => {
+                self.control.set_worker(worker);
                 return Ok(());
             }
-            Event::Frame(parts) => parts.get(1).cloned().unwrap_or_default(),
-            Event::Ended { how, .. } => how,
+            Event::Report(Report::Fatal(why)) => why,
+            Event::Report(other) => format!("its first word is {other:?}"),
+            Event::Ended(Ended { end, .. }) => end.to_string(),
             Event::Gone | Event::Deserted | Event::Reads => "it ended".into(),
         };
         Err(format!(
@@ -103,9 +101,9 @@ impl Session {
     }
 
     pub(super) fn run(&mut self, ready: &Ready, on_output: &mut dyn FnMut(Output)) -> Ran {
-        let visible = if ready.homes.is_empty() { "" } else { "global" };
         self.process.input.begin(|| self.scope.items.words_led_to(&ready.text.code));
-        self.process.send(&["run", &ready.library.to_string_lossy(), visible]);
+        let library = ready.library.to_string_lossy().into_owned();
+        self.process.send(&Order::Run { library, global: !ready.homes.is_empty() });
         let mut course = Course::default();
         loop {
             let blocks = &mut self.blocks;
@@ -115,19 +113,19 @@ impl Session {
                 Printed::Stderr(text) => on_output(Output::Stderr(text)),
             });
             let over = match event {
-                Event::Frame(parts) => self.frame(&parts, ready, &mut course, on_output),
-                Event::Ended { pid, how } if pid == self.control.worker() => {
-                    self.worker_ended(&how, &mut course)
+                Event::Report(report) => self.report(report, ready, &mut course, on_output),
+                Event::Ended(Ended { process, end }) if process == self.control.worker() => {
+                    self.worker_ended(end, &mut course)
                 }
-                Event::Ended { pid, how } if course.copy > 0 && pid == course.copy => {
+                Event::Ended(Ended { process, end }) if course.copy > 0 && process == course.copy => {
                     course.copy_ended = true;
                     // Once it was woken, the cell's end is to come from it.
                     if course.woken {
-                        self.start_over(&how, &mut course);
+                        self.start_over(&end.to_string(), &mut course);
                     }
                     course.woken
                 }
-                Event::Ended { .. } => false,
+                Event::Ended(_) => false,
                 Event::Reads => {
                     // What the cell asks its user stands before the answer.
                     self.blocks.finish_line(on_output);
@@ -172,15 +170,18 @@ impl Session {
         let mut quiet = true;
         loop {
             let blocks = &mut self.blocks;
-            let frame = self.process.poll(&mut |text| {
+            let report = self.process.poll(&mut |text| {
                 quiet = false;
                 match text {
                     Printed::Stdout(text) => blocks.push(&text, on_output),
                     Printed::Stderr(text) => on_output(Output::Stderr(text)),
                 }
             });
-            let Some(parts) = frame else { break };
-            self.put_out(&parts, on_output);
+            match report {
+                Some(Report::Shown(shown)) => self.put_out(shown, on_output),
+                Some(_) => {}
+                None => break,
+            }
         }
         // A block waits for others of its output, which would have come by now.
         if quiet {
@@ -188,68 +189,66 @@ impl Session {
         }
     }
 
-    /// An output in the order of what is printed, which its sender waits to be read; false for frames of other kinds.
-    fn put_out(&mut self, parts: &[String], on_output: &mut dyn FnMut(Output)) -> bool {
-        match parts[0].as_str() {
-            kind @ ("result" | "display" | "update") => {
-                self.blocks.finish_line(on_output);
-                on_output(shown(kind, parts));
-            }
-            "showing" => self.blocks.result_begins(on_output),
-            "shown" => self.blocks.result_ends(on_output),
-            "clear" => {
-                self.blocks.finish_line(on_output);
-                on_output(Output::Clear { wait: parts[1] == "wait" });
-            }
-            _ => return false,
+    /// An output in the order of what is printed, which its sender waits to be read.
+    fn put_out(&mut self, shown: Shown, on_output: &mut dyn FnMut(Output)) {
+        match shown {
+            Shown::ResultBegins => self.blocks.result_begins(on_output),
+            Shown::ResultEnds => self.blocks.result_ends(on_output),
+            Shown::Result(bundle) => self.after_text(Output::Result(bundle), on_output),
+            Shown::Display(bundle, id) => self.after_text(Output::Display { bundle, id }, on_output),
+            Shown::Update(bundle, id) => self.after_text(Output::Update { bundle, id }, on_output),
+            Shown::Clear { wait } => self.after_text(Output::Clear { wait }, on_output),
         }
         self.process.acknowledge();
-        true
+    }
+
+    fn after_text(&mut self, output: Output, on_output: &mut dyn FnMut(Output)) {
+        self.blocks.finish_line(on_output);
+        on_output(output);
     }
 
     /// Whether the cell is over.
-    fn frame(
+    fn report(
         &mut self,
-        parts: &[String],
+        report: Report,
         ready: &Ready,
         course: &mut Course,
         on_output: &mut dyn FnMut(Output),
     ) -> bool {
-        if self.put_out(parts, on_output) {
-            return false;
-        }
-        match parts[0].as_str() {
-            "ready" => self.control.set_worker(number(parts, 1)),
-            "forked" => course.copy = number(parts, 1),
-            "overflow" => course.overflow = true,
-            "failed" => {
-                course.not_loaded = parts.get(1).is_some_and(|kind| kind == "load");
-                course.error = Some(failure(parts, ready, &self.libraries));
+        match report {
+            Report::Shown(shown) => self.put_out(shown, on_output),
+            Report::Ready { worker } => self.control.set_worker(worker),
+            Report::Forked { copy } => course.copy = copy,
+            Report::Overflow => course.overflow = true,
+            Report::Failed { cause, line } => {
+                course.not_loaded = matches!(cause, Cause::NotLoaded(_));
+                course.error = Some(failure(cause, line as usize, ready, &self.libraries));
             }
-            "unnameable" => course.error = Some(unnameable(parts, ready)),
-            "lost" => course.lost = true,
-            "unfit" => course.unfit = parts.get(1).cloned(),
-            "fatal" => course.error = Some(CellError::plain("WorkerDied", &parts[1])),
-            "done" => {
-                self.set_variables(&parts[1..], ready, course.error.is_some());
+            Report::Unnameable { names, types } => course.error = Some(unnameable(&names, &types, ready)),
+            Report::Lost => course.lost = true,
+            Report::Unfit(name) => course.unfit = Some(name),
+            Report::Fatal(why) => course.error = Some(CellError::plain("WorkerDied", &why)),
+            Report::Done { variables } => {
+                self.set_variables(variables, ready, course.error.is_some());
                 return true;
             }
-            _ => {}
+            // It is asked to leave when no cell runs.
+            Report::Left => {}
         }
         false
     }
 
-    fn worker_ended(&mut self, how: &str, course: &mut Course) -> bool {
+    fn worker_ended(&mut self, end: End, course: &mut Course) -> bool {
         self.process.forget_partial_frame();
         if course.copy == 0 || course.copy_ended || course.woken {
-            self.start_over(how, course);
+            self.start_over(&end.to_string(), course);
             return true;
         }
         if !(course.lost && course.error.is_some()) {
             course.error = Some(match (course.refused, self.control.has_killed()) {
                 (true, _) => no_input(),
                 (false, true) => interrupted(true),
-                (false, false) => died(if course.overflow { "overflow" } else { how }),
+                (false, false) => died(end, course.overflow),
             });
         }
         course.woken = true;
@@ -288,20 +287,6 @@ impl Session {
     }
 }
 
-fn number(parts: &[String], i: usize) -> i32 {
-    parts.get(i).and_then(|n| n.parse().ok()).unwrap_or_default()
-}
-
-fn shown(kind: &str, parts: &[String]) -> Output {
-    let bundle: Bundle = parts[3..].chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-    let id = (parts[1] == "id").then(|| parts[2].clone());
-    match (kind, id) {
-        ("result", _) => Output::Result(bundle),
-        ("update", Some(id)) => Output::Update { bundle, id },
-        (_, id) => Output::Display { bundle, id },
-    }
-}
-
 fn interrupted(killed: bool) -> CellError {
     let text = match killed {
         true => "the cell was stopped; all variables are as before it",
@@ -315,55 +300,54 @@ fn no_input() -> CellError {
     CellError::plain("StdinNotImplemented", text)
 }
 
-fn died(how: &str) -> CellError {
-    // Systems number some signals differently.
-    let signal = how.strip_prefix("signal ").and_then(|number| number.parse::<i32>().ok());
-    let cause = match (signal, how) {
-        (Some(libc::SIGABRT), _) => "it aborted",
-        (Some(libc::SIGKILL), _) => "it was killed, perhaps because the machine had no memory left",
-        (Some(libc::SIGBUS), _) => "bus error",
-        (Some(libc::SIGSEGV), _) => "segmentation fault",
-        (_, "overflow") => "stack overflow: recursion that is endless, or too deep for the 64 MiB of a cell",
-        (_, other) => other,
+fn died(end: End, overflow: bool) -> CellError {
+    let cause = match end {
+        _ if overflow => {
+            "stack overflow: recursion that is endless, or too deep for the 64 MiB of a cell".into()
+        }
+        // Systems number some signals differently.
+        End::Signal(libc::SIGABRT) => "it aborted".into(),
+        End::Signal(libc::SIGKILL) => "it was killed, perhaps because the machine had no memory left".into(),
+        End::Signal(libc::SIGBUS) => "bus error".into(),
+        End::Signal(libc::SIGSEGV) => "segmentation fault".into(),
+        End::Signal(_) | End::Exit(_) => end.to_string(),
     };
-    let what = match cause.strip_prefix("exit ") {
-        Some(code) => format!("the cell ended its process with exit code {code}"),
-        None => format!("the cell's process died ({cause})"),
+    let what = match end {
+        End::Exit(code) if !overflow => format!("the cell ended its process with exit code {code}"),
+        End::Exit(_) | End::Signal(_) => format!("the cell's process died ({cause})"),
     };
     let help = "all variables are as before this cell; threads that earlier cells had started are gone";
     CellError::plain("WorkerDied", &format!("{what}\nhelp: {help}"))
 }
 
-/// By `?`, by a panic, by an interrupt, or because the cell could not be loaded.
-fn failure(parts: &[String], ready: &Ready, libraries: &Libraries) -> CellError {
-    let field = |i: usize| parts.get(i).map_or("", String::as_str);
-    let position = |i: usize| field(i).parse::<usize>().unwrap_or_default();
-    let (message, running) = (field(2), position(3));
-    match field(1) {
-        "error" => CellError::plain("Error", message),
-        "interrupted" => interrupted(false),
-        "load" if message.contains("undefined symbol: ") => {
-            let symbol = message.rsplit("undefined symbol: ").next().unwrap_or_default();
-            let help = "a function of a C library needs `#[link(name = \"..\")]` before its `extern` block";
-            let text = format!("no library has the function {symbol} that this cell declares\nhelp: {help}");
-            CellError::plain("LoadError", &text)
-        }
-        "load" => {
-            let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
-            CellError::plain(
-                "LoadError",
-                &format!("the compiled cell cannot be loaded: {message}\nhelp: {help}"),
-            )
-        }
-        _ => {
-            let own = field(4) == cell_file(ready.text.cell);
-            let source = if own { Some(&ready.source) } else { libraries.source(field(4)) };
-            let at = source.and_then(|source| {
-                let byte = source.byte_at(position(5), position(6));
+/// Of a cell in which the statement at line `running` ran.
+fn failure(cause: Cause, running: usize, ready: &Ready, libraries: &Libraries) -> CellError {
+    match cause {
+        Cause::Error(text) => CellError::plain("Error", &text),
+        Cause::Interrupted => interrupted(false),
+        Cause::NotLoaded(why) => match why.rsplit_once("undefined symbol: ") {
+            Some((_, symbol)) => {
+                let help =
+                    "a function of a C library needs `#[link(name = \"..\")]` before its `extern` block";
+                let text =
+                    format!("no library has the function {symbol} that this cell declares\nhelp: {help}");
+                CellError::plain("LoadError", &text)
+            }
+            None => {
+                let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
+                let text = format!("the compiled cell cannot be loaded: {why}\nhelp: {help}");
+                CellError::plain("LoadError", &text)
+            }
+        },
+        Cause::Panic { message, place } => {
+            let at = place.as_ref().and_then(|place| {
+                let own = place.file == cell_file(ready.text.cell);
+                let source = if own { Some(&ready.source) } else { libraries.source(&place.file) }?;
+                let byte = source.byte_at(place.line as usize, place.column as usize);
                 source.origin(byte..byte + 2)
             });
-            let elsewhere = library_file(field(4));
-            diagnostics::panic(message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
+            let elsewhere = place.and_then(|place| library_file(&place.file));
+            diagnostics::panic(&message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
         }
     }
 }
@@ -375,11 +359,9 @@ fn library_file(file: &str) -> Option<String> {
     Some(parts[src - 1..].join("/"))
 }
 
-fn unnameable(parts: &[String], ready: &Ready) -> CellError {
-    let names: Vec<&str> = parts[1].split(',').collect();
-    let types = split_tuple(&parts[2]);
-    let culprit = types.iter().position(|ty| ty.contains("{{")).and_then(|i| names.get(i));
-    let name = culprit.copied().unwrap_or("a variable");
+fn unnameable(names: &[String], types: &str, ready: &Ready) -> CellError {
+    let culprit = split_tuple(types).iter().position(|ty| ty.contains("{{")).and_then(|i| names.get(i));
+    let name = culprit.map_or("a variable", String::as_str);
     let at = ready.text.whole();
     let mut error =
         diagnostics::refusal(&diagnostics::closure_sentence(name), &diagnostics::closure_help(name), &at);

@@ -22,6 +22,7 @@ use crate::cells::Ask;
 use crate::cells::commands::{self, Command, Format};
 use crate::image::Image;
 use crate::image::extension::{Extension, Trouble};
+use onelens_wire::session::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -576,7 +577,7 @@ impl Session {
     fn drop_variables(&mut self, dropped: &BTreeMap<String, String>, on_output: &mut dyn FnMut(Output)) {
         for (name, culprit) in dropped {
             let Some(variable) = self.variables.remove(name) else { continue };
-            self.process.send(&["forget", name]);
+            self.process.send(&Order::Forget(name.clone()));
             let ty = types::for_display(&variable.ty);
             on_output(Output::Stderr(format!(
                 "the variable `{name}` ({ty}) was dropped: this cell changes what `{culprit}` means\n"
@@ -612,13 +613,12 @@ impl Session {
     }
 
     /// Takes over the variables that the worker has after a cell.
-    pub(super) fn set_variables(&mut self, pairs: &[String], ready: &Ready, failed: bool) {
+    pub(super) fn set_variables(&mut self, there: Vec<(String, String)>, ready: &Ready, failed: bool) {
         let old = std::mem::take(&mut self.variables);
-        for pair in pairs.chunks_exact(2) {
-            let (name, ty) = (&pair[0], &pair[1]);
-            let old = old.get(name);
+        for (name, ty) in there {
+            let old = old.get(&name);
             let before = old.is_some_and(|variable| variable.mutable);
-            let bind = ready.binds.get(name);
+            let bind = ready.binds.get(&name);
             // After a failure one does not know which of two variables of that name it is.
             let mutable = match bind {
                 Some(bind) if failed => bind.mutable || before,
@@ -630,8 +630,8 @@ impl Session {
                 (None, Some(old)) => (old.annotation.clone(), old.way),
                 (None, None) => (None, 0),
             };
-            self.gone.remove(name);
-            self.variables.insert(name.clone(), Variable { ty: ty.clone(), mutable, annotation, way });
+            self.gone.remove(&name);
+            self.variables.insert(name, Variable { ty, mutable, annotation, way });
         }
         for name in old.keys().filter(|name| !self.variables.contains_key(*name)) {
             let mover = ready.moved.get(name).map_or(String::new(), |code| format!(", by `{code}`"));

@@ -4,8 +4,9 @@
 //! kernel when one ends, and ends them all when the kernel is gone. Where the system lets nobody adopt, it tells of
 //! the first worker's end, and each later one leaves its parent behind to tell of its own.
 
-use super::frame;
 use crate::base::os::system;
+use onelens_wire::frame;
+use onelens_wire::session::{Ended, Report};
 use signal_hook::SigId;
 use std::ffi::{CStr, CString, c_int};
 use std::fs::File;
@@ -111,7 +112,7 @@ fn work(std_library: &str, image: &str, fds: Fds) -> ! {
     };
     // SAFETY: the descriptor is this process's own.
     let mut channel = unsafe { File::from_raw_fd(fds.channel) };
-    let _ = frame::write(&mut channel, &["fatal", &error]);
+    let _ = frame::write(&mut channel, &Report::Fatal(error));
     std::process::exit(1)
 }
 
@@ -202,7 +203,7 @@ fn supervise(mut ends: UnixStream, folder: &Path, fds: Fds) -> ! {
             if pid <= 0 {
                 break;
             }
-            let _ = frame::write_end(&mut notices, pid, status);
+            let _ = frame::write(&mut notices, &Ended::new(pid, status));
         }
     }
 }

@@ -420,7 +420,7 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
         hash.add(value.as_bytes());
     }
     let mut files = Vec::new();
-    for folder in ["src", "kernel/image"] {
+    for folder in ["src", "kernel/image", "kernel/wire"] {
         collect(&source.join(folder), &mut files)?;
     }
     files.extend(

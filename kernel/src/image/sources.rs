@@ -49,10 +49,9 @@ fn unpacked(carried: &[(&str, &[u8])], cache: &Path, cargo: &Path) -> Result<Pat
             }
             "workspace.lock" => ("Cargo.lock".to_string(), *bytes),
             "image.toml" => ("kernel/image/Cargo.toml".to_string(), *bytes),
-            name => (
-                name.strip_prefix("image/").map_or(name.into(), |rest| format!("kernel/image/{rest}")),
-                *bytes,
-            ),
+            "wire.toml" => ("kernel/wire/Cargo.toml".to_string(), *bytes),
+            name if name.starts_with("src/") => (name.to_string(), *bytes),
+            name => (format!("kernel/{name}"), *bytes),
         };
         let path = unfinished.join(place);
         let parent = path.parent().unwrap_or(&unfinished);
@@ -83,7 +82,7 @@ fn workspace(bytes: &[u8]) -> Result<String, String> {
         manifest.remove(section);
     }
     if let Some(workspace) = manifest.get_mut("workspace").and_then(toml::Value::as_table_mut) {
-        workspace.insert("members".into(), vec!["kernel/image"].into());
+        workspace.insert("members".into(), vec!["kernel/image", "kernel/wire"].into());
         workspace.remove("default-members");
     }
     Ok(manifest.to_string())

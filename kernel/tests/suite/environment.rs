@@ -23,7 +23,7 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let scene = Scene { folder: tempfile::tempdir().unwrap() };
-        for folder in ["src", "kernel/image/src"] {
+        for folder in ["src", "kernel/image/src", "kernel/wire"] {
             fs::create_dir_all(scene.source().join(folder)).unwrap();
         }
         fs::create_dir(scene.path("tmp")).unwrap();
