@@ -48,25 +48,3 @@ impl SymmetricEigen {
         Ok(SymmetricEigen { values, vectors })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ndarray::array;
-
-    #[test]
-    fn the_parts_multiply_to_the_matrix_and_the_vectors_are_orthonormal() {
-        let s = array![[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]];
-        let SymmetricEigen { values, vectors } = SymmetricEigen::new(s.view()).unwrap();
-        assert!(values.windows(2).into_iter().all(|w| w[0] <= w[1]));
-        assert!(((&vectors * &values).dot(&vectors.t()) - &s).iter().all(|e| e.abs() < 1e-14));
-        assert!((vectors.t().dot(&vectors) - Array2::<f64>::eye(3)).iter().all(|e| e.abs() < 1e-14));
-    }
-
-    #[test]
-    fn what_is_not_square_or_not_finite_is_an_error() {
-        assert_eq!(SymmetricEigen::new(Array2::zeros((2, 3)).view()).unwrap_err().kind(), ErrorKind::Shape);
-        let nan = SymmetricEigen::new(array![[f64::NAN]].view()).unwrap_err();
-        assert_eq!(nan.kind(), ErrorKind::Numeric);
-    }
-}

@@ -60,31 +60,3 @@ impl Cholesky {
         self.0.lower()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ndarray::array;
-
-    #[test]
-    fn solution_satisfies_the_system() {
-        let s = array![[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]];
-        let rhs = array![[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]];
-        let x = Cholesky::new(s.view()).unwrap().solve(rhs.view());
-        assert!((s.dot(&x) - rhs).iter().all(|e| e.abs() < 1e-14));
-    }
-
-    #[test]
-    fn singular_and_non_finite_matrices_are_errors() {
-        for s in [
-            array![[1.0, 1.0], [1.0, 1.0]],
-            array![[1.0, 0.0], [0.0, 0.0]],
-            array![[f64::NAN, 0.0], [0.0, 1.0]],
-        ] {
-            let e = Cholesky::new(s.view()).err().expect("singular");
-            assert_eq!(e.kind(), ErrorKind::Numeric);
-            assert!(e.to_string().contains("positive definite"), "{e}");
-        }
-        assert_eq!(Cholesky::new(Array2::zeros((2, 3)).view()).err().unwrap().kind(), ErrorKind::Shape);
-    }
-}

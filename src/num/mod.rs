@@ -9,8 +9,7 @@ mod lapack;
 mod outlier;
 mod probability;
 mod product;
-// Beside LAPACK it is there to be compared with.
-#[cfg(any(test, not(feature = "lapack")))]
+#[cfg(not(feature = "lapack"))]
 mod pure;
 mod random;
 mod rank;

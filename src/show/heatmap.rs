@@ -244,7 +244,7 @@ impl Cells {
         };
         let cut = self.ends.map_or(String::new(), |(lo, hi)| {
             let (below, above) = (self.values.iter().any(|v| *v < lo), self.values.iter().any(|v| *v > hi));
-            let (lo, hi) = (text::number(lo), text::number(hi));
+            let (lo, hi) = (text::limit(lo), text::limit(hi));
             match (below, above) {
                 (false, false) => String::new(),
                 (true, false) => format!("▾: below {lo}."),

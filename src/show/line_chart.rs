@@ -18,7 +18,7 @@ const MAX_POINTS: usize = 1200;
 /// Characters of a name.
 const NAME: usize = 28;
 /// A band over this part of the axis or more says no more than that: it is drawn as a line and not as an area.
-const WIDE: f64 = 0.8;
+const WIDE: f64 = 0.6;
 
 /// How a [`Series`] is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,7 +236,7 @@ impl LineChart {
         let why = reason(self.series.iter().flat_map(|s| &s.y).chain(x), self.y_log);
         let below = match self.y_lowest {
             Some(lowest) if self.series.iter().flat_map(|s| &s.y).any(|y| self.is_below(*y)) => {
-                format!("Arrows: values below {}.", text::number(lowest))
+                format!("Arrows: values below {}.", text::limit(lowest))
             }
             Some(_) | None => String::new(),
         };
@@ -377,7 +377,7 @@ impl<'a> Layout<'a> {
             chart.series.iter().map(|s| text::cut(&text::one_line(&s.name), NAME)).collect();
         let name_width = names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * LABEL_SIZE;
         let left = tick_width + 16.0;
-        let right = WIDTH - if name_width > 0.0 { name_width + 40.0 } else { 16.0 };
+        let right = WIDTH - if name_width > 0.0 { name_width + 44.0 } else { 16.0 };
 
         let (lo, hi) = range(x.iter().copied().filter(|v| is_drawable(*v))).unwrap_or((0.0, 1.0));
         let n_bars = chart.series.iter().filter(|s| s.style == Style::Bars).count();
@@ -642,20 +642,20 @@ impl<'a> Layout<'a> {
             }
             let c = self.colours[i];
             match series.style {
-                Style::Points => canvas.mark((u + 8.0, y), i, c),
-                Style::Bars => canvas.rect((u + 3.0, y - 5.0), (10.0, 10.0), c),
+                Style::Points => canvas.mark((u + 10.0, y), i, c),
+                Style::Bars => canvas.rect((u + 5.0, y - 5.0), (10.0, 10.0), c),
                 Style::Line | Style::Dashed => {
                     if self.dashed[i] {
-                        canvas.dashed(&[(u, y), (u + 16.0, y)], c, 2.0);
+                        canvas.dashed(&[(u, y), (u + 20.0, y)], c, 2.0);
                     } else {
-                        canvas.path(&[(u, y), (u + 16.0, y)], c, 2.0);
+                        canvas.path(&[(u, y), (u + 20.0, y)], c, 2.0);
                     }
                     if series.style == Style::Line && self.x.len() <= TEXT_ROWS {
-                        canvas.mark((u + 8.0, y), i, c);
+                        canvas.mark((u + 10.0, y), i, c);
                     }
                 }
             }
-            canvas.text((u + 22.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
+            canvas.text((u + 26.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
         }
     }
 }

@@ -322,21 +322,21 @@ impl Report {
         let first = &self.groups[0];
         let header = [
             "stream",
-            "to read (nats)",
-            "left out (nats)",
-            "left-out share",
+            "to read",
+            "left out",
+            "share",
             if self.groups[0].summary.n_networks == 1 || !first.summary.improvement.is_range {
                 "95 %"
             } else {
                 "range"
             },
             "as it is",
-            "with the last stream",
+            "with the last",
             "least squares",
             "one basis",
-            "p, rotated",
+            "p",
             "missing",
-            "block brings",
+            "brought",
             "counted",
         ];
         let rows = first.summary.layers.iter().enumerate().map(|(l, at)| {
@@ -367,9 +367,9 @@ impl Report {
             header: header.map(String::from).to_vec(),
             rows: rows.collect(),
             note: format!(
-                "To read: what the own lens reads beyond the mean prediction; left out: what a lens of the other streams reads of that; shares are of the \
-                 first, at the best temperature and as they are. p, rotated: how probable so good a lens is in random bases (200, or 19 of streams of more than 48 numbers; squared error; \
-                 Holm's correction). Missing and brought: shares of what was learned of the truth. Counted: whether the own lens clearly reads more than the mean prediction. Updates are {:.2} as long as streams on average; {} of their \
+                "To read: the nats that the own lens reads beyond the mean prediction; left out: those that a lens of the other streams reads; share: of \
+                 the first, at the best temperature, then as it is, with the last stream among the others, and in least squares. p: how probable so good a lens is in random bases (200, or 19 of streams of more than 48 numbers; squared error; \
+                 Holm's correction). Missing, and brought by the block: shares of what was learned of the truth. Counted: whether the own lens clearly reads more than the mean prediction. Updates are {:.2} as long as streams on average; {} of their \
                  variance is affine in the stream. Transfer costs {:.3} of the target's variance per layer of distance{}. Prediction depth: {:.2} streams; \
                  {:.2} with shuffled updates.",
                 mean(&|l| first.update_size[l]),

@@ -12,11 +12,19 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 /// Four significant digits, trailing zeros dropped; scientific, with two digits, below 0.001 and from a million on.
 pub(super) fn number(v: f64) -> String {
-    let text = digits(v, 4);
-    if text.contains('.') && !text.contains('e') {
-        text.trim_end_matches('0').trim_end_matches('.').into()
+    trimmed(digits(v, 4))
+}
+
+/// Two significant digits, for where something ends: written as a [`number`].
+pub(super) fn limit(v: f64) -> String {
+    trimmed(digits(v, 2))
+}
+
+fn trimmed(number: String) -> String {
+    if number.contains('.') && !number.contains('e') {
+        number.trim_end_matches('0').trim_end_matches('.').into()
     } else {
-        text
+        number
     }
 }
 

@@ -10,6 +10,7 @@ mod circuits;
 mod closed_form;
 mod display;
 mod dual;
+mod factorisations;
 mod families;
 mod features;
 mod golden;

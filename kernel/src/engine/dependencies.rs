@@ -66,6 +66,13 @@ impl Dependencies {
                 continue;
             };
             if is_held(line, &name, &value, unit)? {
+                if lacks_defaults(&value, unit) {
+                    say(&format!(
+                        "`{code_name}` is the {} that the library takes and gives, with the features {} and without its defaults; name others (`features = [..]`) for a copy of your own",
+                        unit.version,
+                        unit.features.join(", ")
+                    ));
+                }
                 continue;
             }
             if is_in_use(&code_name) {
@@ -185,6 +192,16 @@ fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<b
         ));
     }
     Ok(missing.is_empty())
+}
+
+/// Whether somebody who names no features gets others of what the library shows than from the registry.
+fn lacks_defaults(value: &toml::Value, unit: &Unit) -> bool {
+    let says = ["features", "default-features", "default_features"].iter().any(|key| value.get(key).is_some());
+    unit.from_registry
+        && SHOWN.contains(&unit.name.as_str())
+        && !says
+        && !unit.features.is_empty()
+        && !unit.features.iter().any(|feature| feature == "default")
 }
 
 /// As cargo does.

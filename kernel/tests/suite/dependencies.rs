@@ -548,3 +548,12 @@ fn clear_forgets_everything() {
     fails(&mut engine, "x", &["x"]);
     assert_eq!(value(&mut engine, "let x = 2;\nx"), "2");
 }
+
+#[test]
+fn a_crate_of_the_library_without_its_defaults_says_so_where_nobody_named_features() {
+    let mut engine = session();
+    let (_, said) = run(&mut engine, ":dep plotters\n:dep rayon\n:dep ndarray\n1").unwrap();
+    assert!(said.contains("`plotters` is the 0.3.") && said.contains("without its defaults"), "{said}");
+    assert!(said.contains("line_series") && said.contains("features = [..]"), "{said}");
+    assert!(!said.contains("rayon") && !said.contains("ndarray"), "{said}");
+}

@@ -133,8 +133,9 @@ pub struct Ended {
     pub end: End,
 }
 
+#[cfg(unix)]
 impl Ended {
-    /// From the status that the process's parent has from the system.
+    /// Reads the status that the process's parent has from the system.
     pub fn new(process: i32, status: i32) -> Ended {
         let end = match libc::WIFSIGNALED(status) {
             true => End::Signal(libc::WTERMSIG(status)),
