@@ -68,7 +68,10 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
     search.extend(env::var_os("JUPYTER_PATH").iter().flat_map(env::split_paths));
     let search = env::join_paths(search).unwrap_or_else(|_| OsString::new());
 
-    trust(&lab, &folder);
+    if let Err(why) = trust(&lab, &folder) {
+        // They open all the same, with a picture in place of each figure.
+        screen.line(&format!("the notebooks are not trusted, so that figures are pictures until they are run: {why}"));
+    }
 
     screen.line(&format!("starting {} in {} (stop it with Ctrl-C, twice)", lab.display(), folder.display()));
     let mut command = Command::new(&lab);
@@ -86,17 +89,21 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
 /// Has Jupyter trust the notebooks that came with the sources of this program, as it trusts what the user has run: who
 /// built the program has run more of them than their outputs. Of all others Jupyter shows outputs without styles and
 /// scripts until they are run.
-fn trust(lab: &Path, folder: &Path) {
+fn trust(lab: &Path, folder: &Path) -> Result<(), String> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../notebooks").canonicalize();
-    let Ok(folder) = folder.canonicalize() else { return };
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
     if !shipped.is_ok_and(|shipped| shipped == folder) {
-        return;
+        return Ok(());
     }
     let notebooks = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let notebooks: Vec<PathBuf> =
         notebooks.filter(|path| path.extension().is_some_and(|ending| ending == "ipynb")).collect();
-    // Where it fails, the notebooks open all the same, with a picture in place of each figure.
-    let _ = Command::new(lab.with_file_name("jupyter-trust")).args(&notebooks).output();
+    let program = lab.with_file_name("jupyter-trust");
+    let output = Command::new(&program).args(&notebooks).output();
+    let output = output.map_err(|e| format!("{} does not start: {e}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().last().unwrap_or("it failed");
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {last}", program.display())) }
 }
 
 /// JupyterLab on the search path, else in the private environment, if that is as it should be now.

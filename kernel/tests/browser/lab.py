@@ -23,6 +23,8 @@ from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 ONELENS, SHOTS, CHROMIUM = sys.argv[1:4]
 LONG = 120_000  # milliseconds; for the first cell, which may wait for the library
+# A notebook that comes with the program, with its outputs.
+SHIPPED = "01_one_lens.ipynb"
 CELLS = [
     "use onelens::prelude::*;\nlet corpus = Corpus::rust_source()?;\ncorpus",
     "let mut model = Transformer::new(Config { d_vocab: corpus.d_vocab(), ..Default::default() })?;\n"
@@ -46,20 +48,18 @@ def free_port():
 
 
 class Lab:
-    """`onelens lab` on a folder with one notebook, in its private environment."""
+    """`onelens lab` on a folder of notebooks, in its private environment, with settings in another folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, notebooks):
         self.folder = pathlib.Path(folder)
-        notebooks = self.folder / "notebooks"
-        notebooks.mkdir()
-        (notebooks / "t.ipynb").write_text(json.dumps(notebook(CELLS)))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         # A JupyterLab of this machine must not be found: the private one is what is tried.
         path = os.pathsep.join(
             p for p in os.environ["PATH"].split(os.pathsep) if not os.access(os.path.join(p, "jupyter-lab"), os.X_OK)
         )
-        home = {name: str(self.folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+        own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+        home = {name: str(self.folder / name.lower()) for name in own}
         self.log = open(self.folder / "lab.log", "w+")
         options = ["--allow-root", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
         self.process = subprocess.Popen(
@@ -243,26 +243,51 @@ def tried(page, url):
     lab.shot("restarted")
 
 
+def stored_figures(page, url, name, trusted):
+    """What a notebook shows that was opened and not run: figures if it is trusted, else a picture of each."""
+    page.goto(f"{url}/lab/workspaces/{name}/tree/{SHIPPED}")
+    live, still = page.locator(".onelens > .ol-live"), page.locator(".onelens > .ol-still img")
+    seen, hidden = (live, still) if trusted else (still, live)
+    expect(seen.first).to_be_visible(timeout=LONG)
+    expect(hidden.first).to_be_hidden()
+    page.screenshot(path=os.path.join(SHOTS, f"{name}.png"))
+
+
 def main():
     shutil.rmtree(SHOTS, ignore_errors=True)
     os.makedirs(SHOTS)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        lab = Lab(folder)
-        try:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 1400})
-            page.set_default_timeout(20_000)
+    shipped = pathlib.Path(__file__).resolve().parents[3] / "notebooks"
+
+    def own(folder):
+        notebooks = pathlib.Path(folder) / "notebooks"
+        notebooks.mkdir()
+        (notebooks / "t.ipynb").write_text(json.dumps(notebook(CELLS)))
+        shutil.copy(shipped / SHIPPED, notebooks)
+        return notebooks
+
+    visits = [
+        (own, [tried, lambda page, url: stored_figures(page, url, "from_somewhere", trusted=False)]),
+        (lambda _: shipped, [lambda page, url: stored_figures(page, url, "shipped", trusted=True)]),
+    ]
+    for notebooks, steps in visits:
+        with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+            lab = Lab(folder, notebooks(folder))
             try:
-                tried(page, lab.url)
-            except BaseException:
-                page.screenshot(path=os.path.join(SHOTS, "failed.png"))
-                lab.log.seek(0)
-                print(lab.log.read()[-4000:], file=sys.stderr)
-                raise
-            finally:
+                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                for step in steps:
+                    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+                    page.set_default_timeout(20_000)
+                    try:
+                        step(page, lab.url)
+                    except BaseException:
+                        page.screenshot(path=os.path.join(SHOTS, "failed.png"))
+                        lab.log.seek(0)
+                        print(lab.log.read()[-4000:], file=sys.stderr)
+                        raise
+                    page.close()
                 browser.close()
-        finally:
-            lab.stop()
+            finally:
+                lab.stop()
     print(f"JupyterLab did as it should; screenshots are in {SHOTS}")
 
 
