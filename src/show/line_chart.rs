@@ -18,7 +18,7 @@ const MAX_POINTS: usize = 1200;
 /// Characters of a name.
 const NAME: usize = 28;
 /// A band over this part of the axis or more says no more than that: it is drawn as a line and not as an area.
-const WIDE: f64 = 0.6;
+const WIDE: f64 = 0.4;
 
 /// How a [`Series`] is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
