@@ -254,8 +254,9 @@ pub fn main() -> u8 {
         }
     };
     result.unwrap_or_else(|failure| {
-        eprintln!("error: {failure}");
-        failure.code()
+        let code = failure.code();
+        eprintln!("error: {}", failure.or_help("`onelens doctor` checks what is needed"));
+        code
     })
 }
 

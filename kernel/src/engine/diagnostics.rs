@@ -3,6 +3,7 @@
 use super::generate::Generated;
 use super::source::{Quote, Source, Text};
 use crate::base::ansi::{BLUE, BOLD, CYAN, RED, RESET, YELLOW};
+use crate::base::failure::with_help;
 use crate::cells::CellError;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -79,11 +80,10 @@ fn report(ename: &str, what: &str, helps: &[String], at: &Quote, label: &str) ->
     let mark = Mark { at: at.clone(), label: label.to_string(), primary: true };
     let mut text = format!("{RED}error{RESET}{BOLD}: {what}{RESET}\n");
     excerpt(&[mark], at.text.cell, &mut text);
-    let mut evalue = what.to_string();
     for help in helps {
         let _ = writeln!(text, "  {BLUE}={RESET} {CYAN}help{RESET}: {help}");
-        let _ = write!(evalue, "\nhelp: {help}");
     }
+    let evalue = with_help(what, helps.iter().map(String::as_str));
     CellError { ename: ename.into(), evalue, traceback: lines(&text) }
 }
 
@@ -141,7 +141,7 @@ pub(super) fn compile_error(
         }
         text.push('\n');
         first.get_or_insert_with(|| {
-            let evalue = helps.iter().fold(message.clone(), |text, help| format!("{text}\nhelp: {help}"));
+            let evalue = with_help(&message, helps.iter().map(String::as_str));
             (code.unwrap_or("CompileError").to_string(), evalue)
         });
     }
