@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use evcxr::{CommandContext, CompilationError, Error, EvalCallbacks, EvalContext, Theme};
 
+use crate::base::failure::Failure;
 use crate::base::lock;
 use crate::cells::CellRunner;
 use crate::cells::{Ask, CellError, Input, Output, Question};
@@ -54,16 +55,16 @@ pub struct Evcxr {
 
 impl Evcxr {
     /// Starts a session; takes some seconds.
-    pub fn start() -> Result<Self, String> {
-        let doctor = "help: run `onelens doctor`, or use the instant engine (`onelens install`)";
+    pub fn start() -> Result<Self, Failure> {
+        let doctor = "run `onelens doctor`, or use the instant engine (`onelens install`)";
         let program = std::env::current_exe()
-            .map_err(|e| format!("this program does not know its own path: {e}\n{doctor}"))?;
+            .map_err(|e| Failure::new(format!("this program does not know its own path: {e}"), doctor))?;
         let (context, outputs) = EvalContext::with_subprocess_command(std::process::Command::new(program))
-            .map_err(|e| format!("evcxr does not start: {e}\n{doctor}"))?;
+            .map_err(|e| Failure::new(format!("evcxr does not start: {e}"), doctor))?;
         let mut context = CommandContext::with_eval_context(context);
         context
             .execute(":load_config --quiet")
-            .map_err(|e| format!("evcxr's configuration: {e}\n{doctor}"))?;
+            .map_err(|e| Failure::new(format!("evcxr's configuration: {e}"), doctor))?;
         let process = context.process_handle();
         let (cells, queue) = mpsc::channel();
         let (sender, events) = mpsc::channel();
@@ -79,7 +80,7 @@ impl Evcxr {
     }
 
     fn gone(&self) -> CellError {
-        plain("WorkerDied", "evcxr's thread has ended\nhelp: restart the kernel")
+        failed("WorkerDied", &Failure::new("evcxr's thread has ended", "restart the kernel"))
     }
 }
 
@@ -114,10 +115,13 @@ impl CellRunner for Evcxr {
         let Ended { result, finished, variables } = *ended.ok_or_else(|| self.gone())?;
         self.variables = variables;
         match result {
-            Err(_) if self.killed.load(Ordering::SeqCst) => Err(plain(
-                "KeyboardInterrupt",
-                "the cell was stopped, and evcxr's process with all variables\nhelp: run the cells again that define variables",
-            )),
+            Err(_) if self.killed.load(Ordering::SeqCst) => {
+                let why = Failure::new(
+                    "the cell was stopped, and evcxr's process with all variables",
+                    "run the cells again that define variables",
+                );
+                Err(failed("KeyboardInterrupt", &why))
+            }
             Err(error) => Err(error),
             Ok(_) if !finished => Err(early_end(&said)),
             Ok(bundle) => {
@@ -241,10 +245,10 @@ fn cell_error(error: Error, code: &str) -> CellError {
             "TypeRedefined",
             &format!("a type was redefined, and the variables of it are gone: {}", names.join(", ")),
         ),
-        Error::SubprocessTerminated(how) => plain(
-            "WorkerDied",
-            &format!("{}\nhelp: all variables are gone; run the cells again that define them", how.trim()),
-        ),
+        Error::SubprocessTerminated(how) => {
+            let help = "all variables are gone; run the cells again that define them";
+            failed("WorkerDied", &Failure::new(how.trim(), help))
+        }
         Error::Message(text) => plain("Error", &text),
     }
 }
@@ -289,6 +293,10 @@ fn without_witness(drawn: &str) -> Vec<String> {
         }
     }
     lines
+}
+
+fn failed(ename: &str, failure: &Failure) -> CellError {
+    plain(ename, &failure.to_string())
 }
 
 fn plain(ename: &str, text: &str) -> CellError {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::base::failure::Failure;
 use crate::base::os::system;
 
 /// How to get a linker, on the systems that most people have.
@@ -29,40 +30,46 @@ pub fn cargo(program: &Path) -> Command {
 }
 
 /// What made cargo fail in `folder`, if what it said tells that nothing is wrong with the code.
-pub fn explain(said: &str, folder: &Path) -> Option<String> {
+pub fn explain(said: &str, folder: &Path) -> Option<Failure> {
     let folder = folder.display();
     let named =
         |text: &str| said.lines().find(|line| line.contains(text)).unwrap_or_default().trim().to_string();
     let not_found = said.contains("linker `") && said.contains("` not found");
     if not_found {
-        return Some(format!("Rust finds no linker: {}\nhelp: {LINKER_HELP}", named("` not found")));
+        let what = format!("Rust finds no linker: {}", named("` not found"));
+        return Some(Failure::new(what, LINKER_HELP));
     }
     let temporary = std::env::temp_dir();
     if said.contains("No space left on device") || said.contains("Disk quota exceeded") {
-        return Some(format!(
-            "no space is left in {folder} or in {}\nhelp: free some, or set ONELENS_CACHE and TMPDIR to folders with half a gigabyte of it",
-            temporary.display()
+        return Some(Failure::new(
+            format!("no space is left in {folder} or in {}", temporary.display()),
+            "free some, or set ONELENS_CACHE and TMPDIR to folders with half a gigabyte of it",
         ));
     }
     if said.contains("could not execute process") && said.contains("Permission denied") {
-        return Some(format!(
-            "programs that lie in {folder} may not be run\nhelp: if it is mounted `noexec`, set ONELENS_CACHE to a folder that is not"
+        return Some(Failure::new(
+            format!("programs that lie in {folder} may not be run"),
+            "if it is mounted `noexec`, set ONELENS_CACHE to a folder that is not",
         ));
     }
     if said.contains("Read-only file system") || said.contains("Permission denied") {
-        return Some(format!(
-            "cannot write to {folder}: {}\nhelp: set ONELENS_CACHE to a folder you can write to",
-            if said.contains("Read-only") { "it is read-only" } else { "permission denied" }
+        let why = if said.contains("Read-only") { "it is read-only" } else { "permission denied" };
+        return Some(Failure::new(
+            format!("cannot write to {folder}: {why}"),
+            "set ONELENS_CACHE to a folder you can write to",
         ));
     }
     let offline = ["Could not resolve host", "Couldn't connect to server", "failed to download", "--offline"];
     offline.iter().any(|sign| said.contains(sign)).then(|| {
-        "crates that are needed are not on this machine, and cargo cannot fetch them\nhelp: connect to the network once; what was fetched stays in cargo's folder".into()
+        Failure::new(
+            "crates that are needed are not on this machine, and cargo cannot fetch them",
+            "connect to the network once; what was fetched stays in cargo's folder",
+        )
     })
 }
 
 /// A failure to read or write, with the remedy if there is a known one.
-pub fn file_error(verb: &str, path: &Path, error: &io::Error) -> String {
+pub fn file_error(verb: &str, path: &Path, error: &io::Error) -> Failure {
     let what = format!("cannot {verb} {}: {error}", path.display());
     let help = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -71,9 +78,14 @@ pub fn file_error(verb: &str, path: &Path, error: &io::Error) -> String {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "set ONELENS_CACHE to a folder you can write to"
         }
-        _ => return what,
+        _ => return Failure::of(what),
     };
-    format!("{what}\nhelp: {help}")
+    Failure::new(what, help)
+}
+
+/// Cargo could not be run.
+pub fn no_cargo(error: &io::Error) -> Failure {
+    Failure::new(format!("cargo does not start: {error}"), "install Rust from https://rustup.rs")
 }
 
 /// Whether code that lies in this folder may be run: false on a file system that is mounted `noexec`.
@@ -89,9 +101,10 @@ pub fn user() -> u32 {
 }
 
 /// `n` random bytes from the operating system, as hexadecimal digits.
-pub fn random_hex(n: usize) -> Result<String, String> {
+pub fn random_hex(n: usize) -> Result<String, Failure> {
     let mut bytes = vec![0u8; n];
-    getrandom::fill(&mut bytes).map_err(|e| format!("the operating system gave no random bytes: {e}"))?;
+    let failed = |e| Failure::of(format!("the operating system gave no random bytes: {e}"));
+    getrandom::fill(&mut bytes).map_err(failed)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -118,14 +131,14 @@ fn unforeseen(folder: &Path, begin: &str) -> io::Result<PathBuf> {
 /// Makes a folder that nobody else can write to, in a place where everybody can; an older one is taken if it is so too.
 ///
 /// What lies there is loaded as code, so a folder that another user has prepared is refused.
-pub fn private_folder(folder: &Path) -> Result<(), String> {
+pub fn private_folder(folder: &Path) -> Result<(), Failure> {
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => {
-            return Err(format!(
-                "{}\nhelp: set HOME or ONELENS_CACHE to a folder you can write to",
-                file_error("create", folder, &e).lines().next().unwrap_or_default()
+            return Err(Failure::new(
+                file_error("create", folder, &e).what(),
+                "set HOME or ONELENS_CACHE to a folder you can write to",
             ));
         }
     }
@@ -133,9 +146,12 @@ pub fn private_folder(folder: &Path) -> Result<(), String> {
     if about.is_dir() && about.uid() == user() && about.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(format!(
-        "{} is not a folder that only you can write to, and code is loaded from it\nhelp: set HOME or ONELENS_CACHE to a folder of your own",
-        folder.display()
+    Err(Failure::new(
+        format!(
+            "{} is not a folder that only you can write to, and code is loaded from it",
+            folder.display()
+        ),
+        "set HOME or ONELENS_CACHE to a folder of your own",
     ))
 }
 
@@ -184,8 +200,8 @@ mod tests {
                 "network",
             ),
         ] {
-            let sentence = explain(said, folder).unwrap();
-            assert!(sentence.contains(words) && sentence.contains("\nhelp: "), "{sentence}");
+            let failure = explain(said, folder).unwrap();
+            assert!(failure.to_string().contains(words) && failure.help().is_some(), "{failure}");
         }
         assert_eq!(explain("error[E0425]: cannot find value `x` in this scope", folder), None);
     }

@@ -35,14 +35,6 @@ impl Failure {
         Failure { what: what.into(), help: None, code: ENVIRONMENT }
     }
 
-    /// From a text that may already hold its own `help:` line.
-    pub fn from_text(text: &str) -> Failure {
-        match text.split_once("\nhelp: ") {
-            Some((what, help)) => Failure::new(what, help),
-            None => Failure::of(text),
-        }
-    }
-
     /// The same with this remedy, if there is none yet.
     pub fn or_help(self, help: &str) -> Failure {
         Failure { help: self.help.or_else(|| Some(help.into())), ..self }

@@ -1,6 +1,7 @@
 //! Lines that begin with a colon or an exclamation mark: the commands of Rust notebooks.
 
 use super::Bundle;
+use crate::base::failure::Failure;
 use std::collections::BTreeMap;
 
 /// One command line.
@@ -101,34 +102,40 @@ const SETTINGS: [&str; 10] = [
 ];
 
 /// What to say about `:type` of what is no variable.
-pub(crate) fn no_variable<'n>(name: &str, there: impl Iterator<Item = &'n String>) -> String {
+pub(crate) fn no_variable<'n>(name: &str, there: impl Iterator<Item = &'n String>) -> Failure {
     let there: Vec<&str> = there.map(String::as_str).collect();
     let there = if there.is_empty() { "there are none yet".into() } else { there.join(", ") };
-    format!("`:type {name}`: there is no variable of that name\nhelp: the variables: {there}")
+    Failure::new(
+        format!("`:type {name}`: there is no variable of that name"),
+        format!("the variables: {there}"),
+    )
 }
 
 /// What rustc has to say about one of its errors.
-pub(crate) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result<String, String> {
+pub(crate) fn explanation(code: Option<&str>, rustc: &std::path::Path) -> Result<String, Failure> {
     let Some(code) = code else {
-        return Err(
-            "no cell has failed yet with an error that has a code\nhelp: `:explain E0382` explains that one"
-                .into(),
-        );
+        return Err(Failure::new(
+            "no cell has failed yet with an error that has a code",
+            "`:explain E0382` explains that one",
+        ));
     };
     let asked = std::process::Command::new(rustc).args(["--explain", code]).output();
-    let text =
-        asked.map_err(|e| format!("{} does not start: {e}\nhelp: restart the kernel", rustc.display()))?;
+    let text = asked.map_err(|e| {
+        Failure::new(format!("{} does not start: {e}", rustc.display()), "restart the kernel")
+    })?;
     if !text.status.success() {
-        return Err(format!(
-            "rustc knows no error `{code}`\nhelp: a code is an E and four digits, as in `:explain E0382`"
+        return Err(Failure::new(
+            format!("rustc knows no error `{code}`"),
+            "a code is an E and four digits, as in `:explain E0382`",
         ));
     }
     Ok(String::from_utf8_lossy(&text.stdout).trim().to_string())
 }
 
-pub(crate) fn other_toolchain(asked: &str) -> String {
-    format!(
-        "`:toolchain {asked}`: a session stays with the compiler that its library was built with\nhelp: set RUSTUP_TOOLCHAIN={asked} for the kernel, as in its kernel.json, and restart it"
+pub(crate) fn other_toolchain(asked: &str) -> Failure {
+    Failure::new(
+        format!("`:toolchain {asked}`: a session stays with the compiler that its library was built with"),
+        format!("set RUSTUP_TOOLCHAIN={asked} for the kernel, as in its kernel.json, and restart it"),
     )
 }
 
@@ -141,7 +148,7 @@ pub(crate) struct Format {
 }
 
 /// The format that `:fmt` or `:efmt` asks for; none is the one of the beginning.
-pub(crate) fn format(command: &str, asked: &str) -> Result<Option<Format>, String> {
+pub(crate) fn format(command: &str, asked: &str) -> Result<Option<Format>, Failure> {
     if asked.is_empty() {
         return Ok(None);
     }
@@ -150,8 +157,9 @@ pub(crate) fn format(command: &str, asked: &str) -> Result<Option<Format>, Strin
     // A width or a precision may be written as numbers, not as names.
     let plain = |how: &&str| how.chars().all(|c| c.is_ascii_digit() || "<^>+-#.?xXobeEp ".contains(c));
     let Some(how) = how.filter(plain) else {
-        return Err(format!(
-            "`{command} {asked}` is not how one value can be shown\nhelp: write it as for `println!`, such as `{command} {{:#?}}`"
+        return Err(Failure::new(
+            format!("`{command} {asked}` is not how one value can be shown"),
+            format!("write it as for `println!`, such as `{command} {{:#?}}`"),
         ));
     };
     let of = match how.chars().last() {
@@ -169,23 +177,26 @@ pub(crate) fn format(command: &str, asked: &str) -> Result<Option<Format>, Strin
 }
 
 /// `NAME=value`.
-pub(crate) fn setting_of_environment(setting: &str) -> Result<(String, String), String> {
+pub(crate) fn setting_of_environment(setting: &str) -> Result<(String, String), Failure> {
     let parts = setting.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
     match parts {
         Some((name, value)) if !name.is_empty() && !setting.contains('\0') => Ok((name.into(), value.into())),
-        _ => Err(format!("`:env {setting}` sets nothing\nhelp: write `:env NAME=value`")),
+        _ => Err(Failure::new(format!("`:env {setting}` sets nothing"), "write `:env NAME=value`")),
     }
 }
 
 /// What to say about a command that there is not.
-pub(crate) fn unknown(name: &str) -> String {
+pub(crate) fn unknown(name: &str) -> Failure {
     let near = names().into_iter().map(|(known, _)| known).max_by(|a, b| {
         let [a, b] = [a, b].map(|known| strsim::jaro_winkler(known, name));
         a.total_cmp(&b)
     });
     let near = near.filter(|known| strsim::jaro_winkler(known, name) > 0.8);
     let meant = near.map_or(String::new(), |known| format!("did you mean `{known}`? "));
-    format!("`{name}` is not a command of this kernel\nhelp: {meant}`:help` lists the commands")
+    Failure::new(
+        format!("`{name}` is not a command of this kernel"),
+        format!("{meant}`:help` lists the commands"),
+    )
 }
 
 pub(crate) const HELP: &str = "\
@@ -235,12 +246,13 @@ pub(crate) fn variables(types: &BTreeMap<String, String>) -> Bundle {
 }
 
 /// The level that `:opt` asks for; without one, stock notebooks mean 2.
-pub(crate) fn opt_level(asked: &str) -> Result<String, String> {
+pub(crate) fn opt_level(asked: &str) -> Result<String, Failure> {
     match asked {
         "" => Ok("2".into()),
         "0" | "1" | "2" | "3" | "s" | "z" => Ok(asked.into()),
-        _ => Err(format!(
-            "`:opt {asked}` is not a level of optimisation\nhelp: `:opt 0`, `:opt 1`, `:opt 2` or `:opt 3`"
+        _ => Err(Failure::new(
+            format!("`:opt {asked}` is not a level of optimisation"),
+            "`:opt 0`, `:opt 1`, `:opt 2` or `:opt 3`",
         )),
     }
 }
@@ -263,7 +275,7 @@ mod tests {
         }
         assert_eq!(of(""), Ok(None));
         for asked in ["json", "{x}", "{:?} {:?}", "{:width$}", "{", "{:?}\"); f("] {
-            assert!(of(asked).unwrap_err().contains("help: "), "{asked}");
+            assert!(of(asked).unwrap_err().help().is_some(), "{asked}");
         }
     }
 
@@ -275,8 +287,8 @@ mod tests {
 
     #[test]
     fn a_mistyped_command_gets_the_nearest_name() {
-        assert!(unknown(":var").contains("did you mean `:vars`?"));
-        assert!(!unknown(":nonsense").contains("did you mean"), "{}", unknown(":nonsense"));
+        assert!(unknown(":var").to_string().contains("did you mean `:vars`?"));
+        assert!(!unknown(":nonsense").to_string().contains("did you mean"), "{}", unknown(":nonsense"));
     }
 
     #[test]

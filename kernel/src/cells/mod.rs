@@ -17,6 +17,7 @@ mod scene;
 use std::collections::BTreeMap;
 
 use crate::base::ansi::{BOLD, RED, RESET};
+use crate::base::failure::Failure;
 
 pub(crate) use aliases::with_aliases;
 pub(crate) use completeness::whole;
@@ -45,7 +46,7 @@ pub trait CellRunner: Send {
 }
 
 /// Makes a session; may take a minute the first time and then says so through its argument, one line per call.
-pub type Start = Box<dyn Fn(&mut dyn FnMut(&str)) -> Result<Box<dyn CellRunner>, String> + Send + Sync>;
+pub type Start = Box<dyn Fn(&mut dyn FnMut(&str)) -> Result<Box<dyn CellRunner>, Failure> + Send + Sync>;
 
 /// The same content in one or more MIME types: `(mime, data)`.
 pub type Bundle = Vec<(String, String)>;
@@ -100,6 +101,11 @@ impl CellError {
             *first = format!("{RED}{ename}{RESET}{BOLD}: {first}{RESET}");
         }
         CellError { ename: ename.into(), evalue: text.into(), traceback }
+    }
+
+    /// The same of a sentence with its remedy.
+    pub(crate) fn failed(ename: &str, failure: &Failure) -> CellError {
+        CellError::plain(ename, &failure.to_string())
     }
 }
 

@@ -449,9 +449,9 @@ fn compare(
 
 /// Has the library do it, building that first where it is not there; the exit code.
 pub(crate) fn run(request: &Request) -> Result<u8, Failure> {
-    let image = Image::ensure(&mut |line| eprintln!("{line}")).map_err(|e| Failure::from_text(&e))?;
-    let std_library = image.std_library().map_err(|e| Failure::from_text(&e))?;
-    let text = serde_json::to_string(request).map_err(|e| Failure::from_text(&e.to_string()))?;
-    let code = engine::batch(&std_library, &image.library(), &text).map_err(|e| Failure::from_text(&e))?;
+    let image = Image::ensure(&mut |line| eprintln!("{line}"))?;
+    let std_library = image.std_library()?;
+    let text = serde_json::to_string(request).map_err(|e| Failure::of(e.to_string()))?;
+    let code = engine::batch(&std_library, &image.library(), &text)?;
     Ok(u8::try_from(code).unwrap_or(1))
 }

@@ -55,6 +55,7 @@ pub fn doctor() -> Result<u8, Failure> {
     Ok(u8::from(!sound))
 }
 
+/// The first line of what a program says of its version, or why there is none.
 fn version(program: &str) -> Result<String, String> {
     let output = Command::new(program).arg("--version").output().map_err(|e| e.to_string())?;
     let text = if output.status.success() { &output.stdout } else { &output.stderr };
@@ -107,8 +108,8 @@ fn link_in(folder: &Path) -> Finding {
         Ok(output) if output.status.success() => Good("links a program".into()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            if let Some((what, help)) = environment::explain(&said, folder).as_deref().and_then(split) {
-                return Missing(what.into(), help.into());
+            if let Some(why) = environment::explain(&said, folder) {
+                return missing(&why, help);
             }
             let line = said.lines().find(|line| line.starts_with("error")).unwrap_or("it fails").to_string();
             Missing(line, help.into())
@@ -123,11 +124,7 @@ fn link_in(folder: &Path) -> Finding {
 fn cache() -> Finding {
     let folder = match Image::make_folder() {
         Ok(folder) => folder,
-        Err(why) => {
-            let (what, help) =
-                split(&why).unwrap_or((&why, "set ONELENS_CACHE to a folder you can write to"));
-            return Missing(what.into(), help.into());
-        }
+        Err(why) => return missing(&why, "set ONELENS_CACHE to a folder you can write to"),
     };
     let tried = environment::new_file(&folder, ".doctor-", 0o600).and_then(|(path, mut file)| {
         let written = file.write_all(&[0; 4096]);
@@ -163,16 +160,13 @@ fn image() -> Finding {
             ),
             "the first `onelens run` or `onelens install` builds it, in a minute or two".into(),
         ),
-        (_, Err(why)) => {
-            let (what, help) = split(&why).unwrap_or((&why, "see the lines above"));
-            Missing(what.into(), help.into())
-        }
+        (_, Err(why)) => missing(&why, "see the lines above"),
     }
 }
 
-/// What happened, and what to do.
-fn split(text: &str) -> Option<(&str, &str)> {
-    text.split_once("\nhelp: ")
+/// What a failure says, with its own remedy or else this one.
+fn missing(failure: &Failure, help: &str) -> Finding {
+    Missing(failure.what().into(), failure.help().unwrap_or(help).into())
 }
 
 fn kernelspec() -> Finding {

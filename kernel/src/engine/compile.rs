@@ -3,6 +3,7 @@
 use super::interrupt::Control;
 use super::linker;
 use super::types::CRATE;
+use crate::base::failure::Failure;
 use crate::base::os;
 use crate::image::extension::Extension;
 use crate::image::{Crate, Image};
@@ -182,7 +183,7 @@ impl Compiler {
         number: usize,
         source: &str,
         items: Option<&Path>,
-    ) -> Result<Compiled, String> {
+    ) -> Result<Compiled, Failure> {
         let (path, file) = (self.folder.join(format!("cell{number}{DLL_SUFFIX}")), cell_file(number));
         std::fs::write(self.folder.join(&file), source).map_err(|e| cannot_write(&self.folder, &e))?;
         let with = |linker| {
@@ -267,11 +268,11 @@ impl Compiler {
         command
     }
 
-    fn run(&self, mut command: Command) -> Result<Option<(bool, Vec<Value>)>, String> {
+    fn run(&self, mut command: Command) -> Result<Option<(bool, Vec<Value>)>, Failure> {
         let child = command.spawn().map_err(|e| {
-            format!(
-                "the Rust compiler {} does not start: {e}\nhelp: restart the kernel, which finds the compiler anew",
-                self.image.rustc().display()
+            Failure::new(
+                format!("the Rust compiler {} does not start: {e}", self.image.rustc().display()),
+                "restart the kernel, which finds the compiler anew",
             )
         })?;
         self.control.compiling(Some(child.id()));
@@ -280,7 +281,7 @@ impl Compiler {
         if self.control.is_interrupted() {
             return Ok(None);
         }
-        let output = output.map_err(|e| format!("the Rust compiler cannot be read: {e}"))?;
+        let output = output.map_err(|e| Failure::of(format!("the Rust compiler cannot be read: {e}")))?;
         let text = String::from_utf8_lossy(&output.stderr);
         let mut messages: Vec<Value> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -332,9 +333,9 @@ fn messages(stderr: &str) -> Vec<Value> {
     stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-fn cannot_write(folder: &Path, error: &std::io::Error) -> String {
-    format!(
-        "cannot write to {}: {error}\nhelp: make room there, or set TMPDIR to another folder and restart the kernel",
-        folder.display()
+fn cannot_write(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        format!("cannot write to {}: {error}", folder.display()),
+        "make room there, or set TMPDIR to another folder and restart the kernel",
     )
 }

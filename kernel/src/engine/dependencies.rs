@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::interrupt::Control;
+use crate::base::failure::Failure;
 use crate::image::extension::{self, Extension, SHOWN, Trouble, Watcher};
 use crate::image::{Image, Unit};
 
@@ -52,9 +53,11 @@ impl Dependencies {
                     continue;
                 }
                 Some(there) => {
-                    return Err(Trouble::Failed(format!(
-                        "`:dep {line}`: this session has `{name} = {there}` already, and a crate cannot be replaced while values of it may live\nhelp: restart the kernel, and give one `:dep` for {name}"
-                    )));
+                    let what = format!(
+                        "`:dep {line}`: this session has `{name} = {there}` already, and a crate cannot be replaced while values of it may live"
+                    );
+                    let help = format!("restart the kernel, and give one `:dep` for {name}");
+                    return Err(Failure::new(what, help).into());
                 }
                 None => {}
             }
@@ -76,10 +79,12 @@ impl Dependencies {
                 continue;
             }
             if is_in_use(&code_name) {
-                return Err(Trouble::Failed(format!(
-                    "`:dep {line}`: earlier cells may use the {} {} that the kernel holds, and would mean another crate then\nhelp: restart the kernel, and give the `:dep` line first",
+                let what = format!(
+                    "`:dep {line}`: earlier cells may use the {} {} that the kernel holds, and would mean another crate then",
                     unit.package, unit.version
-                )));
+                );
+                let help = "restart the kernel, and give the `:dep` line first";
+                return Err(Failure::new(what, help).into());
             }
             if SHOWN.contains(&code_name.as_str()) {
                 say(&format!(
@@ -128,11 +133,12 @@ impl Dependencies {
 }
 
 /// `name`, `name = "1.2"` or `name = { .. }`; a path counts from the working folder.
-fn parse(line: &str) -> Result<(String, toml::Value), String> {
+fn parse(line: &str) -> Result<(String, toml::Value), Failure> {
     let text = if line.contains('=') { line.to_string() } else { format!("{} = \"*\"", line.trim()) };
     let wrong = |why: &str| {
-        format!(
-            "`:dep {line}`: {why}\nhelp: write `:dep name`, `:dep name = \"1.2\"` or `:dep name = {{ version = \"1.2\", features = [\"f\"] }}`"
+        Failure::new(
+            format!("`:dep {line}`: {why}"),
+            "write `:dep name`, `:dep name = \"1.2\"` or `:dep name = { version = \"1.2\", features = [\"f\"] }`",
         )
     };
     let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.message()))?;
@@ -146,9 +152,10 @@ fn parse(line: &str) -> Result<(String, toml::Value), String> {
     if let Some(path) = value.as_table_mut().and_then(|table| table.get_mut("path")) {
         let given = path.as_str().ok_or_else(|| wrong("a path is a text in quotes"))?;
         let whole = Path::new(given).canonicalize().map_err(|e| {
-            format!(
-                "`:dep {line}`: no folder {given}: {e}\nhelp: `path` counts from the notebook's folder, {}",
-                std::env::current_dir().unwrap_or_default().display()
+            let here = std::env::current_dir().unwrap_or_default();
+            Failure::new(
+                format!("`:dep {line}`: no folder {given}: {e}"),
+                format!("`path` counts from the notebook's folder, {}", here.display()),
             )
         })?;
         *path = whole.to_string_lossy().into_owned().into();
@@ -157,7 +164,7 @@ fn parse(line: &str) -> Result<(String, toml::Value), String> {
 }
 
 /// Whether the image has the crate as it is asked for; if not, the crate asked for stands beside it.
-fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<bool, String> {
+fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<bool, Failure> {
     let get = |key: &str| value.get(key).and_then(toml::Value::as_str);
     let version = value.as_str().or_else(|| get("version"));
     let elsewhere = ["path", "git", "registry"].iter().any(|key| value.get(key).is_some());
@@ -181,14 +188,16 @@ fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<b
         asked.into_iter().filter(|feature| !unit.features.iter().any(|has| has == feature)).collect();
     // With another serde, what a cell derives would be of no use to the library and to `serde_json`.
     if !missing.is_empty() && unit.package == "serde" {
-        return Err(format!(
-            "`:dep {line}`: the kernel holds {} {} without the feature {}\nhelp: its features there are: {}; a second copy with yours can stand beside it: `:dep my_{} = {{ package = \"{}\", .. }}`",
-            unit.package,
-            unit.version,
-            missing.join(", "),
-            unit.features.join(", "),
-            unit.name,
-            unit.package,
+        let Unit { name, package, version, features, .. } = unit;
+        return Err(Failure::new(
+            format!(
+                "`:dep {line}`: the kernel holds {package} {version} without the feature {}",
+                missing.join(", ")
+            ),
+            format!(
+                "its features there are: {}; a second copy with yours can stand beside it: `:dep my_{name} = {{ package = \"{package}\", .. }}`",
+                features.join(", ")
+            ),
         ));
     }
     Ok(missing.is_empty())
@@ -229,7 +238,7 @@ mod tests {
         assert_eq!(table["features"][0].as_str(), Some("f"));
         for wrong in ["x = 1", "x = { version = ", "x = { path = \"/no/such/folder\" }", "x y"] {
             let e = parse(wrong).unwrap_err();
-            assert!(e.contains(wrong) && e.contains("help:"), "{e}");
+            assert!(e.what().contains(wrong) && e.help().is_some(), "{e}");
         }
     }
 }

@@ -82,7 +82,7 @@ impl Draft {
             let generated = self.generate(*displays_itself, compiler);
             let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
             let compiled = compiler.compile(number, &generated.source.code, linked);
-            let errors = match compiled.map_err(|text| CellError::plain("CompileError", &text))? {
+            let errors = match compiled.map_err(|failure| CellError::failed("CompileError", &failure))? {
                 Compiled::Library { path, warnings } => {
                     let source = generated.source;
                     let warnings =

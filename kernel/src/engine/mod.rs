@@ -51,6 +51,7 @@ mod worker;
 pub use interrupt::Interrupter;
 pub use worker::{batch, worker_main};
 
+use crate::base::failure::Failure;
 use crate::cells::{Ask, CellError, CellRunner, Output, Scene};
 use crate::image::Image;
 use session::Session;
@@ -67,15 +68,15 @@ pub struct Engine {
 impl Engine {
     /// Starts a session whose worker is this very program: its `main` must call [`worker_main`] when the first
     /// argument is `worker`.
-    pub fn start(image: &Image) -> Result<Engine, String> {
+    pub fn start(image: &Image) -> Result<Engine, Failure> {
         let program = std::env::current_exe().map_err(|e| {
-            format!("this program does not know its own path: {e}\nhelp: start it by its full path")
+            Failure::new(format!("this program does not know its own path: {e}"), "start it by its full path")
         })?;
         Self::start_with(image, &program)
     }
 
     /// Starts a session whose worker is `program worker ..`.
-    pub fn start_with(image: &Image, program: &Path) -> Result<Engine, String> {
+    pub fn start_with(image: &Image, program: &Path) -> Result<Engine, Failure> {
         let folder = new_folder()?;
         let session = Session::start(image, program, folder)?;
         Ok(Engine { session, shown: BTreeMap::new() })
@@ -157,7 +158,7 @@ impl CellRunner for Engine {
 }
 
 /// A private folder for a session's files.
-fn new_folder() -> Result<PathBuf, String> {
+fn new_folder() -> Result<PathBuf, Failure> {
     use std::os::unix::fs::DirBuilderExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -174,9 +175,9 @@ fn new_folder() -> Result<PathBuf, String> {
             // Left behind by a process that had this number before.
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => {
-                return Err(format!(
-                    "cannot create a folder in {}: {e}\nhelp: set TMPDIR to a folder you can write to",
-                    base.display()
+                return Err(Failure::new(
+                    format!("cannot create a folder in {}: {e}", base.display()),
+                    "set TMPDIR to a folder you can write to",
                 ));
             }
         }

@@ -5,6 +5,7 @@ use super::interrupt::signal_group;
 use super::shell::is_over;
 use super::streams::Utf8;
 use super::worker::Fds;
+use crate::base::failure::Failure;
 use crate::base::os::system;
 use crate::image::Image;
 use onelens_wire::frame;
@@ -67,9 +68,9 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, String> {
+    pub(super) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, Failure> {
         let no_pipe = |e: std::io::Error| {
-            format!("no pipe to the worker: {e}\nhelp: close some programs and restart the kernel")
+            Failure::new(format!("no pipe to the worker: {e}"), "close some programs and restart the kernel")
         };
         let (commands_end, commands) = std::io::pipe().map_err(no_pipe)?;
         let (channel, channel_end) = std::io::pipe().map_err(no_pipe)?;
@@ -94,10 +95,11 @@ impl Process {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         inherit(&mut command, fds);
         let mut child = command.spawn().map_err(|e| {
-            format!("the worker {} does not start: {e}\nhelp: install the kernel again", program.display())
+            let what = format!("the worker {} does not start: {e}", program.display());
+            Failure::new(what, "install the kernel again")
         })?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err("no pipe to the worker".into());
+            return Err(Failure::of("no pipe to the worker"));
         };
         Ok(Process {
             child,
@@ -278,9 +280,11 @@ fn report(bytes: &mut Vec<u8>) -> Option<Report> {
 
 /// Of a library that another program was built with.
 fn unreadable(e: &std::io::Error) -> Report {
-    Report::Fatal(format!(
-        "the program does not understand the library for cells: {e}\nhelp: build `onelens` anew, from the sources that ONELENS_SOURCE names if it is set"
-    ))
+    let failure = Failure::new(
+        format!("the program does not understand the library for cells: {e}"),
+        "build `onelens` anew, from the sources that ONELENS_SOURCE names if it is set",
+    );
+    Report::Fatal(failure.to_string())
 }
 
 struct Ready {

@@ -6,6 +6,7 @@ use super::interrupt::signal;
 use super::library::Libraries;
 use super::process::{Event, Printed};
 use super::session::{Ready, Session};
+use crate::base::failure::Failure;
 use crate::cells::Input;
 use crate::cells::{CellError, Output};
 use onelens_wire::session::{Cause, End, Ended, Order, Report, Shown};
@@ -78,7 +79,7 @@ impl Session {
     }
 
     /// Waits for the worker's first word.
-    pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
+    pub(super) fn wait_until_ready(&mut self) -> Result<(), Failure> {
         let mut printed = String::new();
         let event = self.process.next(0, &mut |text| match text {
             Printed::Stdout(text) | Printed::Stderr(text) => printed.push_str(&text),
@@ -93,10 +94,10 @@ impl Session {
             Event::Ended(Ended { end, .. }) => end.to_string(),
             Event::Gone | Event::Deserted | Event::Reads => "it ended".into(),
         };
-        Err(format!(
-            "the worker does not start: {why} {}\nhelp: remove {} and restart the kernel, which builds the library anew",
-            printed.trim(),
-            crate::image::Image::folder().display()
+        let folder = crate::image::Image::folder();
+        Err(Failure::new(
+            format!("the worker does not start: {why} {}", printed.trim()),
+            format!("remove {} and restart the kernel, which builds the library anew", folder.display()),
         ))
     }
 
@@ -276,13 +277,14 @@ impl Session {
 
     /// Nothing could be saved: a new worker without variables.
     fn start_over(&mut self, how: &str, course: &mut Course) {
-        let text = format!(
-            "the process with the variables ended ({how}) and could not be restored\nhelp: the kernel has started a new one; run the cells again that define variables"
+        let failure = Failure::new(
+            format!("the process with the variables ended ({how}) and could not be restored"),
+            "the kernel has started a new one; run the cells again that define variables",
         );
-        course.error = Some(CellError::plain("WorkerDied", &text));
+        course.error = Some(CellError::failed("WorkerDied", &failure));
         course.not_loaded = true;
         if let Err(why) = self.restart() {
-            course.error = Some(CellError::plain("WorkerDied", &format!("{text}\n{why}")));
+            course.error = Some(CellError::plain("WorkerDied", &format!("{failure}\n{why}")));
         }
     }
 }
@@ -296,8 +298,11 @@ fn interrupted(killed: bool) -> CellError {
 }
 
 fn no_input() -> CellError {
-    let text = "the cell reads standard input, and there is nobody to ask here\nhelp: give the value by a `let`; JupyterLab, VS Code and jupyter console ask their users";
-    CellError::plain("StdinNotImplemented", text)
+    let failure = Failure::new(
+        "the cell reads standard input, and there is nobody to ask here",
+        "give the value by a `let`; JupyterLab, VS Code and jupyter console ask their users",
+    );
+    CellError::failed("StdinNotImplemented", &failure)
 }
 
 fn died(end: End, overflow: bool) -> CellError {
@@ -317,7 +322,7 @@ fn died(end: End, overflow: bool) -> CellError {
         End::Exit(_) | End::Signal(_) => format!("the cell's process died ({cause})"),
     };
     let help = "all variables are as before this cell; threads that earlier cells had started are gone";
-    CellError::plain("WorkerDied", &format!("{what}\nhelp: {help}"))
+    CellError::failed("WorkerDied", &Failure::new(what, help))
 }
 
 /// Of a cell in which the statement at line `running` ran.
@@ -329,14 +334,13 @@ fn failure(cause: Cause, running: usize, ready: &Ready, libraries: &Libraries) -
             Some((_, symbol)) => {
                 let help =
                     "a function of a C library needs `#[link(name = \"..\")]` before its `extern` block";
-                let text =
-                    format!("no library has the function {symbol} that this cell declares\nhelp: {help}");
-                CellError::plain("LoadError", &text)
+                let what = format!("no library has the function {symbol} that this cell declares");
+                CellError::failed("LoadError", &Failure::new(what, help))
             }
             None => {
                 let help = "set TMPDIR to a folder from which programs may be run, and restart the kernel";
-                let text = format!("the compiled cell cannot be loaded: {why}\nhelp: {help}");
-                CellError::plain("LoadError", &text)
+                let what = format!("the compiled cell cannot be loaded: {why}");
+                CellError::failed("LoadError", &Failure::new(what, help))
             }
         },
         Cause::Panic { message, place } => {

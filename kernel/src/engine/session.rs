@@ -18,6 +18,7 @@ use super::streams::Blocks;
 use super::types::{self, Paths};
 use super::uses::{Use, Uses};
 use super::{CellError, Output};
+use crate::base::failure::Failure;
 use crate::cells::Ask;
 use crate::cells::commands::{self, Command, Format};
 use crate::image::Image;
@@ -97,7 +98,7 @@ pub(super) struct Ready {
 }
 
 impl Session {
-    pub(super) fn start(image: &Image, program: &Path, folder: PathBuf) -> Result<Self, String> {
+    pub(super) fn start(image: &Image, program: &Path, folder: PathBuf) -> Result<Self, Failure> {
         let control = Arc::new(Control::default());
         let process = Process::start(image, program, &folder)?;
         let mut session = Session {
@@ -126,13 +127,13 @@ impl Session {
     }
 
     /// Starts a worker anew after everything of the old one was lost.
-    pub(super) fn restart(&mut self) -> Result<(), String> {
+    pub(super) fn restart(&mut self) -> Result<(), Failure> {
         self.variables.clear();
         self.homes.clear();
         self.libraries = Libraries::default();
         // The old supervisor removes the folder when it ends.
         self.process.end();
-        std::fs::create_dir_all(&self.folder).map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(&self.folder).map_err(|e| Failure::of(e.to_string()))?;
         self.process = Process::start(&self.image, &self.program, &self.folder)?;
         self.compiler.folder_is_new();
         self.wait_until_ready()
@@ -215,7 +216,7 @@ impl Session {
     /// Goes on with the library for the compiler that has taken the place of the one there was. If that is another
     /// version, nothing that the old one compiled can be kept.
     fn renew(&mut self, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-        let error = |text: String| CellError::plain("EnvironmentError", &text);
+        let error = |failure: Failure| CellError::failed("EnvironmentError", &failure);
         let mut say = |text: &str| on_output(Output::Stderr(format!("onelens: {text}\n")));
         say(&format!("the Rust compiler {} was replaced", self.image.rustc().display()));
         let image = Image::ensure(&mut say).map_err(error)?;
@@ -263,13 +264,13 @@ impl Session {
                 self.leave(on_output);
                 self.begin_anew();
                 self.extend(&extension);
-                self.restart().map_err(|text| CellError::plain("DependencyError", &text))
+                self.restart().map_err(|failure| CellError::failed("DependencyError", &failure))
             }
             Err(Trouble::Interrupted) => {
                 let text = "interrupted while crates were built; what is finished is not built again";
                 Err(CellError::plain("KeyboardInterrupt", text))
             }
-            Err(Trouble::Failed(text)) => Err(CellError::plain("DependencyError", &text)),
+            Err(Trouble::Failed(failure)) => Err(CellError::failed("DependencyError", &failure)),
         }
     }
 
@@ -295,7 +296,7 @@ impl Session {
     }
 
     fn command(&mut self, command: Command, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-        let error = |text: String| CellError::plain("CommandError", &text);
+        let error = |failure: Failure| CellError::failed("CommandError", &failure);
         let mut say = |text: String| on_output(Output::Result(vec![("text/plain".into(), text)]));
         match command {
             Command::Vars => {

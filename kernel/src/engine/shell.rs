@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::interrupt::Control;
 use super::{CellError, Output};
+use crate::base::failure::Failure;
 
 /// How long output is waited for after the shell has ended, because what it started may hold the pipes for good.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -15,7 +16,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs. An interrupt ends the shell and
 /// everything it has started.
 pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
-    let error = |text: String| CellError::plain("ShellError", &text);
+    let error = |failure: Failure| CellError::failed("ShellError", &failure);
     let mut child = Command::new("sh")
         .args(["-c", line])
         .stdin(Stdio::null())
@@ -24,7 +25,8 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
         .process_group(0)
         .spawn()
         .map_err(|e| {
-            error(format!("the shell does not start: {e}\nhelp: `!` needs a program called `sh`"))
+            let what = format!("the shell does not start: {e}");
+            error(Failure::new(what, "`!` needs a program called `sh`"))
         })?;
     control.compiling(Some(child.id()));
     let (sender, lines) = mpsc::channel();
@@ -63,8 +65,8 @@ pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Outpu
     }
     match status {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(error(format!("`{line}` ended with {status}"))),
-        Err(e) => Err(error(format!("`{line}` cannot be waited for: {e}"))),
+        Ok(status) => Err(error(Failure::of(format!("`{line}` ended with {status}")))),
+        Err(e) => Err(error(Failure::of(format!("`{line}` cannot be waited for: {e}")))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! kernel when one ends, and ends them all when the kernel is gone. Where the system lets nobody adopt, it tells of
 //! the first worker's end, and each later one leaves its parent behind to tell of its own.
 
+use crate::base::failure::Failure;
 use crate::base::os::system;
 use onelens_wire::frame;
 use onelens_wire::session::{Ended, Report};
@@ -53,7 +54,10 @@ pub fn worker_main() -> ! {
         _ => (&String::new(), &String::new(), &String::new(), None),
     };
     let Some(fds) = fds else {
-        eprintln!("`onelens worker` is started by the kernel only\nhelp: run `onelens --help`");
+        eprintln!(
+            "{}",
+            Failure::new("`onelens worker` is started by the kernel only", "run `onelens --help`")
+        );
         std::process::exit(2);
     };
     // SAFETY: these calls change only what this process, still with one thread, is to the system.
@@ -67,9 +71,8 @@ pub fn worker_main() -> ! {
     let (ends, watch) = match watch_for_ends() {
         Ok(watched) => watched,
         Err(e) => {
-            eprintln!(
-                "the ends of processes cannot be watched: {e}\nhelp: close some programs and restart the kernel"
-            );
+            let what = format!("the ends of processes cannot be watched: {e}");
+            eprintln!("{}", Failure::new(what, "close some programs and restart the kernel"));
             std::process::exit(1);
         }
     };
@@ -112,14 +115,14 @@ fn work(std_library: &str, image: &str, fds: Fds) -> ! {
     };
     // SAFETY: the descriptor is this process's own.
     let mut channel = unsafe { File::from_raw_fd(fds.channel) };
-    let _ = frame::write(&mut channel, &Report::Fatal(error));
+    let _ = frame::write(&mut channel, &Report::Fatal(error.to_string()));
     std::process::exit(1)
 }
 
 /// Loads the image into this process and has it do what a request asks for; the exit code.
 #[allow(unsafe_code)]
-pub fn batch(std_library: &Path, image: &Path, request: &str) -> Result<i32, String> {
-    let request = CString::new(request).map_err(|e| e.to_string())?;
+pub fn batch(std_library: &Path, image: &Path, request: &str) -> Result<i32, Failure> {
+    let request = CString::new(request).map_err(|e| Failure::of(e.to_string()))?;
     // SAFETY: the image's function has this type, and the string outlives the call.
     unsafe {
         open(&std_library.to_string_lossy())?;
@@ -135,22 +138,22 @@ pub fn batch(std_library: &Path, image: &Path, request: &str) -> Result<i32, Str
 
 // SAFETY: loading runs the initialisers of our own libraries.
 #[allow(unsafe_code)]
-unsafe fn open(library: &str) -> Result<*mut libc::c_void, String> {
-    let path = CString::new(library).map_err(|e| e.to_string())?;
+unsafe fn open(library: &str) -> Result<*mut libc::c_void, Failure> {
+    let path = CString::new(library).map_err(|e| Failure::of(e.to_string()))?;
     // SAFETY: as above.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if handle.is_null() { Err(load_error()) } else { Ok(handle) }
 }
 
 #[allow(unsafe_code)]
-fn load_error() -> String {
+fn load_error() -> Failure {
     // SAFETY: after a failure `dlerror` gives a terminated string, or null.
     unsafe {
         let error = libc::dlerror();
         if error.is_null() {
-            "unknown error".into()
+            Failure::of("unknown error")
         } else {
-            CStr::from_ptr(error).to_string_lossy().into_owned()
+            Failure::of(CStr::from_ptr(error).to_string_lossy())
         }
     }
 }

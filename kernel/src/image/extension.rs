@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::base::environment;
+use crate::base::failure::Failure;
 use crate::base::os;
 use crate::image::{Image, Name, Unit, cannot, name_and_version, units};
 
@@ -37,12 +38,12 @@ pub enum Trouble {
     /// It was interrupted.
     Interrupted,
     /// A sentence and a remedy.
-    Failed(String),
+    Failed(Failure),
 }
 
-impl From<String> for Trouble {
-    fn from(text: String) -> Self {
-        Trouble::Failed(text)
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Trouble::Failed(failure)
     }
 }
 
@@ -123,7 +124,7 @@ fn library_file(name: &str) -> String {
 }
 
 /// A number for all that an extension depends on.
-fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value>) -> Result<u64, String> {
+fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value>) -> Result<u64, Failure> {
     let mut hash = Name::default();
     hash.add(image.library().as_os_str().as_encoded_bytes());
     for one in below {
@@ -140,7 +141,7 @@ fn key(image: &Image, below: &[Extension], wanted: &BTreeMap<String, toml::Value
 }
 
 /// A number for what is in the folder of a crate that lies in one.
-pub(crate) fn stamp(value: &toml::Value) -> Result<Option<u64>, String> {
+pub(crate) fn stamp(value: &toml::Value) -> Result<Option<u64>, Failure> {
     let Some(path) = value.get("path").and_then(toml::Value::as_str) else { return Ok(None) };
     let mut hash = Name::default();
     hash_package(Path::new(path), &mut BTreeSet::new(), &mut hash)?;
@@ -148,7 +149,7 @@ pub(crate) fn stamp(value: &toml::Value) -> Result<Option<u64>, String> {
 }
 
 /// A crate that lies in a folder, and those in other folders that it is built from.
-fn hash_package(folder: &Path, seen: &mut BTreeSet<PathBuf>, hash: &mut Name) -> Result<(), String> {
+fn hash_package(folder: &Path, seen: &mut BTreeSet<PathBuf>, hash: &mut Name) -> Result<(), Failure> {
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     if !seen.insert(whole.clone()) {
         return Ok(());
@@ -197,13 +198,11 @@ fn paths_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The files of a crate that lies in a folder, by name, size and time.
-fn hash_folder(folder: &Path, hash: &mut Name) -> Result<(), String> {
+fn hash_folder(folder: &Path, hash: &mut Name) -> Result<(), Failure> {
     let mut entries: Vec<_> = fs::read_dir(folder)
         .map_err(|e| {
-            format!(
-                "{}\nhelp: `path` counts from the notebook's folder; the crate's Cargo.toml must lie in it",
-                cannot("read", folder, &e)
-            )
+            let help = "`path` counts from the notebook's folder; the crate's Cargo.toml must lie in it";
+            cannot("read", folder, &e).and_help(help)
         })?
         .flatten()
         .collect();
@@ -238,8 +237,7 @@ fn build(
     let result = build_in(&work, image, below, wanted, name, watcher).and_then(|()| {
         let _ = fs::remove_dir_all(folder);
         fs::rename(&work, folder).map_err(|e| cannot("rename", &work, &e))?;
-        Extension::open(name, folder)
-            .ok_or_else(|| Trouble::Failed("the extension cannot be read back".into()))
+        Extension::open(name, folder).ok_or_else(|| Failure::of("the extension cannot be read back").into())
     });
     let _ = fs::remove_dir_all(&work);
     result
@@ -261,7 +259,7 @@ fn build_in(
     let asked = &not_older(wanted, &held);
     let pinned: [&dyn Fn(&Unit) -> bool; 3] =
         [&|_| true, &|unit| SHOWN.contains(&unit.name.as_str()), &|_| false];
-    let mut chosen = Err(Trouble::Failed("no way to choose versions".into()));
+    let mut chosen = Err(Failure::of("no way to choose versions").into());
     for pin in pinned {
         let pins: Vec<&Unit> = held.iter().filter(|unit| pin(unit) && !is_wanted(unit, wanted)).collect();
         write(package.join("Cargo.toml"), &manifest(&pins, asked, how_built(image)?))?;
@@ -270,8 +268,8 @@ fn build_in(
             fs::copy(&lock, &to).map_err(|e| cannot("copy", &lock, &e))?;
         }
         chosen = resolved(image, &package, watcher);
-        let versions = |text: &str| text.contains("failed to select a version");
-        if !matches!(&chosen, Err(Trouble::Failed(text)) if versions(text)) {
+        let versions = |failure: &Failure| failure.what().contains("failed to select a version");
+        if !matches!(&chosen, Err(Trouble::Failed(failure)) if versions(failure)) {
             break;
         }
     }
@@ -285,9 +283,7 @@ fn build_in(
     let is_there =
         |package: String| direct.iter().any(|(_, id)| name_and_version(id).is_some_and(|p| p.0 == package));
     if let Some((name, _)) = wanted.iter().find(|(name, value)| !is_there(package_of(name, value))) {
-        return Err(Trouble::Failed(format!(
-            "`:dep {name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell"
-        )));
+        return Err(no_library(name).into());
     }
     // Those asked for and what they are made of. The rest of the image, which now may have further features, is not needed.
     let mut build = vec!["build", "--message-format=json-render-diagnostics"];
@@ -324,9 +320,8 @@ fn build_in(
         command.arg(format!("-Ldependency={}", one.deps().display()));
     }
     for (code_name, package_id) in &direct {
-        let unit = built.iter().find(|unit| unit.package_id == *package_id && (unit.proc_macro || !unit.for_build)).ok_or_else(|| {
-            format!("`:dep {code_name}`: this crate has no library\nhelp: programs and examples cannot be used in a cell")
-        })?;
+        let is_it = |unit: &&Unit| unit.package_id == *package_id && (unit.proc_macro || !unit.for_build);
+        let unit = built.iter().find(is_it).ok_or_else(|| no_library(code_name))?;
         text.push_str(&format!("crate {code_name} {}\n", unit.file_name()));
         // A crate of an extension below comes with that.
         if !unit.proc_macro && !known.contains(&unit.file_name()) {
@@ -345,14 +340,21 @@ fn build_in(
     write(work.join("lib.rs"), &source)?;
     let (status, _, said) = run(command.current_dir(work), watcher)?;
     if !status {
-        return Err(Trouble::Failed(format!(
-            "the crates were built, but cannot be linked into one library:\n{}\nhelp: a crate with C code may need a library of the system that is not installed",
-            said.trim()
-        )));
+        let what = format!("the crates were built, but cannot be linked into one library:\n{}", said.trim());
+        let help = "a crate with C code may need a library of the system that is not installed";
+        return Err(Failure::new(what, help).into());
     }
     let _ = fs::remove_dir_all(&package);
     let _ = fs::remove_file(work.join("lib.rs"));
     Ok(write(work.join(MANIFEST), &text)?)
+}
+
+/// What to say about a crate that is only a program.
+fn no_library(name: &str) -> Failure {
+    Failure::new(
+        format!("`:dep {name}`: this crate has no library"),
+        "programs and examples cannot be used in a cell",
+    )
 }
 
 /// How the crates of the image were compiled: what is compiled otherwise is another crate to Rust.
@@ -365,11 +367,11 @@ struct HowBuilt {
     build_dependencies: toml::Table,
 }
 
-fn how_built(image: &Image) -> Result<HowBuilt, String> {
-    let manifest = |path: &str| -> Result<toml::Table, String> {
+fn how_built(image: &Image) -> Result<HowBuilt, Failure> {
+    let manifest = |path: &str| -> Result<toml::Table, Failure> {
         let path = image.source().join(path);
         let text = fs::read_to_string(&path).map_err(|e| cannot("read", &path, &e))?;
-        text.parse().map_err(|e| format!("{} is damaged: {e}", path.display()))
+        text.parse().map_err(|e| Failure::of(format!("{} is damaged: {e}", path.display())))
     };
     Ok(HowBuilt {
         profile: manifest("Cargo.toml")?.get("profile").and_then(|profiles| profiles.get("dev")).cloned(),
@@ -459,11 +461,11 @@ fn cargo(
     command.arg("--manifest-path").arg(package.join("Cargo.toml"));
     command.env("RUSTC", image.rustc()).env("CARGO_TERM_COLOR", "never").current_dir(package);
     let (success, answer, said) = run(&mut command, watcher)?;
-    if success { Ok(answer) } else { Err(Trouble::Failed(explain(&said))) }
+    if success { Ok(answer) } else { Err(explain(&said).into()) }
 }
 
 /// What cargo said, with the remedy where it is known.
-fn explain(said: &str) -> String {
+fn explain(said: &str) -> Failure {
     let errors: Vec<&str> = said
         .lines()
         .skip_while(|line| !line.trim_start().starts_with("error"))
@@ -490,7 +492,7 @@ fn explain(said: &str) -> String {
     } else {
         "the crate itself does not build here; its own documentation may say what it needs"
     };
-    format!("{}\nhelp: {help}", errors.join("\n"))
+    Failure::new(errors.join("\n"), help)
 }
 
 /// Runs a program in a process group of its own: whether it succeeded, its standard output, and what it said.
@@ -502,7 +504,9 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|e| format!("{program} does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+        .map_err(|e| {
+            Failure::new(format!("{program} does not start: {e}"), "install Rust from https://rustup.rs")
+        })?;
     (watcher.working)(Some(child.id()));
     let stdout = child.stdout.take();
     let output = std::thread::spawn(move || {
@@ -527,7 +531,7 @@ fn run(command: &mut Command, watcher: &mut Watcher) -> Result<(bool, String, St
     if (watcher.interrupted)() {
         return Err(Trouble::Interrupted);
     }
-    let status = status.map_err(|e| format!("{program} cannot be waited for: {e}"))?;
+    let status = status.map_err(|e| Failure::of(format!("{program} cannot be waited for: {e}")))?;
     Ok((status.success(), output.join().unwrap_or_default(), said))
 }
 
@@ -542,7 +546,8 @@ fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Vec<
         other => other,
     };
     let metadata: Value = serde_json::from_str(&answer?).map_err(|e| {
-        format!("cargo does not describe what it chose: {e}\nhelp: try again; if it stays so, report this")
+        let what = format!("cargo does not describe what it chose: {e}");
+        Failure::new(what, "try again; if it stays so, report this")
     })?;
     let resolve = &metadata["resolve"];
     let nodes = resolve["nodes"].as_array().into_iter().flatten();
@@ -553,7 +558,7 @@ fn resolved(image: &Image, package: &Path, watcher: &mut Watcher) -> Result<Vec<
 }
 
 /// Files of crates that the image or an extension below has.
-fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, String> {
+fn known_files(image: &Image, below: &[Extension]) -> Result<BTreeSet<String>, Failure> {
     let mut known = BTreeSet::new();
     for folder in [image.deps()].into_iter().chain(below.iter().map(Extension::deps)) {
         let entries = fs::read_dir(&folder).map_err(|e| cannot("read", &folder, &e))?;

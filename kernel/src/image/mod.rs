@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::environment;
 pub(crate) use crate::base::environment::file_error as cannot;
+use crate::base::failure::Failure;
 use crate::base::os;
 use crate::base::paths;
 
@@ -136,7 +137,7 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
 impl Image {
     /// The image for this compiler and this library, built if it is not there yet. Lines about a build under
     /// way go to `on_progress`.
-    pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, String> {
+    pub fn ensure(on_progress: &mut dyn FnMut(&str)) -> Result<Image, Failure> {
         let mut changing = PathBuf::new();
         for _ in 0..MOST_BUILDS {
             let (toolchain, source, folder) = Self::wanted()?;
@@ -149,31 +150,31 @@ impl Image {
             }
             on_progress("the source of the library changed while it was built");
         }
-        Err(format!(
-            "the source of the library changed each of {MOST_BUILDS} times that it was built\nhelp: try again when nothing writes to {}",
-            changing.display()
+        Err(Failure::new(
+            format!("the source of the library changed each of {MOST_BUILDS} times that it was built"),
+            format!("try again when nothing writes to {}", changing.display()),
         ))
     }
 
     /// The image for this compiler and this library, if it was built before.
-    pub fn existing() -> Result<Option<Image>, String> {
+    pub fn existing() -> Result<Option<Image>, Failure> {
         let (toolchain, source, folder) = Self::wanted()?;
         if is_whole(&folder) { Self::open(folder, toolchain, source).map(Some) } else { Ok(None) }
     }
 
     /// Where the image for this compiler and this library is, or will be.
-    pub fn place() -> Result<PathBuf, String> {
+    pub fn place() -> Result<PathBuf, Failure> {
         Self::wanted().map(|(_, _, folder)| folder)
     }
 
     /// What is wrong with the image for this compiler and this library, if it is there and damaged.
-    pub fn damage() -> Result<Option<String>, String> {
+    pub fn damage() -> Result<Option<String>, Failure> {
         let (_, _, folder) = Self::wanted()?;
         Ok(damage(&folder).map(|what| format!("{}: {what}", folder.display())))
     }
 
     /// What an image is built with and from, and the folder it belongs in.
-    fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), String> {
+    fn wanted() -> Result<(Toolchain, PathBuf, PathBuf), Failure> {
         let toolchain = Toolchain::find()?;
         let source = sources::folder(&toolchain.cargo)?;
         if Self::own_folder().is_none() {
@@ -191,7 +192,7 @@ impl Image {
     }
 
     /// The same, made if it is not there.
-    pub fn make_folder() -> Result<PathBuf, String> {
+    pub fn make_folder() -> Result<PathBuf, Failure> {
         let folder = Self::folder();
         match Self::own_folder() {
             Some(own) => fs::create_dir_all(own).map_err(|e| cannot("create", &folder, &e))?,
@@ -274,20 +275,19 @@ impl Image {
     }
 
     /// The libraries in the image, as cargo built them.
-    pub fn units(&self) -> Result<Vec<Unit>, String> {
+    pub fn units(&self) -> Result<Vec<Unit>, Failure> {
         let path = self.folder.join(UNITS);
         let text = fs::read(&path).map_err(|e| cannot("read", &path, &e))?;
         serde_json::from_slice(&text).map_err(|e| {
-            format!(
-                "{} is damaged: {e}\nhelp: remove {} and restart the kernel",
-                path.display(),
-                self.folder.display()
+            Failure::new(
+                format!("{} is damaged: {e}", path.display()),
+                format!("remove {} and restart the kernel", self.folder.display()),
             )
         })
     }
 
     /// The shared standard library that the image and the cells run on.
-    pub fn std_library(&self) -> Result<PathBuf, String> {
+    pub fn std_library(&self) -> Result<PathBuf, Failure> {
         let is_std = |path: &PathBuf| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libstd-"))
                 && path.extension().is_some_and(|extension| extension == DLL_EXTENSION)
@@ -296,14 +296,14 @@ impl Image {
             .ok()
             .and_then(|entries| entries.flatten().map(|entry| entry.path()).find(is_std));
         found.ok_or_else(|| {
-            format!(
-                "no shared standard library (libstd-*{DLL_SUFFIX}) in {}\nhelp: install Rust through https://rustup.rs, whose toolchains have it",
-                self.std_folder.display()
+            Failure::new(
+                format!("no shared standard library (libstd-*{DLL_SUFFIX}) in {}", self.std_folder.display()),
+                "install Rust through https://rustup.rs, whose toolchains have it",
             )
         })
     }
 
-    fn open(folder: PathBuf, toolchain: Toolchain, source: PathBuf) -> Result<Image, String> {
+    fn open(folder: PathBuf, toolchain: Toolchain, source: PathBuf) -> Result<Image, Failure> {
         let manifest = folder.join(MANIFEST);
         let text = fs::read_to_string(&manifest).map_err(|e| cannot("read", &manifest, &e))?;
         let crates = text.lines().filter_map(|line| {
@@ -336,7 +336,12 @@ fn features() -> &'static [&'static str] {
     if in_a_job { &["--features", "mpi"] } else { &[] }
 }
 
-const WITHOUT_MPI: &str = "mpirun has started several processes, and MPI's headers or libclang, with which the library for cells is built for them, are not on this machine\nhelp: install them (Debian: apt install libopenmpi-dev libclang-dev), or start onelens without mpirun";
+fn without_mpi() -> Failure {
+    Failure::new(
+        "mpirun has started several processes, and MPI's headers or libclang, with which the library for cells is built for them, are not on this machine",
+        "install them (Debian: apt install libopenmpi-dev libclang-dev), or start onelens without mpirun",
+    )
+}
 
 /// Settings of the environment with which cargo compiles something else.
 fn settings(environment: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
@@ -379,7 +384,7 @@ struct Toolchain {
 
 impl Toolchain {
     /// The real compiler, not rustup's stand-in, which would cost each cell some milliseconds.
-    fn find() -> Result<Self, String> {
+    fn find() -> Result<Self, Failure> {
         let named = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let sysroot = PathBuf::from(ask(Path::new(&named), &["--print", "sysroot"])?.trim());
         let inside = sysroot.join("bin/rustc");
@@ -394,20 +399,25 @@ impl Toolchain {
     }
 }
 
-fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
+fn ask(program: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let help = "install Rust from https://rustup.rs, or name the compiler in the variable RUSTC";
     let output = Command::new(program).args(arguments).output().map_err(|e| {
-        format!("the Rust compiler `{}` does not start: {e}\nhelp: {help}", program.display())
+        Failure::new(format!("the Rust compiler `{}` does not start: {e}", program.display()), help)
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        return Err(format!("`{} {}` failed: {said}\nhelp: {help}", program.display(), arguments.join(" ")));
+        let failed = |said: &str| format!("`{} {}` failed: {said}", program.display(), arguments.join(" "));
+        return Err(match said.split_once("\nhelp: ") {
+            // Rustup has a remedy of its own for a toolchain that is not there.
+            Some((said, its_own)) => Failure::new(failed(said), its_own).and_help(help),
+            None => Failure::new(failed(&said), help),
+        });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A name for everything the image depends on.
-fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
+fn key(toolchain: &Toolchain, source: &Path) -> Result<String, Failure> {
     let mut hash = Name::default();
     hash.add(toolchain.version.as_bytes());
     hash.add(FLAGS.join(" ").as_bytes());
@@ -434,7 +444,7 @@ fn key(toolchain: &Toolchain, source: &Path) -> Result<String, String> {
     Ok(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hash.value()))
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     for entry in fs::read_dir(folder).map_err(|e| cannot("read", folder, &e))?.flatten() {
         let path = entry.path();
         if path.is_dir() {
@@ -471,15 +481,12 @@ fn build(
     source: &Path,
     folder: &Path,
     on_progress: &mut dyn FnMut(&str),
-) -> Result<bool, String> {
+) -> Result<bool, Failure> {
     let cache = Image::folder();
     let images = cache.join("images");
     fs::create_dir_all(&images).map_err(|e| {
-        let what = cannot("create", &images, &e);
-        match what.contains("\nhelp: ") {
-            true => what,
-            false => format!("{what}\nhelp: set the variable ONELENS_CACHE to a folder you can write to"),
-        }
+        let help = "set the variable ONELENS_CACHE to a folder you can write to";
+        cannot("create", &images, &e).or_help(help)
     })?;
     let lock_file = cache.join("build.lock");
     let lock = File::create(&lock_file).map_err(|e| cannot("create", &lock_file, &e))?;
@@ -495,7 +502,7 @@ fn build(
     let named =
         ["MPICC", "MPI_PKG_CONFIG", "CRAY_MPICH_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     if !features().is_empty() && !named && paths::program("mpicc").is_none() {
-        return Err(WITHOUT_MPI.into());
+        return Err(without_mpi());
     }
     on_progress("building the library for cells (once per version of Rust and of onelens)");
     let messages = run_cargo(toolchain, source, &build_folder(&toolchain.cargo, source), on_progress)?;
@@ -565,7 +572,7 @@ fn run_cargo(
     source: &Path,
     target: &Path,
     on_progress: &mut dyn FnMut(&str),
-) -> Result<String, String> {
+) -> Result<String, Failure> {
     let mut child = environment::cargo(&toolchain.cargo)
         .args(["rustc", "-p", "onelens-image", "--message-format=json-render-diagnostics"])
         .args(features())
@@ -584,7 +591,7 @@ fn run_cargo(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+        .map_err(|e| environment::no_cargo(&e))?;
     let stdout = child.stdout.take();
     let messages = std::thread::spawn(move || {
         let mut text = String::new();
@@ -592,24 +599,24 @@ fn run_cargo(
         text
     });
     let mut said = Vec::new();
-    for line in BufReader::new(child.stderr.take().ok_or("no pipe from cargo")?).lines().map_while(Result::ok)
-    {
+    let stderr = child.stderr.take().ok_or_else(|| Failure::of("no pipe from cargo"))?;
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         on_progress(line.trim());
         said.push(line);
     }
     let messages = messages.join().unwrap_or_default();
-    let status = child.wait().map_err(|e| format!("cargo cannot be waited for: {e}"))?;
+    let status = child.wait().map_err(|e| Failure::of(format!("cargo cannot be waited for: {e}")))?;
     if !status.success() {
         if let Some(why) = environment::explain(&said.join("\n"), target) {
             return Err(why);
         }
         if said.iter().any(|line| line.contains("build command for `mpi-sys")) {
-            return Err(WITHOUT_MPI.into());
+            return Err(without_mpi());
         }
         let end = said[said.len().saturating_sub(30)..].join("\n");
-        return Err(format!(
-            "the library for cells does not build ({status}):\n{end}\nhelp: run `cargo build -p onelens-image` in {} to see the whole report",
-            source.display()
+        return Err(Failure::new(
+            format!("the library for cells does not build ({status}):\n{end}"),
+            format!("run `cargo build -p onelens-image` in {} to see the whole report", source.display()),
         ));
     }
     Ok(messages)
@@ -634,7 +641,7 @@ fn linked_crates(
     toolchain: &Toolchain,
     source: &Path,
     which: &[&str],
-) -> Result<Vec<(String, String)>, String> {
+) -> Result<Vec<(String, String)>, Failure> {
     let output = environment::cargo(&toolchain.cargo)
         .args(["tree", "-p", "onelens-image", "-e", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{lib} {p}"])
@@ -643,7 +650,7 @@ fn linked_crates(
         .arg("--manifest-path")
         .arg(source.join("Cargo.toml"))
         .output()
-        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+        .map_err(|e| environment::no_cargo(&e))?;
     let mut crates: Vec<(String, String)> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| {
@@ -663,7 +670,7 @@ fn assemble(
     held: &[Unit],
     project: &str,
     folder: &Path,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let deps = folder.join("deps");
     fs::create_dir_all(&deps).map_err(|e| cannot("create", &deps, &e))?;
     let mut manifest = String::new();

@@ -10,6 +10,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::base::environment;
+use crate::base::failure::Failure;
+
 /// A crate by its name in code, and its version.
 type Key = (String, String);
 
@@ -22,13 +25,13 @@ pub fn describe(
     package: &str,
     sysroot: &Path,
     messages: &str,
-) -> Result<String, String> {
+) -> Result<String, Failure> {
     let output = Command::new(cargo)
         .args(["tree", "-p", package, "-e", "normal", "--prefix", "depth", "--format", " {lib} {p}"])
         .arg("--manifest-path")
         .arg(manifest)
         .output()
-        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+        .map_err(|e| environment::no_cargo(&e))?;
     Ok(project(&dependencies(&String::from_utf8_lossy(&output.stdout)), messages, sysroot).to_string())
 }
 

@@ -5,14 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::environment::{self, file_error as cannot};
+use crate::base::failure::Failure;
 use crate::image::{Image, Name};
 
 /// The files that a packaged program carries, by their names in `kernel/library`; none in a clone.
 const CARRIED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
 
+const NAME_A_CLONE: &str = "set the variable ONELENS_SOURCE to a clone of the onelens repository";
+
 /// The workspace that the library is built from: `$ONELENS_SOURCE`, else the clone that this program was built in, else
 /// what it carries.
-pub(crate) fn folder(cargo: &Path) -> Result<PathBuf, String> {
+pub(crate) fn folder(cargo: &Path) -> Result<PathBuf, Failure> {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let named = std::env::var_os("ONELENS_SOURCE").map(PathBuf::from);
     if named.is_none() && !CARRIED.is_empty() {
@@ -22,14 +25,17 @@ pub(crate) fn folder(cargo: &Path) -> Result<PathBuf, String> {
     if folder.join("kernel/image/Cargo.toml").exists() {
         return Ok(folder);
     }
-    Err(format!(
-        "the source of onelens is not in {}: cells link against a library that is built from it\nhelp: set the variable ONELENS_SOURCE to a clone of the onelens repository",
-        folder.display()
+    Err(Failure::new(
+        format!(
+            "the source of onelens is not in {}: cells link against a library that is built from it",
+            folder.display()
+        ),
+        NAME_A_CLONE,
     ))
 }
 
 /// Writes the files as a workspace into a folder below `cache` that is named after what is in them, if it is not there.
-fn unpacked(carried: &[(&str, &[u8])], cache: &Path, cargo: &Path) -> Result<PathBuf, String> {
+fn unpacked(carried: &[(&str, &[u8])], cache: &Path, cargo: &Path) -> Result<PathBuf, Failure> {
     let mut hash = Name::default();
     for (name, bytes) in carried {
         hash.add(name.as_bytes());
@@ -69,14 +75,14 @@ fn unpacked(carried: &[(&str, &[u8])], cache: &Path, cargo: &Path) -> Result<Pat
     }
 }
 
-fn parsed(bytes: &[u8], name: &str) -> Result<toml::Table, String> {
+fn parsed(bytes: &[u8], name: &str) -> Result<toml::Table, Failure> {
     let text = std::str::from_utf8(bytes)
-        .map_err(|e| format!("{name}, which this program carries, is no text: {e}"))?;
-    text.parse().map_err(|e| format!("{name}, which this program carries, is damaged: {e}"))
+        .map_err(|e| Failure::of(format!("{name}, which this program carries, is no text: {e}")))?;
+    text.parse().map_err(|e| Failure::of(format!("{name}, which this program carries, is damaged: {e}")))
 }
 
 /// The manifest of the workspace without the program, and without what only a clone has.
-fn workspace(bytes: &[u8]) -> Result<String, String> {
+fn workspace(bytes: &[u8]) -> Result<String, Failure> {
     let mut manifest = parsed(bytes, "Cargo.toml")?;
     for section in ["bench", "example", "test"] {
         manifest.remove(section);
@@ -90,18 +96,17 @@ fn workspace(bytes: &[u8]) -> Result<String, String> {
 
 /// Lets cargo drop from the lock file what only the program needs, with every version as it is: what is built is named
 /// after this file, which therefore must not change later.
-fn settle(folder: &Path, cargo: &Path) -> Result<(), String> {
+fn settle(folder: &Path, cargo: &Path) -> Result<(), Failure> {
     let mut command = environment::cargo(cargo);
     command.current_dir(folder).args(["tree", "--quiet", "--package", "onelens-image", "--edges", "normal"]);
-    let output = command
-        .output()
-        .map_err(|e| format!("cargo does not start: {e}\nhelp: install Rust from https://rustup.rs"))?;
+    let output = command.output().map_err(|e| environment::no_cargo(&e))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(environment::explain(&said, folder).unwrap_or_else(|| {
-        format!("cargo does not take the sources that this program carries:\n{}\nhelp: set the variable ONELENS_SOURCE to a clone of the onelens repository", said.trim())
+        let what = format!("cargo does not take the sources that this program carries:\n{}", said.trim());
+        Failure::new(what, NAME_A_CLONE)
     }))
 }
 

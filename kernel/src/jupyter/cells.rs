@@ -17,6 +17,7 @@ use super::socket::PeerId;
 use crate::assist::Assistant;
 use crate::base::ansi;
 use crate::base::clock;
+use crate::base::failure::Failure;
 use crate::base::lock;
 use crate::cells::{Bundle, CellError, Output};
 use crate::cells::{CellRunner, Start};
@@ -77,7 +78,7 @@ enum Preparation {
 
 enum Event {
     Progress(String),
-    Made(Result<Box<dyn CellRunner>, String>),
+    Made(Result<Box<dyn CellRunner>, Failure>),
 }
 
 impl Preparation {
@@ -295,7 +296,9 @@ impl Cells {
                             return Err(interrupted());
                         }
                     }
-                    Err(RecvTimeoutError::Disconnected) => break Err("the engine did not start".into()),
+                    Err(RecvTimeoutError::Disconnected) => {
+                        break Err(Failure::of("the engine did not start"));
+                    }
                 }
             };
             if let (Some(since), Ok(_)) = (building, &made) {
@@ -308,16 +311,16 @@ impl Cells {
                 Ok(session) => Preparation::Ready(session),
                 Err(why) => {
                     self.session = Preparation::Failed;
-                    return Err(CellError::plain("KernelNotReady", &why));
+                    return Err(CellError::failed("KernelNotReady", &why));
                 }
             };
         }
         match &mut self.session {
             Preparation::Ready(session) => Ok(session),
-            _ => Err(CellError::plain(
-                "KernelNotReady",
-                "the engine did not start\nhelp: `onelens doctor` says what is missing",
-            )),
+            _ => {
+                let why = Failure::new("the engine did not start", "`onelens doctor` says what is missing");
+                Err(CellError::failed("KernelNotReady", &why))
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Connection {
 impl Connection {
     /// A connection on free ports of this machine, with a fresh key.
     pub fn any_ports() -> Result<Connection, Failure> {
-        let key = random_hex(32).map_err(|e| Failure::new(e, "restart the machine, or report this"))?;
+        let key = random_hex(32).map_err(|e| e.or_help("restart the machine, or report this"))?;
         Ok(Connection {
             transport: "tcp".into(),
             ip: "127.0.0.1".into(),

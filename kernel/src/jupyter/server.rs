@@ -117,7 +117,7 @@ impl Server {
         let (control_sender, control_queue) = mpsc::channel();
         let (answer_sender, answers) = mpsc::channel();
         let subscribed = control_sender.clone();
-        let random = |e| Failure::new(e, "restart the machine, or report this");
+        let random = |e: Failure| e.or_help("restart the machine, or report this");
 
         let kernel = Arc::new(Kernel {
             session: random_hex(16).map_err(random)?,

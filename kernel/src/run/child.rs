@@ -41,7 +41,7 @@ impl KernelProcess {
         linger: Option<Duration>,
     ) -> Result<KernelProcess, Failure> {
         let doctor = "run `onelens doctor`; if it finds nothing, report this";
-        let name = random_hex(8).map_err(|e| Failure::new(e, doctor))?;
+        let name = random_hex(8).map_err(|e| e.or_help(doctor))?;
         let connection_file = std::env::temp_dir().join(format!("onelens-{name}.json"));
         Connection::any_ports()?.write(&connection_file)?;
         let mut command = Command::new(program);
@@ -85,8 +85,10 @@ impl KernelProcess {
                 let _ = child.kill();
                 let _ = child.wait();
                 let said = lock(&said).trim().to_string();
-                let why = if said.is_empty() { why } else { format!("{why}; it said:\n{said}") };
-                return Err(Failure::new(why, doctor));
+                if said.is_empty() {
+                    return Err(why.or_help(doctor));
+                }
+                return Err(Failure::new(format!("{why}; it said:\n{said}"), doctor));
             }
         };
         Ok(KernelProcess { child: Some(child), client, connection, said, leave: false })
@@ -178,21 +180,22 @@ impl Drop for KernelProcess {
     }
 }
 
-fn connect(child: &mut Child, file: &Path) -> Result<(Client, Connection), String> {
+fn connect(child: &mut Child, file: &Path) -> Result<(Client, Connection), Failure> {
+    let no_answer = || Failure::of("the kernel does not answer");
     let start = Instant::now();
     let connection = loop {
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(format!("the kernel process {}", how(status)));
+            return Err(Failure::of(format!("the kernel process {}", how(status))));
         }
         match Connection::read(file) {
             Ok(connection) if connection.is_bound() => break connection,
-            _ if start.elapsed() > READY => return Err("the kernel does not answer".into()),
+            _ if start.elapsed() > READY => return Err(no_answer()),
             _ => std::thread::sleep(Duration::from_millis(2)),
         }
     };
     let client = Client::connect(&connection, Duration::from_secs(5))
-        .map_err(|e| format!("cannot connect to the kernel: {e}"))?;
-    client.wait_ready(READY).ok_or("the kernel does not answer")?;
+        .map_err(|e| Failure::of(format!("cannot connect to the kernel: {e}")))?;
+    client.wait_ready(READY).ok_or_else(no_answer)?;
     Ok((client, connection))
 }
 

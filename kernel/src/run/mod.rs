@@ -285,20 +285,14 @@ fn complaint(end: End, cell: usize, timeout: Option<Duration>) -> (String, u8) {
         End::Failed { traceback } => (traceback, CELL_FAILED),
         End::TimedOut => {
             let limit = duration(timeout.unwrap_or_default());
-            (
-                format!(
-                    "cell {cell} ran longer than {limit} and was stopped\nhelp: allow more with --timeout SECONDS"
-                ),
-                CELL_FAILED,
-            )
+            let what = format!("cell {cell} ran longer than {limit} and was stopped");
+            (Failure::new(what, "allow more with --timeout SECONDS").to_string(), CELL_FAILED)
         }
         End::Interrupted => ("interrupted; the cells after this one were not run".into(), INTERRUPTED),
-        End::Died(why) => (
-            format!(
-                "{why}\nhelp: run the notebook again; if it happens again in the same cell, that cell ends the process or needs more memory than there is"
-            ),
-            ENVIRONMENT,
-        ),
+        End::Died(why) => {
+            let help = "run the notebook again; if it happens again in the same cell, that cell ends the process or needs more memory than there is";
+            (Failure::new(why, help).to_string(), ENVIRONMENT)
+        }
     }
 }
 
@@ -320,7 +314,7 @@ pub fn prepare(screen: &mut Screen) -> Result<Image, Failure> {
             Err(_) => screen.close("", ": failed"),
         }
     }
-    image.map_err(|why| Failure::from_text(&why))
+    image
 }
 
 /// The first line of a cell that says something.

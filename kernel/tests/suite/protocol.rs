@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use onelens_kernel::base::failure::Failure;
 use onelens_kernel::cells::{Ask, CellError, Input, Output, Question};
 use onelens_kernel::cells::{CellRunner, Start};
 use onelens_kernel::jupyter::client::{Client, FromKernel};
@@ -207,7 +208,7 @@ fn the_kernel_answers_before_its_session_is_ready_and_the_first_cell_says_why_it
 fn a_session_that_cannot_start_fails_the_cell_and_is_tried_again_for_the_next_one() {
     let tries = AtomicUsize::new(0);
     let pair = Pair::with(Box::new(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
-        0 => Err("no compiler\nhelp: install one".into()),
+        0 => Err(Failure::new("no compiler", "install one")),
         _ => Ok(Box::<Fake>::default()),
     }));
     let (reply, published) = pair.run("out a");
