@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`environment`] | what around the program can fail, in sentences |
 //! | `os` | what Linux grants and other systems do not |
-//! | [`failure`] | what a command says, and with which code, when it cannot do its work |
+//! | [`failure`] | what is said, and with which exit code, when something cannot be done |
 //! | [`ansi`], `html` | colours of a terminal in text and on a page, and text made safe to stand there |
 //! | [`screen`], [`paths`], [`signals`], [`clock`] | what the commands share |
 
