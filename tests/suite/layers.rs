@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stream", &["session", "num", "data", "model", "lens"]),
     ("dual", &["session", "num", "data", "model"]),
     ("battery", &["memory", "session", "num", "data", "nn", "model", "vision", "lens", "dual"]),
-    ("show", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "dual"]),
+    (
+        "show",
+        &["session", "num", "data", "model", "vision", "circuits", "lens", "language", "battery", "dual"],
+    ),
     ("prelude", &["session", "num", "data", "model", "circuits", "lens", "language", "battery", "show"]),
 ];
 
@@ -124,10 +127,17 @@ fn everything_that_shows_itself_can_be_displayed() {
         let code = code(&file);
         for (at, _) in code.match_indices("pub fn evcxr_display") {
             let before = &code[..at];
-            let name = &before[before.rfind("\nimpl ").unwrap() + 6..];
+            let name = &before[before.rfind("impl ").unwrap() + 5..];
             let name = &name[..name.find(' ').unwrap()];
-            assert!(list.contains(&format!("\n    {name},\n")), "{name} is missing in show/display.rs");
-            n += 1;
+            // A macro does it for all that it is given, `Type: "title"`.
+            let given = code.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": \""));
+            let names: Vec<&str> =
+                if name.starts_with('$') { given.map(|(name, _)| name).collect() } else { vec![name] };
+            assert!(!names.is_empty(), "{}", file.display());
+            for name in names {
+                assert!(list.contains(&format!("\n    {name},\n")), "{name} is missing in show/display.rs");
+                n += 1;
+            }
         }
     }
     assert!(n > 30, "{n} types found");

@@ -70,7 +70,9 @@ pub fn lab(options: &Options) -> Result<u8, Failure> {
 
     if let Err(why) = trust(&lab, &folder) {
         // They open all the same, with a picture in place of each figure.
-        screen.line(&format!("the notebooks are not trusted, so that figures are pictures until they are run: {why}"));
+        screen.line(&format!(
+            "the notebooks are not trusted, so that figures are pictures until they are run: {why}"
+        ));
     }
 
     screen.line(&format!("starting {} in {} (stop it with Ctrl-C, twice)", lab.display(), folder.display()));

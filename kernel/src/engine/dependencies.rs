@@ -205,7 +205,8 @@ fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<b
 
 /// Whether somebody who names no features gets others of what the library shows than from the registry.
 fn lacks_defaults(value: &toml::Value, unit: &Unit) -> bool {
-    let says = ["features", "default-features", "default_features"].iter().any(|key| value.get(key).is_some());
+    let says =
+        ["features", "default-features", "default_features"].iter().any(|key| value.get(key).is_some());
     unit.from_registry
         && SHOWN.contains(&unit.name.as_str())
         && !says
