@@ -118,6 +118,11 @@ fn only_show_and_session_write_markup() {
     }
 }
 
+/// `X` of a line `impl X {`, also in a macro.
+fn implemented_for(line: &str) -> Option<&str> {
+    line.trim_start().trim_start_matches("$(").strip_prefix("impl ")?.split(' ').next()
+}
+
 /// `display` takes whatever shows itself at the end of a cell.
 #[test]
 fn everything_that_shows_itself_can_be_displayed() {
@@ -126,13 +131,11 @@ fn everything_that_shows_itself_can_be_displayed() {
     for file in module_files("show") {
         let code = code(&file);
         for (at, _) in code.match_indices("pub fn evcxr_display") {
-            let before = &code[..at];
-            let name = &before[before.rfind("impl ").unwrap() + 5..];
-            let name = &name[..name.find(' ').unwrap()];
+            let name = code[..at].lines().rev().find_map(implemented_for).unwrap();
             // A macro does it for all that it is given, `Type: "title"`.
-            let given = code.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": \""));
-            let names: Vec<&str> =
-                if name.starts_with('$') { given.map(|(name, _)| name).collect() } else { vec![name] };
+            let given = code.lines().filter_map(|line| line.trim_start().split_once(": \""));
+            let types = given.map(|(name, _)| name).filter(|name| name.starts_with(char::is_uppercase));
+            let names: Vec<&str> = if name.starts_with('$') { types.collect() } else { vec![name] };
             assert!(!names.is_empty(), "{}", file.display());
             for name in names {
                 assert!(list.contains(&format!("\n    {name},\n")), "{name} is missing in show/display.rs");
