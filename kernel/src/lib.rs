@@ -18,7 +18,7 @@
 //! | [`cells`] | the seam between protocol and engines: what a cell puts out, asks for, leaves in force |
 //! | [`image`] | the library for cells, from its sources; crates that cells add to it |
 //! | [`assist`] | completion and documentation, also while a cell runs |
-//! | [`engine`] | running cells |
+//! | [`engine`] | running cells; has rooms of its own |
 //! | `evcxr`, [`engines`] | the second engine, in builds with the feature of that name; which engines there are |
 //! | [`notebook`] | files of notebooks, as a page or as a program |
 //! | [`jupyter`] | the protocol, both sides |

@@ -1,55 +1,25 @@
 //! The instant engine: a cell is one `rustc` call against the [image](crate::image), loaded into a worker process.
 //!
-//! In the order in which a cell passes through them:
+//! The rooms, each of which knows those before it and none after it (`tests/suite/layers.rs` sees to that, too):
 //!
-//! | module | idea |
+//! | room | idea |
 //! |---|---|
-//! | `dependencies`, `shell` | lines that begin with `:dep` or `!` |
-//! | `files` | what a cell takes from files beside the notebook |
-//! | `parse`, `uses`, `items`, `macros`, `mentions` | a cell taken apart |
-//! | `reach` | what the meaning of an item depends on |
-//! | `generate`, `source` | the crate it becomes, which remembers where each byte came from |
-//! | `publish`, `library` | the items as a crate that cells link instead of compiling them again |
-//! | `statics` | statics that keep their state |
-//! | `types` | how the next cell writes a variable's type |
-//! | `draft`, `compile`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
-//! | `session`, `run` | what is in force: declarations, items, variables; running what compiled |
-//! | `scene` | the same, for completion |
-//! | `process`, `streams` | talking to the worker, in the words of the crate `onelens-wire` |
-//! | `worker`, `interrupt`, `input` | supervising it, stopping it, answering what it asks |
-//!
-//! The worker's side is the crate `onelens-image`.
+//! | `parse` | a cell taken apart |
+//! | `worker` | the process that cells run in: talking to it, supervising it, stopping it |
+//! | `compile` | the crate that a cell becomes; rustc, and its errors told about the user's lines |
+//! | `session` | what is in force: declarations, items, variables |
+//! | `run` | running what compiled |
+//! | `scene` | what is in force, for completion |
 
 mod compile;
-mod dependencies;
-mod diagnostics;
-mod draft;
-mod files;
-mod generate;
-mod input;
-mod interrupt;
-mod items;
-mod library;
-mod linker;
-mod macros;
-mod mentions;
 mod parse;
-mod process;
-mod publish;
-mod reach;
 mod run;
 mod scene;
 mod session;
-mod shell;
-mod source;
-mod statics;
-mod streams;
-mod types;
-mod uses;
 mod worker;
 
-pub use interrupt::Interrupter;
-pub use worker::{batch, worker_main};
+pub use worker::interrupt::Interrupter;
+pub use worker::supervisor::{batch, worker_main};
 
 use crate::base::failure::Failure;
 use crate::cells::{Ask, CellError, CellRunner, Output, Scene};

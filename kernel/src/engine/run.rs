@@ -1,15 +1,18 @@
 //! Running a compiled cell in the worker, through its death and the waking of its copy.
 
-use super::compile::cell_file;
-use super::diagnostics;
-use super::interrupt::signal;
-use super::library::Libraries;
-use super::process::{Event, Printed};
-use super::session::{Ready, Session};
+use crate::base::ansi::{BOLD, RED, RESET};
 use crate::base::failure::Failure;
 use crate::cells::Input;
 use crate::cells::{CellError, Output};
+use crate::engine::compile::compiler::cell_file;
+use crate::engine::compile::library::Libraries;
+use crate::engine::parse::report::{self, Mark, excerpt, lines, place};
+use crate::engine::parse::source::{Quote, Text};
+use crate::engine::session::{Ran, Ready, Session};
+use crate::engine::worker::interrupt::signal;
+use crate::engine::worker::process::{Event, Printed};
 use onelens_wire::session::{Cause, End, Ended, Order, Report, Shown};
+use std::fmt::Write as _;
 
 /// How long the values of a session may take to go.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -32,14 +35,6 @@ struct Course {
     refused: bool,
     /// A variable that is not of the type that the cell was compiled for.
     unfit: Option<String>,
-}
-
-/// How running a cell went.
-pub(super) enum Ran {
-    /// It ran, be it with an error.
-    Ended(Result<(), CellError>),
-    /// It did not, as this variable is not of the type that it was taken for.
-    Unfit(String),
 }
 
 impl Session {
@@ -351,9 +346,38 @@ fn failure(cause: Cause, running: usize, ready: &Ready, libraries: &Libraries) -
                 source.origin(byte..byte + 2)
             });
             let elsewhere = place.and_then(|place| library_file(&place.file));
-            diagnostics::panic(&message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
+            panicked(&message, at.as_ref(), elsewhere.as_deref(), &ready.text, running)
         }
     }
+}
+
+/// A panic: the message, and where in the cell it was, or which statement ran when a library panicked.
+fn panicked(
+    message: &str,
+    at: Option<&Quote>,
+    elsewhere: Option<&str>,
+    text: &Text,
+    running: usize,
+) -> CellError {
+    let label = match (at, elsewhere) {
+        (None, Some(file)) => format!("in {file}, called from here"),
+        _ => String::new(),
+    };
+    let mut out = format!("{RED}Panic{RESET}{BOLD}: {message}{RESET}\n");
+    let mut evalue = message.to_string();
+    if let Some(quote) = at.cloned().or_else(|| line_of(text, running)) {
+        let _ = write!(evalue, " ({})", place(&quote, text.cell));
+        excerpt(&[Mark { at: quote, label, primary: true }], text.cell, &mut out);
+    }
+    CellError { ename: "Panic".into(), evalue, traceback: lines(&out) }
+}
+
+/// A line of a cell, from 1, without its indentation.
+fn line_of(text: &Text, line: usize) -> Option<Quote> {
+    let code = text.code.lines().nth(line.checked_sub(1)?)?;
+    let start = text.code.lines().take(line - 1).map(|before| before.len() + 1).sum::<usize>();
+    let indent = code.len() - code.trim_start().len();
+    Some(Quote { text: text.clone(), range: start + indent..start + code.len() })
 }
 
 /// `../registry/src/index/ndarray-0.17.2/src/lib.rs` without what the machine has before it.
@@ -367,8 +391,7 @@ fn unnameable(names: &[String], types: &str, ready: &Ready) -> CellError {
     let culprit = split_tuple(types).iter().position(|ty| ty.contains("{{")).and_then(|i| names.get(i));
     let name = culprit.map_or("a variable", String::as_str);
     let at = ready.text.whole();
-    let mut error =
-        diagnostics::refusal(&diagnostics::closure_sentence(name), &diagnostics::closure_help(name), &at);
+    let mut error = report::refusal(&report::closure_sentence(name), &report::closure_help(name), &at);
     error.ename = "CompileError".into();
     error
 }

@@ -1,10 +1,10 @@
 //! What is in force, told to those who complete code.
 
-use super::items::Kind;
-use super::session::Session;
-use super::source::Source;
-use super::types;
 use crate::cells::{Scene, Sources, Variable};
+use crate::engine::parse::items::Kind;
+use crate::engine::parse::source::Source;
+use crate::engine::parse::types;
+use crate::engine::session::Session;
 use std::collections::BTreeMap;
 
 impl Session {

@@ -1,26 +1,27 @@
 //! What is in force between cells, and how a cell changes it.
 
-use super::compile::Compiler;
-use super::dependencies::{Added, Dependencies};
-use super::diagnostics;
-use super::draft::{Draft, Linked};
-use super::files;
-use super::generate::Taken;
-use super::interrupt::Control;
-use super::items::{Changes, Item, Items, Kind};
-use super::library::Libraries;
-use super::parse::{self, Attribute, Bind, Cell};
-use super::process::Process;
-use super::run::Ran;
-use super::source::{Source, Text};
-use super::statics::Homes;
-use super::streams::Blocks;
-use super::types::{self, Paths};
-use super::uses::{Use, Uses};
-use super::{CellError, Output};
 use crate::base::failure::Failure;
-use crate::cells::Ask;
-use crate::cells::commands::{self, Command, Format};
+use crate::cells::commands::{self, Command};
+use crate::cells::{Ask, CellError, Output};
+use crate::engine::compile::compiler::Compiler;
+use crate::engine::compile::dependencies::{Added, Dependencies};
+use crate::engine::compile::diagnostics;
+use crate::engine::compile::draft::{Draft, Linked};
+use crate::engine::compile::generate::{self, Taken};
+use crate::engine::compile::library::Libraries;
+use crate::engine::compile::paths::Paths;
+use crate::engine::compile::scope::Scope;
+use crate::engine::parse::cell::{self, Bind, Cell};
+use crate::engine::parse::files;
+use crate::engine::parse::items::{Changes, Item, Kind};
+use crate::engine::parse::source::{Source, Text};
+use crate::engine::parse::statics::Homes;
+use crate::engine::parse::types;
+use crate::engine::parse::uses::Use;
+use crate::engine::worker::interrupt::Control;
+use crate::engine::worker::process::Process;
+use crate::engine::worker::shell;
+use crate::engine::worker::streams::Blocks;
 use crate::image::Image;
 use crate::image::extension::{Extension, Trouble};
 use onelens_wire::session::Order;
@@ -38,24 +39,6 @@ pub(super) struct Variable {
     pub(super) annotation: Option<String>,
     /// Of the ways to write its type the one that has not been found wrong.
     pub(super) way: usize,
-}
-
-/// Declarations and items of the session.
-#[derive(Clone, Default)]
-pub(super) struct Scope {
-    /// Items that a later definition broke; they come back when they compile again.
-    shelved: Vec<Item>,
-    pub(super) attributes: Vec<Attribute>,
-    pub(super) uses: Uses,
-    pub(super) items: Items,
-    pub(super) formats: Formats,
-}
-
-/// How things are shown, where the user said so.
-#[derive(Clone, Default)]
-pub(super) struct Formats {
-    pub(super) value: Option<Format>,
-    pub(super) error: Option<Format>,
 }
 
 pub(super) struct Session {
@@ -95,6 +78,14 @@ pub(super) struct Ready {
     pub(super) moved: BTreeMap<String, String>,
     /// Statics that live in this cell once it is loaded.
     pub(super) homes: Homes,
+}
+
+/// How running a cell went.
+pub(super) enum Ran {
+    /// It ran, be it with an error.
+    Ended(Result<(), CellError>),
+    /// It did not, as this variable is not of the type that it was taken for.
+    Unfit(String),
 }
 
 impl Session {
@@ -182,7 +173,7 @@ impl Session {
         loop {
             self.number += 1;
             let text = Text::of_cell(self.number, &files::with_whole_paths(code, &files::beside()));
-            let cell = parse::parse(&text, &self.scope.items.item_macros())?;
+            let cell = cell::parse(&text, &self.scope.items.item_macros())?;
             let main_waits = cell.items.iter().any(|item| item.names == ["main"] && item.word() == "fn")
                 && !cell.mentions.contains("main");
             let prepared = self.prepare(cell, text, on_output)?;
@@ -368,7 +359,7 @@ impl Session {
                 say(format!("onelens {}, {rustc}", env!("CARGO_PKG_VERSION")));
                 Ok(())
             }
-            Command::Shell(line) => super::shell::run(&line, &self.control, on_output),
+            Command::Shell(line) => shell::run(&line, &self.control, on_output),
             Command::Setting(name) => {
                 on_output(Output::Stderr(format!("onelens: `{name}` sets nothing in this kernel\n")));
                 Ok(())
@@ -528,7 +519,7 @@ impl Session {
             return BTreeSet::new();
         }
         let (scope, _) = self.scope_with(cell, &BTreeMap::new(), &BTreeSet::new());
-        let mut source = super::generate::library(&scope, &self.homes, self.compiler.links());
+        let mut source = generate::library(&scope, &self.homes, self.compiler.links());
         source.push("\n");
         let first_line = source.code.lines().count() + 1;
         let mut lines = Vec::new();

@@ -9,7 +9,7 @@
 //! | how a process ends whose parent is gone | the supervisor adopts it | its own parent has stayed behind, to tell |
 //! | what a session started ends with it | all | not what left the group (`setsid`) and lost its parent |
 //! | the supervisor is killed | the worker dies with it | the kernel, if there is one, kills the group |
-//! | a cell reads its standard input | is seen in the system call | is guessed, if it names that: `engine/input.rs` |
+//! | a cell reads its standard input | is seen in the system call | is guessed, if it names that: `engine/worker/input.rs` |
 //!
 //! Whoever stays behind keeps the memory that the worker has changed since it crashed last, until it crashes again.
 //!

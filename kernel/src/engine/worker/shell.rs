@@ -7,15 +7,19 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::interrupt::Control;
-use super::{CellError, Output};
 use crate::base::failure::Failure;
+use crate::cells::{CellError, Output};
 
 /// How long output is waited for after the shell has ended, because what it started may hold the pipes for good.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Runs a line in `sh`, in the notebook's folder; what it prints comes while it runs. An interrupt ends the shell and
 /// everything it has started.
-pub(super) fn run(line: &str, control: &Control, on_output: &mut dyn FnMut(Output)) -> Result<(), CellError> {
+pub(in crate::engine) fn run(
+    line: &str,
+    control: &Control,
+    on_output: &mut dyn FnMut(Output),
+) -> Result<(), CellError> {
     let error = |failure: Failure| CellError::failed("ShellError", &failure);
     let mut child = Command::new("sh")
         .args(["-c", line])

@@ -4,6 +4,7 @@
 //! kernel when one ends, and ends them all when the kernel is gone. Where the system lets nobody adopt, it tells of
 //! the first worker's end, and each later one leaves its parent behind to tell of its own.
 
+use super::interrupt::signal;
 use crate::base::failure::Failure;
 use crate::base::os::system;
 use onelens_wire::frame;
@@ -219,7 +220,7 @@ fn end_all(folder: &Path) -> ! {
         // round.
         let left = system().left();
         for pid in &left {
-            super::interrupt::signal(*pid, libc::SIGKILL);
+            signal(*pid, libc::SIGKILL);
         }
         // SAFETY: no status is asked for.
         let was_child = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0;

@@ -13,7 +13,7 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 
 /// Symbols of the statics that have a home in the worker.
-pub(super) type Homes = BTreeSet<String>;
+pub(in crate::engine) type Homes = BTreeSet<String>;
 
 /// A static whose state lives on.
 #[derive(Clone, Debug)]

@@ -6,9 +6,9 @@ use syn::spanned::Spanned;
 
 /// One imported name, or one glob.
 #[derive(Clone, Debug)]
-pub(super) struct Use {
+pub(in crate::engine) struct Use {
     /// What it brings into scope; globs bring nothing that could clash.
-    pub(super) name: Option<String>,
+    pub(in crate::engine) name: Option<String>,
     before: String,
     leaf: Quote,
     after: String,
@@ -17,18 +17,18 @@ pub(super) struct Use {
 }
 
 impl Use {
-    pub(super) fn write(&self, source: &mut Source) {
+    pub(in crate::engine) fn write(&self, source: &mut Source) {
         source.push_for(&self.leaf, &self.before);
         source.quote(&self.leaf);
         source.push(&self.after);
     }
 
-    pub(super) fn whole(&self) -> &str {
+    pub(in crate::engine) fn whole(&self) -> &str {
         &self.whole
     }
 
     /// The path before the `*`.
-    pub(super) fn glob(&self) -> Option<&str> {
+    pub(in crate::engine) fn glob(&self) -> Option<&str> {
         self.whole.strip_suffix('*')
     }
 
@@ -106,11 +106,11 @@ fn walk(tree: &syn::UseTree, prefix: &mut Vec<String>, text: &Text, uses: &mut V
 
 /// The declarations in force.
 #[derive(Clone, Default)]
-pub(super) struct Uses(Vec<Use>);
+pub(in crate::engine) struct Uses(Vec<Use>);
 
 impl Uses {
     /// Adds a cell's declarations; a name declared anew replaces the old declarations of that name.
-    pub(super) fn add(&mut self, new: Vec<Use>) {
+    pub(in crate::engine) fn add(&mut self, new: Vec<Use>) {
         for one in &new {
             self.0.retain(|old| old.whole != one.whole && (one.name.is_none() || old.name != one.name));
         }
@@ -123,7 +123,7 @@ impl Uses {
     }
 
     /// Adds further declarations, also where others have the names.
-    pub(super) fn add_beside(&mut self, others: &Uses) {
+    pub(in crate::engine) fn add_beside(&mut self, others: &Uses) {
         for other in others.iter() {
             if self.0.iter().all(|one| one.whole != other.whole) {
                 self.0.push(other.clone());
@@ -132,17 +132,17 @@ impl Uses {
     }
 
     /// The name in `new` if it stood for something else before.
-    pub(super) fn rebinds(&self, new: &Use) -> Option<String> {
+    pub(in crate::engine) fn rebinds(&self, new: &Use) -> Option<String> {
         let same = self.0.iter().any(|old| old.whole == new.whole);
         new.name.clone().filter(|_| !same)
     }
 
     /// Forgets the declarations of a name that an item has taken.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(in crate::engine) fn remove(&mut self, name: &str) {
         self.0.retain(|old| old.name.as_deref() != Some(name));
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Use> {
+    pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = &Use> {
         self.0.iter()
     }
 }

@@ -2,9 +2,10 @@
 
 use super::input::StandardInput;
 use super::interrupt::signal_group;
+use super::pipe::{append, available};
 use super::shell::is_over;
 use super::streams::Utf8;
-use super::worker::Fds;
+use super::supervisor::Fds;
 use crate::base::failure::Failure;
 use crate::base::os::system;
 use crate::image::Image;
@@ -29,7 +30,7 @@ const PACE: Duration = Duration::from_millis(20);
 const MOST_HELD: usize = 16 << 10;
 
 /// What happened next.
-pub(super) enum Event {
+pub(in crate::engine) enum Event {
     /// What the worker tells; everything printed before it has been handed over.
     Report(Report),
     /// A process of the session ended.
@@ -43,13 +44,13 @@ pub(super) enum Event {
 }
 
 /// Text that was printed.
-pub(super) enum Printed {
+pub(in crate::engine) enum Printed {
     Stdout(String),
     Stderr(String),
 }
 
 /// The supervisor and its pipes.
-pub(super) struct Process {
+pub(in crate::engine) struct Process {
     child: Child,
     commands: PipeWriter,
     channel: PipeReader,
@@ -58,7 +59,7 @@ pub(super) struct Process {
     stdout: ChildStdout,
     stderr: ChildStderr,
     life: Option<PipeWriter>,
-    pub(super) input: StandardInput,
+    pub(in crate::engine) input: StandardInput,
     frames: Vec<u8>,
     notice_bytes: Vec<u8>,
     stdout_text: Utf8,
@@ -68,7 +69,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, Failure> {
+    pub(in crate::engine) fn start(image: &Image, program: &Path, folder: &Path) -> Result<Self, Failure> {
         let no_pipe = |e: std::io::Error| {
             Failure::new(format!("no pipe to the worker: {e}"), "close some programs and restart the kernel")
         };
@@ -120,7 +121,7 @@ impl Process {
     }
 
     /// Ends all processes of the session and removes its folder.
-    pub(super) fn end(&mut self) {
+    pub(in crate::engine) fn end(&mut self) {
         // A supervisor that was killed has ended nothing, and where no system does so for it, its group is left.
         if self.life.is_some() && !system().adopts_orphans() && is_over(self.child.id()) {
             signal_group(self.child.id().cast_signed());
@@ -131,22 +132,22 @@ impl Process {
     }
 
     /// Tells the worker something. If it is gone, [`next`](Self::next) says so.
-    pub(super) fn send(&mut self, order: &Order) {
+    pub(in crate::engine) fn send(&mut self, order: &Order) {
         let _ = frame::write(&mut self.commands, order);
     }
 
     /// Lets the worker go on after a frame that stands in the order of what is printed.
-    pub(super) fn acknowledge(&mut self) {
+    pub(in crate::engine) fn acknowledge(&mut self) {
         let _ = self.acknowledge.write_all(&[1]);
     }
 
     /// Forgets the beginning of a frame whose sender has died.
-    pub(super) fn forget_partial_frame(&mut self) {
+    pub(in crate::engine) fn forget_partial_frame(&mut self) {
         self.frames.clear();
     }
 
     /// Waits for the next event, and hands over what is printed meanwhile. Watches whether `worker` reads.
-    pub(super) fn next(&mut self, worker: i32, on_text: &mut dyn FnMut(Printed)) -> Event {
+    pub(in crate::engine) fn next(&mut self, worker: i32, on_text: &mut dyn FnMut(Printed)) -> Event {
         loop {
             if let Some(report) = report(&mut self.frames) {
                 self.drain(on_text);
@@ -200,7 +201,7 @@ impl Process {
     }
 
     /// What has come meanwhile, without waiting: hands over what was printed, and returns a report if there is one.
-    pub(super) fn poll(&mut self, on_text: &mut dyn FnMut(Printed)) -> Option<Report> {
+    pub(in crate::engine) fn poll(&mut self, on_text: &mut dyn FnMut(Printed)) -> Option<Report> {
         if available(&self.channel) > 0 {
             append(&mut self.channel, &mut self.frames);
         }
@@ -253,7 +254,7 @@ impl Process {
     }
 
     /// The rest of characters that were cut by the end of the cell.
-    pub(super) fn finish_text(&mut self, on_text: &mut dyn FnMut(Printed)) {
+    pub(in crate::engine) fn finish_text(&mut self, on_text: &mut dyn FnMut(Printed)) {
         self.drain(on_text);
         let (stdout, stderr) = (self.stdout_text.finish(), self.stderr_text.finish());
         if !stdout.is_empty() {
@@ -304,26 +305,6 @@ fn read_text(from: &mut impl Read, utf8: &mut Utf8, most: usize, on_text: &mut d
         on_text(text);
     }
     n
-}
-
-/// Reads what is there; false at the end.
-fn append(from: &mut impl Read, to: &mut Vec<u8>) -> bool {
-    let mut bytes = [0; 64 << 10];
-    match from.read(&mut bytes) {
-        Ok(n) => {
-            to.extend_from_slice(&bytes[..n]);
-            n > 0
-        }
-        Err(_) => false,
-    }
-}
-
-#[allow(unsafe_code)]
-pub(super) fn available(pipe: &impl AsRawFd) -> usize {
-    let mut n: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int.
-    unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut n) };
-    usize::try_from(n).unwrap_or_default()
 }
 
 /// Lets the program keep these descriptors, which every other program started meanwhile loses.

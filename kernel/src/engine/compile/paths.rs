@@ -6,19 +6,16 @@
 //! of `use` lines. Answers about the image's own crates are kept on disk with it. Whether the type that is found is the
 //! very one is checked where a value is taken, and where there are two versions of a crate, one after the other is.
 
-use super::compile::{Compiler, Prober};
-use crate::cells::with_aliases;
+use super::compiler::{Compiler, Prober};
+use crate::engine::parse::types::{CRATE, crate_of, for_each_path, map_paths};
 use crate::image::Image;
 use crate::image::extension::SHOWN;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-/// The crate that every cell is.
-pub(super) const CRATE: &str = "notebook";
-
 /// What is known about the public paths of types.
-pub(super) struct Paths {
+pub(in crate::engine) struct Paths {
     /// The first is the answer, if the type's crate is there once; else each is of another version, perhaps.
     known: BTreeMap<String, Vec<String>>,
     /// What was looked for, with or without success.
@@ -34,7 +31,7 @@ pub(super) struct Paths {
 
 impl Paths {
     /// What earlier sessions found out about this image.
-    pub(super) fn load(image: &Image) -> Self {
+    pub(in crate::engine) fn load(image: &Image) -> Self {
         let file = image.deps().join("paths");
         let lasting = image.crates().iter().map(|one| one.name.clone());
         let lasting = lasting.chain(["std", "core", "alloc"].map(String::from)).collect();
@@ -45,7 +42,11 @@ impl Paths {
     }
 
     /// Begins to find public paths for everything in `types` that is new.
-    pub(super) fn learn_later<'t>(&mut self, types: impl Iterator<Item = &'t str>, compiler: &Compiler) {
+    pub(in crate::engine) fn learn_later<'t>(
+        &mut self,
+        types: impl Iterator<Item = &'t str>,
+        compiler: &Compiler,
+    ) {
         self.finish();
         let mut unknown = BTreeSet::new();
         for ty in types {
@@ -64,14 +65,14 @@ impl Paths {
     }
 
     /// There are further crates, in which may be found what was not; `ambiguous` names stand for several by now.
-    pub(super) fn try_again(&mut self, ambiguous: BTreeSet<String>) {
+    pub(in crate::engine) fn try_again(&mut self, ambiguous: BTreeSet<String>) {
         self.tried.clear();
         self.known.retain(|path, _| !ambiguous.contains(crate_of(path)));
         self.ambiguous = ambiguous;
     }
 
     /// In how many ways a type can be written that may be several types: one for each version of a crate.
-    pub(super) fn ways(&self, ty: &str) -> usize {
+    pub(in crate::engine) fn ways(&self, ty: &str) -> usize {
         let mut ways = 1;
         for_each_path(ty, &mut |path| {
             if self.ambiguous.contains(crate_of(path)) {
@@ -82,7 +83,7 @@ impl Paths {
     }
 
     /// The name in a type that mixes the user's types with those of a crate of which there are several.
-    pub(super) fn ambiguous_in(&self, ty: &str) -> Option<String> {
+    pub(in crate::engine) fn ambiguous_in(&self, ty: &str) -> Option<String> {
         let (mut own, mut found) = (false, None);
         for_each_path(ty, &mut |path| match crate_of(path) {
             CRATE => own = true,
@@ -92,7 +93,7 @@ impl Paths {
     }
 
     /// Waits for what [`learn_later`](Self::learn_later) began.
-    pub(super) fn finish(&mut self) {
+    pub(in crate::engine) fn finish(&mut self) {
         let Some(Ok(found)) = self.pending.take().map(JoinHandle::join) else { return };
         // In another session `:dep` may give the same names to other crates.
         let lasts =
@@ -109,7 +110,7 @@ impl Paths {
     }
 
     /// The type as code, or the path in it that has no public name. `way` counts from 0 to [`ways`](Self::ways).
-    pub(super) fn nameable(&self, ty: &str, way: usize) -> Result<String, String> {
+    pub(in crate::engine) fn nameable(&self, ty: &str, way: usize) -> Result<String, String> {
         let mut unknown = None;
         let text = map_paths(ty, &mut |path| {
             if let Some(own) = path.strip_prefix("notebook::") {
@@ -127,11 +128,6 @@ impl Paths {
             None => Ok(text),
         }
     }
-}
-
-/// The name of a path's crate.
-fn crate_of(path: &str) -> &str {
-    path.split("::").next().unwrap_or_default()
 }
 
 /// Tries all candidates at once: a `use` line that compiles is an answer. The first is taken of each crate that they
@@ -203,73 +199,9 @@ fn joined(root: &str, modules: &[&str], last: &str) -> String {
     format!("{root}::{modules}{last}")
 }
 
-fn for_each_path(ty: &str, f: &mut dyn FnMut(&str)) {
-    map_paths(ty, &mut |path| {
-        f(path);
-        String::new()
-    });
-}
-
-/// Replaces every path with `::` in it.
-pub(super) fn map_paths(ty: &str, f: &mut dyn FnMut(&str) -> String) -> String {
-    let mut out = String::new();
-    let mut rest = ty;
-    while let Some(start) = rest.find(|c: char| c.is_alphanumeric() || c == '_') {
-        out.push_str(&rest[..start]);
-        rest = &rest[start..];
-        let end = word_end(rest);
-        let word = &rest[..end];
-        out.push_str(&if word.contains("::") { f(word) } else { word.to_string() });
-        rest = &rest[end..];
-    }
-    out + rest
-}
-
-/// The end of a path: words joined by `::`.
-fn word_end(text: &str) -> usize {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '#';
-    let mut end = text.find(|c| !is_word(c)).unwrap_or(text.len());
-    while let Some(next) = text[end..].strip_prefix("::") {
-        let more = next.find(|c| !is_word(c)).unwrap_or(next.len());
-        if more == 0 {
-            break;
-        }
-        end += 2 + more;
-    }
-    end
-}
-
-/// The names of the user's own that occur in a type.
-pub(super) fn own_names(ty: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for_each_path(ty, &mut |path| {
-        if let Some(own) = path.strip_prefix("notebook::") {
-            names.extend(own.split("::").map(str::to_string));
-        }
-    });
-    names
-}
-
-/// The type as a reader wants it: last names only, and ndarray's aliases.
-pub(super) fn for_display(ty: &str) -> String {
-    with_aliases(&map_paths(ty, &mut |path| path.rsplit("::").next().unwrap_or(path).to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ndarray_types_are_shown_by_their_aliases() {
-        let ty = "alloc::vec::Vec<ndarray::ArrayBase<ndarray::data_repr::OwnedRepr<f64>, ndarray::dimension::dim::Dim<[usize; 2]>>>";
-        assert_eq!(for_display(ty), "Vec<Array2<f64>>");
-    }
-
-    #[test]
-    fn own_names_are_found_in_any_depth() {
-        let names = own_names("alloc::vec::Vec<(notebook::geo::Point, &str)>");
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["Point", "geo"]);
-    }
 
     #[test]
     fn a_crate_is_looked_for_under_the_name_that_it_was_given_and_in_those_that_hold_it() {

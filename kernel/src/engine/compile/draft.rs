@@ -1,23 +1,24 @@
 //! A cell on its way through rustc: compiled again until it is known which variables it moves.
 
-use super::compile::{Compiled, Compiler};
+use super::compiler::{Compiled, Compiler};
 use super::diagnostics::{self, spans};
 use super::generate::{Fates, Generated, Generator, Site, Taken};
-use super::items::Items;
-use super::parse::Cell;
-use super::session::{Formats, Scope};
-use super::source::{Quote, Source, Text};
-use super::statics::Homes;
-use super::{CellError, mentions};
+use super::scope::{Formats, Scope};
+use crate::cells::CellError;
+use crate::engine::parse::cell::Cell;
+use crate::engine::parse::items::Items;
+use crate::engine::parse::source::{Quote, Source, Text};
+use crate::engine::parse::statics::Homes;
+use crate::engine::parse::{mentions, report};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A cell with everything that its crate is generated from.
-pub(super) struct Draft {
-    pub(super) cell: Cell,
-    pub(super) text: Text,
-    pub(super) scope: Scope,
+pub(in crate::engine) struct Draft {
+    pub(in crate::engine) cell: Cell,
+    pub(in crate::engine) text: Text,
+    pub(in crate::engine) scope: Scope,
     taken: Vec<Taken>,
     fates: Fates,
     /// What is known about names that may be asked for in vain.
@@ -29,26 +30,26 @@ pub(super) struct Draft {
     waiting: BTreeSet<usize>,
     formats: Formats,
     /// Items of earlier cells that had to go, and why.
-    pub(super) retired: BTreeMap<String, String>,
+    pub(in crate::engine) retired: BTreeMap<String, String>,
 }
 
 /// A library of items that the cell links.
-pub(super) struct Linked {
-    pub(super) path: PathBuf,
-    pub(super) uses: BTreeSet<String>,
+pub(in crate::engine) struct Linked {
+    pub(in crate::engine) path: PathBuf,
+    pub(in crate::engine) uses: BTreeSet<String>,
 }
 
 /// A cell that compiled.
-pub(super) struct Settled {
-    pub(super) library: PathBuf,
-    pub(super) source: Source,
+pub(in crate::engine) struct Settled {
+    pub(in crate::engine) library: PathBuf,
+    pub(in crate::engine) source: Source,
     /// Whether it compiled the items itself.
-    pub(super) has_items: bool,
-    pub(super) warnings: Vec<String>,
+    pub(in crate::engine) has_items: bool,
+    pub(in crate::engine) warnings: Vec<String>,
 }
 
 impl Draft {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         cell: Cell,
         text: Text,
         scope: Scope,
@@ -63,7 +64,7 @@ impl Draft {
     }
 
     /// Compiles until rustc has nothing to say that another way of generating the crate would answer.
-    pub(super) fn settle(
+    pub(in crate::engine) fn settle(
         &mut self,
         compiler: &Compiler,
         displays_itself: &mut bool,
@@ -98,7 +99,7 @@ impl Draft {
             if let Some(name) = borrowed(&errors, &generated) {
                 let at = bound_at(&self.cell, &name).unwrap_or_else(|| self.text.whole());
                 let what = diagnostics::borrowed_sentence(&name);
-                return Err(diagnostics::refusal(&what, diagnostics::borrowed_help(), &at));
+                return Err(report::refusal(&what, diagnostics::borrowed_help(), &at));
             }
             rounds = rounds.saturating_sub(1);
             let another_way = rounds > 0
@@ -131,7 +132,7 @@ impl Draft {
     }
 
     /// The variables from before the cell that it moves, with what moves them.
-    pub(super) fn moved(&self) -> BTreeMap<String, String> {
+    pub(in crate::engine) fn moved(&self) -> BTreeMap<String, String> {
         let moved = self.fates.gone.iter().filter_map(|(binding, stage)| {
             let name = &self.taken.get(*binding)?.name;
             let stage = self.cell.stages.get(*stage)?;

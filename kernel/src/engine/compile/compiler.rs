@@ -1,10 +1,10 @@
 //! One call of rustc: a cell's source in, a shared library or diagnostics out.
 
-use super::interrupt::Control;
 use super::linker;
-use super::types::CRATE;
 use crate::base::failure::Failure;
 use crate::base::os;
+use crate::engine::parse::types::CRATE;
+use crate::engine::worker::interrupt::Control;
 use crate::image::extension::Extension;
 use crate::image::{Crate, Image};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 /// How the cells of one session are compiled.
-pub(super) struct Compiler {
+pub(in crate::engine) struct Compiler {
     image: Image,
     folder: PathBuf,
     arguments: Vec<String>,
@@ -34,20 +34,20 @@ pub(super) struct Compiler {
     /// The tokio that `:dep` brought has no runtime.
     without_runtime: Cell<bool>,
     /// Variables of the environment that `:env` has set.
-    pub(super) environment: BTreeMap<String, String>,
+    pub(in crate::engine) environment: BTreeMap<String, String>,
     links: String,
     /// `-C opt-level`.
-    pub(super) opt_level: String,
+    pub(in crate::engine) opt_level: String,
     /// Counts redefinitions of types. It is part of the identity of a cell's crate, so that `TypeId`s, by which
     /// `dyn Any` decides, differ between the definitions before and after.
-    pub(super) generation: usize,
+    pub(in crate::engine) generation: usize,
 }
 
 /// The crate of a cell that links the library of items, which has the name that cells have else.
 const LINKING: &str = "cell";
 
 /// The name of a cell's source, in diagnostics and in the locations of panics.
-pub(super) fn cell_file(number: usize) -> String {
+pub(in crate::engine) fn cell_file(number: usize) -> String {
     format!("cell{number}.rs")
 }
 
@@ -80,7 +80,7 @@ pub(super) enum Compiled {
 }
 
 impl Compiler {
-    pub(super) fn new(image: &Image, folder: PathBuf, control: Arc<Control>) -> Self {
+    pub(in crate::engine) fn new(image: &Image, folder: PathBuf, control: Arc<Control>) -> Self {
         let mut arguments: Vec<String> = [
             "--edition=2024",
             "--error-format=json",
@@ -120,12 +120,12 @@ impl Compiler {
     }
 
     /// For a folder that was removed and made anew.
-    pub(super) fn folder_is_new(&mut self) {
+    pub(in crate::engine) fn folder_is_new(&mut self) {
         self.linker = linker::install(&self.folder, &self.image.library());
     }
 
     /// Further crates for all that is compiled from now on.
-    pub(super) fn extend(&mut self, extension: &Extension) {
+    pub(in crate::engine) fn extend(&mut self, extension: &Extension) {
         let library = extension.library();
         self.without_runtime.set(false);
         self.links.push_str(&format!("extern crate {};\n", extension.name));
@@ -147,7 +147,7 @@ impl Compiler {
     }
 
     /// The names of libraries of which there are several, as of two versions of a crate.
-    pub(super) fn ambiguous_crates(&self) -> BTreeSet<String> {
+    pub(in crate::engine) fn ambiguous_crates(&self) -> BTreeSet<String> {
         let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let folders = self.dependency_folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok());
         for file in folders.flatten().flatten() {
@@ -166,13 +166,13 @@ impl Compiler {
     }
 
     /// What rustc said about the last cell that did not compile: one JSON object a line.
-    pub(super) fn last_errors(&self) -> String {
+    pub(in crate::engine) fn last_errors(&self) -> String {
         let lines: Vec<String> = self.last_errors.borrow().iter().map(Value::to_string).collect();
         lines.join("\n")
     }
 
     /// The declarations by which a crate links the libraries of [`Compiler::extend`].
-    pub(super) fn links(&self) -> &str {
+    pub(in crate::engine) fn links(&self) -> &str {
         &self.links
     }
 
@@ -243,7 +243,7 @@ impl Compiler {
     }
 
     /// What another thread needs to try out paths.
-    pub(super) fn prober(&self) -> Prober {
+    pub(in crate::engine) fn prober(&self) -> Prober {
         let (rustc, folder) = (self.image.rustc().to_path_buf(), self.folder.clone());
         Prober { rustc, folder, arguments: self.arguments.clone(), crates: self.crates.clone() }
     }
@@ -296,7 +296,7 @@ impl Compiler {
 }
 
 /// Compiles files of `use` lines.
-pub(super) struct Prober {
+pub(in crate::engine) struct Prober {
     rustc: PathBuf,
     folder: PathBuf,
     arguments: Vec<String>,
@@ -310,7 +310,7 @@ impl Prober {
     }
 
     /// The lines of `source` with errors; `None` if rustc did not run.
-    pub(super) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
+    pub(in crate::engine) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
         std::fs::write(self.folder.join("probe.rs"), source).ok()?;
         let output = Command::new(&self.rustc)
             .args(&self.arguments)

@@ -1,10 +1,13 @@
 //! A cell taken apart: declarations, items, and statements grouped into stages.
 
+use super::files;
 use super::items::{Item, items_of};
+use super::macros;
+use super::mentions;
+use super::report;
 use super::source::{Quote, Text};
 use super::uses::{Use, flatten};
-use super::{CellError, diagnostics, files};
-use super::{macros, mentions};
+use crate::cells::CellError;
 use crate::cells::whole;
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -14,24 +17,24 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 
 /// What a cell consists of.
-pub(super) struct Cell {
+pub(in crate::engine) struct Cell {
     /// Which of the session's cells it is.
-    pub(super) number: usize,
+    pub(in crate::engine) number: usize,
     /// `#![..]` at the top.
-    pub(super) attributes: Vec<Attribute>,
-    pub(super) uses: Vec<Use>,
-    pub(super) items: Vec<Item>,
-    pub(super) stages: Vec<Stage>,
+    pub(in crate::engine) attributes: Vec<Attribute>,
+    pub(in crate::engine) uses: Vec<Use>,
+    pub(in crate::engine) items: Vec<Item>,
+    pub(in crate::engine) stages: Vec<Stage>,
     /// Every identifier in the statements: the variables that the cell may need.
-    pub(super) mentions: BTreeSet<String>,
+    pub(in crate::engine) mentions: BTreeSet<String>,
 }
 
 /// An attribute of the whole crate, such as `#![allow(unused_must_use)]`.
 #[derive(Clone, Debug)]
-pub(super) struct Attribute {
-    pub(super) quote: Quote,
+pub(in crate::engine) struct Attribute {
+    pub(in crate::engine) quote: Quote,
     /// Another with this key takes its place.
-    pub(super) key: String,
+    pub(in crate::engine) key: String,
 }
 
 /// Attributes that leave everything else in a cell what it is.
@@ -40,26 +43,26 @@ const ATTRIBUTES: [&str; 9] =
 
 /// Statements up to and including one that binds variables, or up to the end.
 #[derive(Default)]
-pub(super) struct Stage {
-    pub(super) statements: Vec<Statement>,
-    pub(super) binds: Vec<Bind>,
+pub(in crate::engine) struct Stage {
+    pub(in crate::engine) statements: Vec<Statement>,
+    pub(in crate::engine) binds: Vec<Bind>,
     /// The expression whose value is the cell's result.
-    pub(super) tail: Option<Quote>,
-    pub(super) tokens: TokenStream,
+    pub(in crate::engine) tail: Option<Quote>,
+    pub(in crate::engine) tokens: TokenStream,
 }
 
-pub(super) struct Statement {
-    pub(super) quote: Quote,
-    pub(super) needs_semicolon: bool,
+pub(in crate::engine) struct Statement {
+    pub(in crate::engine) quote: Quote,
+    pub(in crate::engine) needs_semicolon: bool,
 }
 
 /// A variable that a `let` defines.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Bind {
-    pub(super) name: String,
-    pub(super) mutable: bool,
+pub(in crate::engine) struct Bind {
+    pub(in crate::engine) name: String,
+    pub(in crate::engine) mutable: bool,
     /// The type that it is annotated with, if a later cell can write that, too.
-    pub(super) annotation: Option<String>,
+    pub(in crate::engine) annotation: Option<String>,
 }
 
 /// With more stages than this, several `let`s share one: each costs a closure to compile.
@@ -69,10 +72,10 @@ const MOST_STAGES: usize = 8;
 const ITEM_MACROS: [&str; 3] = ["thread_local", "lazy_static", "bitflags"];
 
 /// `item_macros` are those of the session whose calls define items.
-pub(super) fn parse(text: &Text, item_macros: &BTreeSet<String>) -> Result<Cell, CellError> {
+pub(in crate::engine) fn parse(text: &Text, item_macros: &BTreeSet<String>) -> Result<Cell, CellError> {
     let cell = match whole.parse_str(&text.code) {
         Ok((attributes, statements)) => take_apart(attributes, statements, text, item_macros),
-        Err(error) => Err(diagnostics::syntax(&error, text)),
+        Err(error) => Err(report::syntax(&error, text)),
     };
     // The positions of every parsed cell would stay in memory.
     proc_macro2::extra::invalidate_current_thread_spans();
@@ -84,7 +87,7 @@ fn attribute(attribute: &syn::Attribute, text: &Text) -> Result<Attribute, CellE
     if !ATTRIBUTES.iter().any(|known| attribute.path().is_ident(known)) {
         let what = format!("`{}` cannot be an attribute of a notebook", quote.as_str());
         let help = format!("a cell may begin with one of: {}", ATTRIBUTES.join(", "));
-        return Err(diagnostics::refusal(&what, &help, &quote));
+        return Err(report::refusal(&what, &help, &quote));
     }
     let key = match &attribute.meta {
         syn::Meta::NameValue(meta) => meta.path.to_token_stream().to_string(),
@@ -245,7 +248,7 @@ fn refuse_return(statement: &syn::Stmt, quote: &Quote) -> Result<(), CellError> 
     returns.visit_stmt(statement);
     if returns.0 {
         let help = "put what follows within `if .. { .. }`, or end the cell with an error: `Err(\"..\")?`";
-        return Err(diagnostics::refusal("a cell cannot `return`", help, quote));
+        return Err(report::refusal("a cell cannot `return`", help, quote));
     }
     Ok(())
 }
@@ -257,7 +260,7 @@ fn refuse_oddities(local: &syn::Local, binds: &[Bind], quote: &Quote) -> Result<
         let what =
             format!("`{name}` is declared without a value, so there is nothing to keep for later cells");
         let help = format!("give it its value at once: `let {name} = if .. {{ .. }} else {{ .. }};`");
-        return Err(diagnostics::refusal(&what, &help, quote));
+        return Err(report::refusal(&what, &help, quote));
     };
     let mut value = &*init.expr;
     while let syn::Expr::Paren(inner) = value {
@@ -265,11 +268,7 @@ fn refuse_oddities(local: &syn::Local, binds: &[Bind], quote: &Quote) -> Result<
     }
     match value {
         syn::Expr::Closure(_) if !matches!(local.pat, syn::Pat::Type(_)) && !binds.is_empty() => {
-            Err(diagnostics::refusal(
-                &diagnostics::closure_sentence(name),
-                &diagnostics::closure_help(name),
-                quote,
-            ))
+            Err(report::refusal(&report::closure_sentence(name), &report::closure_help(name), quote))
         }
         _ => Ok(()),
     }

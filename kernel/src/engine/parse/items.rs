@@ -5,13 +5,14 @@
 //! type, which is sound only while the definitions are the same. [`Items::changes`] finds the names for which they
 //! would not be, as far as they cannot be shown to be; see [`reach`](super::reach).
 
+use super::macros;
+use super::mentions;
 use super::publish::{self, Edits};
 use super::reach::{Names, Reach, alike, canonical};
 use super::source::{Quote, Source, Text};
 use super::statics::{self, Homes, Stored};
 use super::types;
 use super::uses::Uses;
-use super::{macros, mentions};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use syn::spanned::Spanned;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(in crate::engine) enum Kind {
     /// `macro_rules!`, which must stand before its uses.
     Macro,
     Impl,
@@ -34,14 +35,14 @@ enum Part {
 
 /// One item, or one member of an inherent impl.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
-    pub(super) kind: Kind,
+pub(in crate::engine) struct Item {
+    pub(in crate::engine) kind: Kind,
     /// What it is called in a message.
-    pub(super) title: String,
+    pub(in crate::engine) title: String,
     /// Items with the same key replace each other.
     key: String,
     /// The names it defines, or for an impl those it is about.
-    pub(super) names: Vec<String>,
+    pub(in crate::engine) names: Vec<String>,
     parts: Vec<Part>,
     /// The tokens without comments.
     tokens: String,
@@ -76,12 +77,12 @@ struct Meaning {
 
 impl Item {
     /// Items with the same key replace each other.
-    pub(super) fn key(&self) -> &str {
+    pub(in crate::engine) fn key(&self) -> &str {
         &self.key
     }
 
     /// The word of Rust for what it is.
-    pub(super) fn word(&self) -> &'static str {
+    pub(in crate::engine) fn word(&self) -> &'static str {
         let words =
             ["fn", "struct", "enum", "union", "trait", "type", "mod", "const", "static", "macro_rules"];
         let of_tokens = |word: &&&str| self.tokens.split_whitespace().any(|token| token == **word);
@@ -94,13 +95,13 @@ impl Item {
     }
 
     /// As the user wrote it.
-    pub(super) fn write_plainly(&self, source: &mut Source) {
+    pub(in crate::engine) fn write_plainly(&self, source: &mut Source) {
         self.write_parts(&[], source);
         source.push("\n");
     }
 
     /// As a crate of the session needs it.
-    pub(super) fn write(&self, homes: &Homes, source: &mut Source) {
+    pub(in crate::engine) fn write(&self, homes: &Homes, source: &mut Source) {
         if let Some(stored) = &self.stored {
             if homes.contains(&stored.symbol()) {
                 return stored.declare(source);
@@ -529,7 +530,7 @@ fn strip(tokens: TokenStream) -> TokenStream {
 
 /// The items in force, oldest first.
 #[derive(Clone, Default)]
-pub(super) struct Items {
+pub(in crate::engine) struct Items {
     items: Vec<Item>,
     /// Those that are no longer in force but have had the `TypeId`s of today.
     former: Vec<Item>,
@@ -538,16 +539,16 @@ pub(super) struct Items {
 }
 
 impl Items {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
+    pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = &Item> {
         self.items.iter()
     }
 
-    pub(super) fn revision(&self) -> usize {
+    pub(in crate::engine) fn revision(&self) -> usize {
         self.revision
     }
 
     /// The words of `code`, and of every item that they lead to by its name.
-    pub(super) fn words_led_to(&self, code: &str) -> BTreeSet<String> {
+    pub(in crate::engine) fn words_led_to(&self, code: &str) -> BTreeSet<String> {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let words = |text: &str| text.split(|c| !is_word(c)).map(str::to_string).collect::<BTreeSet<_>>();
         let (mut found, mut rest) = (words(code), self.items.iter().collect::<Vec<_>>());
@@ -563,13 +564,13 @@ impl Items {
     }
 
     /// Whether all of them can be named from another crate.
-    pub(super) fn can_be_public(&self, homes: &Homes) -> bool {
+    pub(in crate::engine) fn can_be_public(&self, homes: &Homes) -> bool {
         let can = |item: &Item| item.public.is_some() && item.homeless(homes).is_none();
         self.items.iter().all(|item| item.kind == Kind::Macro || can(item))
     }
 
     /// How much there is to compile, in bytes.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::engine) fn size(&self) -> usize {
         let size = |part: &Part| match part {
             Part::Quote(quote) => quote.range.len(),
             Part::Generated(_) => 0,
@@ -578,12 +579,12 @@ impl Items {
     }
 
     /// The symbols of statics that the next cell to be loaded becomes the home of.
-    pub(super) fn homeless(&self, homes: &Homes) -> Homes {
+    pub(in crate::engine) fn homeless(&self, homes: &Homes) -> Homes {
         self.items.iter().filter_map(|item| item.homeless(homes)).collect()
     }
 
     /// Statics that are made of something that has changed begin anew.
-    pub(super) fn renew_statics(&mut self, changes: &Changes) {
+    pub(in crate::engine) fn renew_statics(&mut self, changes: &Changes) {
         for item in self.items.iter_mut().filter(|item| changes.reach(item)) {
             if let Some(stored) = &mut item.stored {
                 stored.renew();
@@ -592,7 +593,7 @@ impl Items {
     }
 
     /// After this, `TypeId`s are others.
-    pub(super) fn forget_former(&mut self) {
+    pub(in crate::engine) fn forget_former(&mut self) {
         self.former.clear();
     }
 
@@ -610,7 +611,7 @@ impl Items {
     }
 
     /// Adds a cell's items. One with the key of an old item replaces it.
-    pub(super) fn add(&mut self, new: Vec<Item>) {
+    pub(in crate::engine) fn add(&mut self, new: Vec<Item>) {
         self.retain(|old| new.iter().all(|item| item.key != old.key));
         if !new.is_empty() {
             self.former.retain(|old| new.iter().all(|item| item.key != old.key));
@@ -621,12 +622,12 @@ impl Items {
     }
 
     /// Removes the items that a name stands for, because a `use` has taken the name.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(in crate::engine) fn remove(&mut self, name: &str) {
         self.retain(|item| item.kind == Kind::Impl || item.names.iter().all(|n| n != name));
     }
 
     /// The item that a part of a cell belongs to.
-    pub(super) fn title_at(&self, at: &Quote) -> Option<String> {
+    pub(in crate::engine) fn title_at(&self, at: &Quote) -> Option<String> {
         let holds = |part: &Part| match part {
             Part::Quote(quote) => {
                 quote.text.is(&at.text)
@@ -639,7 +640,7 @@ impl Items {
     }
 
     /// Gives up keeping the state of a static whose type cannot stand in a declaration.
-    pub(super) fn forget_state(&mut self, title: &str) -> bool {
+    pub(in crate::engine) fn forget_state(&mut self, title: &str) -> bool {
         let stored = self.items.iter_mut().find(|item| item.title == title && item.stored.is_some());
         let Some(item) = stored else { return false };
         item.stored = None;
@@ -648,25 +649,25 @@ impl Items {
     }
 
     /// The items with these titles. Statics are not among them: one that comes back would be another.
-    pub(super) fn titled(&self, titles: &BTreeMap<String, String>) -> Vec<Item> {
+    pub(in crate::engine) fn titled(&self, titles: &BTreeMap<String, String>) -> Vec<Item> {
         let with = |item: &&Item| titles.contains_key(&item.title) && item.stored.is_none();
         self.items.iter().filter(with).cloned().collect()
     }
 
     /// Whether an item that is not here would take nobody's name.
-    pub(super) fn has_room_for(&self, other: &Item, uses: &Uses) -> bool {
+    pub(in crate::engine) fn has_room_for(&self, other: &Item, uses: &Uses) -> bool {
         let declared = |name: &String| uses.iter().any(|one| one.name.as_ref() == Some(name));
         self.items.iter().all(|item| item.key != other.key)
             && (other.kind == Kind::Impl || !other.names.iter().any(declared))
     }
 
     /// Removes the items with these titles.
-    pub(super) fn remove_titled(&mut self, titles: &BTreeSet<String>) {
+    pub(in crate::engine) fn remove_titled(&mut self, titles: &BTreeSet<String>) {
         self.retain(|item| !titles.contains(&item.title));
     }
 
     /// Whether any of them, or a declaration, may lead to the crate of this name.
-    pub(super) fn may_name(&self, uses: &Uses, name: &str) -> bool {
+    pub(in crate::engine) fn may_name(&self, uses: &Uses, name: &str) -> bool {
         let never = |_: &str| false;
         let own = clean_macros(&self.items.iter().collect::<Vec<_>>(), &never);
         let names = |item: &Item| {
@@ -678,14 +679,14 @@ impl Items {
     }
 
     /// The macros whose calls define items.
-    pub(super) fn item_macros(&self) -> BTreeSet<String> {
+    pub(in crate::engine) fn item_macros(&self) -> BTreeSet<String> {
         let defining = self.items.iter().filter(|item| item.defines_items);
         defining.flat_map(|item| item.names.iter().cloned()).collect()
     }
 
     /// Names that a glob could bring in for the items that are there: neither an item nor a declaration stands for
     /// them.
-    pub(super) fn open_names(&self, uses: &Uses) -> BTreeSet<String> {
+    pub(in crate::engine) fn open_names(&self, uses: &Uses) -> BTreeSet<String> {
         let words = self.items.iter().flat_map(|item| item.meaning.reach.words());
         let mut open: BTreeSet<String> = words.cloned().collect();
         for item in self.items.iter().filter(|item| item.kind != Kind::Impl) {
@@ -702,7 +703,7 @@ impl Items {
 
     /// What no longer means what it meant once `new` items are there, the items in `gone` (by title) are not, and
     /// `new_names` stand for something else by declarations.
-    pub(super) fn changes(
+    pub(in crate::engine) fn changes(
         &self,
         uses: &Uses,
         new: &[Item],
@@ -790,17 +791,17 @@ fn clean_macros(items: &[&Item], is_rebound: &dyn Fn(&str) -> bool) -> BTreeSet<
 
 /// What no longer means what it meant.
 #[derive(Default, Debug)]
-pub(super) struct Changes {
+pub(in crate::engine) struct Changes {
     names: Names,
     /// Whatever the user has defined may be another.
     all: bool,
     /// A definition there was is another now.
-    pub(super) reshaped: bool,
+    pub(in crate::engine) reshaped: bool,
 }
 
 impl Changes {
     /// The name for which a type may not mean what it meant, if there is one.
-    pub(super) fn culprit(&self, ty: &str) -> Option<String> {
+    pub(in crate::engine) fn culprit(&self, ty: &str) -> Option<String> {
         let own = types::own_names(ty);
         let changed = own.iter().find(|name| self.names.all.contains(&canonical(name)));
         changed.or_else(|| own.last().filter(|_| self.all)).cloned()

@@ -9,6 +9,7 @@
 //! code finds its input at its end, and waits for nobody. That an input can be at its end for one cell and not for
 //! the next takes a pipe with a name, which is at its end while no writer has it open.
 
+use super::pipe::available;
 use crate::base::os::system;
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -28,7 +29,7 @@ const SILENCE: Duration = Duration::from_millis(200);
 
 /// The kernel's side of the cells' standard input; both ends are absent where there is none.
 #[derive(Default)]
-pub(super) struct StandardInput {
+pub(in crate::engine) struct StandardInput {
     writer: Option<File>,
     /// Only to see, and to take back, what was not read.
     reader: Option<File>,
@@ -51,12 +52,12 @@ impl StandardInput {
     }
 
     /// Whether nobody knows that a cell waits which [`is_awaited`](Self::is_awaited).
-    pub(super) fn is_guessed(&self) -> bool {
+    pub(in crate::engine) fn is_guessed(&self) -> bool {
         self.guessed.is_some()
     }
 
     /// A cell begins; `words` are those that it consists of.
-    pub(super) fn begin(&mut self, words: impl FnOnce() -> BTreeSet<String>) {
+    pub(in crate::engine) fn begin(&mut self, words: impl FnOnce() -> BTreeSet<String>) {
         let Some(name) = &self.guessed else { return };
         let words = words();
         if NAMES.iter().any(|name| words.contains(*name)) {
@@ -66,7 +67,7 @@ impl StandardInput {
     }
 
     /// From here on it is at its end, if it can be at all.
-    pub(super) fn end(&mut self) {
+    pub(in crate::engine) fn end(&mut self) {
         if self.guessed.is_some() {
             self.writer = None;
         }
@@ -76,7 +77,7 @@ impl StandardInput {
     /// while.
     pub(super) fn is_awaited(&mut self, worker: i32) -> bool {
         let Some(reader) = self.reader.as_ref().filter(|_| self.writer.is_some()) else { return false };
-        if super::process::available(reader) > 0 || worker <= 0 {
+        if available(reader) > 0 || worker <= 0 {
             return false;
         }
         if self.is_guessed() {
@@ -95,7 +96,7 @@ impl StandardInput {
     }
 
     /// Gives the cell a line.
-    pub(super) fn give(&mut self, line: &str) {
+    pub(in crate::engine) fn give(&mut self, line: &str) {
         self.silent = None;
         if let Some(writer) = &mut self.writer {
             // More than a pipe holds would wait here for a reader who may not come.
@@ -105,11 +106,11 @@ impl StandardInput {
     }
 
     /// Takes back what a cell left unread, which is not meant for the next one.
-    pub(super) fn forget_unread(&mut self) {
+    pub(in crate::engine) fn forget_unread(&mut self) {
         self.end();
         self.silent = None;
         if let Some(reader) = &mut self.reader {
-            let mut rest = super::process::available(reader);
+            let mut rest = available(reader);
             let mut bytes = [0; 4096];
             while rest > 0 {
                 let most = rest.min(bytes.len());
@@ -171,6 +172,6 @@ mod tests {
         assert!(!input.is_awaited(1), "there is something to read");
         input.forget_unread();
         let reader = input.reader.as_ref().unwrap();
-        assert!(!input.is_open() && super::super::process::available(reader) == 0);
+        assert!(!input.is_open() && available(reader) == 0);
     }
 }

@@ -47,7 +47,7 @@ fn incomplete_tail(bytes: &[u8]) -> usize {
 
 /// Takes rich outputs and questions out of standard output.
 #[derive(Default)]
-pub(super) struct Blocks {
+pub(in crate::engine) struct Blocks {
     /// What the next line of input is about.
     question: Option<Question>,
     /// The beginning of a line that may become a marker, or the block so far.
@@ -60,7 +60,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn push(&mut self, text: &str, on_output: &mut dyn FnMut(Output)) {
+    pub(in crate::engine) fn push(&mut self, text: &str, on_output: &mut dyn FnMut(Output)) {
         let mut plain = String::new();
         for piece in text.split_inclusive('\n') {
             if self.in_block {
@@ -78,23 +78,23 @@ impl Blocks {
     }
 
     /// Between these two the cell's last value shows itself: the first output in this time is the cell's result.
-    pub(super) fn result_begins(&mut self, on_output: &mut dyn FnMut(Output)) {
+    pub(in crate::engine) fn result_begins(&mut self, on_output: &mut dyn FnMut(Output)) {
         self.finish_line(on_output);
         self.as_result = true;
     }
 
-    pub(super) fn result_ends(&mut self, on_output: &mut dyn FnMut(Output)) {
+    pub(in crate::engine) fn result_ends(&mut self, on_output: &mut dyn FnMut(Output)) {
         self.finish_line(on_output);
         self.as_result = false;
     }
 
     /// What the input is about that the cell waits for.
-    pub(super) fn question(&mut self) -> Question {
+    pub(in crate::engine) fn question(&mut self) -> Question {
         self.question.take().unwrap_or_default()
     }
 
     /// Called at the end of a cell, or before an output that has to come after all of this.
-    pub(super) fn finish(&mut self, on_output: &mut dyn FnMut(Output)) {
+    pub(in crate::engine) fn finish(&mut self, on_output: &mut dyn FnMut(Output)) {
         let held = std::mem::take(&mut self.held);
         if std::mem::take(&mut self.in_block) {
             self.bundle.pop();
@@ -107,7 +107,7 @@ impl Blocks {
     }
 
     /// An output of another kind follows: what is held goes out first.
-    pub(super) fn finish_line(&mut self, on_output: &mut dyn FnMut(Output)) {
+    pub(in crate::engine) fn finish_line(&mut self, on_output: &mut dyn FnMut(Output)) {
         if !self.in_block {
             let held = std::mem::take(&mut self.held);
             self.mid_line |= !held.is_empty();

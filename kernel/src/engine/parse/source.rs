@@ -6,9 +6,9 @@ use std::sync::Arc;
 /// The text of one cell, or of a module that it takes from files, shared by everything that quotes it. Numbers count
 /// cells executed.
 #[derive(Clone, Debug)]
-pub(super) struct Text {
-    pub(super) cell: usize,
-    pub(super) code: Arc<str>,
+pub(in crate::engine) struct Text {
+    pub(in crate::engine) cell: usize,
+    pub(in crate::engine) code: Arc<str>,
     /// Where what comes from files begins, in order; empty for a cell.
     pub(super) files: Arc<[FromFile]>,
 }
@@ -25,7 +25,7 @@ pub(super) struct FromFile {
 
 impl Text {
     /// What the user wrote into a cell.
-    pub(super) fn of_cell(cell: usize, code: &str) -> Self {
+    pub(in crate::engine) fn of_cell(cell: usize, code: &str) -> Self {
         Text { cell, code: code.into(), files: Arc::default() }
     }
 
@@ -43,25 +43,25 @@ impl Text {
     }
 
     /// All of it.
-    pub(super) fn whole(&self) -> Quote {
+    pub(in crate::engine) fn whole(&self) -> Quote {
         Quote { text: self.clone(), range: 0..self.code.trim_end().len() }
     }
 }
 
 /// A part of a cell.
 #[derive(Clone, Debug)]
-pub(super) struct Quote {
-    pub(super) text: Text,
-    pub(super) range: Range<usize>,
+pub(in crate::engine) struct Quote {
+    pub(in crate::engine) text: Text,
+    pub(in crate::engine) range: Range<usize>,
 }
 
 impl Quote {
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::engine) fn as_str(&self) -> &str {
         &self.text.code[self.range.clone()]
     }
 
     /// Line (from 1) and column (from 1, in characters) of a byte of the cell.
-    pub(super) fn position(&self, byte: usize) -> (usize, usize) {
+    pub(in crate::engine) fn position(&self, byte: usize) -> (usize, usize) {
         let byte = byte.min(self.text.code.len());
         let before = &self.text.code[..byte];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -71,8 +71,8 @@ impl Quote {
 
 /// Source under construction.
 #[derive(Default)]
-pub(super) struct Source {
-    pub(super) code: String,
+pub(in crate::engine) struct Source {
+    pub(in crate::engine) code: String,
     quotes: Vec<(usize, Quote)>,
     /// Generated text that stands for what the user wrote in other words.
     stand_ins: Vec<(Range<usize>, Quote)>,
@@ -80,7 +80,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Appends generated text.
-    pub(super) fn push(&mut self, generated: &str) {
+    pub(in crate::engine) fn push(&mut self, generated: &str) {
         self.code.push_str(generated);
     }
 
@@ -92,14 +92,14 @@ impl Source {
     }
 
     /// Appends what the user wrote.
-    pub(super) fn quote(&mut self, quote: &Quote) {
+    pub(in crate::engine) fn quote(&mut self, quote: &Quote) {
         self.quotes.push((self.code.len(), quote.clone()));
         self.code.push_str(quote.as_str());
     }
 
     /// The part of a cell that a range of this source came from; `None` if it was generated. A parenthesis that
     /// was put around what the user wrote counts as the user's.
-    pub(super) fn origin(&self, range: Range<usize>) -> Option<Quote> {
+    pub(in crate::engine) fn origin(&self, range: Range<usize>) -> Option<Quote> {
         let after = self.quotes.partition_point(|(start, _)| *start <= range.start);
         let before = after.checked_sub(1).and_then(|i| self.quotes.get(i));
         let holding = before.filter(|(start, quote)| {
@@ -126,7 +126,7 @@ impl Source {
     }
 
     /// The byte at a line and column, both from 1, as a panic's location gives them.
-    pub(super) fn byte_at(&self, line: usize, column: usize) -> usize {
+    pub(in crate::engine) fn byte_at(&self, line: usize, column: usize) -> usize {
         let line_start = match line {
             0 | 1 => 0,
             _ => self.code.match_indices('\n').nth(line - 2).map_or(self.code.len(), |(at, _)| at + 1),

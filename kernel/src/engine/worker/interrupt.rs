@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// What another thread needs to know to stop a cell.
 #[derive(Default)]
-pub(super) struct Control {
+pub(in crate::engine) struct Control {
     worker: AtomicI32,
     running: AtomicBool,
     cell: AtomicU64,
@@ -17,42 +17,43 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn cell_begins(&self) {
+    pub(in crate::engine) fn cell_begins(&self) {
         self.cell.fetch_add(1, Ordering::SeqCst);
         self.interrupted.store(false, Ordering::SeqCst);
         self.killed.store(false, Ordering::SeqCst);
         self.running.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn cell_ends(&self) {
+    pub(in crate::engine) fn cell_ends(&self) {
         self.running.store(false, Ordering::SeqCst);
     }
 
-    pub(super) fn set_worker(&self, pid: i32) {
+    pub(in crate::engine) fn set_worker(&self, pid: i32) {
         self.worker.store(pid, Ordering::SeqCst);
     }
 
-    pub(super) fn worker(&self) -> i32 {
+    pub(in crate::engine) fn worker(&self) -> i32 {
         self.worker.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_interrupted(&self) -> bool {
+    pub(in crate::engine) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
 
     /// Whether the interrupt had to kill the cell.
-    pub(super) fn has_killed(&self) -> bool {
+    pub(in crate::engine) fn has_killed(&self) -> bool {
         self.killed.load(Ordering::SeqCst)
     }
 
-    pub(super) fn compiling(&self, compiler: Option<u32>) {
+    pub(in crate::engine) fn compiling(&self, compiler: Option<u32>) {
         *self.compiler.lock().unwrap_or_else(PoisonError::into_inner) = compiler;
     }
 }
 
-/// Stops the running cell; obtained from [`super::Engine::interrupter`], used from any thread.
+/// Stops the running cell; obtained from [`Engine::interrupter`](crate::engine::Engine::interrupter), used from any
+/// thread.
 #[derive(Clone)]
-pub struct Interrupter(pub(super) Arc<Control>);
+pub struct Interrupter(pub(in crate::engine) Arc<Control>);
 
 impl Interrupter {
     /// How long a cell that was asked to stop may go on.
@@ -99,7 +100,7 @@ pub(super) fn signal_group(pid: i32) {
 }
 
 #[allow(unsafe_code)]
-pub(super) fn signal(pid: i32, signal: i32) {
+pub(in crate::engine) fn signal(pid: i32, signal: i32) {
     // 0 and -1 would mean whole groups of processes.
     if pid > 0 {
         // SAFETY: sending a signal touches no memory of this process.

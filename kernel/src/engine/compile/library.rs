@@ -4,11 +4,11 @@
 //! cell with items has, so that types are the same types. Where it cannot be made, or is not ready yet, a cell
 //! compiles the items itself, which is always right and only slower.
 
-use super::compile::Compiler;
+use super::compiler::Compiler;
 use super::generate;
-use super::session::Scope;
-use super::source::Source;
-use super::statics::Homes;
+use super::scope::Scope;
+use crate::engine::parse::source::Source;
+use crate::engine::parse::statics::Homes;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Child;
@@ -17,10 +17,10 @@ use std::process::Child;
 const SMALLEST: usize = 600;
 
 /// A finished library.
-pub(super) struct Library {
-    pub(super) path: PathBuf,
+pub(in crate::engine) struct Library {
+    pub(in crate::engine) path: PathBuf,
     /// The declarations that it re-exports.
-    pub(super) uses: BTreeSet<String>,
+    pub(in crate::engine) uses: BTreeSet<String>,
     /// What it was made from.
     made_of: MadeOf,
     file: String,
@@ -35,7 +35,7 @@ struct MadeOf {
 
 /// The library of a session, and its next edition.
 #[derive(Default)]
-pub(super) struct Libraries {
+pub(in crate::engine) struct Libraries {
     ready: Option<Library>,
     building: Option<(Library, Child)>,
     /// What could not be made does not become possible by trying again.
@@ -45,14 +45,14 @@ pub(super) struct Libraries {
 
 impl Libraries {
     /// The library for a cell with these items, if there is one.
-    pub(super) fn usable(&mut self, scope: &Scope, compiler: &Compiler) -> Option<&Library> {
+    pub(in crate::engine) fn usable(&mut self, scope: &Scope, compiler: &Compiler) -> Option<&Library> {
         self.collect();
         let wanted = made_of(scope, compiler);
         self.ready.as_ref().filter(|library| library.made_of == wanted)
     }
 
     /// Begins to build the library for `scope` unless it is there.
-    pub(super) fn renew(&mut self, scope: &Scope, homes: &Homes, compiler: &Compiler) {
+    pub(in crate::engine) fn renew(&mut self, scope: &Scope, homes: &Homes, compiler: &Compiler) {
         self.collect();
         let made_of = made_of(scope, compiler);
         let uses: BTreeSet<String> = scope.uses.iter().map(|one| one.whole().to_string()).collect();
@@ -76,7 +76,7 @@ impl Libraries {
     }
 
     /// What was compiled under this file name.
-    pub(super) fn source(&self, file: &str) -> Option<&Source> {
+    pub(in crate::engine) fn source(&self, file: &str) -> Option<&Source> {
         self.ready.as_ref().filter(|library| library.file == file).map(|library| &library.source)
     }
 

@@ -17,30 +17,30 @@
 //! A stage that waits is `async`, and the cell's own thread drives it. With tokio in the session all of the cell runs
 //! inside one runtime of it, entered but not blocked on: so tasks can be spawned anywhere, and `block_on` is no error.
 
-use super::items::{Items, Kind};
-use super::mentions;
-use super::parse::{Attribute, Cell, Stage};
-use super::session::{Formats, Scope};
-use super::source::{Quote, Source};
-use super::statics::Homes;
-use super::types::CRATE;
-use super::uses::Uses;
+use super::scope::{Formats, Scope};
 use crate::cells::commands::Format;
+use crate::engine::parse::cell::{Attribute, Cell, Stage};
+use crate::engine::parse::items::{Items, Kind};
+use crate::engine::parse::mentions;
+use crate::engine::parse::source::{Quote, Source};
+use crate::engine::parse::statics::Homes;
+use crate::engine::parse::types::CRATE;
+use crate::engine::parse::uses::Uses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A variable that exists before the cell and occurs in it.
-pub(super) struct Taken {
-    pub(super) name: String,
-    pub(super) mutable: bool,
+pub(in crate::engine) struct Taken {
+    pub(in crate::engine) name: String,
+    pub(in crate::engine) mutable: bool,
     /// As Rust code can write it.
-    pub(super) ty: String,
+    pub(in crate::engine) ty: String,
     /// Whether a type of the same name may come from another version of a crate.
-    pub(super) exact: bool,
+    pub(in crate::engine) exact: bool,
     /// Whether `ty` may be another type, so that it has to be asked first.
-    pub(super) asks: bool,
+    pub(in crate::engine) asks: bool,
     /// The user's annotation, if `ty` turns out to be private.
-    pub(super) annotation: Option<String>,
+    pub(in crate::engine) annotation: Option<String>,
 }
 
 /// Which of the variables of one name: the n-th that the cell has, counting the taken one.
@@ -88,7 +88,7 @@ const LINTS: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_u
 const CRATES: &str = "extern crate alloc;\nextern crate onelens_image;\n";
 
 /// The crate of the items in force, for cells to link that define none.
-pub(super) fn library(scope: &Scope, homes: &Homes, links: &str) -> Source {
+pub(in crate::engine) fn library(scope: &Scope, homes: &Homes, links: &str) -> Source {
     let mut source = Source::default();
     source.push("#![allow(warnings)]\n");
     write_attributes(&scope.attributes, &mut source);

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::interrupt::Control;
 use crate::base::failure::Failure;
+use crate::engine::worker::interrupt::Control;
 use crate::image::extension::{self, Extension, SHOWN, Trouble, Watcher};
 use crate::image::{Image, Unit};
 
 /// The crates of a session.
 #[derive(Default)]
-pub(super) struct Dependencies {
+pub(in crate::engine) struct Dependencies {
     /// What was asked for and is there, by the name in front of the `=`.
     there: BTreeMap<String, toml::Value>,
     /// Of those that lie in folders, what tells an edited one.
@@ -19,7 +19,7 @@ pub(super) struct Dependencies {
 }
 
 /// What became of `:dep` lines.
-pub(super) enum Added {
+pub(in crate::engine) enum Added {
     /// Everything is there already.
     Nothing,
     /// Further crates, beside those there were.
@@ -32,7 +32,7 @@ impl Dependencies {
     /// Makes the crates of some `:dep` lines available, building them if need be; lines about that go to `say`.
     ///
     /// `is_in_use` tells whether what the session defines may name a crate.
-    pub(super) fn add(
+    pub(in crate::engine) fn add(
         &mut self,
         asked: &[String],
         image: &Image,
@@ -125,7 +125,7 @@ impl Dependencies {
 
 impl Dependencies {
     /// The crates asked for, as lines.
-    pub(super) fn lines(&self) -> String {
+    pub(in crate::engine) fn lines(&self) -> String {
         let lines: Vec<String> =
             self.there.iter().map(|(name, value)| format!(":dep {name} = {value}")).collect();
         if lines.is_empty() { "no crates were asked for by `:dep`".into() } else { lines.join("\n") }

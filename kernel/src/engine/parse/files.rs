@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned;
 
+use super::report;
 use super::source::{FromFile, Quote, Text};
-use super::{CellError, diagnostics};
+use crate::cells::CellError;
 
 const INCLUDES: [&str; 3] = ["include", "include_bytes", "include_str"];
 
@@ -18,12 +19,12 @@ const INCLUDES: [&str; 3] = ["include", "include_bytes", "include_str"];
 const DEEPEST: usize = 64;
 
 /// The folder of the notebook.
-pub(super) fn beside() -> PathBuf {
+pub(in crate::engine) fn beside() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 
 /// The code with the files that it includes named by whole paths; `folder` is where it looks for them.
-pub(super) fn with_whole_paths(code: &str, folder: &Path) -> String {
+pub(in crate::engine) fn with_whole_paths(code: &str, folder: &Path) -> String {
     fn walk(tokens: TokenStream, folder: &Path, found: &mut Vec<(std::ops::Range<usize>, String)>) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (i, token) in tokens.iter().enumerate() {
@@ -55,7 +56,7 @@ pub(super) fn with_whole_paths(code: &str, folder: &Path) -> String {
 
 /// Parses a text, or says what is wrong with it.
 pub(super) fn parsed<T>(text: &Text, parse: impl FnOnce(&str) -> syn::Result<T>) -> Result<T, CellError> {
-    parse(&text.code).map_err(|error| diagnostics::syntax(&error, text))
+    parse(&text.code).map_err(|error| report::syntax(&error, text))
 }
 
 /// `mod name;` of a cell as `mod name { .. }`, with what its file holds.
@@ -112,7 +113,7 @@ impl Whole {
                     "leave out one of the `mod` lines in it".into(),
                 ),
             };
-            return Err(diagnostics::refusal(&what, &help, &self.at));
+            return Err(report::refusal(&what, &help, &self.at));
         };
         let own = path.parent().unwrap_or(folder);
         // Where it looks for modules of its own.

@@ -32,7 +32,7 @@ fn format_arguments(literal: &str, into: &mut BTreeSet<String>) {
 }
 
 /// Whether `tokens` hold `name = ..`, also in a pattern on the left: then a moved variable may come back.
-pub(super) fn assigns(tokens: TokenStream, name: &str) -> bool {
+pub(in crate::engine) fn assigns(tokens: TokenStream, name: &str) -> bool {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     tokens.iter().enumerate().any(|(i, token)| match token {
         TokenTree::Group(group) if assigns(group.stream(), name) => true,
@@ -46,7 +46,7 @@ pub(super) fn assigns(tokens: TokenStream, name: &str) -> bool {
 }
 
 /// Whether `tokens` wait for a future, be it in a macro's arguments.
-pub(super) fn awaits(tokens: &TokenStream) -> bool {
+pub(in crate::engine) fn awaits(tokens: &TokenStream) -> bool {
     let mut after_dot = false;
     tokens.clone().into_iter().any(|token| {
         let here = match &token {
