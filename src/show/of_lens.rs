@@ -115,6 +115,35 @@ impl Comparison {
 
     /// Draws the held-out KL by residual stream, one curve per lens, with the baseline.
     pub fn figure(&self) -> Result<Figure> {
+        self.chart(self.scale()).figure()
+    }
+
+    /// Draws this comparison and another beside each other on one scale, each under a name of its own: a trained
+    /// network and an untrained one.
+    ///
+    /// Fails if one of them holds no lens.
+    pub fn figure_beside(&self, name: &str, other: &Comparison, other_name: &str) -> Result<Figure> {
+        let ((least, most), (other_least, other_most)) = (self.scale(), other.scale());
+        let scale = (least.min(other_least), most.max(other_most));
+        let named = |comparison: &Comparison, name: &str| {
+            let chart = comparison.chart(scale);
+            LineChart {
+                title: format!("{name}: how far is each reading from the final prediction?"),
+                ..chart
+            }
+            .figure()
+        };
+        Ok(named(self, name)?.beside(&named(other, other_name)?))
+    }
+
+    /// The least and the greatest KL of a stream before the last, of which some lenses read everything.
+    fn scale(&self) -> (f64, f64) {
+        let earlier = |c: &LensCurve| c.kl.len().saturating_sub(1);
+        let all = || self.curves.iter().flat_map(|c| c.kl.iter().take(earlier(c)).copied());
+        (all().fold(f64::INFINITY, f64::min), all().fold(self.baseline, f64::max))
+    }
+
+    fn chart(&self, (least, most): (f64, f64)) -> LineChart {
         let mut series: Vec<Series> = self
             .curves
             .iter()
@@ -126,14 +155,12 @@ impl Comparison {
             .collect();
         let n = self.curves.first().map_or(0, |c| c.kl.len());
         series.push(Series::new("baseline", vec![self.baseline; n]).dashed());
-        // Near the end all curves lie on the axis, unless it is logarithmic; of the last stream some are exactly 0.
-        let earlier = || self.curves.iter().flat_map(|c| c.kl.iter().take(n.saturating_sub(1)).copied());
-        let (least, most) =
-            (earlier().fold(f64::INFINITY, f64::min), earlier().fold(self.baseline, f64::max));
+        // Near the end all curves lie on the axis, unless it is logarithmic.
         let log = least > 0.0 && least < most / 20.0;
         LineChart {
             y_log: log,
             y_lowest: log.then_some(least / 2.0),
+            y_range: Some((if log { least / 2.0 } else { 0.0 }, most)),
             title: "How far is each reading from the final prediction?".into(),
             x_label: "residual stream (0 is the embedding)".into(),
             y_label: "KL (nats)".into(),
@@ -145,7 +172,6 @@ impl Comparison {
             ),
             ..Default::default()
         }
-        .figure()
     }
 
     /// Lists the shared fraction of every lens at every residual stream, against the lens called `own`, as a table.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use ndarray::{Array2, array};
 use onelens::ErrorKind;
+use onelens::lens::{Comparison, LensCurve};
 use onelens::show::{
     Card, Figure, Heatmap, LineChart, Series, Table, TableCell, TrajectoryCell, TrajectoryTable, bar,
     histogram, image, scatter,
@@ -983,16 +984,49 @@ fn two_maps_of_one_range_have_one_colour_for_one_value() {
 }
 
 /// What the axis says: the words left of the plot, in the order of the drawing.
+/// What stands at the vertical axes, with its place.
+fn at_the_axis(svg: &str) -> Vec<(String, String)> {
+    let document = roxmltree::Document::parse(svg).unwrap();
+    let words = document.descendants().filter(|n| n.attribute("text-anchor") == Some("end"));
+    words.map(|n| (n.attribute("y").unwrap().to_string(), n.text().unwrap().trim().to_string())).collect()
+}
+
+#[test]
+fn two_comparisons_beside_each_other_have_one_axis_and_names() {
+    let comparison = |kl: [f64; 3], baseline| Comparison {
+        curves: vec![LensCurve {
+            name: "own".into(),
+            kl: kl.to_vec(),
+            se: vec![0.0; 3],
+            cross_entropy: vec![1.0; 3],
+            agreement: vec![0.5; 3],
+            fit_seconds: 0.0,
+        }],
+        baseline,
+        baseline_se: 0.0,
+        model_cross_entropy: 1.0,
+        n_seqs: 8,
+        n_tokens: 64,
+    };
+    let (trained, untrained) = (comparison([1.0, 0.25, 0.0], 2.0), comparison([0.02, 0.01, 0.0], 0.08));
+    let both = trained.figure_beside("Trained", &untrained, "Untrained").unwrap();
+    let axis = at_the_axis(&both.svg());
+    let half = axis.len() / 2;
+    assert!(half > 1 && axis[..half] == axis[half..], "{axis:?}");
+    assert_ne!(
+        at_the_axis(&trained.figure().unwrap().svg()),
+        at_the_axis(&untrained.figure().unwrap().svg())
+    );
+    for name in ["Trained: how far", "Untrained: how far"] {
+        assert!(both.text().contains(name), "{both}");
+    }
+}
+
 #[test]
 fn two_charts_of_one_range_have_one_axis() {
     let axis = |largest: f64, y_range| {
         let series = vec![Series::new("own", [0.0, largest])];
-        let svg = LineChart { series, y_range, ..Default::default() }.figure().unwrap().svg();
-        let document = roxmltree::Document::parse(&svg).unwrap();
-        let words = document.descendants().filter(|n| n.attribute("text-anchor") == Some("end"));
-        words
-            .map(|n| (n.attribute("y").unwrap().to_string(), n.text().unwrap().trim().to_string()))
-            .collect::<Vec<_>>()
+        at_the_axis(&LineChart { series, y_range, ..Default::default() }.figure().unwrap().svg())
     };
     let range = Some((0.0, 1.0));
     assert_eq!(axis(0.25, range), axis(0.75, range));
