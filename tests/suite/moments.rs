@@ -183,7 +183,7 @@ fn the_last_layers_own_lens_is_the_identity_with_kl_zero() {
 }
 
 #[test]
-fn floor_is_the_mean_kl_to_the_mean_prediction() {
+fn the_baseline_is_the_mean_kl_to_the_mean_prediction() {
     let (model, _, train, held_out) = trained();
     let moments = LayerMoments::collect(&model, &train).unwrap();
     let softmax = |tokens: &Array2<u32>| {
