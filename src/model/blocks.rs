@@ -8,8 +8,78 @@ use super::numbers::half;
 
 /// Numbers of a block of the simple kinds.
 pub(crate) const BLOCK: usize = 32;
-/// Numbers of a block of the kinds that are called `K`: sixteen parts with scales of their own.
-pub(crate) const SUPER_BLOCK: usize = 256;
+/// Numbers of a block of the kinds that are called `K`: parts with scales of their own.
+const SUPER_BLOCK: usize = 256;
+
+/// The kinds of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocks {
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl Blocks {
+    /// Its name, the numbers and the bytes of a block, and where it keeps its `f16` scales, the only numbers in it that
+    /// need not be finite.
+    fn layout(self) -> (&'static str, usize, usize, &'static [usize]) {
+        match self {
+            Blocks::Q8_0 => ("q8_0", BLOCK, 34, &[0]),
+            Blocks::Q4_0 => ("q4_0", BLOCK, 18, &[0]),
+            Blocks::Q4_1 => ("q4_1", BLOCK, 20, &[0, 2]),
+            Blocks::Q5_0 => ("q5_0", BLOCK, 22, &[0]),
+            Blocks::Q5_1 => ("q5_1", BLOCK, 24, &[0, 2]),
+            Blocks::Q2K => ("q2_k", SUPER_BLOCK, 84, &[80, 82]),
+            Blocks::Q3K => ("q3_k", SUPER_BLOCK, 110, &[108]),
+            Blocks::Q4K => ("q4_k", SUPER_BLOCK, 144, &[0, 2]),
+            Blocks::Q5K => ("q5_k", SUPER_BLOCK, 176, &[0, 2]),
+            Blocks::Q6K => ("q6_k", SUPER_BLOCK, 210, &[208]),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        self.layout().0
+    }
+
+    /// Numbers of a block.
+    pub(crate) fn numbers(self) -> usize {
+        self.layout().1
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn bytes(self) -> usize {
+        self.layout().2
+    }
+
+    /// Where a block keeps its scales.
+    pub(crate) fn scales(self) -> &'static [usize] {
+        self.layout().3
+    }
+
+    /// Whole blocks as numbers.
+    #[inline(always)]
+    pub(crate) fn decode(self, bytes: &[u8], to: &mut [f32]) {
+        match self {
+            Blocks::Q8_0 => each(bytes, to, q8_0),
+            Blocks::Q4_0 => each(bytes, to, q4_0),
+            Blocks::Q4_1 => each(bytes, to, q4_1),
+            Blocks::Q5_0 => each(bytes, to, q5_0),
+            Blocks::Q5_1 => each(bytes, to, q5_1),
+            Blocks::Q2K => each(bytes, to, q2_k),
+            Blocks::Q3K => each(bytes, to, q3_k),
+            Blocks::Q4K => each(bytes, to, q4_k),
+            Blocks::Q5K => each(bytes, to, q5_k),
+            Blocks::Q6K => each(bytes, to, q6_k),
+        }
+    }
+}
 
 /// The `f16` that begins at byte `at`.
 #[inline(always)]
@@ -19,7 +89,7 @@ pub(crate) fn scale(block: &[u8], at: usize) -> f32 {
 
 /// Every block of `bytes`, of `SIZE` bytes, becomes `N` numbers of `to`.
 #[inline(always)]
-pub(crate) fn each<const SIZE: usize, const N: usize>(
+fn each<const SIZE: usize, const N: usize>(
     bytes: &[u8],
     to: &mut [f32],
     number: impl Fn(&[u8; SIZE], &mut [f32; N]),
@@ -31,28 +101,28 @@ pub(crate) fn each<const SIZE: usize, const N: usize>(
 
 /// `d q`, with `q` in one signed byte.
 #[inline(always)]
-pub(crate) fn q8_0(block: &[u8; 34], y: &mut [f32; BLOCK]) {
+fn q8_0(block: &[u8; 34], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
     y.iter_mut().zip(&block[2..]).for_each(|(y, &q)| *y = d * f32::from(q as i8));
 }
 
 /// `d (q - 8)`, with `q` in four bits.
 #[inline(always)]
-pub(crate) fn q4_0(block: &[u8; 18], y: &mut [f32; BLOCK]) {
+fn q4_0(block: &[u8; 18], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
     nibbles(y, &block[2..], |q| d * (q - 8.0));
 }
 
 /// `d q + m`, with `q` in four bits.
 #[inline(always)]
-pub(crate) fn q4_1(block: &[u8; 20], y: &mut [f32; BLOCK]) {
+fn q4_1(block: &[u8; 20], y: &mut [f32; BLOCK]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
     nibbles(y, &block[4..], |q| d * q + m);
 }
 
 /// `d (q - 16)`, with `q` in four bits and a fifth.
 #[inline(always)]
-pub(crate) fn q5_0(block: &[u8; 22], y: &mut [f32; BLOCK]) {
+fn q5_0(block: &[u8; 22], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
     nibbles(y, &block[6..], |q| q);
     add_fifth(y, &block[2..]);
@@ -61,7 +131,7 @@ pub(crate) fn q5_0(block: &[u8; 22], y: &mut [f32; BLOCK]) {
 
 /// `d q + m`, with `q` in four bits and a fifth.
 #[inline(always)]
-pub(crate) fn q5_1(block: &[u8; 24], y: &mut [f32; BLOCK]) {
+fn q5_1(block: &[u8; 24], y: &mut [f32; BLOCK]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
     nibbles(y, &block[8..], |q| q);
     add_fifth(y, &block[4..]);
@@ -88,7 +158,7 @@ fn add_fifth(y: &mut [f32; BLOCK], bits: &[u8]) {
 
 /// `d s q - d' m`, with `q` in two bits, and `s` and `m` in four, for each sixteen numbers.
 #[inline(always)]
-pub(crate) fn q2_k(block: &[u8; 84], y: &mut [f32; SUPER_BLOCK]) {
+fn q2_k(block: &[u8; 84], y: &mut [f32; SUPER_BLOCK]) {
     let (scales, q) = (&block[..16], &block[16..80]);
     let (d, d_min) = (scale(block, 80), scale(block, 82));
     for (i, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -100,7 +170,7 @@ pub(crate) fn q2_k(block: &[u8; 84], y: &mut [f32; SUPER_BLOCK]) {
 
 /// `d s q`, with `q` in two bits and a third that is its sign, and `s` in six, for each sixteen numbers.
 #[inline(always)]
-pub(crate) fn q3_k(block: &[u8; 110], y: &mut [f32; SUPER_BLOCK]) {
+fn q3_k(block: &[u8; 110], y: &mut [f32; SUPER_BLOCK]) {
     let (high, q, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let d = scale(block, 108);
     for (i, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {
@@ -122,7 +192,7 @@ fn two_bits_of(i: usize) -> usize {
 
 /// `d s q - d' m`, with `q` in four bits, and `s` and `m` in six, for each 32 numbers.
 #[inline(always)]
-pub(crate) fn q4_k(block: &[u8; 144], y: &mut [f32; SUPER_BLOCK]) {
+fn q4_k(block: &[u8; 144], y: &mut [f32; SUPER_BLOCK]) {
     let (scales, q) = (&block[4..16], &block[16..]);
     for (i, y) in y.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
         let (s, m) = scale_and_min(scales, i, scale(block, 0), scale(block, 2));
@@ -133,7 +203,7 @@ pub(crate) fn q4_k(block: &[u8; 144], y: &mut [f32; SUPER_BLOCK]) {
 
 /// The same with a fifth bit.
 #[inline(always)]
-pub(crate) fn q5_k(block: &[u8; 176], y: &mut [f32; SUPER_BLOCK]) {
+fn q5_k(block: &[u8; 176], y: &mut [f32; SUPER_BLOCK]) {
     let (scales, high, q) = (&block[4..16], &block[16..48], &block[48..]);
     for (i, y) in y.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
         let (s, m) = scale_and_min(scales, i, scale(block, 0), scale(block, 2));
@@ -158,7 +228,7 @@ fn scale_and_min(packed: &[u8], i: usize, d: f32, d_min: f32) -> (f32, f32) {
 
 /// `d s (q - 32)`, with `q` in four bits and two more, and `s` in a signed byte, for each sixteen numbers.
 #[inline(always)]
-pub(crate) fn q6_k(block: &[u8; 210], y: &mut [f32; SUPER_BLOCK]) {
+fn q6_k(block: &[u8; 210], y: &mut [f32; SUPER_BLOCK]) {
     let (q, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = scale(block, 208);
     for (i, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use safetensors::tensor::Dtype;
 
-use super::blocks::{self, BLOCK, SUPER_BLOCK, scale};
+use super::blocks::{BLOCK, Blocks, scale};
 use crate::num::dot;
 
 /// The bytes of a file: mapped, or read into memory.
@@ -40,22 +40,13 @@ impl FileBytes {
     }
 }
 
-/// How numbers are stored: one by one, or in [`blocks`].
+/// How numbers are stored: one by one, or in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     F32,
     F16,
     Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
+    Blocks(Blocks),
 }
 
 /// Sums run in so many lanes, in the same order on every machine.
@@ -79,16 +70,16 @@ impl Kind {
             GgmlDType::F32 => Some(Kind::F32),
             GgmlDType::F16 => Some(Kind::F16),
             GgmlDType::BF16 => Some(Kind::Bf16),
-            GgmlDType::Q8_0 => Some(Kind::Q8_0),
-            GgmlDType::Q4_0 => Some(Kind::Q4_0),
-            GgmlDType::Q4_1 => Some(Kind::Q4_1),
-            GgmlDType::Q5_0 => Some(Kind::Q5_0),
-            GgmlDType::Q5_1 => Some(Kind::Q5_1),
-            GgmlDType::Q2K => Some(Kind::Q2K),
-            GgmlDType::Q3K => Some(Kind::Q3K),
-            GgmlDType::Q4K => Some(Kind::Q4K),
-            GgmlDType::Q5K => Some(Kind::Q5K),
-            GgmlDType::Q6K => Some(Kind::Q6K),
+            GgmlDType::Q8_0 => Some(Kind::Blocks(Blocks::Q8_0)),
+            GgmlDType::Q4_0 => Some(Kind::Blocks(Blocks::Q4_0)),
+            GgmlDType::Q4_1 => Some(Kind::Blocks(Blocks::Q4_1)),
+            GgmlDType::Q5_0 => Some(Kind::Blocks(Blocks::Q5_0)),
+            GgmlDType::Q5_1 => Some(Kind::Blocks(Blocks::Q5_1)),
+            GgmlDType::Q2K => Some(Kind::Blocks(Blocks::Q2K)),
+            GgmlDType::Q3K => Some(Kind::Blocks(Blocks::Q3K)),
+            GgmlDType::Q4K => Some(Kind::Blocks(Blocks::Q4K)),
+            GgmlDType::Q5K => Some(Kind::Blocks(Blocks::Q5K)),
+            GgmlDType::Q6K => Some(Kind::Blocks(Blocks::Q6K)),
             // What activations are quantised to on the way; no file has weights in it.
             GgmlDType::Q8_1 | GgmlDType::Q8K => None,
         }
@@ -99,16 +90,7 @@ impl Kind {
             Kind::F32 => "f32",
             Kind::F16 => "f16",
             Kind::Bf16 => "bf16",
-            Kind::Q8_0 => "q8_0",
-            Kind::Q4_0 => "q4_0",
-            Kind::Q4_1 => "q4_1",
-            Kind::Q5_0 => "q5_0",
-            Kind::Q5_1 => "q5_1",
-            Kind::Q2K => "q2_k",
-            Kind::Q3K => "q3_k",
-            Kind::Q4K => "q4_k",
-            Kind::Q5K => "q5_k",
-            Kind::Q6K => "q6_k",
+            Kind::Blocks(blocks) => blocks.name(),
         }
     }
 
@@ -116,8 +98,7 @@ impl Kind {
     fn block(self) -> usize {
         match self {
             Kind::F32 | Kind::F16 | Kind::Bf16 => 1,
-            Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 | Kind::Q5_0 | Kind::Q5_1 => BLOCK,
-            Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => SUPER_BLOCK,
+            Kind::Blocks(blocks) => blocks.numbers(),
         }
     }
 
@@ -126,16 +107,7 @@ impl Kind {
         match self {
             Kind::F32 => 4,
             Kind::F16 | Kind::Bf16 => 2,
-            Kind::Q8_0 => 34,
-            Kind::Q4_0 => 18,
-            Kind::Q4_1 => 20,
-            Kind::Q5_0 => 22,
-            Kind::Q5_1 => 24,
-            Kind::Q2K => 84,
-            Kind::Q3K => 110,
-            Kind::Q4K => 144,
-            Kind::Q5K => 176,
-            Kind::Q6K => 210,
+            Kind::Blocks(blocks) => blocks.bytes(),
         }
     }
 
@@ -147,18 +119,6 @@ impl Kind {
     /// How many numbers there are in so many bytes.
     pub(crate) fn numbers(self, bytes: usize) -> usize {
         bytes / self.block_bytes() * self.block()
-    }
-
-    /// Where a block keeps its `f16` scales, the only numbers in it that need not be finite.
-    fn scales(self) -> &'static [usize] {
-        match self {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => &[],
-            Kind::Q8_0 | Kind::Q4_0 | Kind::Q5_0 => &[0],
-            Kind::Q4_1 | Kind::Q5_1 | Kind::Q4K | Kind::Q5K => &[0, 2],
-            Kind::Q2K => &[80, 82],
-            Kind::Q3K => &[108],
-            Kind::Q6K => &[208],
-        }
     }
 }
 
@@ -227,37 +187,17 @@ impl Numbers {
             Kind::Bf16 => {
                 bytes.as_chunks::<2>().0.iter().position(|&b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80)
             }
-            Kind::Q8_0
-            | Kind::Q4_0
-            | Kind::Q4_1
-            | Kind::Q5_0
-            | Kind::Q5_1
-            | Kind::Q2K
-            | Kind::Q3K
-            | Kind::Q4K
-            | Kind::Q5K
-            | Kind::Q6K => {
-                let size = self.kind.block_bytes();
+            Kind::Blocks(blocks) => {
+                let size = blocks.bytes();
                 let broken = |block: usize| {
-                    self.kind.scales().iter().any(|scale| bytes[block * size + scale + 1] & 0x7c == 0x7c)
+                    blocks.scales().iter().any(|scale| bytes[block * size + scale + 1] & 0x7c == 0x7c)
                 };
-                (0..bytes.len() / size).find(|&block| broken(block)).map(|block| block * self.kind.block())
+                (0..bytes.len() / size).find(|&block| broken(block)).map(|block| block * blocks.numbers())
             }
         }?;
         let value = match self.kind {
             Kind::F32 => bytes.as_chunks::<4>().0.get(found).map_or(f32::NAN, |&b| f32::from_le_bytes(b)),
-            Kind::F16
-            | Kind::Bf16
-            | Kind::Q8_0
-            | Kind::Q4_0
-            | Kind::Q4_1
-            | Kind::Q5_0
-            | Kind::Q5_1
-            | Kind::Q2K
-            | Kind::Q3K
-            | Kind::Q4K
-            | Kind::Q5K
-            | Kind::Q6K => {
+            Kind::F16 | Kind::Bf16 | Kind::Blocks(_) => {
                 let at = found / self.kind.block() * self.kind.block_bytes();
                 if bytes[at] == 0 && half(at).abs() >= 65_536.0 { f32::INFINITY } else { f32::NAN }
             }
@@ -296,34 +236,22 @@ impl Numbers {
     /// What [`dots`](Numbers::dots) needs of a vector.
     pub(crate) fn prepare<'a>(&self, x: &'a [f32]) -> Prepared<'a> {
         let sums = match self.kind {
-            Kind::Q4_0 | Kind::Q4_1 => x.as_chunks::<BLOCK>().0.iter().map(|x| x.iter().sum()).collect(),
-            Kind::F32
-            | Kind::F16
-            | Kind::Bf16
-            | Kind::Q8_0
-            | Kind::Q5_0
-            | Kind::Q5_1
-            | Kind::Q2K
-            | Kind::Q3K
-            | Kind::Q4K
-            | Kind::Q5K
-            | Kind::Q6K => Vec::new(),
+            Kind::Blocks(Blocks::Q4_0 | Blocks::Q4_1) => {
+                x.as_chunks::<BLOCK>().0.iter().map(|x| x.iter().sum()).collect()
+            }
+            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Blocks(_) => Vec::new(),
         };
         Prepared { x, sums }
     }
 
     /// The products of a row with some vectors, into `to`.
     pub(crate) fn dots(&self, row: usize, columns: Range<usize>, with: &[Prepared], to: &mut [f32]) {
-        let whole = columns == (0..self.n_columns);
-        let direct = match self.kind {
-            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Q8_0 | Kind::Q4_0 | Kind::Q4_1 => {
-                whole && with.len() == 1
+        if let ([with], true) = (with, columns == (0..self.n_columns)) {
+            let dot = Dot { kind: self.kind, bytes: self.row(row), x: with.x, sums: &with.sums };
+            if let Some(product) = dot.run() {
+                to[0] = product;
+                return;
             }
-            Kind::Q5_0 | Kind::Q5_1 | Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => false,
-        };
-        if direct {
-            to[0] = Dot { kind: self.kind, bytes: self.row(row), x: with[0].x, sums: &with[0].sums }.run();
-            return;
         }
         let mut numbers = vec![0.0; columns.len()];
         self.decode(row, columns, &mut numbers);
@@ -384,16 +312,7 @@ impl pulp::NullaryFnOnce for Decode<'_> {
                     .zip(bytes.as_chunks::<2>().0)
                     .for_each(|(y, &b)| *y = brain(u16::from_le_bytes(b)));
             }
-            Kind::Q8_0 => blocks::each(bytes, to, blocks::q8_0),
-            Kind::Q4_0 => blocks::each(bytes, to, blocks::q4_0),
-            Kind::Q4_1 => blocks::each(bytes, to, blocks::q4_1),
-            Kind::Q5_0 => blocks::each(bytes, to, blocks::q5_0),
-            Kind::Q5_1 => blocks::each(bytes, to, blocks::q5_1),
-            Kind::Q2K => blocks::each(bytes, to, blocks::q2_k),
-            Kind::Q3K => blocks::each(bytes, to, blocks::q3_k),
-            Kind::Q4K => blocks::each(bytes, to, blocks::q4_k),
-            Kind::Q5K => blocks::each(bytes, to, blocks::q5_k),
-            Kind::Q6K => blocks::each(bytes, to, blocks::q6_k),
+            Kind::Blocks(blocks) => blocks.decode(bytes, to),
         }
     }
 }
@@ -407,7 +326,8 @@ struct Dot<'a> {
 }
 
 impl Dot<'_> {
-    fn run(self) -> f32 {
+    /// `None` for blocks that have to be decoded first.
+    fn run(self) -> Option<f32> {
         pulp::Arch::new().dispatch(self)
     }
 }
@@ -429,19 +349,19 @@ fn dot_of<const SIZE: usize>(bytes: &[u8], x: &[f32], number: impl Fn([u8; SIZE]
 }
 
 impl pulp::NullaryFnOnce for Dot<'_> {
-    type Output = f32;
+    type Output = Option<f32>;
 
     #[inline(always)]
-    fn call(self) -> f32 {
+    fn call(self) -> Option<f32> {
         let Dot { kind, bytes, x, sums } = self;
         let x_blocks = x.as_chunks::<BLOCK>().0;
         let mut lanes = [0.0_f32; LANES];
         let mut rest = 0.0;
         match kind {
-            Kind::F32 => return dot_of(bytes, x, f32::from_le_bytes),
-            Kind::F16 => return dot_of(bytes, x, |b| half(u16::from_le_bytes(b))),
-            Kind::Bf16 => return dot_of(bytes, x, |b| brain(u16::from_le_bytes(b))),
-            Kind::Q8_0 => {
+            Kind::F32 => return Some(dot_of(bytes, x, f32::from_le_bytes)),
+            Kind::F16 => return Some(dot_of(bytes, x, |b| half(u16::from_le_bytes(b)))),
+            Kind::Bf16 => return Some(dot_of(bytes, x, |b| brain(u16::from_le_bytes(b)))),
+            Kind::Blocks(Blocks::Q8_0) => {
                 for (block, x) in bytes.chunks_exact(2 + BLOCK).zip(x_blocks) {
                     let (d, q) = (scale(block, 0), &block[2..2 + BLOCK]);
                     for i in 0..LANES {
@@ -451,24 +371,30 @@ impl pulp::NullaryFnOnce for Dot<'_> {
                     }
                 }
             }
-            Kind::Q4_0 => {
+            Kind::Blocks(Blocks::Q4_0) => {
                 for ((block, x), sum) in bytes.chunks_exact(2 + BLOCK / 2).zip(x_blocks).zip(sums) {
                     let d = scale(block, 0);
                     add_nibbles(&mut lanes, &block[2..2 + BLOCK / 2], d, x);
                     rest -= 8.0 * d * sum;
                 }
             }
-            Kind::Q4_1 => {
+            Kind::Blocks(Blocks::Q4_1) => {
                 for ((block, x), sum) in bytes.chunks_exact(4 + BLOCK / 2).zip(x_blocks).zip(sums) {
                     add_nibbles(&mut lanes, &block[4..4 + BLOCK / 2], scale(block, 0), x);
                     rest += scale(block, 2) * sum;
                 }
             }
-            Kind::Q5_0 | Kind::Q5_1 | Kind::Q2K | Kind::Q3K | Kind::Q4K | Kind::Q5K | Kind::Q6K => {
-                unreachable!("these are decoded first")
-            }
+            Kind::Blocks(
+                Blocks::Q5_0
+                | Blocks::Q5_1
+                | Blocks::Q2K
+                | Blocks::Q3K
+                | Blocks::Q4K
+                | Blocks::Q5K
+                | Blocks::Q6K,
+            ) => return None,
         }
-        lanes.iter().sum::<f32>() + rest
+        Some(lanes.iter().sum::<f32>() + rest)
     }
 }
 
@@ -551,21 +477,15 @@ mod tests {
         for dtype in ALL {
             let (_, numbers) = stored(dtype, 2);
             let (kind, mut bytes) = (numbers.kind, numbers.file.all().to_vec());
-            let at = bytes.len() - kind.block_bytes() + kind.scales().first().copied().unwrap_or(0);
+            let at = bytes.len() - kind.block_bytes()
+                + match kind {
+                    Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
+                    Kind::Blocks(blocks) => blocks.scales()[0],
+                };
             let infinite: &[u8] = match kind {
                 Kind::F32 => &[0, 0, 0x80, 0x7f],
                 Kind::Bf16 => &[0x80, 0x7f],
-                Kind::F16
-                | Kind::Q8_0
-                | Kind::Q4_0
-                | Kind::Q4_1
-                | Kind::Q5_0
-                | Kind::Q5_1
-                | Kind::Q2K
-                | Kind::Q3K
-                | Kind::Q4K
-                | Kind::Q5K
-                | Kind::Q6K => &[0, 0x7c],
+                Kind::F16 | Kind::Blocks(_) => &[0, 0x7c],
             };
             bytes[at..at + infinite.len()].copy_from_slice(infinite);
             let all = 0..bytes.len();
@@ -579,9 +499,9 @@ mod tests {
     #[test]
     fn bytes_that_are_not_whole_blocks_are_no_numbers() {
         let file = Arc::new(FileBytes::Read(vec![0; 40]));
-        assert!(Numbers::new(file.clone(), 0..40, Kind::Q4_1, (2, 32)).is_some());
-        assert!(Numbers::new(file.clone(), 0..40, Kind::Q4_1, (1, 33)).is_none());
-        assert!(Numbers::new(file.clone(), 0..38, Kind::Q4_1, (2, 32)).is_none());
-        assert!(Numbers::new(file, 20..60, Kind::Q4_1, (2, 32)).is_none());
+        assert!(Numbers::new(file.clone(), 0..40, Kind::Blocks(Blocks::Q4_1), (2, 32)).is_some());
+        assert!(Numbers::new(file.clone(), 0..40, Kind::Blocks(Blocks::Q4_1), (1, 33)).is_none());
+        assert!(Numbers::new(file.clone(), 0..38, Kind::Blocks(Blocks::Q4_1), (2, 32)).is_none());
+        assert!(Numbers::new(file, 20..60, Kind::Blocks(Blocks::Q4_1), (2, 32)).is_none());
     }
 }
