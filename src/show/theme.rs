@@ -46,44 +46,59 @@ pub(super) const LINES: [Rgb; 16] = [
     (0x00, 0x55, 0x40),
 ];
 
+/// From one of the first three of [`LINES`] to the same lens at least KL.
+const LEAST_KL: usize = 13;
+
 /// Those of [`LINES`] that mean one thing among lenses and another among networks, which do not meet in a chart; names
 /// without a meaning have them, too.
 const FREE: std::ops::Range<usize> = 9..13;
 
-/// Which of [`LINES`] a curve of this name has in every figure: that of what it is about, whatever else its name says.
+/// What curves are about, by the words with which their names begin, and which of [`LINES`] they have in every figure; of
+/// two that fit, the first counts.
+const MEANINGS: [(&str, usize); 30] = [
+    // Each stream's own lens of least KL, by another name.
+    ("tuned lens", 13),
+    ("own gain", 1),
+    ("own bias", 1),
+    ("own", 0),
+    ("raw, no intercept", 0),
+    ("shared", 1),
+    ("one lens", 1),
+    ("left out", 2),
+    ("left-out", 2),
+    ("logit lens", 3),
+    ("mean prediction", 4),
+    ("baseline", 4),
+    ("all there is to read", 4),
+    ("random", 4),
+    ("trained", 5),
+    ("the model", 5),
+    ("residual twin", 5),
+    ("twin", 5),
+    ("the token's own update", 5),
+    ("untrained", 6),
+    ("chance weights", 6),
+    ("rotated", 7),
+    ("the update of another token", 8),
+    ("predictive coding", 9),
+    ("Jacobian lens", 9),
+    ("every layer supervised", 10),
+    ("later-layers lens", 10),
+    ("plain", 11),
+    ("one block looped", 12),
+    ("hidden layer", 12),
+];
+
+/// Which of [`LINES`] a curve of this name has in every figure.
 fn meaning(name: &str) -> Option<usize> {
-    let begins = |words: &[&str]| {
-        let rest = words.iter().find_map(|word| name.strip_prefix(word));
-        rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
-    };
-    let is = |words: &[&str]| words.contains(&name);
-    let least_kl = |family: usize| family + if name.contains("least KL") { 13 } else { 0 };
-    if name.contains("shuffled") || is(&["the update of another token"]) {
+    // Whatever it is of.
+    if name.contains("shuffled") {
         return Some(8);
     }
-    if begins(&["tuned lens"]) {
-        // Each stream's own lens of least KL, by another name.
-        return Some(13);
-    }
-    if begins(&["own gain", "own bias", "shared"]) || is(&["one lens"]) {
-        return Some(least_kl(1));
-    }
-    if begins(&["own", "raw, no intercept"]) {
-        return Some(least_kl(0));
-    }
-    match name {
-        _ if begins(&["left out", "left-out"]) => Some(least_kl(2)),
-        _ if begins(&["logit lens"]) => Some(3),
-        "mean prediction" | "baseline" | "all there is to read" | "random" => Some(4),
-        _ if begins(&["trained", "the model", "residual twin", "twin", "the token's own update"]) => Some(5),
-        "untrained" | "chance weights" => Some(6),
-        "rotated" | "rotated copy" => Some(7),
-        "predictive coding" | "Jacobian lens" => Some(9),
-        "every layer supervised" | "later-layers lens" => Some(10),
-        _ if begins(&["plain"]) => Some(11),
-        _ if begins(&["one block looped", "hidden layer"]) => Some(12),
-        _ => None,
-    }
+    let begins =
+        |words: &str| name.strip_prefix(words).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+    let (_, index) = MEANINGS.into_iter().find(|(words, _)| begins(words))?;
+    Some(if index < 3 && name.contains("least KL") { index + LEAST_KL } else { index })
 }
 
 /// The colours of curves with these names: what they mean, and others in order, as long as there are any. In a chart in
