@@ -124,6 +124,11 @@ impl Corpus {
         Ok(corpus)
     }
 
+    /// Returns what the text is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the characters and their tokens.
     pub fn vocab(&self) -> &Vocab {
         &self.vocab

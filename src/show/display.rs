@@ -7,6 +7,7 @@ use ndarray::{ArrayBase, Data, Dimension};
 use super::{Card, Figure, Heatmap, LineChart, Plot, Simplex, Table, TrajectoryTable};
 use crate::battery::{Battery, LanguageBattery, LanguageReport, Report};
 use crate::circuits::{AttentionPatterns, HeadScores, LogitAttribution, PatchMap};
+use crate::data::Corpus;
 use crate::dual::{
     Alignment, ContextSplit, Contributions, Delta, Descent, FeatureCurve, HeadDeltas, HeadRelaxation,
     LinearAttentionFit, OrderSensitivity, PredictiveCache, PredictiveCoding, PredictiveConfig, Retrieval,
@@ -64,6 +65,7 @@ show!(
     ContextSplit,
     Continuation,
     Contributions,
+    Corpus,
     Delta,
     Descent,
     FeatureCurve,

@@ -57,6 +57,8 @@ pub struct Heatmap {
     pub range: Option<(f64, f64)>,
     /// Cells as high as they are wide, as pixels are.
     pub square: bool,
+    /// What hatched cells mean, such as "streams that do not count"; empty: the caption says how many there are, and why.
+    pub hatched: String,
     /// Caption under the figure.
     pub note: String,
 }
@@ -228,8 +230,7 @@ impl Cells {
         let why = reason(map.values.iter(), self.log);
         let hatched = match n {
             0 => String::new(),
-            // The caption says what it means.
-            _ if map.note.contains("Hatched:") => String::new(),
+            _ if !map.hatched.is_empty() => format!("Hatched: {}.", map.hatched),
             1 => format!("Hatched: one value, {why}."),
             n => format!("Hatched: {n} values, {why}."),
         };

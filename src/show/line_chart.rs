@@ -127,6 +127,9 @@ pub struct LineChart {
     /// Values below this are drawn at it, as arrows that point down; in the text twin and as CSV they are what they
     /// are.
     pub y_lowest: Option<f64>,
+    /// What gaps mean, such as "streams that do not count"; empty: the caption says in which series how many values are
+    /// not drawn, and why.
+    pub gaps: String,
     /// Caption under the figure.
     pub note: String,
 }
@@ -240,10 +243,10 @@ impl LineChart {
             }
             Some(_) | None => String::new(),
         };
-        let missing = if gaps.is_empty() || self.note.contains("Gaps:") {
-            String::new()
-        } else {
-            format!("Not drawn, because {why}: {}.", gaps.join(", "))
+        let missing = match (gaps.is_empty(), self.gaps.is_empty()) {
+            (true, _) => String::new(),
+            (false, true) => format!("Not drawn, because {why}: {}.", gaps.join(", ")),
+            (false, false) => format!("Gaps: {}.", self.gaps),
         };
         let points = self.series.iter().filter(|s| s.style == Style::Points).map(|s| s.y.len()).max();
         let thinned = match points {

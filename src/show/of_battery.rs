@@ -12,6 +12,8 @@ use crate::{Error, ErrorKind, Result};
 /// Fractions below this are drawn here, as arrows: a lens in the wrong basis does worse than the baseline, without
 /// limit.
 const LOWEST: f64 = -0.5;
+/// What has neither a curve nor a colour.
+const NOT_COUNTED: &str = "streams that do not count, because their own lens reads hardly anything";
 
 impl Report {
     /// The whole report: the verdict in a sentence, the table of controls, figures, methods. [`Figure::save`] makes it
@@ -124,7 +126,7 @@ impl Report {
             "share of what the own lens reads",
             &|s, l| Some(s.layers[l].scale_free),
             Some(LOWEST),
-            "Each lens at the temperature that suits the stream best. Gaps: streams that do not count, because their own lens reads hardly anything.",
+            "Each lens at the temperature that suits the stream best.",
         )
     }
 
@@ -173,8 +175,8 @@ impl Report {
             unit: "share of the own lens".into(),
             range: Some((0.0, 1.0)),
             square: true,
-            note: "At the best temperature. In one basis every lens reads every stream. Hatched: streams that do not count."
-                .into(),
+            hatched: NOT_COUNTED.into(),
+            note: "At the best temperature. In one basis every lens reads every stream.".into(),
             ..Heatmap::new("", shares)?
         }
         .figure()
@@ -247,6 +249,7 @@ impl Report {
             series,
             y_from_zero: true,
             y_lowest,
+            gaps: NOT_COUNTED.into(),
             note: match series_have_bands {
                 true => format!("{} {note}{without}", self.bands()),
                 false => format!("{note}{without}"),

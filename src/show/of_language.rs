@@ -1,6 +1,7 @@
 //! How a language model and its text look in a notebook.
 
-use super::Card;
+use super::{Card, text};
+use crate::data::Corpus;
 use crate::language::{Continuation, LanguageModel};
 use crate::session::{display, escape_html};
 
@@ -24,6 +25,33 @@ impl LanguageModel {
     }
 
     /// Shows the model card.
+    pub fn evcxr_display(&self) {
+        self.card().evcxr_display();
+    }
+}
+
+impl Corpus {
+    /// Makes a card: what the text is, and how many tokens are for training and held out.
+    ///
+    /// ```
+    /// use onelens::data::Corpus;
+    /// let corpus = Corpus::from_text("ones and zeros", "01".repeat(500))?;
+    /// assert!(corpus.card().figure()?.text().contains("held out    200 characters\n"));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn card(&self) -> Card {
+        Card {
+            title: format!("Corpus: {}", self.name()),
+            rows: vec![
+                ("training".into(), text::count(self.n_train(), "character")),
+                ("held out".into(), text::count(self.n_held_out(), "character")),
+                ("vocabulary".into(), text::count(self.vocab().len(), "token")),
+            ],
+            ..Default::default()
+        }
+    }
+
+    /// Shows the card.
     pub fn evcxr_display(&self) {
         self.card().evcxr_display();
     }

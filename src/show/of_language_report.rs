@@ -82,7 +82,8 @@ impl LanguageReport {
             series,
             y_from_zero: true,
             y_lowest: Some(LOWEST),
-            note: "Gaps: the own lens reads too little for a share. A share says nothing of how much there is to read: of chance weights that is next to nothing.".into(),
+            gaps: "the own lens reads too little for a share".into(),
+            note: "A share says nothing of how much there is to read: of chance weights that is next to nothing.".into(),
             ..Default::default()
         }
         .figure()

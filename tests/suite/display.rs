@@ -357,6 +357,12 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
 
     let log = LineChart { series: vec![Series::new("own", [0.0, 1.0])], y_log: true, ..Default::default() };
     assert!(log.figure().unwrap().text().contains("not finite or not positive: 1 value in \"own\""));
+    // Who knows what gaps mean says that instead, and where there is none, nothing.
+    let told = LineChart { gaps: "nobody asked".into(), ..log };
+    let text = told.figure().unwrap().text().to_owned();
+    assert!(text.contains("Gaps: nobody asked.") && !text.contains("Not drawn"), "{text}");
+    let whole = LineChart { series: vec![Series::new("own", [2.0, 1.0])], ..told };
+    assert!(!whole.figure().unwrap().text().contains("Gaps"));
 
     let map = Heatmap { values: array![[f64::NAN, 1.0], [2.0, f64::NEG_INFINITY]], ..Default::default() };
     let map = map.figure().unwrap();
@@ -365,6 +371,9 @@ fn values_that_are_not_finite_leave_gaps_and_are_counted() {
     assert!(!map.text().contains("NaN") && !map.svg().contains("NaN"), "{map}");
     assert!(drawn(&map).contains("#A6ACB4"), "no hatching");
     assert!(!drawn(&heatmap().figure().unwrap()).contains("#A6ACB4"), "hatching without a gap");
+    let told =
+        Heatmap { values: array![[f64::NAN, 1.0]], hatched: "nobody asked".into(), ..Default::default() };
+    assert!(told.figure().unwrap().text().contains("Hatched: nobody asked."));
 
     let mut trajectory = small_trajectory();
     trajectory.cells[(0, 0)].value = f32::NAN;
