@@ -9,7 +9,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Streaming`] | how texts are cut, where finished shards are kept |
-//! | [`Peers`] | the processes that share the work: [`Alone`], [`Threads`], `Mpi` (feature `mpi`) |
+//! | [`Peers`] | the processes that share the work: [`Alone`], [`Threads`]; those of MPI are in `onelens`, the program |
 //! | [`Streaming::refine`] | lenses refined in constant memory, and resumed |
 //! | [`Readings`] | what lenses read, as means over all tokens |
 //! | [`train_among`] | training with the gradient of each batch shared out, the same weights on any number of processes |
@@ -17,8 +17,6 @@
 
 mod activations;
 mod moments;
-#[cfg(feature = "mpi")]
-mod mpi;
 mod peers;
 mod readings;
 mod reduction;
@@ -29,8 +27,6 @@ mod tree;
 
 pub use activations::ActivationFiles;
 pub use moments::Streaming;
-#[cfg(feature = "mpi")]
-pub use mpi::Mpi;
 pub use peers::{Alone, Peers, Threads};
 pub use readings::{LensReadings, Readings};
 pub use training::train_among;

@@ -15,6 +15,9 @@ use std::ffi::{CStr, c_char, c_int};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "mpi")]
+use crate::mpi_job::Mpi;
+
 /// Exit codes, as the program's help tells them.
 const FAILED: c_int = 1;
 const BAD_INPUT: c_int = 2;
@@ -82,10 +85,10 @@ impl Job for Alone {
 }
 
 #[cfg(feature = "mpi")]
-impl Job for onelens::stream::Mpi {
+impl Job for Mpi {
     fn abort(&self, code: c_int) {
         if self.size() > 1 {
-            onelens::stream::Mpi::abort(self, code);
+            Mpi::abort(self, code);
         }
     }
 }
@@ -93,7 +96,7 @@ impl Job for onelens::stream::Mpi {
 /// The processes that `mpirun` or its like has started; the program takes an image with MPI for them.
 #[cfg(feature = "mpi")]
 fn peers() -> Result<Box<dyn Job>> {
-    Ok(Box::new(onelens::stream::Mpi::start()?))
+    Ok(Box::new(Mpi::start()?))
 }
 
 #[cfg(not(feature = "mpi"))]

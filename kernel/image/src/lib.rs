@@ -10,6 +10,8 @@ pub mod batch;
 mod battery;
 pub mod channel;
 pub mod future;
+#[cfg(feature = "mpi")]
+mod mpi_job;
 mod overflow;
 pub mod rt;
 pub mod serve;

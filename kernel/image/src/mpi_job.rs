@@ -4,21 +4,14 @@ use mpi::environment::Universe;
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::{Destination, Source};
 
-use super::Peers;
-use crate::{Error, ErrorKind, Result};
+use onelens::stream::Peers;
+use onelens::{Error, ErrorKind, Result};
 
 /// The processes that `mpirun` has started, each on its own part of the work.
 ///
 /// If one of them ends with an error, [`Mpi::abort`] ends them all; finished shards that were kept in a folder are used
 /// by the next run.
-///
-/// ```no_run
-/// use onelens::stream::{Mpi, Peers};
-/// let mpi = Mpi::start()?; // 0 of 1 unless `mpirun` started this
-/// println!("{} of {}", mpi.rank(), mpi.size());
-/// # Ok::<(), onelens::Error>(())
-/// ```
-pub struct Mpi {
+pub(crate) struct Mpi {
     world: SimpleCommunicator,
     // Ends MPI when dropped.
     _universe: Universe,
@@ -31,7 +24,7 @@ impl Mpi {
     /// Joins the job.
     ///
     /// Fails if this process has joined already: MPI is started once in a process.
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         // Only the thread that starts MPI calls it, while others compute.
         let started = mpi::initialize_with_threading(mpi::Threading::Serialized);
         let (universe, _) = started.ok_or_else(|| {
@@ -45,7 +38,7 @@ impl Mpi {
     }
 
     /// Ends all processes of the job with this exit code, without a further word.
-    pub fn abort(&self, code: i32) -> ! {
+    pub(crate) fn abort(&self, code: i32) -> ! {
         self.world.abort(code)
     }
 }
