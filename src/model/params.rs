@@ -10,6 +10,7 @@ use super::architecture::{Mlp, Positions, QkNorm, Residual};
 use super::{Config, Matrix};
 use crate::nn::Norm;
 use crate::num::{Rng, normal, rng};
+use crate::record::Fnv;
 
 /// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does
 /// not have is empty: biases without `bias`, gains without a norm, the gate where nothing is gated.
@@ -158,7 +159,7 @@ impl Zeros for Matrix {
 }
 
 /// What the list of tensors asks of each.
-trait Tensor {
+trait Tensor: Sync {
     fn rows_and_columns(&self) -> [usize; 2];
     fn count(&self) -> usize;
     fn n_bytes(&self) -> usize;
@@ -518,6 +519,16 @@ impl Params {
     /// what is stored, one matrix at a time is expanded.
     pub(crate) fn for_each(&self, mut see: impl FnMut(&[f32])) {
         self.each().into_iter().for_each(|tensor| see(&tensor.flat()));
+    }
+
+    /// A hash of the numbers of each tensor, in the order of [`tensors`](Params::tensors), on all threads.
+    pub(crate) fn hashes(&self) -> Vec<u64> {
+        let hash = |tensor: &dyn Tensor| {
+            let mut hash = Fnv::new("tensor");
+            hash.numbers(&tensor.flat());
+            hash.finish()
+        };
+        self.each().into_par_iter().map(hash).collect()
     }
 
     /// Counts the parameters.

@@ -72,13 +72,13 @@ impl Transformer {
     }
 
     /// Returns a number that two models share only if they compute the same with the same weights, bit for bit (FNV-1a
-    /// over the settings as JSON and the weights; the seed of the initial weights is none of it).
+    /// over the settings as JSON and a hash of each tensor; the seed of the initial weights is none of it).
     ///
     /// Moments and lenses carry it, so that a lens is never read with another model by mistake.
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fnv::new("transformer 1");
+        let mut hash = Fnv::new("transformer 2");
         hash.settings(&Config { seed: 0, ..self.config.clone() }, &Config { seed: 0, ..Config::default() });
-        self.params.for_each(|numbers| numbers.iter().for_each(|x| hash.word(u64::from(x.to_bits()))));
+        self.params.hashes().into_iter().for_each(|tensor| hash.word(tensor));
         hash.finish()
     }
 

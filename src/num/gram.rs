@@ -1,6 +1,6 @@
 //! Second moments of many rows: products of tall matrices, in `f32` where they are fast and in `f64` where they add up.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, CowArray, Ix2, s};
 use rayon::prelude::*;
 
 use super::product::matmul_into;
@@ -90,6 +90,13 @@ pub(crate) fn add_products(
     let weighted = weights.map(|w| &right * &w.insert_axis(Axis(1)));
     let right = weighted.as_ref().map_or(right, |w| w.view());
     let n_columns = s.ncols();
+    // Side by side in memory, what a tile reads over and over: rows that are kilobytes apart would fall on few sets of
+    // the caches and on a page each.
+    let strips: Vec<ArrayView2<f32>> = right.axis_chunks_iter(Axis(1), TILE.1).collect();
+    let strips: Vec<CowArray<f32, Ix2>> = strips
+        .into_par_iter()
+        .map(|strip| if strip.is_standard_layout() { strip.into() } else { strip.to_owned().into() })
+        .collect();
     let bands: Vec<(usize, ArrayViewMut2<f64>)> =
         s.axis_chunks_iter_mut(Axis(0), TILE.0).enumerate().collect();
     bands.into_par_iter().for_each(|(band, mut sums)| {
@@ -97,8 +104,11 @@ pub(crate) fn add_products(
         let upto = if part == Part::Lower { from + height } else { n_columns };
         let mut product = Array2::<f32>::zeros((height, TILE.1.min(upto)));
         let mut total = Array2::<f64>::zeros(product.dim());
-        let mut column = 0;
-        while column < upto {
+        for (strip, right) in strips.iter().enumerate() {
+            let column = strip * TILE.1;
+            if column >= upto {
+                break;
+            }
             let width = TILE.1.min(upto - column);
             let mut total = total.slice_mut(s![.., ..width]);
             total.fill(0.0);
@@ -106,7 +116,7 @@ pub(crate) fn add_products(
             for row in (0..left.nrows()).step_by(BLOCK) {
                 let rows = row..(row + BLOCK).min(left.nrows());
                 let left = left.slice(s![rows.clone(), from..from + height]);
-                let right = right.slice(s![rows, column..column + width]);
+                let right = right.slice(s![rows, ..width]);
                 matmul_into(product.view_mut(), left.t(), right);
                 for (mut total, product) in total.rows_mut().into_iter().zip(product.rows()) {
                     add_wide(total.as_slice_mut().expect("a row"), product.as_slice().expect("a row"));
@@ -119,7 +129,6 @@ pub(crate) fn add_products(
                     add(sums, c * u[from + i], &v[column..column + width]);
                 }
             }
-            column += width;
         }
     });
 }
