@@ -239,7 +239,19 @@ impl Numbers {
             Kind::Blocks(Blocks::Q4_0 | Blocks::Q4_1) => {
                 x.as_chunks::<BLOCK>().0.iter().map(|x| x.iter().sum()).collect()
             }
-            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Blocks(_) => Vec::new(),
+            Kind::F32
+            | Kind::F16
+            | Kind::Bf16
+            | Kind::Blocks(
+                Blocks::Q8_0
+                | Blocks::Q5_0
+                | Blocks::Q5_1
+                | Blocks::Q2K
+                | Blocks::Q3K
+                | Blocks::Q4K
+                | Blocks::Q5K
+                | Blocks::Q6K,
+            ) => Vec::new(),
         };
         Prepared { x, sums }
     }

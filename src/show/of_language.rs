@@ -31,7 +31,7 @@ impl LanguageModel {
 }
 
 impl Corpus {
-    /// Makes a card: what the text is, and how many tokens are for training and held out.
+    /// Makes a card: what the text is, and how many characters are for training and held out.
     ///
     /// ```
     /// use onelens::data::Corpus;
