@@ -1,5 +1,5 @@
-//! Factorisations and what rests on them, with those of LAPACK: the same files as in `suite`, whose other tests know nothing of
-//! them.
+//! Factorisations and what rests on them in closed form, with those of LAPACK: the same files as in `suite`. Refinement asks for
+//! the same factorisations and takes its time between them; its tests are in `suite` alone.
 
 #[path = "suite/closed_form.rs"]
 mod closed_form;
@@ -11,7 +11,5 @@ mod lens_kinds;
 mod moments;
 #[path = "suite/ridge_path.rs"]
 mod ridge_path;
-#[path = "suite/tuned.rs"]
-mod tuned;
 
 mod common;

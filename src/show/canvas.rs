@@ -7,7 +7,7 @@ use plotters::style::{
 };
 
 use super::text;
-use super::theme::{self, PAPER, Rgb};
+use super::theme::{self, MUTED, PAPER, Rgb};
 use crate::session::escape_html;
 
 /// `plotters` draws at whole units; ten units to the pixel keep curves smooth.
@@ -25,6 +25,11 @@ pub(super) enum Anchor {
     /// Reads upwards and ends at the point.
     UpEnd,
 }
+
+/// Size of labels and captions.
+pub(super) const LABEL: f64 = 12.0;
+/// From one line of a caption to the next.
+pub(super) const NOTE_LINE: f64 = 17.0;
 
 /// Drawings side by side that would be wider than this continue below, as they do on a page.
 const MAX_ROW: f64 = 1300.0;
@@ -84,24 +89,23 @@ pub(super) struct Drawing {
 impl Drawing {
     /// Draws on a canvas of `width` by `height` pixels.
     pub(super) fn new(width: f64, height: f64, draw: impl FnOnce(&mut Canvas)) -> Drawing {
-        let mut svg = String::new();
-        let mut canvas = Canvas {
-            backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)),
-            shapes: Vec::new(),
-        };
-        draw(&mut canvas);
-        let shapes = std::mem::take(&mut canvas.shapes);
-        drop(canvas);
-        // `plotters` writes one opening tag first and one closing tag last; all between are the elements.
-        let start = svg.find('>').map_or(0, |i| i + 1);
-        let end = svg.rfind("</svg>").unwrap_or(svg.len());
-        let elements = svg[start..end]
-            .replace(" opacity=\"1\"", "")
-            .replace(" stroke=\"none\"", "")
-            .replace(" \"/>", "\"/>")
-            .replace(">\n", ">")
-            .replace("\n<", "<");
+        let (elements, shapes) = painted(width, height, draw);
         Drawing { width, height, elements, shapes, ground: PAPER, row: (width, 0.0) }
+    }
+
+    /// The drawing with the lines of its caption, the middle of the first at `top`. A narrow page leaves them out, as
+    /// [`Figure::on_narrow_pages`](super::Figure::on_narrow_pages) says them where they break as the page does.
+    pub(super) fn captioned(mut self, top: f64, lines: &[String]) -> Drawing {
+        if !lines.is_empty() {
+            let (elements, shapes) = painted(self.width, self.height, |canvas| {
+                for (i, line) in lines.iter().enumerate() {
+                    canvas.text((0.0, top + NOTE_LINE * i as f64), line, LABEL, Anchor::Start, MUTED);
+                }
+            });
+            self.elements += &format!("<g class=\"ol-under\">{elements}</g>");
+            self.shapes.extend(shapes);
+        }
+        self
     }
 
     /// The drawing in the colours of a dark page, whatever page it is seen on.
@@ -166,6 +170,28 @@ impl Drawing {
             row: if beside { (x + other.width, y) } else { (width, 0.0) },
         }
     }
+}
+
+/// What `draw` draws: its SVG elements, and its shapes.
+fn painted(width: f64, height: f64, draw: impl FnOnce(&mut Canvas)) -> (String, Vec<Shape>) {
+    let mut svg = String::new();
+    let mut canvas = Canvas {
+        backend: SVGBackend::with_string(&mut svg, (units(width) as u32, units(height) as u32)),
+        shapes: Vec::new(),
+    };
+    draw(&mut canvas);
+    let shapes = std::mem::take(&mut canvas.shapes);
+    drop(canvas);
+    // `plotters` writes one opening tag first and one closing tag last; all between are the elements.
+    let start = svg.find('>').map_or(0, |i| i + 1);
+    let end = svg.rfind("</svg>").unwrap_or(svg.len());
+    let elements = svg[start..end]
+        .replace(" opacity=\"1\"", "")
+        .replace(" stroke=\"none\"", "")
+        .replace(" \"/>", "\"/>")
+        .replace(">\n", ">")
+        .replace("\n<", "<");
+    (elements, shapes)
 }
 
 /// What a figure draws on while it is being drawn; all lengths in pixels.

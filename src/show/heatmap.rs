@@ -3,7 +3,7 @@
 use ndarray::{Array2, Ix2};
 
 use super::axis::{Axis, is_drawable, reason};
-use super::canvas::{Anchor, Canvas, Drawing};
+use super::canvas::{Anchor, Canvas, Drawing, LABEL, NOTE_LINE};
 use super::figure::{Figure, empty, same_length, show};
 use super::numbers::Numbers;
 use super::table::caption;
@@ -272,7 +272,6 @@ impl Cells {
 
     fn draw(&self, map: &Heatmap, note: &str) -> Drawing {
         const TICK: f64 = 11.0;
-        const LABEL: f64 = 12.0;
         const TITLE: f64 = 14.5;
         let (n_rows, n_columns) = self.values.dim();
         let printed = self.printed();
@@ -312,7 +311,7 @@ impl Cells {
         let x_names_height = if upright { widest(&self.x_names) + 10.0 } else { 20.0 };
         let x_label_height = if map.x_label.is_empty() { 0.0 } else { 20.0 };
         let below = f64::max(bottom + x_names_height + x_label_height, top + bar_height + 8.0);
-        let height = (below + 6.0 + notes.len() as f64 * 17.0).ceil();
+        let height = (below + 6.0 + notes.len() as f64 * NOTE_LINE).ceil();
 
         Drawing::new(width, height, |canvas| {
             for (i, line) in titles.iter().enumerate() {
@@ -343,10 +342,8 @@ impl Cells {
                 MUTED,
             );
             self.draw_bar(canvas, (bar_left, top), bar_height);
-            for (i, line) in notes.iter().enumerate() {
-                canvas.text((0.0, below + 12.0 + 17.0 * i as f64), line, LABEL, Anchor::Start, MUTED);
-            }
         })
+        .captioned(below + 12.0, &notes)
     }
 
     fn draw_cells(

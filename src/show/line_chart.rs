@@ -1,7 +1,7 @@
 //! Curves, points or bars over a common axis, such as a number per layer for several lenses. Axes: `[series][x]`.
 
 use super::axis::{Axis, is_drawable, reason};
-use super::canvas::{Anchor, Canvas, Drawing};
+use super::canvas::{Anchor, Canvas, Drawing, LABEL, NOTE_LINE};
 use super::figure::{Figure, empty, same_length, show};
 use super::numbers::Numbers;
 use super::table::caption;
@@ -344,7 +344,6 @@ impl LineChart {
 
 const WIDTH: f64 = 700.0;
 const TICK_SIZE: f64 = 11.0;
-const LABEL_SIZE: f64 = 12.0;
 const TITLE_SIZE: f64 = 14.5;
 /// Height of a name at the right.
 const NAME_STEP: f64 = 16.0;
@@ -378,7 +377,7 @@ impl<'a> Layout<'a> {
         let tick_width = y_axis.ticks.iter().map(|(_, t)| text::ems(t)).fold(0.0, f64::max) * TICK_SIZE;
         let names: Vec<String> =
             chart.series.iter().map(|s| text::cut(&text::one_line(&s.name), NAME)).collect();
-        let name_width = names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * LABEL_SIZE;
+        let name_width = names.iter().map(|n| text::ems(n)).fold(0.0, f64::max) * LABEL;
         let left = tick_width + 16.0;
         let right = WIDTH - if name_width > 0.0 { name_width + 44.0 } else { 16.0 };
 
@@ -403,7 +402,7 @@ impl<'a> Layout<'a> {
         };
 
         let titles = text::wrap(&text::one_line(&chart.title), WIDTH / TITLE_SIZE / 1.06, text::ems);
-        let notes = text::wrap(&text::one_line(note), WIDTH / LABEL_SIZE, text::ems);
+        let notes = text::wrap(&text::one_line(note), WIDTH / LABEL, text::ems);
         let y_label_height = if chart.y_label.is_empty() { 10.0 } else { 22.0 };
         let top = titles.len() as f64 * 20.0 + y_label_height + 4.0;
         let bottom = top + f64::max(260.0, names.len() as f64 * NAME_STEP);
@@ -412,7 +411,7 @@ impl<'a> Layout<'a> {
             + x_name_height
             + x_label_height
             + if notes.is_empty() { 0.0 } else { 6.0 }
-            + notes.len() as f64 * 17.0
+            + notes.len() as f64 * NOTE_LINE
             + 2.0;
         let colours = theme::line_colours(chart.series.iter().map(|s| s.name.as_str()));
         Layout {
@@ -454,6 +453,11 @@ impl<'a> Layout<'a> {
             }
             self.draw_names(canvas);
         })
+        .captioned(self.notes_top() + 8.0, &self.notes)
+    }
+
+    fn notes_top(&self) -> f64 {
+        self.height - 2.0 - self.notes.len() as f64 * NOTE_LINE
     }
 
     fn draw_frame(&self, canvas: &mut Canvas) {
@@ -464,7 +468,7 @@ impl<'a> Layout<'a> {
         canvas.text(
             (0.0, top - 17.0),
             &text::cut(&text::one_line(&self.chart.y_label), 90),
-            LABEL_SIZE,
+            LABEL,
             Anchor::Start,
             MUTED,
         );
@@ -487,19 +491,15 @@ impl<'a> Layout<'a> {
                 canvas.text((u, bottom + 14.0), label, TICK_SIZE, Anchor::Middle, MUTED);
             }
         }
-        let notes_top = self.height - 2.0 - self.notes.len() as f64 * 17.0;
         if !self.chart.x_label.is_empty() {
-            let y = notes_top - if self.notes.is_empty() { 10.0 } else { 16.0 };
+            let y = self.notes_top() - if self.notes.is_empty() { 10.0 } else { 16.0 };
             canvas.text(
                 ((left + right) / 2.0, y),
                 &text::cut(&text::one_line(&self.chart.x_label), 80),
-                LABEL_SIZE,
+                LABEL,
                 Anchor::Middle,
                 MUTED,
             );
-        }
-        for (i, line) in self.notes.iter().enumerate() {
-            canvas.text((0.0, notes_top + 8.0 + 17.0 * i as f64), line, LABEL_SIZE, Anchor::Start, MUTED);
         }
     }
 
@@ -658,7 +658,7 @@ impl<'a> Layout<'a> {
                     }
                 }
             }
-            canvas.text((u + 26.0, y), &self.names[i], LABEL_SIZE, Anchor::Start, INK);
+            canvas.text((u + 26.0, y), &self.names[i], LABEL, Anchor::Start, INK);
         }
     }
 }

@@ -198,7 +198,7 @@ impl Comparison {
             rows.push(row);
         }
         Ok(Table {
-            title: format!("Share of what the {own} reads"),
+            title: format!("Share of what \"{own}\" reads"),
             header,
             rows,
             note: "1: reads as much as the layer's own lens. 0: as much as the baseline. -: the own lens reads too little to compare with.".into(),

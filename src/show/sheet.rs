@@ -1,6 +1,6 @@
 //! Rows and columns of words as a drawing: what a table looks like where HTML does not arrive. Axes: `[row][column]`.
 
-use super::canvas::{Anchor, Drawing};
+use super::canvas::{Anchor, Drawing, NOTE_LINE};
 use super::text;
 use super::theme::{AXIS, GRID, INK, MUTED};
 
@@ -72,7 +72,7 @@ pub(super) fn draw(
         .collect();
     let top = titles.len() as f64 * 20.0 + if titles.is_empty() { 0.0 } else { 4.0 };
     let bottom = top + heights.iter().sum::<f64>();
-    let height = bottom + if notes.is_empty() { 0.0 } else { 8.0 + notes.len() as f64 * 17.0 };
+    let height = bottom + if notes.is_empty() { 0.0 } else { 8.0 + notes.len() as f64 * NOTE_LINE };
 
     Drawing::new(width, height.ceil(), |canvas| {
         for (i, line) in titles.iter().enumerate() {
@@ -100,8 +100,6 @@ pub(super) fn draw(
                 canvas.line((0.0, y), (width, y), if heading { AXIS } else { GRID }, 1.0);
             }
         }
-        for (i, line) in notes.iter().enumerate() {
-            canvas.text((0.0, bottom + 16.0 + 17.0 * i as f64), line, SIZE, Anchor::Start, MUTED);
-        }
     })
+    .captioned(bottom + 16.0, &notes)
 }

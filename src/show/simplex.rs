@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::axis::is_drawable;
-use super::canvas::{Anchor, Canvas, Drawing};
+use super::canvas::{Anchor, Canvas, Drawing, LABEL, NOTE_LINE};
 use super::figure::{Figure, empty, same_length, show};
 use super::table::caption;
 use super::text;
@@ -123,7 +123,6 @@ impl Simplex {
     }
 
     fn drawing(&self, counts: &Counts, most: usize, note: &str) -> Drawing {
-        const LABEL: f64 = 12.0;
         const TITLE: f64 = 14.5;
         let ticks: Vec<usize> = (0..).map(|e| 10usize.pow(e)).take_while(|n| *n <= most).collect();
         let widest = ticks.iter().map(|n| text::ems(&n.to_string())).fold(text::ems("points"), f64::max);
@@ -133,7 +132,7 @@ impl Simplex {
         let notes = text::wrap(&text::one_line(note), width / LABEL, text::ems);
         let top = titles.len() as f64 * 20.0 + 14.0;
         let bottom = top + ROWS as f64 * SQUARE;
-        let height = bottom + 20.0 + notes.len() as f64 * 17.0;
+        let height = bottom + 20.0 + notes.len() as f64 * NOTE_LINE;
         let move_down = |(x, y): (f64, f64)| (x, top + y);
         let [left, right, apex] = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)].map(|(b, c)| move_down(place(b, c)));
 
@@ -160,10 +159,8 @@ impl Simplex {
                 canvas.line((bar_left + 12.0, y), (bar_left + 16.0, y), AXIS, 1.0);
                 canvas.text((bar_left + 19.0, y), &n.to_string(), 11.0, Anchor::Start, MUTED);
             }
-            for (i, line) in notes.iter().enumerate() {
-                canvas.text((0.0, bottom + 26.0 + 17.0 * i as f64), line, LABEL, Anchor::Start, MUTED);
-            }
         })
+        .captioned(bottom + 26.0, &notes)
     }
 
     fn text(&self, counts: &Counts, most: usize, note: &str) -> String {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use ndarray::Array2;
 
-use super::canvas::{Anchor, Drawing};
+use super::canvas::{Anchor, Drawing, NOTE_LINE};
 use super::figure::{Figure, empty, same_length, show};
 use super::table::{caption, heading};
 use super::text;
@@ -411,7 +411,7 @@ impl View<'_> {
         let body = top + if targets.is_empty() { 0.0 } else { HEIGHT + 2.0 };
         let under = body + HEIGHT * picked.len() as f64;
         let key = under + HEIGHT + 20.0;
-        let height = (key + 10.0 + notes.len() as f64 * 17.0 + 4.0).ceil();
+        let height = (key + 10.0 + notes.len() as f64 * NOTE_LINE + 4.0).ceil();
         let middle = |pos: usize| (edges[pos] + edges[pos + 1]) / 2.0;
         Drawing::new(width, height, |canvas| {
             for (i, line) in titles.iter().enumerate() {
@@ -468,10 +468,8 @@ impl View<'_> {
                 }
                 canvas.text((from + 12.0 * N_SHADES as f64 + 8.0, key), &hi, SIZE, Anchor::Start, MUTED);
             }
-            for (i, line) in notes.iter().enumerate() {
-                canvas.text((0.0, key + 20.0 + 17.0 * i as f64), line, 12.0, Anchor::Start, MUTED);
-            }
         })
+        .captioned(key + 20.0, &notes)
     }
 
     fn text(&self) -> String {

@@ -900,16 +900,21 @@ fn of_curves_in_one_colour_all_but_the_first_have_dashes() {
 }
 
 #[test]
-fn a_narrow_page_says_below_a_chart_what_its_curves_are() {
+fn a_narrow_page_says_below_a_chart_what_its_curves_are_and_its_caption_once() {
     let mut lines = chart(&["own lens", "a < b"]);
     lines.note = "Means of 3 seeds.".into();
     let figure = lines.figure().unwrap();
-    let narrow = figure.html().split_once("<div class=\"ol-narrow\">").unwrap().1;
+    let (above, narrow) = figure.html().split_once("<div class=\"ol-narrow\">").unwrap();
     for part in ["background:var(--ol-s0)\"></i>own lens<", "a &lt; b<", "Means of 3 seeds."] {
         assert!(narrow.contains(part), "{part} in {narrow}");
     }
-    // Where there is room they stand in the drawing.
-    assert!(figure.html().contains(".ol-narrow{display:none}"));
+    // Where there is room they stand in the drawing, and the caption only there.
+    let (style, drawing) = above.split_once("</style>").unwrap();
+    let (curves, under) = drawing.split_once("<g class=\"ol-under\">").unwrap();
+    assert!(under.contains("Means of 3 seeds.") && !curves.contains("Means of 3 seeds."));
+    let (wide, when_narrow) = style.split_once("@media(max-width:640px){").unwrap();
+    assert!(wide.contains(".ol-narrow{display:none}") && !wide.contains(".ol-under"));
+    assert!(when_narrow.split_once("}}").unwrap().0.contains(".ol-under{display:none"));
 }
 
 #[test]
