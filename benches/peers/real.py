@@ -7,6 +7,7 @@ before, the matrix products of a forward pass reach.
 """
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -82,28 +83,34 @@ def size(x):
     return x.double().abs().mean().item()
 
 
-def near(a, b):
-    return abs(a - b) <= 1e-3 * max(1, abs(b))
+def near(a, b, share=1e-3):
+    return abs(a - b) <= share * max(1, abs(b))
 
 
-def forward_row(name, model, peer, setting):
+def roughly(a, b):
+    """Of products of what is rounded to bf16."""
+    return near(a, b, 1e-2)
+
+
+def forward_row(name, model, peer, setting, precision=""):
     def run_ours():
-        out = ours("forward", model, setting.batch, FORWARDS)
+        out = ours("forward" + precision, model, setting.batch, FORWARDS)
         return out["seconds"] * 1e3, out["logits"]
 
     def run_peer():
         ms, logits = timed(FORWARDS, lambda: peer(torch.tensor(setting.tokens)))
         return ms, size(logits)
 
-    return Row(work=f"forward, {SEQUENCES} x {POSITIONS} tokens, {name}", ours=run_ours, peer=run_peer, same=near)
+    work = f"forward{precision}, {SEQUENCES} x {POSITIONS} tokens, {name}"
+    return Row(work=work, ours=run_ours, peer=run_peer, same=roughly if precision else near)
 
 
-def cache_row(name, model, peer, load, setting):
+def cache_row(name, model, peer, load, setting, precision=""):
     """What both keep under one name must be the same."""
     loaded = []
 
     def run_ours():
-        out = ours("cache", model, setting.batch, CACHES)
+        out = ours("cache" + precision, model, setting.batch, CACHES)
         return out["seconds"] * 1e3, (out["hooks"], out["logits"], dict(out["kept"]))
 
     def run_peer():
@@ -119,11 +126,12 @@ def cache_row(name, model, peer, load, setting):
         return ms, (len(cache), size(logits), kept)
 
     def same(ours, peer):
+        alike = roughly if precision else near
         shared = set(ours[2]) & set(peer[2])
         print(f"    {ours[0]} activations of ours, {peer[0]} of the peer, {len(shared)} under one name", flush=True)
-        return near(ours[1], peer[1]) and len(shared) > 100 and all(near(ours[2][n], peer[2][n]) for n in shared)
+        return alike(ours[1], peer[1]) and len(shared) > 100 and all(alike(ours[2][n], peer[2][n]) for n in shared)
 
-    work = f"run_with_cache, every hook, {name}, against {peer}"
+    work = f"run_with_cache{precision}, every hook, {name}, against {peer}"
     return Row(work=work, ours=run_ours, peer=run_peer, same=same)
 
 
@@ -173,10 +181,14 @@ def rows(setting):
     smollm2, gpt2 = "SmolLM2-135M", "GPT-2 small's shape"
     yield forward_row(f"{smollm2}, against transformers", setting.gguf, lambda t: setting.smollm2(t).logits, setting)
     yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
+    yield forward_row(f"{smollm2}, against transformers in f32", setting.gguf, lambda t: setting.smollm2(t).logits, setting, "_bf16")
+    yield forward_row(f"{gpt2}, against PyTorch in f32", setting.shape, setting.gpt, setting, "_bf16")
     # Before TransformerLens puts its hooks into the same network.
     yield generate_row(setting)
     yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
-    yield cache_row(smollm2, setting.gguf, "TransformerLens", lambda: transformer_lens(setting), setting)
+    lens = functools.cache(lambda: transformer_lens(setting))
+    yield cache_row(smollm2, setting.gguf, "TransformerLens", lens, setting)
+    yield cache_row(smollm2, setting.gguf, "TransformerLens in f32", lens, setting, "_bf16")
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
     yield share_row(smollm2, setting.gguf, flop(30, per_block, 576, 49152), setting)

@@ -4,6 +4,7 @@
 //! ```text
 //! real_peer shape FILE                      # saves a network of the shape of GPT-2 small, with chance weights
 //! real_peer forward|cache MODEL TOKENS N    # N passes over the rows of tokens in the JSON file
+//! real_peer forward_bf16|cache_bf16 MODEL TOKENS N    # the same with products of what is rounded to bf16
 //! real_peer generate MODEL TOKENS N         # N tokens after the first row, the most probable ones
 //! ```
 
@@ -13,6 +14,7 @@ use std::time::Instant;
 use onelens::language::read_model;
 use onelens::model::{Config, Hook, Provenance, Transformer};
 use onelens::ndarray::{Array2, ArrayD};
+use onelens::num::Precision;
 use onelens::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -62,13 +64,15 @@ fn run(work: &str, model: &str, tokens: &str, n: usize) -> Result<Value> {
     let begin = Instant::now();
     let model = read_model(Path::new(model))?;
     let opened = begin.elapsed().as_secs_f64();
+    let precision = if work.ends_with("_bf16") { Precision::Bf16 } else { Precision::F32 };
     match work {
-        "forward" => {
-            let (seconds, logits) = timed(n, || model.forward(&tokens))?;
+        "forward" | "forward_bf16" => {
+            let (seconds, logits) = timed(n, || model.pass(&tokens).precision(precision).logits())?;
             Ok(json!({ "opened": opened, "seconds": seconds, "logits": size(&logits.into_dyn()) }))
         }
-        "cache" => {
-            let (seconds, (logits, cache)) = timed(n, || model.run_with_cache(&tokens))?;
+        "cache" | "cache_bf16" => {
+            let pass = model.pass(&tokens).precision(precision);
+            let (seconds, (logits, cache)) = timed(n, || pass.logits_and_cache(&|_| true))?;
             let hooks = cache.hooks();
             // Scores are minus infinity where the mask hides.
             let finite = hooks.iter().filter(|h| !matches!(h, Hook::AttnScores(_)));

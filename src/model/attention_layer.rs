@@ -43,9 +43,9 @@ pub(crate) fn attend(
     taps: &mut Taps,
 ) -> (AttentionTape, Array2<f32>) {
     let (c, p) = (net.config, net.block(l));
-    let mut q = p.w_q.apply(x, p.b_q.view());
-    let mut k = p.w_k.apply(x, p.b_k.view());
-    let mut v = p.w_v.apply(x, p.b_v.view());
+    let mut q = p.w_q.apply(x, p.b_q.view(), net.precision);
+    let mut k = p.w_k.apply(x, p.b_k.view(), net.precision);
+    let mut v = p.w_v.apply(x, p.b_v.view(), net.precision);
     taps.forward(Hook::Q(l), &mut q);
     taps.forward(Hook::K(l), &mut k);
     taps.forward(Hook::V(l), &mut v);
@@ -64,7 +64,7 @@ pub(crate) fn attend(
     }
     if let Some(past) = &net.past {
         let z = attend_after(net, l, &q, &k, &v, &mut past.lock().unwrap_or_else(PoisonError::into_inner));
-        let out = p.w_o.apply(z.view(), p.b_o.view());
+        let out = p.w_o.apply(z.view(), p.b_o.view(), net.precision);
         let pattern = Array4::zeros((0, 0, 0, 0));
         return (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern: None, z }, out);
     }
@@ -109,7 +109,7 @@ pub(crate) fn attend(
         taps.forward(Hook::Pattern(l), &mut pattern);
     }
     taps.forward(Hook::Z(l), &mut z);
-    let mut out = p.w_o.apply(z.view(), p.b_o.view());
+    let mut out = p.w_o.apply(z.view(), p.b_o.view(), net.precision);
     if taps.wants(Hook::Result(l)) {
         let mut result = results(net, l, &z);
         taps.forward(Hook::Result(l), &mut result);

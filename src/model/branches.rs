@@ -11,6 +11,7 @@ use super::forward::{block, embed_tokens, final_norm, logits_of};
 use super::network::{Network, Past};
 use super::taps::Taps;
 use crate::nn::Mask;
+use crate::num::Precision;
 use crate::{Error, ErrorKind, Result};
 
 /// One sequence that has run.
@@ -95,6 +96,6 @@ impl Transformer {
         for k in l..c.n_layers {
             stream = block(&net, k, &stream, &embedded, &mut taps).resid_post;
         }
-        logits_of(c, p, final_norm(c, p, stream.view(), &mut taps).out.view())
+        logits_of(c, p, final_norm(c, p, stream.view(), &mut taps).out.view(), Precision::F32)
     }
 }

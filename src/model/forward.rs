@@ -12,8 +12,8 @@ use super::network::{Network, Past};
 use super::norm_layer::{NormHooks, NormTape, norm};
 use super::taps::Taps;
 use super::{Config, Hook, Params};
-use crate::nn::{Norm, linear, soft_cap};
-use crate::num::matmul_into;
+use crate::nn::{Norm, linear, linear_in, soft_cap};
+use crate::num::Precision;
 
 /// What one block did. Rows are `sequence · pos`.
 #[derive(Clone)]
@@ -176,7 +176,7 @@ pub(crate) fn unembed_into(net: &Network, rows: Vec<(Array2<f32>, ArrayViewMut2<
         let w = expanded.as_ref().map(|w| w.view());
         let w = w.unwrap_or_else(|| p.unembedding().slice_move(s![.., tokens.clone()]));
         parts.into_par_iter().zip(&read).for_each(|(mut logits, x)| {
-            matmul_into(logits.view_mut(), x.view(), w);
+            net.precision.matmul_into(logits.view_mut(), x.view(), w);
             if !p.b_u.is_empty() {
                 logits += &p.b_u.slice(s![tokens.clone()]);
             }
@@ -319,7 +319,7 @@ fn norm_in(
 /// The final norm and the unembedding of `h: [rows, d_model]`.
 pub(crate) fn unembed(net: &Network, h: ArrayView2<f32>, taps: &mut Taps) -> UnembedTape {
     let ln_final = final_norm(net.config, net.params, h, taps);
-    let logits = logits_of(net.config, net.params, ln_final.out.view());
+    let logits = logits_of(net.config, net.params, ln_final.out.view(), net.precision);
     UnembedTape { ln_final, logits }
 }
 
@@ -330,8 +330,8 @@ pub(crate) fn final_norm(c: &Config, p: &Params, h: ArrayView2<f32>, taps: &mut 
 }
 
 /// Logits `[rows, d_vocab]` of what the final norm gave.
-pub(crate) fn logits_of(c: &Config, p: &Params, y: ArrayView2<f32>) -> Array2<f32> {
-    let mut logits = linear(y, p.unembedding(), p.b_u.view());
+pub(crate) fn logits_of(c: &Config, p: &Params, y: ArrayView2<f32>, precision: Precision) -> Array2<f32> {
+    let mut logits = linear_in(y, p.unembedding(), p.b_u.view(), precision);
     scale_and_cap(c, logits.as_slice_mut().expect("a product lies row by row"));
     logits
 }

@@ -14,6 +14,7 @@ use super::run::{Part, parts};
 use super::taps::Taps;
 use super::{ActivationCache, Hook, Intervention, Params, Transformer};
 use crate::nn::{Mask, cross_entropy, expected_cross_entropy};
+use crate::num::Precision;
 use crate::{Error, ErrorKind, Result};
 
 /// The gradients of the parts of a batch; the first becomes their sum. Memory that training steps hand on.
@@ -51,8 +52,17 @@ impl Transformer {
 
     /// Computes the loss of the network with interventions.
     pub fn loss_with(&self, tokens: &Array2<u32>, interventions: &[Intervention]) -> Result<f64> {
+        self.loss_in(tokens, interventions, Precision::F32)
+    }
+
+    pub(super) fn loss_in(
+        &self,
+        tokens: &Array2<u32>,
+        interventions: &[Intervention],
+        precision: Precision,
+    ) -> Result<f64> {
         let batch = self.check_loss(tokens, interventions)?;
-        let losses = self.losses_of(&parts(tokens, None), interventions, batch);
+        let losses = self.losses_of(&parts(tokens, None), interventions, batch, precision);
         let loss = losses.into_iter().sum::<f64>() / self.n_counted(batch) as f64;
         if loss.is_finite() { Ok(loss) } else { Err(self.no_loss(loss, tokens, interventions)) }
     }
@@ -74,7 +84,8 @@ impl Transformer {
         let parts: Vec<Part> =
             sequences.map(|(first_seq, tokens)| Part { tokens, first_seq, kept: BTreeMap::new() }).collect();
         let n = self.n_counted((1, batch.1)) as f64;
-        let losses: Vec<f64> = self.losses_of(&parts, &[], batch).into_iter().map(|sum| sum / n).collect();
+        let losses: Vec<f64> =
+            self.losses_of(&parts, &[], batch, Precision::F32).into_iter().map(|sum| sum / n).collect();
         match losses.iter().find(|loss| !loss.is_finite()) {
             None => Ok(losses),
             Some(&loss) => Err(self.no_loss(loss, tokens, &[])),
@@ -82,8 +93,14 @@ impl Transformer {
     }
 
     /// The sum of the losses of each part.
-    fn losses_of(&self, parts: &[Part], interventions: &[Intervention], batch: (usize, usize)) -> Vec<f64> {
-        let net = Network::new(&self.config, &self.params, batch.1);
+    fn losses_of(
+        &self,
+        parts: &[Part],
+        interventions: &[Intervention],
+        batch: (usize, usize),
+        precision: Precision,
+    ) -> Vec<f64> {
+        let net = Network::new(&self.config, &self.params, batch.1).with(precision);
         let mut passing: Vec<Passing> = parts
             .iter()
             .map(|part| {
@@ -396,7 +413,8 @@ fn stream_loss(net: &Network, stream: ArrayView2<f32>, tokens: ArrayView2<u32>, 
     let of_rows = |at: &[(usize, usize)]| {
         let rows: Vec<usize> = at.iter().map(|(seq, t)| seq * n_pos + t).collect();
         let targets: Vec<u32> = at.iter().map(|&(seq, t)| tokens[(seq, t + 1)]).collect();
-        let logits = logits_of(net.config, net.params, normalised.select(Axis(0), &rows).view());
+        let logits =
+            logits_of(net.config, net.params, normalised.select(Axis(0), &rows).view(), net.precision);
         cross_entropy(logits.view(), &targets).0
     };
     at.chunks(ROWS_AT_A_TIME).map(of_rows).sum()

@@ -8,8 +8,8 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::numbers::Numbers;
-use crate::nn::linear;
-use crate::num::matmul;
+use crate::nn::linear_in;
+use crate::num::{Precision, matmul};
 
 /// A matrix of weights, `[in, out]`: `f32` of its own, or as a file stores it (`bf16`, `f16`, quantised), which takes
 /// no more memory than the file does.
@@ -301,8 +301,8 @@ impl Matrix {
     }
 
     /// `y = x W + b`: `x: [rows, in]`; returns `[rows, out]`. An empty `b` is no bias. A few rows read a stored matrix
-    /// as it is.
-    pub(crate) fn apply(&self, x: ArrayView2<f32>, b: ArrayView1<f32>) -> Array2<f32> {
+    /// as it is, and exactly: what takes time is the reading.
+    pub(crate) fn apply(&self, x: ArrayView2<f32>, b: ArrayView1<f32>, precision: Precision) -> Array2<f32> {
         match &self.0 {
             Repr::Stored(stored) if stored.is_read_by(x.nrows()) => {
                 let mut y = stored.product(x, false);
@@ -311,7 +311,7 @@ impl Matrix {
                 }
                 y
             }
-            Repr::Own(_) | Repr::Stored(_) => linear(x, self.view(), b),
+            Repr::Own(_) | Repr::Stored(_) => linear_in(x, self.view(), b, precision),
         }
     }
 }

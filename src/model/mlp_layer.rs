@@ -7,7 +7,7 @@ use super::network::Network;
 use super::taps::Taps;
 use super::{BlockParams, Hook};
 use crate::nn::{Activation, linear_backward, linear_backward_to, softmax_backward, softmax_rows};
-use crate::num::{add_matmul, matmul};
+use crate::num::{Precision, add_matmul, matmul};
 
 /// What an MLP did; rows are `sequence · pos`.
 #[derive(Clone)]
@@ -44,12 +44,12 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
     let (activation, gated) = activation(net);
     let p = net.block(l);
     if let Some(experts) = net.config.experts {
-        return choose(&p, experts, activation, x);
+        return choose(&p, experts, activation, x, net.precision);
     }
-    let mut hidden = p.w_in.apply(x, p.b_in.view());
+    let mut hidden = p.w_in.apply(x, p.b_in.view(), net.precision);
     let (pre, pre_linear, mut post);
     if gated {
-        let mut gate = p.w_gate.apply(x, p.b_gate.view());
+        let mut gate = p.w_gate.apply(x, p.b_gate.view(), net.precision);
         taps.forward(Hook::MlpPre(l), &mut gate);
         taps.forward(Hook::MlpPreLinear(l), &mut hidden);
         post = activation.gate(gate.view(), hidden.view());
@@ -60,7 +60,7 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
         (pre, pre_linear) = (hidden, None);
     }
     taps.forward(Hook::MlpPost(l), &mut post);
-    let out = p.w_out.apply(post.view(), p.b_out.view());
+    let out = p.w_out.apply(post.view(), p.b_out.view(), net.precision);
     (MlpTape::One(Hidden { pre, pre_linear, post }), out)
 }
 
@@ -111,8 +111,10 @@ fn choose(
     experts: Experts,
     activation: Activation,
     x: ArrayView2<f32>,
+    precision: Precision,
 ) -> (MlpTape, Array2<f32>) {
-    let mut shares = p.w_router.apply(x, ArrayView1::from(&[]));
+    // Exactly: a little more or less would choose another expert.
+    let mut shares = p.w_router.apply(x, ArrayView1::from(&[]), Precision::F32);
     for mut row in shares.rows_mut() {
         let mut order: Vec<usize> = (0..experts.n).collect();
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
@@ -127,10 +129,10 @@ fn choose(
         let rows: Vec<usize> = (0..x.nrows()).filter(|&row| shares[row] > 0.0).collect();
         let weights = shares.select(Axis(0), &rows);
         let read = x.select(Axis(0), &rows);
-        let pre = matmul(read.view(), w_gate.slice(s![e * d..(e + 1) * d, ..]));
-        let pre_linear = matmul(read.view(), w_in.slice(s![e * d..(e + 1) * d, ..]));
+        let pre = precision.matmul(read.view(), w_gate.slice(s![e * d..(e + 1) * d, ..]));
+        let pre_linear = precision.matmul(read.view(), w_in.slice(s![e * d..(e + 1) * d, ..]));
         let post = activation.gate(pre.view(), pre_linear.view());
-        let out = matmul(post.view(), w_out.slice(s![e * d_mlp..(e + 1) * d_mlp, ..]));
+        let out = precision.matmul(post.view(), w_out.slice(s![e * d_mlp..(e + 1) * d_mlp, ..]));
         for ((&row, &weight), out) in rows.iter().zip(&weights).zip(out.rows()) {
             all.row_mut(row).scaled_add(weight, &out);
         }

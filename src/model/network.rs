@@ -7,12 +7,15 @@ use super::architecture::{Blocks, Positions, Rotary};
 use super::matrix::EXPAND_FROM;
 use super::{BlockParams, Config, Params};
 use crate::nn::RotaryTable;
+use crate::num::Precision;
 
 /// A network at work on sequences of one length.
 pub(crate) struct Network<'a> {
     pub(crate) config: &'a Config,
     pub(crate) params: &'a Params,
     pub(crate) n_pos: usize,
+    /// How it multiplies by weights.
+    pub(crate) precision: Precision,
     /// What turns queries and keys, for each layer that has it.
     rotary: Vec<Option<Arc<RotaryTable<f32>>>>,
     /// How many positions came before those of this pass.
@@ -57,6 +60,11 @@ impl<'a> Network<'a> {
         Network::after(config, params, 0, n_pos)
     }
 
+    /// The same in another precision.
+    pub(crate) fn with(self, precision: Precision) -> Self {
+        Network { precision, ..self }
+    }
+
     fn after(config: &'a Config, params: &'a Params, first: usize, n_pos: usize) -> Self {
         // One table for all layers that turn alike.
         let mut tables: Vec<(&Rotary, Arc<RotaryTable<f32>>)> = Vec::new();
@@ -75,7 +83,17 @@ impl<'a> Network<'a> {
             })
             .collect();
         let expanded = Mutex::new(None);
-        Network { config, params, n_pos, rotary, first, past: None, as_stored: false, expanded }
+        Network {
+            config,
+            params,
+            n_pos,
+            precision: Precision::F32,
+            rotary,
+            first,
+            past: None,
+            as_stored: false,
+            expanded,
+        }
     }
 
     /// A network at work on the next `n_pos` positions of sequences whose keys and values so far are known, and the

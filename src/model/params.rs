@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::architecture::{Mlp, Positions, QkNorm, Residual};
 use super::{Config, Matrix};
 use crate::nn::Norm;
-use crate::num::{Rng, normal, rng};
+use crate::num::{Precision, Rng, normal, rng};
 use crate::record::Fnv;
 
 /// The weights of one block. Matrices are `[in, out]`, heads side by side in the head axis. What an architecture does
@@ -550,7 +550,7 @@ impl Params {
             }
             return logits;
         }
-        self.w_u.apply(x, self.b_u.view())
+        self.w_u.apply(x, self.b_u.view(), Precision::F32)
     }
 
     /// Whether the unembedding has to be expanded before a product.

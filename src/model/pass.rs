@@ -8,6 +8,7 @@ use super::network::Network;
 use super::run::parts_of_pass;
 use super::taps::Taps;
 use super::{ActivationCache, Config, Hook, Intervention, Transformer};
+use crate::num::Precision;
 use crate::{Error, ErrorKind, Result, memory};
 
 /// A pass over `tokens: [batch, pos]`, described in one expression and then asked for one thing. It computes no more
@@ -35,12 +36,13 @@ pub struct Pass<'a> {
     tokens: &'a Array2<u32>,
     mask: Option<&'a Array2<bool>>,
     interventions: &'a [Intervention],
+    precision: Precision,
 }
 
 impl Transformer {
     /// Describes a pass over `tokens: [batch, pos]`, which runs when it is asked for something.
     pub fn pass<'a>(&'a self, tokens: &'a Array2<u32>) -> Pass<'a> {
-        Pass { model: self, tokens, mask: None, interventions: &[] }
+        Pass { model: self, tokens, mask: None, interventions: &[], precision: Precision::F32 }
     }
 }
 
@@ -85,6 +87,22 @@ impl<'a> Pass<'a> {
     /// Makes these changes, in the order given.
     pub fn with(self, interventions: &'a [Intervention]) -> Self {
         Pass { interventions, ..self }
+    }
+
+    /// Multiplies by weights in this precision; scores of attention, norms and sums stay `f32`.
+    ///
+    /// ```
+    /// use onelens::{model::{Config, Transformer}, ndarray::array, num::Precision};
+    /// let model = Transformer::new(Config { d_vocab: 5, ..Default::default() })?;
+    /// let tokens = array![[0, 1, 2]];
+    /// let rounded = model.pass(&tokens).precision(Precision::Bf16).logits()?;
+    /// let exact = model.forward(&tokens)?;
+    /// assert!((rounded - &exact).iter().all(|d| d.abs() < 0.05));
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    #[doc(alias = "set_float32_matmul_precision")]
+    pub fn precision(self, precision: Precision) -> Self {
+        Pass { precision, ..self }
     }
 
     /// Returns the logits, `[batch, pos, d_vocab]`; position `t` predicts token `t + 1`.
@@ -180,7 +198,7 @@ impl<'a> Pass<'a> {
             let of_input = |i: &Intervention| i.restricted(config, (n_seqs, n_pos), &seqs, &input);
             let interventions: Vec<Intervention> = pass.interventions.iter().map(of_input).collect();
             let counted = pass.model.n_counted((n_seqs, n_pos - 1));
-            sum += pass.model.loss_with(pass.tokens, &interventions)? * counted as f64;
+            sum += pass.model.loss_in(pass.tokens, &interventions, pass.precision)? * counted as f64;
             n += counted;
             Ok(())
         })?;
@@ -261,9 +279,9 @@ impl<'a> Pass<'a> {
         let (model, batch @ (n_seqs, n_pos)) = (self.model, self.tokens.dim());
         model.check_tokens(self.tokens)?;
         self.interventions.iter().try_for_each(|i| i.check(&model.config, n_seqs, n_pos))?;
-        let net = Network::new(&model.config, &model.params, n_pos);
+        let net = Network::new(&model.config, &model.params, n_pos).with(self.precision);
         let hooks = kept.hooks();
-        let parts = parts_of_pass(self.tokens, Some(kept));
+        let parts = parts_of_pass(self.tokens, Some(kept), self.precision);
         let seqs_of_part = parts[0].tokens.nrows();
         let mut passing: Vec<Passing> = parts
             .into_iter()

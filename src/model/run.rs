@@ -7,6 +7,7 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayViewMutD, Axis};
 
 use super::{ActivationCache, Hook, Intervention, Transformer};
 use crate::Result;
+use crate::num::Precision;
 
 /// How many parts a batch is cut into. Fixed, and the parts are summed in order, so that results do not depend on the
 /// number of threads.
@@ -25,12 +26,18 @@ pub(crate) fn parts<'a>(tokens: &'a Array2<u32>, kept: Option<&'a mut Activation
 }
 
 /// The same where nothing is summed over parts, so that there need be no more of them than processors share well:
-/// weights are packed for a product once in each part.
+/// weights are packed for a product once in each part. What is rounded first is summed row by row, and no number then
+/// depends on how many rows there are.
 pub(crate) fn parts_of_pass<'a>(
     tokens: &'a Array2<u32>,
     kept: Option<&'a mut ActivationCache>,
+    precision: Precision,
 ) -> Vec<Part<'a>> {
-    in_parts(N_PARTS.min(2 * rayon::current_num_threads()), tokens, kept)
+    let per_thread = match precision {
+        Precision::F32 => 2,
+        Precision::Bf16 => 1,
+    };
+    in_parts(N_PARTS.min(per_thread * rayon::current_num_threads()), tokens, kept)
 }
 
 fn in_parts<'a>(n: usize, tokens: &'a Array2<u32>, kept: Option<&'a mut ActivationCache>) -> Vec<Part<'a>> {

@@ -11,7 +11,7 @@ use super::network::Network;
 use super::run::N_PARTS;
 use super::taps::Taps;
 use super::{Config, Params};
-use crate::num::log_softmax_rows;
+use crate::num::{Precision, log_softmax_rows};
 use crate::record::Fnv;
 use crate::{Error, ErrorKind, Result, memory};
 
@@ -103,7 +103,7 @@ impl Transformer {
 
     /// Logits of what the final norm gave, `[rows, d_vocab]`.
     pub(crate) fn logits_of_normalised(&self, y: ArrayView2<f32>) -> Array2<f32> {
-        logits_of(&self.config, &self.params, y)
+        logits_of(&self.config, &self.params, y, Precision::F32)
     }
 
     /// The same for some tokens, `[rows, tokens]`.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
-use crate::num::{Real, add_matmul, matmul, wide_fn};
+use crate::num::{Precision, Real, add_matmul, matmul, wide_fn};
 
 /// Computes `y = x W + b`: `x: [pos, d_in]`, `w: [d_in, d_out]`, `b: [d_out]`; returns `y: [pos, d_out]`. An empty `b`
 /// is no bias.
@@ -23,6 +23,25 @@ pub fn linear<F: Real>(x: ArrayView2<F>, w: ArrayView2<F>, b: ArrayView1<F>) -> 
     let mut y = Array2::from_shape_vec((x.nrows(), b.len()), rows).expect("a bias for each row");
     add_matmul(y.view_mut(), F::one(), x, w);
     y
+}
+
+/// [`linear`] with the product in this precision; the bias is added as it is.
+pub(crate) fn linear_in(
+    x: ArrayView2<f32>,
+    w: ArrayView2<f32>,
+    b: ArrayView1<f32>,
+    precision: Precision,
+) -> Array2<f32> {
+    match precision {
+        Precision::F32 => linear(x, w, b),
+        Precision::Bf16 => {
+            let mut y = precision.matmul(x, w);
+            if !b.is_empty() {
+                y += &b;
+            }
+            y
+        }
+    }
 }
 
 /// Computes `dx = dy Wᵀ`; adds `xᵀ dy` to `dw` and the column sums of `dy` to `db`.

@@ -1,6 +1,7 @@
 //! Mathematics that has never heard of tokens: products, factorisations, probability, seeded randomness.
 
 mod adam;
+mod bf16;
 mod eigen;
 mod factor;
 mod gram;
@@ -30,7 +31,7 @@ pub(crate) use gram::{Centred, Part, add_matrix, add_products, mirror};
 pub use outlier::{auroc, local_outlier_factor, mahalanobis};
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub(crate) use product::matmul_into;
-pub use product::{add_matmul, matmul};
+pub use product::{Precision, add_matmul, matmul};
 pub use random::{Rng, normal, rng, sample_index, uniform, uniform_index};
 pub(crate) use random::{random_rotation, standard_normal, uniform_f32};
 pub use rank::{Mantel, mantel, spearman};

@@ -3,7 +3,11 @@
 
 use ndarray::{Array2, Axis, array, s};
 use onelens::ErrorKind;
-use onelens::model::{Attention, Config, Hook, Intervention, Mask, Norm, Positions, Rotary, Transformer};
+use onelens::model::{
+    Attention, Bias, Config, Experts, Hook, Intervention, Mask, Mlp, Norm, Positions, Rotary, Transformer,
+};
+use onelens::nn::cross_entropy;
+use onelens::num::Precision;
 
 /// Learned and rotary positions, a window, grouped keys: what counts positions.
 fn models() -> Vec<Transformer> {
@@ -311,6 +315,56 @@ fn logits_and_activations_are_the_same_numbers_for_any_number_of_threads() {
         let total = row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
         for (token, &x) in row.iter().enumerate() {
             assert!((f64::from(x) - total - f64::from(log_p[(pos, token)])).abs() < 1e-5);
+        }
+    }
+}
+
+/// Each thing that a pass gives is made of the same rounded products, and not of others beside them.
+#[test]
+fn whatever_a_rounded_pass_is_asked_for_is_of_one_pass_near_the_exact_one() {
+    let experts = Some(Experts { n: 3, n_chosen: 2 });
+    let bias = Bias::NONE;
+    let mixed = Config { experts, bias, mlp: Mlp::SwiGlu, d_vocab: 11, n_ctx: 8, ..Config::default() };
+    let tokens = Array2::from_shape_fn((3, 8), |(i, j)| ((i * 8 + j) * 7 % 11) as u32);
+    let largest = |x: ndarray::ArrayViewD<f32>| x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    for model in models().into_iter().chain([Transformer::new(mixed).unwrap()]) {
+        let pass = model.pass(&tokens).precision(Precision::Bf16);
+        let (logits, cache) = pass.logits_and_cache(&|_| true).unwrap();
+        assert!(logits == pass.logits().unwrap());
+        let last = pass.last_logits().unwrap();
+        assert!(largest((last - logits.slice(s![.., -1, ..])).into_dyn().view()) < 1e-5);
+        for l in 0..=model.config.n_layers {
+            let stream = pass.stream(l).unwrap();
+            let kept = if l == 0 { Hook::ResidPre(0) } else { Hook::ResidPost(l - 1) };
+            assert!(stream.into_dyn() == cache.get(kept).unwrap(), "stream {l}");
+        }
+        // Eight significant bits: something changes, and little.
+        let exact = model.forward(&tokens).unwrap();
+        let off = largest((&logits - &exact).into_dyn().view()) / largest(exact.into_dyn().view());
+        assert!(off > 1e-5 && off < 0.03, "{off}");
+        if model.config.mask == Mask::Causal {
+            let input = tokens.slice(s![.., ..-1]).to_owned();
+            let read = model.pass(&input).precision(Precision::Bf16).logits().unwrap();
+            let n = read.dim().0 * read.dim().1;
+            let read = read.into_shape_with_order((n, 11)).unwrap();
+            let targets: Vec<u32> = tokens.slice(s![.., 1..]).iter().copied().collect();
+            let expected = cross_entropy(read.view(), &targets).0 / n as f64;
+            let loss = pass.loss().unwrap();
+            assert!((loss - expected).abs() < 1e-5, "{loss} for {expected}");
+            assert!((loss - model.loss(&tokens).unwrap()).abs() > 1e-7);
+        }
+    }
+}
+
+#[test]
+fn a_rounded_pass_gives_a_sequence_what_it_gives_it_alone() {
+    let tokens = Array2::from_shape_fn((9, 8), |(i, j)| ((i * 8 + j) * 5 % 11) as u32);
+    for model in models() {
+        let all = model.pass(&tokens).precision(Precision::Bf16).logits().unwrap();
+        for (seq, row) in tokens.axis_chunks_iter(Axis(0), 1).enumerate() {
+            let alone = model.pass(&row.to_owned()).precision(Precision::Bf16).logits().unwrap();
+            let off = &all.index_axis(Axis(0), seq) - &alone.index_axis(Axis(0), 0);
+            assert!(off.iter().all(|x| x.abs() < 1e-5), "sequence {seq}");
         }
     }
 }

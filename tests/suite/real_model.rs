@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use onelens::data::Tokenizer;
 use onelens::language::LanguageModel;
 use onelens::ndarray::{Array2, s};
+use onelens::num::Precision;
 use serde_json::Value;
 
 /// The folder with the model, and what transformers 5.24 said (`golden.py` beside it).
@@ -121,4 +122,27 @@ fn prompts_of_different_lengths_pass_as_one_batch() {
     }
     let e = model.to_padded_batch(&["one", ""]).unwrap_err();
     assert!(e.what().contains("text 1"), "{e}");
+}
+
+#[test]
+fn logits_of_rounded_products_are_within_a_hundredth_of_exact_ones() {
+    let (Some(golden), Some(model)) = (golden(), model()) else { return };
+    let (mut error, mut size) = (0.0, 0.0);
+    for case in golden["prompts"].as_array().unwrap() {
+        let row = tokens(&case["tokens"]);
+        let tokens = Array2::from_shape_vec((1, row.len()), row).unwrap();
+        let exact = model.forward(&tokens).unwrap();
+        let pass = model.pass(&tokens).precision(Precision::Bf16);
+        let rounded = pass.logits().unwrap();
+        for (x, y) in exact.iter().zip(&rounded) {
+            error += f64::from(x - y).powi(2);
+            size += f64::from(*x).powi(2);
+        }
+        if tokens.len() > 1 {
+            let (loss, exact) = (pass.loss().unwrap(), case["mean_loss_nats"].as_f64().unwrap());
+            assert!((loss - exact).abs() < 0.03, "{loss} for {exact}");
+        }
+    }
+    let off = f64::sqrt(error / size);
+    assert!(off > 1e-4 && off < 1e-2, "{off}");
 }
