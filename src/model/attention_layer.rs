@@ -430,7 +430,7 @@ fn results(net: &Network, l: usize, z: &Array2<f32>) -> Array2<f32> {
     let mut results = Array2::zeros((z.nrows(), c.n_heads * c.d_model));
     for (head, result) in results.axis_chunks_iter_mut(Axis(1), c.d_model).enumerate() {
         let width = head * c.d_head..(head + 1) * c.d_head;
-        matmul_into(result, z.slice(s![.., width.clone()]), p.w_o.view().slice(s![width, ..]));
+        net.precision.matmul_into(result, z.slice(s![.., width.clone()]), p.w_o.view().slice(s![width, ..]));
     }
     results
 }

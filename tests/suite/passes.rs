@@ -338,6 +338,14 @@ fn whatever_a_rounded_pass_is_asked_for_is_of_one_pass_near_the_exact_one() {
             let kept = if l == 0 { Hook::ResidPre(0) } else { Hook::ResidPost(l - 1) };
             assert!(stream.into_dyn() == cache.get(kept).unwrap(), "stream {l}");
         }
+        for (l, block) in model.params.blocks.iter().enumerate() {
+            // What heads add, and the bias, is what attention adds.
+            let mut sum = cache.get(Hook::Result(l)).unwrap().sum_axis(Axis(2));
+            if !block.b_o.is_empty() {
+                sum += &block.b_o;
+            }
+            assert!(largest((sum - cache.get(Hook::AttnOut(l)).unwrap()).view()) < 1e-5, "block {l}");
+        }
         // Eight significant bits: something changes, and little.
         let exact = model.forward(&tokens).unwrap();
         let off = largest((&logits - &exact).into_dyn().view()) / largest(exact.into_dyn().view());
