@@ -121,6 +121,14 @@ impl<L: Lens> Lens for Named<L> {
         self.1.logits(model, z)
     }
 
+    fn normalised(
+        &self,
+        model: &onelens::model::Transformer,
+        z: ndarray::ArrayView2<f32>,
+    ) -> onelens::Result<Option<ndarray::Array2<f32>>> {
+        self.1.normalised(model, z)
+    }
+
     fn check_model(&self, model: &onelens::model::Transformer) -> onelens::Result<()> {
         self.1.check_model(model)
     }

@@ -40,7 +40,10 @@ def main(kernel: Path, notebooks: list[Path], values: list[str]) -> int:
         os.environ["JUPYTER_PATH"] = data
         # One kernel for all: `:clear` ends its process and all that cells defined, and keeps what is built.
         book = nbformat.v4.new_notebook(cells=[LIBRARY.copy()])
-        client = NotebookClient(book, timeout=1800, kernel_name="stock", resources={"metadata": {"path": str(NOTEBOOKS)}})
+        # It may start at the lowest priority, beside everything else.
+        client = NotebookClient(
+            book, timeout=1800, startup_timeout=600, kernel_name="stock", resources={"metadata": {"path": str(NOTEBOOKS)}}
+        )
         with client.setup_kernel():
             started = time.monotonic()
             client.execute_cell(book.cells[0], 0)

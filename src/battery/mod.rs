@@ -32,6 +32,7 @@ mod images;
 mod interval;
 mod kept;
 mod language;
+mod language_report;
 mod lesions;
 mod measure;
 mod paths;
@@ -45,9 +46,10 @@ mod verdict;
 pub use gradient::{LiteralGradient, LossGradient};
 pub use images::ImageBattery;
 pub use interval::{Equivalence, Interval, Resamples, equivalence};
-pub use language::{
-    BlockLoss, LanguageBattery, LanguageReport, LensReads, NetworkReads, Part, SOMETHING, SteeringEffect,
-    TokenClass, UpdateEffect,
+pub use language::LanguageBattery;
+pub use language_report::{
+    BlockLoss, LanguageReport, LensReads, NetworkReads, Part, SOMETHING, SteeringEffect, TokenClass,
+    UpdateEffect,
 };
 pub use lesions::{Lesion, affine_replacement};
 pub use measure::{KINDS, Measured, Rotations, TruthRead, measure};

@@ -1,24 +1,29 @@
-//! Forward passes and moments on a device of candle, such as a graphics card. A card of NVIDIA
-//! needs the feature `cuda`.
+//! Forward passes, moments, refined lenses and comparisons on a device of candle, such as a graphics card. A card of
+//! NVIDIA needs the feature `cuda`.
 //!
 //! `[sequence · pos, d_model]` for residual streams, `f32`. Moments are `f32` sums over the rows of a few sequences,
 //! about their mean, added up in `f64` on the host, so that a lens is fitted from them as from those of the processor.
 //!
 //! ```
-//! use onelens::{device::{self, DeviceTransformer}, lens::{LayerMoments, Ridge}, model::{Config, Transformer}, ndarray::Array2};
+//! use onelens::{device::{self, DeviceTransformer}, lens::{LayerMoments, Refine, Ridge}, model::{Config, Transformer}, ndarray::Array2};
 //! let model = Transformer::new(Config { d_vocab: 7, n_ctx: 16, n_layers: 2, ..Default::default() })?;
 //! let tokens = Array2::from_shape_fn((40, 16), |(i, t)| ((i * t + i) % 7) as u32);
 //! // `device::cuda(0)?` is the first card; this is the processor, by the same code.
 //! let on_device = DeviceTransformer::new(&model, &device::cpu())?;
 //! let moments = on_device.moments(&tokens)?;
 //! assert_eq!(moments.n(), LayerMoments::collect(&model, &tokens)?.n());
-//! let lenses = Ridge::default().own(&moments)?;
-//! # let _ = lenses;
+//! let lenses = Ridge { lambda: 1e-2, ..Ridge::default() }.own(&moments)?;
+//! let refine = Refine { epochs: 2, lbfgs_steps: 1, ..Refine::default() };
+//! let tuned = on_device.refine(&model, &refine, &lenses, &moments, &tokens)?;
+//! let read = on_device.compare(&model, &[&lenses, &tuned], &moments, &tokens)?;
+//! assert_eq!(read.curves[1].name, "tuned lens");
 //! # Ok::<(), onelens::Error>(())
 //! ```
 
 mod block;
 mod moments;
+mod reading;
+mod refinement;
 
 use candle_core::{Device, Tensor};
 use ndarray::{Array2, Array3};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::LayerMoments;
 use super::moments::{ROWS, Rows, check_finite};
 use crate::Result;
-use crate::num::{Centred, Part, mirror};
+use crate::num::{Centred, Part, Strips, mirror};
 
 /// Moments on their way: rows of all streams wait until there are enough of them for a fast product.
 ///
@@ -17,7 +17,7 @@ pub(crate) struct Accumulator {
     moments: LayerMoments,
     s_zz: Array2<f64>,
     /// Rows that wait, by stream, then those of targets that are no stream.
-    waiting: Vec<Array2<f32>>,
+    waiting: Vec<Strips>,
     n_waiting: usize,
     sum_p: Array1<f64>,
 }
@@ -30,7 +30,7 @@ impl Accumulator {
         let d_z = moments.layers.last().map_or(0, |m| m.z_mean.len());
         let other = (!moments.target_is_last_stream()).then_some(d_z);
         Accumulator {
-            waiting: widths.chain(other).map(|d| Array2::zeros((0, d))).collect(),
+            waiting: widths.chain(other).map(Strips::new).collect(),
             n_waiting: 0,
             s_zz: Array2::zeros(if other.is_some() { (d_z, d_z) } else { (0, 0) }),
             sum_p: Array1::zeros(moments.mean_prediction.len()),
@@ -64,15 +64,10 @@ impl Accumulator {
         let mut done = 0;
         while done < n {
             let more = (ROWS - self.n_waiting).min(n - done);
-            let upto = self.n_waiting + more;
             self.waiting.par_iter_mut().zip(&all).for_each(|(waiting, rows)| {
-                if waiting.nrows() == 0 {
-                    *waiting = Array2::zeros((ROWS, waiting.ncols()));
-                }
-                let rows = rows.slice(s![done..done + more, ..]);
-                waiting.slice_mut(s![self.n_waiting..upto, ..]).assign(&rows);
+                waiting.add(rows.slice(s![done..done + more, ..]), ROWS);
             });
-            (self.n_waiting, done) = (upto, done + more);
+            (self.n_waiting, done) = (self.n_waiting + more, done + more);
             if self.n_waiting == ROWS {
                 self.add_waiting();
             }
@@ -87,18 +82,9 @@ impl Accumulator {
             return;
         }
         let n_layers = self.moments.layers.len();
-        let waiting = &mut self.waiting;
-        let centred: Vec<Centred> = waiting
-            .par_iter_mut()
-            .map(|rows| {
-                let width = rows.ncols();
-                let mut rows = std::mem::replace(rows, Array2::zeros((0, width)));
-                if n < rows.nrows() {
-                    rows = rows.slice(s![..n, ..]).to_owned();
-                }
-                Centred::new(rows, None, n as f64)
-            })
-            .collect();
+        let waiting = self.waiting.par_iter_mut();
+        let centred: Vec<Centred> =
+            waiting.map(|rows| Centred::new(std::mem::take(rows), None, n as f64)).collect();
         let rows = Rows::unweighted(n);
         let z = centred.last().expect("a model has streams");
         if n_layers < centred.len() {
@@ -110,6 +96,10 @@ impl Accumulator {
         self.moments.layers.par_iter_mut().zip(&centred).enumerate().for_each(|(l, (moments, x))| {
             moments.add_centred(x, z, rows, !(last_is_target && l + 1 == n_layers));
         });
+        for (waiting, centred) in self.waiting.iter_mut().zip(centred) {
+            *waiting = centred.rows;
+            waiting.clear();
+        }
     }
 
     /// Rows that were added.

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
-use super::readout::{read_blocks, surprise};
+use super::readout::{Said, read_blocks, surprise};
 use super::{LayerMoments, Lens};
 use crate::model::Transformer;
 use crate::num::mean_and_standard_error;
@@ -90,7 +90,7 @@ struct Sums {
 }
 
 /// Sums over some tokens of one sequence.
-struct Part {
+pub(crate) struct Part {
     sequence: usize,
     /// KL of the constant prediction.
     baseline: f64,
@@ -101,6 +101,29 @@ struct Part {
 }
 
 impl Part {
+    /// Of what the constant prediction says, the final one, and each lens at each stream.
+    pub(crate) fn new(
+        sequence: usize,
+        constant: &[Said],
+        last: &[Said],
+        said: impl IntoIterator<Item = Vec<Said>>,
+    ) -> Part {
+        let sums = |said: Vec<Said>| {
+            let same = said.iter().zip(last).filter(|(said, last)| said.top == last.top);
+            Sums {
+                kl: said.iter().map(|said| said.kl).sum(),
+                cross_entropy: surprise(&said),
+                agree: same.count() as f64,
+            }
+        };
+        Part {
+            sequence,
+            baseline: constant.iter().map(|said| said.kl).sum(),
+            model_cross_entropy: surprise(last),
+            readings: said.into_iter().map(sums).collect(),
+        }
+    }
+
     /// Adds the tokens that follow in the same sequence.
     fn add(&mut self, more: &Part) {
         self.baseline += more.baseline;
@@ -127,6 +150,26 @@ pub fn compare(
     moments: &LayerMoments,
     tokens: &Array2<u32>,
 ) -> Result<Comparison> {
+    compare_by(model, lenses, moments, tokens, |log_mean| {
+        read_blocks(model, lenses, tokens, |block| {
+            let mean = log_mean.broadcast(block.dim()).expect("a row of the vocabulary");
+            let mut said = Vec::with_capacity(lenses.len() * block.streams.len());
+            for lens in lenses {
+                said.extend(block.read(model, *lens, 0..block.streams.len())?);
+            }
+            Ok(Part::new(block.sequence, &block.said(mean), &block.last, said))
+        })
+    })
+}
+
+/// The same of what `read` finds, in the order of the tokens, given the logarithm of the mean prediction.
+pub(crate) fn compare_by(
+    model: &Transformer,
+    lenses: &[&dyn Lens],
+    moments: &LayerMoments,
+    tokens: &Array2<u32>,
+    read: impl FnOnce(&Array1<f32>) -> Result<Vec<Part>>,
+) -> Result<Comparison> {
     moments.check_model(model)?;
     if tokens.ncols() == 1 {
         return Err(Error::new(
@@ -136,24 +179,7 @@ pub fn compare(
         ));
     }
     let n_streams = model.config.n_layers + 1;
-    let log_mean = moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32);
-    let parts = read_blocks(model, lenses, tokens, |block| {
-        let mean = log_mean.broadcast(block.dim()).expect("a row of the vocabulary");
-        let baseline = block.said(mean).iter().map(|said| said.kl).sum();
-        let model_cross_entropy = surprise(&block.last);
-        let mut readings = Vec::with_capacity(lenses.len() * n_streams);
-        for lens in lenses {
-            readings.extend(block.read(model, *lens, 0..n_streams)?.into_iter().map(|said| {
-                let same = said.iter().zip(&block.last).filter(|(said, last)| said.top == last.top);
-                Sums {
-                    kl: said.iter().map(|said| said.kl).sum(),
-                    cross_entropy: surprise(&said),
-                    agree: same.count() as f64,
-                }
-            }));
-        }
-        Ok(Part { sequence: block.sequence, baseline, model_cross_entropy, readings })
-    })?;
+    let parts = read(&moments.mean_prediction.mapv(|p| p.max(f64::MIN_POSITIVE).ln() as f32))?;
     let mut rows: Vec<Part> = Vec::with_capacity(tokens.nrows());
     for part in parts {
         match rows.last_mut() {

@@ -1,8 +1,13 @@
 //! From what a lens guesses to what it reads, and how far that is from what is wanted.
 
+use std::any::Any;
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use super::Target;
+use crate::Result;
 use crate::model::{Norm, Transformer};
 use crate::nn::{linear, soft_cap};
 use crate::num::{dot, largest, log_softmax_rows, matmul, sum, wide_fn};
@@ -21,10 +26,83 @@ pub(super) struct Decoder {
 }
 
 /// The distributions wanted of some rows. A row that stands for several tokens holds the sum of theirs.
-pub(super) struct Wanted {
-    pub(super) p: Array2<f32>,
+pub(crate) struct Wanted {
+    pub(crate) p: Array2<f32>,
     /// The sum over all rows, in nats.
-    pub(super) entropy: f64,
+    pub(crate) entropy: f64,
+    /// The same `p` where [`Products`] keep theirs, from the first time on that they ask for it.
+    pub(crate) elsewhere: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Something that is not the processors, on which a model runs and its vocabulary is read.
+pub(crate) trait Elsewhere: Sync {
+    /// The residual streams of `tokens: [sequence, pos]`, each `[sequence · pos, d_model]`, and the logits.
+    fn run(&self, tokens: ArrayView2<u32>) -> Result<(Vec<Array2<f32>>, Array2<f32>)>;
+
+    /// Products with `u: [d_z, n_classes]` and `b` (empty without biases).
+    fn products(&self, u: &Array2<f32>, b: &Array1<f32>) -> Result<Arc<dyn Products>>;
+}
+
+/// Logits `y u + b` of what the final norm gave, and the way back: nearly all of the time of a refinement goes here.
+pub(crate) trait Products: Send + Sync {
+    /// The same for these tokens alone, with `shift` added to their logits.
+    fn of_tokens(&self, tokens: &[usize], shift: &Array1<f32>) -> Result<Arc<dyn Products>>;
+
+    /// Logits of `y: [rows, d_z]`, `[rows, n_classes]`.
+    fn logits(&self, y: ArrayView2<f32>) -> Result<Array2<f32>>;
+
+    /// `Σ KL(p ‖ q)` over the rows of `y: [rows, d_z]`, and its gradient by `y`.
+    fn kl_and_gradient(&self, wanted: &Wanted, y: ArrayView2<f32>) -> Result<(f64, Array2<f32>)>;
+}
+
+/// A decoder, and where its products are made.
+pub(super) struct Decoding {
+    decoder: Decoder,
+    elsewhere: Option<Arc<dyn Products>>,
+}
+
+impl Decoding {
+    /// A guess that is logits already asks for no products.
+    pub(super) fn new(decoder: Decoder, on: Option<&dyn Elsewhere>) -> Result<Self> {
+        let elsewhere = match (on, &decoder.unembedding) {
+            (Some(on), Some((u, b))) => Some(on.products(u, b)?),
+            _ => None,
+        };
+        Ok(Decoding { decoder, elsewhere })
+    }
+
+    /// How many tokens it reads, where it multiplies by their unembedding.
+    pub(super) fn d_vocab(&self) -> Option<usize> {
+        self.decoder.d_vocab()
+    }
+
+    /// The same for these tokens alone, with `shift` added to their logits.
+    pub(super) fn of_tokens(&self, tokens: &[usize], shift: Array1<f32>) -> Result<Decoding> {
+        let Some(elsewhere) = &self.elsewhere else {
+            return Ok(Decoding { decoder: self.decoder.of_tokens(tokens, shift), elsewhere: None });
+        };
+        let decoder = Decoder { norm: self.decoder.norm, ..Decoder::of_logits() };
+        Ok(Decoding { decoder, elsewhere: Some(elsewhere.of_tokens(tokens, &shift)?) })
+    }
+
+    /// As [`Decoder::logits`].
+    pub(super) fn logits(&self, z: ArrayView2<f32>) -> Result<Array2<f32>> {
+        match &self.elsewhere {
+            Some(elsewhere) => match self.decoder.norm {
+                Some(norm) => elsewhere.logits(normalise(norm, z).0.view()),
+                None => elsewhere.logits(z),
+            },
+            None => Ok(self.decoder.logits(z)),
+        }
+    }
+
+    /// As [`Decoder::kl_and_gradient`].
+    pub(super) fn kl_and_gradient(&self, wanted: &Wanted, z: Array2<f32>) -> Result<(f64, Array2<f32>)> {
+        match &self.elsewhere {
+            Some(elsewhere) => self.decoder.through_norm(z.view(), |y| elsewhere.kl_and_gradient(wanted, y)),
+            None => Ok(self.decoder.kl_and_gradient(wanted, z)),
+        }
+    }
 }
 
 impl Decoder {
@@ -45,10 +123,13 @@ impl Decoder {
                 Decoder { norm: Some((norm, config.eps)), ..Decoder::linear(u, b, cap) }
             }
             (Target::Residual, Norm::None) | (Target::Normalised, _) => Decoder::linear(u, b, cap),
-            (Target::LogProbabilities | Target::Given, _) => {
-                Decoder { norm: None, unembedding: None, cap: None, shift: Array1::zeros(0) }
-            }
+            (Target::LogProbabilities | Target::Given, _) => Decoder::of_logits(),
         }
+    }
+
+    /// Of a guess that is logits already.
+    fn of_logits() -> Self {
+        Decoder { norm: None, unembedding: None, cap: None, shift: Array1::zeros(0) }
     }
 
     /// One matrix, `logits = z u + b`, with `u: [d_z, n_classes]`, and what caps them.
@@ -96,11 +177,20 @@ impl Decoder {
             }
             (kl, matmul(logits.view(), u.t()))
         };
-        let Some(norm) = self.norm else { return decode(z.view()) };
-        let (y, rstd) = normalise(norm, z.view());
-        let (kl, mut dy) = decode(y.view());
+        self.through_norm(z.view(), |y| Ok::<_, Infallible>(decode(y))).unwrap_or_else(|never| match never {})
+    }
+
+    /// What `decode` finds of the guess after the norm, and its gradient by the guess.
+    fn through_norm<E>(
+        &self,
+        z: ArrayView2<f32>,
+        decode: impl FnOnce(ArrayView2<f32>) -> std::result::Result<(f64, Array2<f32>), E>,
+    ) -> std::result::Result<(f64, Array2<f32>), E> {
+        let Some(norm) = self.norm else { return decode(z) };
+        let (y, rstd) = normalise(norm, z);
+        let (kl, mut dy) = decode(y.view())?;
         norm.0.backward_in(&mut dy, y.view(), rstd.view());
-        (kl, dy)
+        Ok((kl, dy))
     }
 
     fn capped(&self, mut logits: Array2<f32>) -> Array2<f32> {
@@ -132,6 +222,10 @@ fn normalise((norm, eps): (Norm, f64), z: ArrayView2<f32>) -> (Array2<f32>, Arra
 }
 
 impl Wanted {
+    pub(super) fn new(p: Array2<f32>, entropy: f64) -> Wanted {
+        Wanted { p, entropy, elsewhere: OnceLock::new() }
+    }
+
     pub(super) fn of_logits(logits: ArrayView2<f32>) -> Wanted {
         Wanted::of_log_probabilities(log_softmax_rows(logits))
     }
@@ -142,7 +236,7 @@ impl Wanted {
         let mut p = log_p;
         let mut entropy = 0.0;
         probabilities(p.as_slice_mut().expect("stored row by row"), width, &mut entropy);
-        Wanted { p, entropy }
+        Wanted::new(p, entropy)
     }
 
     /// Each row wants one class.
@@ -151,7 +245,7 @@ impl Wanted {
         for (mut row, class) in p.rows_mut().into_iter().zip(classes) {
             row[*class] = 1.0;
         }
-        Wanted { p, entropy: 0.0 }
+        Wanted::new(p, 0.0)
     }
 }
 

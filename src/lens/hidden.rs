@@ -6,13 +6,15 @@ use std::time::Instant;
 use ndarray::{Array1, Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::decoder::Decoder;
-use super::inputs::{Inputs, ROUND, Read, check_interrupt};
-use super::layers::check_fingerprint;
-use super::tuned::KEPT_BYTES;
-use super::whitened::input_powers;
 use serde::{Deserialize, Serialize};
 
+use super::decoder::{Decoder, Decoding, Wanted};
+use super::inputs::{Inputs, ROUND, check_interrupt};
+use super::layers::check_fingerprint;
+use super::objective::SAMPLED_TOKENS;
+use super::tuned::KEPT_BYTES;
+use super::vocabulary::Part;
+use super::whitened::input_powers;
 use super::{AffineLens, LayerLenses, LayerMoments, Lens, Scale, Target};
 use crate::model::{Transformer, no_stream};
 use crate::nn::{add_rows, gelu, gelu_backward, linear};
@@ -48,11 +50,14 @@ pub struct HiddenLayer {
     pub lr: f64,
     /// Of the hidden layer's first weights.
     pub seed: u64,
+    /// About how many tokens of the vocabulary a step looks at, as in [`Refine`](super::Refine::vocabulary). Of a larger
+    /// vocabulary about 4096 tokens of the text tell where the search began and ended, and as much of the vocabulary.
+    pub vocabulary: usize,
 }
 
 impl Default for HiddenLayer {
     fn default() -> Self {
-        HiddenLayer { width: 256, epochs: 12, lr: 2e-3, seed: 0 }
+        HiddenLayer { width: 256, epochs: 12, lr: 2e-3, seed: 0, vocabulary: 4096 }
     }
 }
 
@@ -64,7 +69,7 @@ pub struct HiddenLenses {
     scale: Scale,
     target: Target,
     maps: Vec<Arc<Map>>,
-    /// Mean KL of each stream on the training tokens where the search began and where it ended, nats.
+    /// Mean KL of each stream on the training tokens where the search began and where it ended, in nats.
     pub training_kl: Vec<[f64; 2]>,
     /// Time it took.
     pub seconds: f64,
@@ -155,6 +160,18 @@ impl HiddenLayer {
         moments: &LayerMoments,
         tokens: &Array2<u32>,
     ) -> Result<HiddenLenses> {
+        self.fit_streams(model, start, moments, tokens, None)
+    }
+
+    /// The same for some streams, all if it is not said; the others keep their start, and what they read is not known.
+    pub(crate) fn fit_streams(
+        &self,
+        model: &Transformer,
+        start: &LayerLenses,
+        moments: &LayerMoments,
+        tokens: &Array2<u32>,
+        only: Option<&[usize]>,
+    ) -> Result<HiddenLenses> {
         let began = Instant::now();
         if self.width == 0 || !(self.lr > 0.0 && self.lr.is_finite()) {
             return Err(Error::new(
@@ -172,32 +189,44 @@ impl HiddenLayer {
         inputs.keep(KEPT_BYTES, None)?;
         let means: Vec<Array1<f64>> = moments.layers.iter().map(|m| m.x_mean.clone()).collect();
         inputs.centre(&means)?;
-        let decoder = Decoder::new(model, moments.target);
+        let decoding = Decoding::new(Decoder::new(model, moments.target), None)?;
         let white = moments
             .layers
             .par_iter()
             .map(|m| input_powers((&m.s_xx / m.weight).view()))
             .collect::<Result<Vec<_>>>()?;
-        let mut nets: Vec<Net<f32>> = (0..start.len())
+        let begin: Vec<Net<f32>> = (0..start.len())
             .map(|l| self.begin(start.lenses()[l].as_ref(), &white[l].1, &means[l], l as u64))
             .collect();
+        let asked: Vec<usize> =
+            (0..start.len()).filter(|l| only.is_none_or(|only| only.contains(l))).collect();
+        let mut nets: Vec<Net<f32>> = asked.iter().map(|&l| begin[l].clone()).collect();
         let white: Vec<Array2<f32>> = white.into_iter().map(|(w, _)| w.mapv(|x| x as f32)).collect();
         let n = inputs.n_chunks();
         let all: Vec<usize> = (0..n).collect();
         let in_batch = BATCH.div_ceil(inputs.n_tokens().div_ceil(n)).max(CHUNKS);
         let n_batches = (n / in_batch).max(1);
-        let total = (self.epochs + 2) * inputs.n_tokens();
+        // What tells whether training has helped.
+        let told_by = match decoding.d_vocab() {
+            Some(d_vocab) if d_vocab > self.vocabulary => inputs.some_chunks(SAMPLED_TOKENS),
+            _ => all,
+        };
+        let total = self.epochs * inputs.n_tokens() + 2 * inputs.n_tokens() * told_by.len() / n;
         let mut progress = Progress::new("training hidden layers", total);
         let mut seen = 0;
-        let mut look = |chunks: &[usize], nets: &[Net<f32>], what: &str| -> Result<Vec<(f64, Net<f32>)>> {
+        let mut look = |chunks: &[usize], nets: &[Net<f32>], epoch: usize| -> Result<Vec<(f64, Net<f32>)>> {
             let mut sums: Vec<(f64, Net<f32>)> = nets.iter().map(|net| (0.0, net.zeros_like())).collect();
             let mut n_rows = 0;
             for round in chunks.chunks(ROUND) {
                 check_interrupt()?;
                 let look = |&i: &usize| {
                     let read = inputs.read(i)?;
-                    let parts: Vec<_> =
-                        (0..nets.len()).map(|l| look_at(&decoder, &read, l, &white[l], &nets[l])).collect();
+                    let mean = &moments.mean_prediction;
+                    let part = Part::look(&decoding, &read.wanted, mean, self.vocabulary, (epoch, i))?;
+                    let through = part.as_ref().map_or((&decoding, &read.wanted), |(d, wanted)| (d, wanted));
+                    let one =
+                        |(&l, net): (&usize, &Net<f32>)| look_at(through, &read.streams[l], &white[l], net);
+                    let parts = asked.iter().zip(nets).map(one).collect::<Result<Vec<_>>>()?;
                     Ok((read.wanted.p.nrows(), parts))
                 };
                 for (rows, parts) in round.par_iter().map(look).collect::<Result<Vec<_>>>()? {
@@ -209,21 +238,23 @@ impl HiddenLayer {
                 }
             }
             seen += n_rows;
-            progress.update(seen, || what.into());
+            progress.update(seen, || match epoch {
+                0 => "where they stand".into(),
+                epoch => format!("epoch {epoch} of {}", self.epochs),
+            });
             for (kl, grad) in &mut sums {
                 *kl /= n_rows as f64;
                 grad.numbers_mut().for_each(|g| *g /= n_rows as f32);
             }
             Ok(sums)
         };
-        let begin = nets.clone();
-        let before = look(&all, &nets, "where they begin")?;
+        let before = look(&told_by, &nets, 0)?;
         let mut adams: Vec<Adam<f32>> =
             nets.iter().map(|net| Adam::new(net.numbers().count(), (0.9, 0.999), 1e-8)).collect();
         for epoch in 0..self.epochs {
             for k in 0..n_batches {
                 let batch: Vec<usize> = (k..n).step_by(n_batches).collect();
-                let grads = look(&batch, &nets, &format!("epoch {} of {}", epoch + 1, self.epochs))?;
+                let grads = look(&batch, &nets, epoch + 1)?;
                 let done = (epoch * n_batches + k) as f64 / (self.epochs * n_batches) as f64;
                 let lr = self.lr * (1.0 - done);
                 let steps = nets.par_iter_mut().zip(&mut adams).zip(&grads);
@@ -232,18 +263,21 @@ impl HiddenLayer {
                 });
             }
         }
-        let after = look(&all, &nets, "where training led")?;
+        let after = look(&told_by, &nets, 0)?;
         progress.finish(&format!("{}, {}", count(nets.len(), "lens"), count(self.epochs, "epoch")));
-        let mut training_kl = Vec::with_capacity(nets.len());
-        for (l, ((before, _), (after, _))) in before.iter().zip(&after).enumerate() {
+        let mut training_kl = vec![[f64::NAN; 2]; begin.len()];
+        let mut best = begin;
+        for ((net, &l), ((before, _), (after, _))) in
+            nets.into_iter().zip(&asked).zip(before.iter().zip(&after))
+        {
             // False for a KL that is not a number, too.
             let better = after < before;
-            if !better {
-                nets[l] = begin[l].clone();
+            training_kl[l] = [*before, if better { *after } else { *before }];
+            if better {
+                best[l] = net;
             }
-            training_kl.push([*before, if better { *after } else { *before }]);
         }
-        let maps = nets.iter().zip(white.iter().zip(&means));
+        let maps = best.iter().zip(white.iter().zip(&means));
         Ok(HiddenLenses {
             name: format!("hidden layer of {}", self.width),
             fingerprint: moments.fingerprint,
@@ -270,12 +304,17 @@ impl HiddenLayer {
     }
 }
 
-/// The sum of the KL over the rows of stream `l`, and its gradient.
-fn look_at(decoder: &Decoder, read: &Read, l: usize, white: &Array2<f32>, net: &Net<f32>) -> (f64, Net<f32>) {
-    let u = matmul(read.streams[l].view(), white.t());
+/// The sum of the KL over the rows of a stream, and its gradient.
+fn look_at(
+    (decoding, wanted): (&Decoding, &Wanted),
+    stream: &Array2<f32>,
+    white: &Array2<f32>,
+    net: &Net<f32>,
+) -> Result<(f64, Net<f32>)> {
+    let u = matmul(stream.view(), white.t());
     let (before, after, z) = net.forward(u.view());
-    let (kl, dz) = decoder.kl_and_gradient(&read.wanted, z);
-    (kl, net.backward(u.view(), &before, &after, &dz))
+    let (kl, dz) = decoding.kl_and_gradient(wanted, z)?;
+    Ok((kl, net.backward(u.view(), &before, &after, &dz)))
 }
 
 /// The map of streams as they come, from that of white rows.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
-use super::decoder::Wanted;
+use super::decoder::{Elsewhere, Wanted};
 use super::token_chunks::{CHUNK, TokenChunks};
 use super::{Accumulator, LayerMoments, Scale, Seen};
 use crate::model::{Positions, Transformer};
@@ -40,6 +40,8 @@ enum Origin<'a> {
         labels: Option<(&'a Array2<u32>, usize)>,
         /// At which lenses read the streams.
         scale: Scale,
+        /// Where it runs, if not on the processors.
+        on: Option<&'a dyn Elsewhere>,
     },
     /// So many rows that were there already, all of them kept.
     Given { n_rows: usize },
@@ -69,7 +71,7 @@ impl<'a> Inputs<'a> {
         tokens: &'a dyn TokenChunks,
         labels: Option<(&'a Array2<u32>, usize)>,
     ) -> Self {
-        let origin = Origin::Run { model, tokens, labels, scale: Scale::AsItIs };
+        let origin = Origin::Run { model, tokens, labels, scale: Scale::AsItIs, on: None };
         Inputs { origin, x_means: Vec::new(), kept: Vec::new(), first: None }
     }
 
@@ -89,11 +91,27 @@ impl<'a> Inputs<'a> {
         self
     }
 
+    /// The same of a model that runs there.
+    pub(super) fn run_on(mut self, there: Option<&'a dyn Elsewhere>) -> Self {
+        match &mut self.origin {
+            Origin::Run { on, .. } => *on = there,
+            Origin::Given { .. } => {}
+        }
+        self
+    }
+
     pub(super) fn n_chunks(&self) -> usize {
         match self.origin {
             Origin::Run { tokens, .. } => tokens.n_chunks(),
             Origin::Given { .. } => self.kept.len(),
         }
+    }
+
+    /// Chunks in equal distances, from all of the text, with about so many tokens.
+    pub(super) fn some_chunks(&self, n_tokens: usize) -> Vec<usize> {
+        let n = self.n_chunks();
+        let some = n.min(n_tokens.div_ceil(self.n_tokens().div_ceil(n)));
+        (0..some).map(|k| k * n / some).collect()
     }
 
     pub(super) fn n_tokens(&self) -> usize {
@@ -192,7 +210,7 @@ impl<'a> Inputs<'a> {
                 h.assign(&read.streams[0].row(row));
                 p.zip_mut_with(&sum, |p, sum| *p = *sum as f32);
             }
-            Read { streams: vec![h], wanted: Wanted { p, entropy: 0.0 } }
+            Read { streams: vec![h], wanted: Wanted::new(p, 0.0) }
         };
         Ok(Some(Distinct {
             n_rows: same.len(),
@@ -225,15 +243,18 @@ impl<'a> Inputs<'a> {
 
     /// Runs the model over chunk `i`: streams as they are.
     fn run(&self, i: usize) -> Result<(Vec<Array2<f32>>, Wanted)> {
-        let Origin::Run { model, tokens, labels, .. } = self.origin else {
+        let Origin::Run { model, tokens, labels, on, .. } = self.origin else {
             unreachable!("rows that were given are kept")
         };
         let chunk = tokens.chunk(i)?;
-        let streams = model.streams(&[chunk.view()]).remove(0);
+        let (streams, logits) = match on {
+            Some(on) => on.run(chunk.view()).map(|(streams, logits)| (streams, Some(logits)))?,
+            None => (model.streams(&[chunk.view()]).remove(0), None),
+        };
         let wanted = match labels {
             None => {
-                let last = streams.last().expect("a model has streams");
-                Wanted::of_logits(model.logits(last.view()).view())
+                let last = || model.logits(streams.last().expect("a model has streams").view());
+                Wanted::of_logits(logits.unwrap_or_else(last).view())
             }
             Some((labels, n_classes)) => {
                 let labels = labels.slice(s![i * CHUNK..i * CHUNK + chunk.nrows(), ..]);

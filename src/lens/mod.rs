@@ -66,6 +66,8 @@ pub use affine::{AffineLens, LayerLenses, Lens, LogitLens};
 pub use anomaly::{AnomalyReport, Detector, detect_anomalies, trajectory_features};
 pub use causal::CausalBasis;
 pub use compare::{Comparison, LensCurve, compare};
+pub(crate) use compare::{Part, compare_by};
+pub(crate) use decoder::{Elsewhere, Products, Wanted};
 pub(crate) use given::{GivenRows, exact_moments};
 pub use grouped::{GroupedMoments, RidgeChoice};
 pub use hidden::{HiddenLayer, HiddenLenses};

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::{ArcArray2, Array1, Array2, ArrayView1, ArrayView2, Axis};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::num::{Centred, Part, add_matrix, add_products, mirror};
+use crate::num::{Centred, Part, Strips, add_matrix, add_products, mirror};
 use crate::{Error, ErrorKind, Result, record};
 
 /// Count, means and centred second moments of pairs `(x, z)`, in f64.
@@ -157,7 +157,7 @@ impl Moments {
         if rows.n == 0 {
             return;
         }
-        let centred = |a: ArrayView2<f32>| Centred::new(a.to_owned(), rows.weights, rows.weight);
+        let centred = |a: ArrayView2<f32>| Centred::new(Strips::of(a), rows.weights, rows.weight);
         let (x, z) = (centred(x), centred(z));
         let dz = &z.mean - &self.z_mean;
         let mut s_zz = std::mem::replace(&mut self.s_zz, ArcArray2::zeros((0, 0))).into_owned();
@@ -357,7 +357,7 @@ impl Rows<'_> {
         let rest = (-self.weight, numbers(&left.rest), numbers(&right.rest));
         let pull = before * self.weight / (before + self.weight);
         let apart = (pull, numbers(left_delta), numbers(right_delta));
-        add_products(s, part, left.rows.view(), right.rows.view(), self.weights, &[rest, apart]);
+        add_products(s, part, &left.rows, &right.rows, self.weights, &[rest, apart]);
     }
 }
 

@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, stack};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::decoder::{Decoder, Wanted};
+use super::decoder::{Decoding, Wanted};
 use super::form::Form;
 use super::inputs::{Distinct, Inputs, ROUND, Read, check_interrupt};
 use super::kind::Common;
@@ -36,7 +36,7 @@ const LOOKED_TOKENS: usize = 4096;
 /// mean over those.
 pub(super) struct Objective<'a> {
     pub(super) inputs: Inputs<'a>,
-    decoder: Decoder,
+    decoder: Decoding,
     moments: &'a LayerMoments,
     maps: Vec<Map<'a>>,
     /// Which of the maps each stream is read through.
@@ -127,7 +127,7 @@ impl<'a> Objective<'a> {
     /// Of inputs with the means of these moments, and penalties relative to their variances, for lenses of the kind of
     /// `start`, with where they begin: a form for each pool of streams.
     pub(super) fn new(
-        decoder: Decoder,
+        decoder: Decoding,
         mut inputs: Inputs<'a>,
         moments: &'a LayerMoments,
         start: &LayerLenses,
@@ -196,13 +196,6 @@ impl<'a> Objective<'a> {
         if self.maps[0].pool == [0] { self.inputs.cheap_looks() } else { 1 }
     }
 
-    /// Chunks in equal distances, from all of the text, with about so many tokens.
-    fn some_chunks(&self, n_tokens: usize) -> Vec<usize> {
-        let n = self.inputs.n_chunks();
-        let some = n.min(n_tokens.div_ceil(self.inputs.n_tokens().div_ceil(n)));
-        (0..some).map(|k| k * n / some).collect()
-    }
-
     /// One pass over the tokens for all lenses that are `active`; zeros for the others. If `sampled`, over some of the
     /// tokens, and as in [`evaluate_on`](Objective::evaluate_on).
     pub(super) fn evaluate(
@@ -213,7 +206,7 @@ impl<'a> Objective<'a> {
         meter: &mut Meter,
     ) -> Result<Vec<Evaluation>> {
         let looked = match sampled {
-            Some(_) => self.some_chunks(SAMPLED_TOKENS),
+            Some(_) => self.inputs.some_chunks(SAMPLED_TOKENS),
             None => (0..self.inputs.n_chunks()).collect(),
         };
         self.evaluate_on(&looked, lenses, active, sampled, meter)
@@ -236,16 +229,18 @@ impl<'a> Objective<'a> {
             check_interrupt()?;
             let look = |&i: &usize| {
                 let read = self.inputs.read(i)?;
-                let part = sampled.and_then(|epoch| self.part(&read, (epoch, i)));
+                let part = sampled.map_or(Ok(None), |epoch| self.part(&read, (epoch, i)))?;
                 let through = part.as_ref().map_or((&self.decoder, &read.wanted), |(d, wanted)| (d, wanted));
                 let of_lens = |map: usize| {
                     let places = self.shown(map, i, sampled);
                     let mut sum = Evaluation::nothing(&lenses[map]);
-                    places.iter().for_each(|&k| sum.add(&self.look(&read, through, map, k, &lenses[map])));
-                    (map, places.len(), sum)
+                    for &k in &places {
+                        sum.add(&self.look(&read, through, map, k, &lenses[map])?);
+                    }
+                    Ok((map, places.len(), sum))
                 };
-                let seen: Vec<_> = (0..lenses.len()).filter(|&map| active[map]).map(of_lens).collect();
-                Ok((read.wanted.p.nrows(), seen))
+                let looked = (0..lenses.len()).filter(|&map| active[map]).map(of_lens);
+                Ok((read.wanted.p.nrows(), looked.collect::<Result<Vec<_>>>()?))
             };
             for (n_tokens, seen) in round.par_iter().map(look).collect::<Result<Vec<_>>>()? {
                 meter.add(n_tokens);
@@ -259,7 +254,7 @@ impl<'a> Objective<'a> {
             let n_streams = self.maps[map].pool.len() as f64;
             sum.divide(rows[map].max(1) as f64);
             if self.maps[map].pool.contains(&0)
-                && let Some(first) = self.look_at_first(map, &lenses[map])
+                && let Some(first) = self.look_at_first(map, &lenses[map])?
             {
                 // From the mean over the other streams to that over all.
                 sum.divide(1.0 / (n_streams - 1.0));
@@ -291,51 +286,49 @@ impl<'a> Objective<'a> {
     }
 
     /// All tokens for the lens of the first stream, if it has one of its own and the rows are few.
-    pub(super) fn evaluate_first(&self, lens: &Form) -> Option<Evaluation> {
+    pub(super) fn evaluate_first(&self, lens: &Form) -> Result<Option<Evaluation>> {
         if self.maps[0].pool != [0] {
-            return None;
+            return Ok(None);
         }
-        let mut sum = self.look_at_first(0, lens)?;
-        self.maps[0].penalty.add_to(&mut sum, lens);
-        Some(sum)
+        let mut seen = self.look_at_first(0, lens)?;
+        if let Some(sum) = &mut seen {
+            self.maps[0].penalty.add_to(sum, lens);
+        }
+        Ok(seen)
     }
 
     /// The mean over all tokens of what a lens makes of the first stream, if the rows of that are few.
-    fn look_at_first(&self, map: usize, lens: &Form) -> Option<Evaluation> {
-        let Distinct { pieces, entropy, .. } = self.inputs.first()?;
-        let k = self.maps[map].pool.iter().position(|&l| l == 0)?;
+    fn look_at_first(&self, map: usize, lens: &Form) -> Result<Option<Evaluation>> {
+        let Some(Distinct { pieces, entropy, .. }) = self.inputs.first() else { return Ok(None) };
+        let Some(k) = self.maps[map].pool.iter().position(|&l| l == 0) else { return Ok(None) };
         let look = |read: &Read| self.look(read, (&self.decoder, &read.wanted), map, k, lens);
-        let parts: Vec<Evaluation> = pieces.par_iter().map(look).collect();
+        let parts: Vec<Evaluation> = pieces.par_iter().map(look).collect::<Result<_>>()?;
         let mut sum = Evaluation::nothing(lens);
         parts.iter().for_each(|part| sum.add(part));
         sum.kl -= entropy;
         sum.divide(self.inputs.n_tokens() as f64);
-        Some(sum)
+        Ok(Some(sum))
     }
 
     /// What decodes the part of the vocabulary that is looked at in chunk `i` in an epoch, and what is wanted of it;
     /// nothing if that is all of it.
-    fn part(&self, read: &Read, (epoch, i): (usize, usize)) -> Option<(Decoder, Wanted)> {
-        if self.decoder.d_vocab().is_none_or(|d_vocab| d_vocab <= self.vocabulary) {
-            return None;
-        }
-        let mut random = rng(1 + epoch as u64, i as u64);
-        let part = Part::draw(&read.wanted.p, &self.moments.mean_prediction, self.vocabulary, &mut random);
-        Some((part.decoder(&self.decoder), part.wanted(&read.wanted)))
+    fn part(&self, read: &Read, (epoch, i): (usize, usize)) -> Result<Option<(Decoding, Wanted)>> {
+        let mean = &self.moments.mean_prediction;
+        Part::look(&self.decoder, &read.wanted, mean, self.vocabulary, (epoch, i))
     }
 
     /// Sums over the rows of the `k`-th stream of a lens's pool, of what `through` decodes and wants.
     fn look(
         &self,
         read: &Read,
-        (decoder, wanted): (&Decoder, &Wanted),
+        (decoder, wanted): (&Decoding, &Wanted),
         map: usize,
         k: usize,
         lens: &Form,
-    ) -> Evaluation {
+    ) -> Result<Evaluation> {
         let mut sum = Evaluation::nothing(lens);
         let l = self.maps[map].pool[k];
-        let (kl, dz) = decoder.kl_and_gradient(wanted, self.guess(read, map, k, lens));
+        let (kl, dz) = decoder.kl_and_gradient(wanted, self.guess(read, map, k, lens))?;
         let mut db = Array1::<f32>::zeros(dz.ncols());
         add_rows(db.view_mut(), dz.view());
         let mut da = matmul(dz.t(), read.streams[l].view()).mapv(f64::from);
@@ -353,7 +346,7 @@ impl<'a> Objective<'a> {
         }
         (sum.kl, sum.da) = (kl, da);
         sum.db.row_mut(lens.row(k)).assign(&db);
-        sum
+        Ok(sum)
     }
 
     /// What a lens makes of the `k`-th stream of its pool, `[rows, d_z]`.
@@ -405,20 +398,20 @@ impl<'a> Objective<'a> {
                 // In equal distances: from all of the text.
                 let i = i_look * n_chunks / n_looked;
                 let read = self.inputs.read(i)?;
-                let part = self.part(&read, (0, i));
+                let part = self.part(&read, (0, i))?;
                 let decoder = part.as_ref().map_or(&self.decoder, |(decoder, _)| decoder);
                 let mut random = rng(0, i as u64);
-                let mut one = |map: usize| {
+                let mut one = |map: usize| -> Result<Array2<f64>> {
                     // Of a pool a stream is enough: another one in each chunk.
                     let k = i_look % self.maps[map].pool.len();
                     let z = self.guess(&read, map, k, &lenses[map]);
-                    let q = Wanted::of_logits(decoder.logits(z.view()).view()).p;
+                    let q = Wanted::of_logits(decoder.logits(z.view())?.view()).p;
                     let drawn = drawn(q.view(), &mut random);
-                    let (_, g) = decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z);
-                    matmul(g.t(), g.view()).mapv(f64::from)
+                    let (_, g) = decoder.kl_and_gradient(&Wanted::of_classes(&drawn, q.ncols()), z)?;
+                    Ok(matmul(g.t(), g.view()).mapv(f64::from))
                 };
-                let looked = (0..lenses.len()).map(|map| active[map].then(|| one(map))).collect();
-                Ok((read.wanted.p.nrows(), looked))
+                let looked = (0..lenses.len()).map(|map| active[map].then(|| one(map)).transpose());
+                Ok((read.wanted.p.nrows(), looked.collect::<Result<_>>()?))
             })
             .collect::<Result<_>>()?;
         let zeros = |(lens, active): (&Form, &bool)| {
@@ -491,6 +484,7 @@ fn drawn(q: ArrayView2<f32>, random: &mut Rng) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::lens::Ridge;
+    use crate::lens::decoder::Decoder;
     use crate::model::{Config, Transformer};
     use crate::num::uniform_index;
 
@@ -513,7 +507,7 @@ mod tests {
         let see = |keep| {
             let mut inputs = Inputs::new(&model, &tokens, None);
             assert_eq!(inputs.keep(keep, None).unwrap(), keep > 0);
-            let decoder = Decoder::new(&model, moments.target);
+            let decoder = Decoding::new(Decoder::new(&model, moments.target), None).unwrap();
             let (objective, lenses) = Objective::new(decoder, inputs, &moments, &start, 1e-3).unwrap();
             assert_eq!(objective.inputs.first().is_some(), keep > 0);
             objective.evaluate(&lenses, &[true; 3], None, &mut Meter::new(1, 0)).unwrap()

@@ -7,7 +7,7 @@ use std::time::Instant;
 use ndarray::{Array1, Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Decoding, Elsewhere};
 use super::form::Form;
 use super::inputs::Inputs;
 use super::kind::Common;
@@ -101,9 +101,11 @@ pub struct TunedLens {
     pub seconds: f64,
 }
 
-/// How far a search goes.
+/// How far a search goes, and where.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Until<'a> {
+    /// Where the model runs and its vocabulary is read, if not on the processors.
+    pub(crate) on: Option<&'a dyn Elsewhere>,
     /// It ends when no lens gains more than this in a step of L-BFGS, in nats.
     pub(crate) enough: f64,
     /// Only lenses that read these streams first are searched for, all if it is not said; the others stay as they are,
@@ -158,7 +160,7 @@ impl Refine {
             ));
         }
         moments.check_scale(start.scale(), "the lenses read another")?;
-        let inputs = Inputs::new(model, tokens, None).scaled(moments.scale);
+        let inputs = Inputs::new(model, tokens, None).scaled(moments.scale).run_on(until.on);
         let decoder = Decoder::new(model, moments.target);
         Ok(self.search_until(until, decoder, inputs, start, moments, kept)?.tuned(moments, began))
     }
@@ -229,7 +231,8 @@ impl Refine {
             ));
         }
         inputs.keep(if kept.is_some() { STREAMED_BYTES } else { KEPT_BYTES }, None)?;
-        let (mut objective, begin) = Objective::new(decoder, inputs, moments, start, self.lambda)?;
+        let decoding = Decoding::new(decoder, until.on)?;
+        let (mut objective, begin) = Objective::new(decoding, inputs, moments, start, self.lambda)?;
         objective.vocabulary = self.vocabulary;
         let n_maps = begin.len();
         let wanted: Vec<bool> = (0..n_maps)
@@ -323,7 +326,7 @@ impl Refine {
                             }
                             let point = searches[0].trial();
                             let trial = whitened[0].leave(&point);
-                            let Some(there) = objective.evaluate_first(&trial) else { break };
+                            let Some(there) = objective.evaluate_first(&trial)? else { break };
                             if searches[0].tell(there.kl, whitened[0].gradient(&there, &point)) {
                                 at.forms[0] = trial;
                             }

@@ -3,8 +3,9 @@
 
 use ndarray::{Array1, Array2, Axis};
 
-use super::decoder::{Decoder, Wanted, columns};
-use crate::num::{Rng, uniform};
+use super::decoder::{Decoding, Wanted, columns};
+use crate::Result;
+use crate::num::{Rng, rng, uniform};
 
 /// Tokens of a vocabulary, in order, and how many each stands for.
 pub(super) struct Part {
@@ -16,6 +17,22 @@ pub(super) struct Part {
 const FLOOR: f64 = 0.1;
 
 impl Part {
+    /// What is looked at of a chunk in an epoch: a decoder of about `n` tokens, and what is `wanted` of them; nothing if
+    /// that is all that are decoded.
+    pub(super) fn look(
+        decoding: &Decoding,
+        wanted: &Wanted,
+        mean: &Array1<f64>,
+        n: usize,
+        (epoch, chunk): (usize, usize),
+    ) -> Result<Option<(Decoding, Wanted)>> {
+        if decoding.d_vocab().is_none_or(|d_vocab| d_vocab <= n) {
+            return Ok(None);
+        }
+        let part = Part::draw(&wanted.p, mean, n, &mut rng(1 + epoch as u64, chunk as u64));
+        Ok(Some((part.decoder(decoding)?, part.wanted(wanted))))
+    }
+
     /// About `n` tokens. Each is drawn with a probability proportional to what it gets of `p: [rows, d_vocab]` and of
     /// the `mean` prediction, but never more than 1, and stands for the reciprocal (Horvitz & Thompson 1952): a sum
     /// over the part is in the mean the sum over all, and the likeliest tokens are there for certain, once.
@@ -39,7 +56,7 @@ impl Part {
     }
 
     /// What reads these tokens: a token that stands for several has their probability.
-    pub(super) fn decoder(&self, all: &Decoder) -> Decoder {
+    pub(super) fn decoder(&self, all: &Decoding) -> Result<Decoding> {
         all.of_tokens(&self.tokens, self.weights.mapv(f32::ln))
     }
 
@@ -56,7 +73,7 @@ impl Part {
             entropy -=
                 row.iter().filter(|&&p| p > 0.0).map(|&p| f64::from(p) * f64::from(p).ln()).sum::<f64>();
         }
-        Wanted { p, entropy }
+        Wanted::new(p, entropy)
     }
 }
 
@@ -78,10 +95,11 @@ fn factor(scores: &[f64], n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::{normal, rng};
+    use crate::lens::decoder::Decoder;
+    use crate::num::normal;
 
     /// Logits of 40 rows over 600 tokens, of which some are likely everywhere; what is wanted, and a decoder.
-    fn example() -> (Wanted, Decoder, Array2<f32>, Array1<f64>) {
+    fn example() -> (Wanted, Decoding, Array2<f32>, Array1<f64>) {
         let mut random = rng(3, 0);
         let mut u = Array2::from_shape_simple_fn((6, 600), || normal(&mut random) as f32);
         for (token, mut column) in u.columns_mut().into_iter().enumerate() {
@@ -92,9 +110,9 @@ mod tests {
             z.column_mut(0).fill(1.0);
             z
         };
-        let decoder = Decoder::linear(u, Array1::zeros(0), None);
+        let decoder = Decoding::new(Decoder::linear(u, Array1::zeros(0), None), None).unwrap();
         let target = rows(1.0, &mut random);
-        let wanted = Wanted::of_logits(decoder.logits(target.view()).view());
+        let wanted = Wanted::of_logits(decoder.logits(target.view()).unwrap().view());
         let mean = wanted.p.mean_axis(Axis(0)).unwrap().mapv(f64::from);
         (wanted, decoder, rows(0.7, &mut random), mean)
     }
@@ -120,12 +138,13 @@ mod tests {
     #[test]
     fn a_part_of_the_vocabulary_gives_the_kl_and_the_gradient_of_all_of_it_in_the_mean() {
         let (wanted, decoder, z, mean) = example();
-        let (kl, gradient) = decoder.kl_and_gradient(&wanted, z.clone());
+        let (kl, gradient) = decoder.kl_and_gradient(&wanted, z.clone()).unwrap();
         let n_draws = 400;
         let (mut sum, mut squares, mut gradients) = (0.0, 0.0, Array2::<f32>::zeros(z.dim()));
         for draw in 0..n_draws {
             let part = Part::draw(&wanted.p, &mean, 150, &mut rng(2, draw));
-            let (here, slope) = part.decoder(&decoder).kl_and_gradient(&part.wanted(&wanted), z.clone());
+            let part_of_it = part.decoder(&decoder).unwrap();
+            let (here, slope) = part_of_it.kl_and_gradient(&part.wanted(&wanted), z.clone()).unwrap();
             (sum, squares) = (sum + here, squares + here * here);
             gradients += &slope;
         }

@@ -16,7 +16,12 @@ use crate::num::{Real, dot, wide_fn};
 /// assert_eq!((y, rstd), (array![[0.2, 1.4000000000000001]], array![0.1]));
 /// ```
 pub fn rms_norm<F: Real>(x: ArrayView2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
-    let mut y = x.as_standard_layout().into_owned();
+    rms_norm_in(x.as_standard_layout().into_owned(), eps)
+}
+
+/// The same in place of `x`, if that is stored row by row.
+pub(crate) fn rms_norm_in<F: Real>(x: Array2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
+    let mut y = if x.is_standard_layout() { x } else { x.as_standard_layout().into_owned() };
     let mut rstd = Array1::zeros(y.nrows());
     let width = y.ncols();
     let slices = (y.as_slice_mut().expect("contiguous"), rstd.as_slice_mut().expect("contiguous"));

@@ -11,10 +11,56 @@ pub(crate) const BLOCK: usize = 256;
 /// Rows and columns of a tile: its sums stay in a core's own cache while all rows go by.
 const TILE: (usize, usize) = (96, 576);
 
+/// Rows of numbers, in strips of [`TILE`]'s columns: what a tile reads over and over lies together in memory. Rows that
+/// are kilobytes apart would fall on few sets of the caches and on a page each.
+#[derive(Default)]
+pub(crate) struct Strips {
+    width: usize,
+    n_rows: usize,
+    /// Each of as many rows as there is room for; none as long as nothing was added.
+    strips: Vec<Array2<f32>>,
+}
+
+impl Strips {
+    /// No rows yet.
+    pub(crate) fn new(width: usize) -> Self {
+        Strips { width, ..Strips::default() }
+    }
+
+    /// Of these rows.
+    pub(crate) fn of(rows: ArrayView2<f32>) -> Self {
+        let mut strips = Strips::new(rows.ncols());
+        strips.add(rows, rows.nrows());
+        strips
+    }
+
+    /// Adds rows, for which, and for those before them, there is `room`; the same one each time.
+    pub(crate) fn add(&mut self, rows: ArrayView2<f32>, room: usize) {
+        if self.strips.is_empty() {
+            let widths = (0..self.width).step_by(TILE.1).map(|column| TILE.1.min(self.width - column));
+            self.strips = widths.map(|width| Array2::zeros((room, width))).collect();
+        }
+        let upto = self.n_rows + rows.nrows();
+        for (strip, rows) in self.strips.iter_mut().zip(rows.axis_chunks_iter(Axis(1), TILE.1)) {
+            strip.slice_mut(s![self.n_rows..upto, ..]).assign(&rows);
+        }
+        self.n_rows = upto;
+    }
+
+    /// Forgets the rows, not the room.
+    pub(crate) fn clear(&mut self) {
+        self.n_rows = 0;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = ArrayView2<'_, f32>> {
+        self.strips.iter().map(|strip| strip.slice(s![..self.n_rows, ..]))
+    }
+}
+
 /// Rows shifted close to their mean.
 pub(crate) struct Centred {
     /// `x - s`, where `s` is the mean rounded to `f32`.
-    pub(crate) rows: Array2<f32>,
+    pub(crate) rows: Strips,
     /// The mean of `x`.
     pub(crate) mean: Array1<f64>,
     /// The mean of what is left in `rows`.
@@ -23,20 +69,26 @@ pub(crate) struct Centred {
 
 impl Centred {
     /// Of rows with weights that sum to `weight`; without them every row counts once.
-    pub(crate) fn new(rows: Array2<f32>, weights: Option<ArrayView1<f32>>, weight: f64) -> Centred {
-        let mut rows = if rows.is_standard_layout() { rows } else { rows.as_standard_layout().into_owned() };
+    pub(crate) fn new(mut rows: Strips, weights: Option<ArrayView1<f32>>, weight: f64) -> Centred {
         let weights: Vec<f64> = weights.map_or_else(Vec::new, |w| w.iter().map(|&w| f64::from(w)).collect());
-        let d = rows.ncols();
-        let mean_of = |rows: &Array2<f32>| {
-            let mut sums = vec![0.0; d];
-            add_columns(rows.as_slice().expect("stored row by row"), d, &weights, &mut sums);
-            Array1::from(sums) / weight
+        let mean_of = |strip: &[f32], width: usize| {
+            let mut sums = vec![0.0; width];
+            add_columns(strip, width, &weights, &mut sums);
+            sums.iter_mut().for_each(|sum| *sum /= weight);
+            sums
         };
-        let mean = mean_of(&rows);
-        let shift: Vec<f32> = mean.iter().map(|&m| m as f32).collect();
-        subtract_from_rows(rows.as_slice_mut().expect("stored row by row"), &shift);
-        let rest = mean_of(&rows);
-        Centred { rows, mean, rest }
+        let (mut mean, mut rest) = (Vec::with_capacity(rows.width), Vec::with_capacity(rows.width));
+        for strip in &mut rows.strips {
+            let width = strip.ncols();
+            let numbers = strip.as_slice_mut().expect("stored row by row");
+            let numbers = &mut numbers[..rows.n_rows * width];
+            let here = mean_of(numbers, width);
+            let shift: Vec<f32> = here.iter().map(|&m| m as f32).collect();
+            subtract_from_rows(numbers, &shift);
+            rest.extend(mean_of(numbers, width));
+            mean.extend(here);
+        }
+        Centred { rows, mean: mean.into(), rest: rest.into() }
     }
 }
 
@@ -82,21 +134,17 @@ pub(crate) enum Part {
 pub(crate) fn add_products(
     s: &mut Array2<f64>,
     part: Part,
-    left: ArrayView2<f32>,
-    right: ArrayView2<f32>,
+    left: &Strips,
+    right: &Strips,
     weights: Option<ArrayView1<f32>>,
     outer: &[(f64, &[f64], &[f64])],
 ) {
-    let weighted = weights.map(|w| &right * &w.insert_axis(Axis(1)));
-    let right = weighted.as_ref().map_or(right, |w| w.view());
     let n_columns = s.ncols();
-    // Side by side in memory, what a tile reads over and over: rows that are kilobytes apart would fall on few sets of
-    // the caches and on a page each.
-    let strips: Vec<ArrayView2<f32>> = right.axis_chunks_iter(Axis(1), TILE.1).collect();
-    let strips: Vec<CowArray<f32, Ix2>> = strips
-        .into_par_iter()
-        .map(|strip| if strip.is_standard_layout() { strip.into() } else { strip.to_owned().into() })
-        .collect();
+    let weighted = |strip: ArrayView2<f32>| &strip * &weights.expect("there are").insert_axis(Axis(1));
+    let strips: Vec<CowArray<f32, Ix2>> = match weights {
+        Some(_) => right.iter().map(|strip| weighted(strip).into()).collect(),
+        None => right.iter().map(CowArray::from).collect(),
+    };
     let bands: Vec<(usize, ArrayViewMut2<f64>)> =
         s.axis_chunks_iter_mut(Axis(0), TILE.0).enumerate().collect();
     bands.into_par_iter().for_each(|(band, mut sums)| {
@@ -104,6 +152,8 @@ pub(crate) fn add_products(
         let upto = if part == Part::Lower { from + height } else { n_columns };
         let mut product = Array2::<f32>::zeros((height, TILE.1.min(upto)));
         let mut total = Array2::<f64>::zeros(product.dim());
+        // A strip is some whole bands wide.
+        let left_strip = left.strips[from / TILE.1].slice(s![.., from % TILE.1..from % TILE.1 + height]);
         for (strip, right) in strips.iter().enumerate() {
             let column = strip * TILE.1;
             if column >= upto {
@@ -113,9 +163,9 @@ pub(crate) fn add_products(
             let mut total = total.slice_mut(s![.., ..width]);
             total.fill(0.0);
             let mut product = product.slice_mut(s![.., ..width]);
-            for row in (0..left.nrows()).step_by(BLOCK) {
-                let rows = row..(row + BLOCK).min(left.nrows());
-                let left = left.slice(s![rows.clone(), from..from + height]);
+            for row in (0..left.n_rows).step_by(BLOCK) {
+                let rows = row..(row + BLOCK).min(left.n_rows);
+                let left = left_strip.slice(s![rows.clone(), ..]);
                 let right = right.slice(s![rows, ..width]);
                 matmul_into(product.view_mut(), left.t(), right);
                 for (mut total, product) in total.rows_mut().into_iter().zip(product.rows()) {
@@ -201,12 +251,13 @@ mod tests {
         let outer = Array2::from_shape_fn((d, d), |(i, j)| -2.0 * u[i] * u[j]);
 
         let mut s = Array2::<f64>::ones((d, d));
-        add_products(&mut s, Part::Lower, x.view(), x.view(), None, &[(-2.0, &u, &u)]);
+        let (x_strips, z_strips) = (Strips::of(x.view()), Strips::of(z.view()));
+        add_products(&mut s, Part::Lower, &x_strips, &x_strips, None, &[(-2.0, &u, &u)]);
         mirror(&mut s);
         assert_eq!(s, wide(&x).t().dot(&wide(&x)) + outer + 1.0);
 
         let mut s = Array2::<f64>::zeros((5, d));
-        add_products(&mut s, Part::All, z.view(), x.view(), Some(w.view()), &[(3.0, &u, &v)]);
+        add_products(&mut s, Part::All, &z_strips, &x_strips, Some(w.view()), &[(3.0, &u, &v)]);
         let weighted = wide(&x) * w.mapv(f64::from).insert_axis(Axis(1));
         let want = wide(&z).t().dot(&weighted) + Array2::from_shape_fn((5, d), |(i, j)| 3.0 * u[i] * v[j]);
         assert_eq!(s, want);

@@ -27,7 +27,7 @@ use pure as back_end;
 pub(crate) use adam::{Adam, clipped};
 pub use eigen::SymmetricEigen;
 pub use factor::Cholesky;
-pub(crate) use gram::{Centred, Part, add_matrix, add_products, mirror};
+pub(crate) use gram::{Centred, Part, Strips, add_matrix, add_products, mirror};
 pub use outlier::{auroc, local_outlier_factor, mahalanobis};
 pub use probability::{entropy, kl_divergence, log_softmax_rows, mean_and_standard_error};
 pub(crate) use product::matmul_into;

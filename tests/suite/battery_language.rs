@@ -1,7 +1,7 @@
 //! The report about a language model: what it says is what `compare` says, nulls are nulls, and the rule asks for all
 //! three.
 
-use onelens::battery::{Answer, Interval, LanguageBattery, LanguageReport};
+use onelens::battery::{Answer, Interval, LanguageBattery, LanguageReport, LensReads};
 use onelens::data::{Markov, PieceTokenizer, Source, Texts};
 use onelens::lens::{LayerMoments, Lens, LensKind, LogitLens, Ridge, Scale, Target, compare};
 use onelens::model::{Config, Transformer};
@@ -37,11 +37,13 @@ fn what_lenses_read_is_what_compare_says_of_them() {
     let ridge = Ridge { lambda: 1e-3, ..Ridge::default() };
     let left_out = ridge.lenses(&moments, &LensKind::LeftOutWithoutLast).unwrap();
     let own = ridge.own(&moments).unwrap();
-    let lenses: [&dyn Lens; 3] = [&LogitLens, &own, &left_out];
+    let third = ridge.lenses(&moments, &LensKind::Every(3)).unwrap();
+    let lenses: [&dyn Lens; 4] = [&LogitLens, &own, &left_out, &third];
     let seen = compare(&model, &lenses, &moments, &held_out).unwrap();
     let said = &report.networks[0];
     assert!((said.baseline.estimate - seen.baseline).abs() < 1e-6);
-    for (i, name) in ["logit lens", "own, least squares", "left out, least squares"].into_iter().enumerate() {
+    let names = [LensReads::LOGIT, LensReads::OWN, LensReads::LEFT_OUT, LensReads::EVERY_THIRD];
+    for (i, name) in names.into_iter().enumerate() {
         let lens = said.lens(name).unwrap();
         for l in 0..5 {
             let nats = lens.nats[l].unwrap();
@@ -54,6 +56,19 @@ fn what_lenses_read_is_what_compare_says_of_them() {
     for l in said.counted() {
         assert!((left_out.share[l].unwrap().estimate - shares[l]).abs() < 1e-3 * shares[l].abs().max(1.0));
     }
+    // A hidden layer is asked for where lenses are at least KL, and is counted beside those.
+    let (hidden, own_kl) = (said.lens(LensReads::HIDDEN).unwrap(), said.lens(LensReads::OWN_KL).unwrap());
+    for l in 0..5 {
+        assert_eq!(hidden.nats[l].is_some(), own_kl.nats[l].is_some(), "stream {l}");
+        if let (Some(share), Some(nats), Some(own)) = (hidden.share[l], hidden.nats[l], own_kl.nats[l]) {
+            assert!(
+                (share.estimate - nats.estimate / own.estimate).abs() < 1e-3 * share.estimate.abs(),
+                "{l}"
+            );
+        }
+    }
+    let read = &report.sentences()[1].1;
+    assert!(read.contains("every third stream") && read.contains("hidden layer"), "{read}");
     // Blocks are compared on the first sequences.
     let some = held_out.slice(onelens::ndarray::s![..4, ..8]).to_owned();
     let without = onelens::battery::Lesion::Delete(1).apply(&model).unwrap();

@@ -64,11 +64,11 @@ mod candle {
 
     mod device {
         use onelens::device::{self, DeviceTransformer};
-        use onelens::lens::{LayerMoments, Ridge};
+        use onelens::lens::{LayerMoments, Lens, LogitLens, Refine, Ridge, Scale, Target, compare};
         use onelens::model::{
             Attention, Bias, Blocks, Config, Mask, Mlp, Norm, Pairs, Positions, Residual, Rotary, Transformer,
         };
-        use onelens::ndarray::{Array2, Array3};
+        use onelens::ndarray::{Array2, Array3, Axis};
         use onelens::num::{rng, uniform_index};
 
         fn tokens(d_vocab: usize, n: usize, len: usize) -> Array2<u32> {
@@ -125,6 +125,55 @@ mod candle {
                     let size = b.a.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
                     assert!((&a.a - &b.a).iter().all(|e| e.abs() < 1e-3 * size), "{name}");
                 }
+            }
+        }
+
+        #[test]
+        fn lenses_are_refined_and_compared_as_on_the_processors() {
+            for name in ["gpt2", "llama"] {
+                let model = Transformer::from_hugging_face(super::golden(name)).unwrap();
+                let there = DeviceTransformer::new(&model, &device::cpu()).unwrap();
+                let tokens = tokens(model.config.d_vocab, 120, model.config.n_ctx.min(24));
+                let (fit, held_out) = tokens.view().split_at(Axis(0), 100);
+                let (fit, held_out) = (fit.to_owned(), held_out.to_owned());
+                // Through the final norm and not, all of the vocabulary and a part of it, own lenses and one for all.
+                for (target, vocabulary) in [(Target::Residual, usize::MAX), (Target::Normalised, 24)] {
+                    let moments = LayerMoments::collect_with(&model, &fit, Scale::UnitRms, target).unwrap();
+                    let ridge = Ridge { lambda: 1e-2, ..Ridge::default() };
+                    let refine = Refine { epochs: 2, lbfgs_steps: 2, vocabulary, ..Refine::default() };
+                    for start in [ridge.own(&moments).unwrap(), ridge.shared(&moments).unwrap()] {
+                        let ours = refine.fit(&model, &start, &moments, &fit).unwrap();
+                        let theirs = there.refine(&model, &refine, &start, &moments, &fit).unwrap();
+                        assert_eq!(ours.training_kl.dim(), theirs.training_kl.dim());
+                        for (a, b) in ours.training_kl.iter().zip(&theirs.training_kl) {
+                            assert!((a - b).abs() < 1e-3 * a.max(0.1), "{name} {target:?}: {a} and {b}");
+                        }
+                        let lenses: [&dyn Lens; 3] = [&LogitLens, &start, &ours];
+                        let here = compare(&model, &lenses, &moments, &held_out).unwrap();
+                        let read = there.compare(&model, &lenses, &moments, &held_out).unwrap();
+                        let close = |a: f64, b: f64| (a - b).abs() < 1e-4 * a.abs().max(1.0);
+                        assert!(close(here.baseline, read.baseline), "{name} {target:?}");
+                        assert!(
+                            close(here.model_cross_entropy, read.model_cross_entropy),
+                            "{name} {target:?}"
+                        );
+                        for (a, b) in here.curves.iter().zip(&read.curves) {
+                            assert_eq!((&a.name, a.kl.len()), (&b.name, b.kl.len()));
+                            let numbers =
+                                a.kl.iter().chain(&a.cross_entropy).zip(b.kl.iter().chain(&b.cross_entropy));
+                            assert!(
+                                numbers.into_iter().all(|(&a, &b)| close(a, b)),
+                                "{name} {target:?}: {a:?} {b:?}"
+                            );
+                            // Of 480 tokens, one at which two are equally likely to rounding.
+                            assert!(a.agreement.iter().zip(&b.agreement).all(|(a, b)| (a - b).abs() < 0.003));
+                        }
+                    }
+                }
+                let other = Transformer::new(model.config.clone()).unwrap();
+                let e =
+                    there.compare(&other, &[&LogitLens], &LayerMoments::new(&other), &held_out).unwrap_err();
+                assert!(e.what().contains("weights on the device"), "{e}");
             }
         }
 

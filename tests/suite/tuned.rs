@@ -525,6 +525,14 @@ fn a_hidden_layer_reads_more_than_the_affine_lens_that_it_begins_with() {
         assert!(if l < 3 { after < 0.9 * before } else { after < 1e-3 }, "{l}: {before} {after}");
     }
     assert_eq!(hidden.name(), "hidden layer of 32");
+    // Steps that look at two thirds of the vocabulary lead there, too.
+    let part = HiddenLayer { vocabulary: model.config.d_vocab * 2 / 3, ..how };
+    let part = part.fit(&model, &affine.lenses, &moments, &train).unwrap();
+    let through_part = compare(&model, &[&part], &moments, &train).unwrap();
+    for l in 0..3 {
+        let (affine, part) = (seen.curves[0].kl[l], through_part.curves[0].kl[l]);
+        assert!(part < 0.95 * affine, "{l}: {affine} {part}");
+    }
     assert!(compare(&model, &[&hidden], &moments, &held_out).is_ok());
 
     let none = HiddenLayer { width: 0, ..how }.fit(&model, &own, &moments, &train).unwrap_err();

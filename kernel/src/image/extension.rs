@@ -579,6 +579,7 @@ mod tests {
             version: version.into(),
             package_id: String::new(),
             features: vec![],
+            has_no_defaults: false,
             file: PathBuf::new(),
             from_registry: true,
             proc_macro: false,

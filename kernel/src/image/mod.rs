@@ -70,6 +70,9 @@ pub struct Unit {
     pub package_id: String,
     /// The features that are on.
     pub features: Vec<String>,
+    /// Whether there are none that are on unless somebody says otherwise. Images of before this was looked at may have some.
+    #[serde(default)]
+    pub has_no_defaults: bool,
     /// Its metadata, or for procedural macros the library itself.
     pub file: PathBuf,
     /// Whether it comes from crates.io.
@@ -124,6 +127,7 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
                 .iter()
                 .filter_map(|f| f.as_str().map(String::from))
                 .collect(),
+            has_no_defaults: message["manifest_path"].as_str().is_some_and(has_no_defaults),
             file,
             from_registry: package_id.starts_with("registry+"),
             proc_macro,
@@ -132,6 +136,13 @@ pub fn units(messages: &[Value]) -> Vec<Unit> {
         })
     };
     messages.iter().filter_map(unit).collect()
+}
+
+/// Whether a manifest says that no features are on unless somebody asks for them.
+fn has_no_defaults(manifest: &str) -> bool {
+    let text = fs::read_to_string(manifest).unwrap_or_default();
+    let table = text.parse::<toml::Table>().ok().filter(|table| table.contains_key("package"));
+    table.is_some_and(|table| table.get("features").and_then(|features| features.get("default")).is_none())
 }
 
 impl Image {

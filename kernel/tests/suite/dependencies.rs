@@ -255,7 +255,13 @@ fn a_type_is_kept_that_another_crate_re_exports_or_that_has_no_name_at_all() {
             "src/lib.rs",
             "mod deep { pub struct Big(pub u8); }\nmod hidden { pub struct Secret(pub u8); }\npub use deep::Big;\n\
              pub mod far { pub mod away { pub(crate) mod a { pub struct T(pub u8); } } pub use away::a::T; }\n\
-             pub fn secret() -> impl Sized { hidden::Secret(1) }\n",
+             pub fn secret() -> impl Sized { hidden::Secret(1) }\n\
+             mod own { pub struct Thing(pub u8); pub struct Pair<'a, T>(pub &'a T); pub trait Says { fn says(&self) -> u8; }\n\
+             impl Says for Thing { fn says(&self) -> u8 { self.0 } } pub mod low { pub enum Either<T> { A(T), B } } }\n\
+             pub mod elsewhere { pub use crate::own::Thing; pub mod more { pub use crate::own::low::Either as OneOf; pub use crate::own::Says as Speaks; } }\n\
+             pub use own::Pair as Two;\n\
+             pub fn speaks() -> Box<dyn elsewhere::more::Speaks> { Box::new(own::Thing(6)) }\n\
+             pub fn two() -> Two<'static, u8> { own::Pair(&7) }\n",
         )],
     );
     let manifest = format!("[dependencies]\ninner = {{ path = {:?} }}\n", root.join("inner"));
@@ -267,6 +273,16 @@ fn a_type_is_kept_that_another_crate_re_exports_or_that_has_no_name_at_all() {
         .unwrap();
     assert_eq!(value(&mut engine, "b.0"), "3");
     assert_eq!(value(&mut engine, "t[0].0"), "4");
+    // Of the crate itself, what is public under another name or in another place than its own.
+    run(&mut engine, &format!(":dep inner = {{ path = {:?} }}", root.join("inner"))).unwrap();
+    run(
+        &mut engine,
+        "let thing = inner::elsewhere::Thing(5); let one = vec![inner::elsewhere::more::OneOf::A(8u8)];\n\
+         let speaker = inner::speaks(); let two = inner::two();",
+    )
+    .unwrap();
+    assert_eq!(value(&mut engine, "(thing.0, speaker.says(), *two.0)"), "(5, 6, 7)");
+    assert_eq!(value(&mut engine, "matches!(one[0], inner::elsewhere::more::OneOf::A(8))"), "true");
     // A name that cannot be written spoils only what needs it.
     assert_eq!(value(&mut engine, "[1, 2].iter().map(|x| x + 1).sum::<i32>()"), "5");
     fails(&mut engine, "let y = x;", &["x"]);
@@ -277,7 +293,10 @@ fn a_type_is_kept_that_another_crate_re_exports_or_that_has_no_name_at_all() {
 #[test]
 fn what_the_kernel_holds_is_not_built() {
     let mut engine = session();
+    assert_eq!(value(&mut engine, "itoa::Buffer::new().format(3).to_string()"), "\"3\"");
     for held in [
+        // Earlier cells use it. It has no features at all, so that the one held is the one asked for.
+        ":dep itoa = \"1\"",
         ":dep onelens = { path = \"..\" }",
         ":dep ndarray = \"0.17\"",
         ":dep serde = { version = \"1\", features = [\"derive\", \"rc\"] }",

@@ -311,6 +311,11 @@ impl Prober {
 
     /// The lines of `source` with errors; `None` if rustc did not run.
     pub(in crate::engine) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
+        Some(self.errors(source)?.into_iter().map(|(line, _)| line).collect())
+    }
+
+    /// The errors of `source`, each with the lines that it is about; `None` if rustc did not run.
+    pub(super) fn errors(&self, source: &str) -> Option<Vec<(usize, Value)>> {
         std::fs::write(self.folder.join("probe.rs"), source).ok()?;
         let output = Command::new(&self.rustc)
             .args(&self.arguments)
@@ -319,13 +324,15 @@ impl Prober {
             .stdin(Stdio::null())
             .output()
             .ok()?;
-        let messages = messages(&String::from_utf8_lossy(&output.stderr));
-        let spans = messages
-            .iter()
-            .filter(|message| message["level"] == "error")
-            .flat_map(|message| message["spans"].as_array().into_iter().flatten())
-            .filter(|span| span["is_primary"] == true);
-        Some(spans.filter_map(|span| span["line_start"].as_u64()).map(|line| line as usize).collect())
+        let errors = messages(&String::from_utf8_lossy(&output.stderr)).into_iter();
+        let errors = errors.filter(|message| message["level"] == "error");
+        let with_lines = errors.flat_map(|message| {
+            let spans = message["spans"].as_array().into_iter().flatten();
+            let primary = spans.filter(|span| span["is_primary"] == true);
+            let lines: Vec<u64> = primary.filter_map(|span| span["line_start"].as_u64()).collect();
+            lines.into_iter().map(move |line| (line as usize, message.clone()))
+        });
+        Some(with_lines.collect())
     }
 }
 

@@ -179,9 +179,9 @@ fn is_held(line: &str, name: &str, value: &toml::Value, unit: &Unit) -> Result<b
     }
     let features = value.get("features").and_then(toml::Value::as_array).into_iter().flatten();
     let mut asked: Vec<&str> = features.filter_map(toml::Value::as_str).collect();
-    // Of what the library shows, the defaults are those that it has. Of a crate without any cargo finds the one held.
+    // Of what the library shows, the defaults are those that it has.
     let defaults = ["default-features", "default_features"].iter().find_map(|key| value.get(key)?.as_bool());
-    if defaults.unwrap_or(true) && !SHOWN.contains(&unit.name.as_str()) {
+    if defaults.unwrap_or(true) && !unit.has_no_defaults && !SHOWN.contains(&unit.name.as_str()) {
         asked.push("default");
     }
     let missing: Vec<&str> =

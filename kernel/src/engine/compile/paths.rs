@@ -3,8 +3,9 @@
 //! `type_name` goes through private modules (`ndarray::data_repr::OwnedRepr`), and into crates that another one
 //! re-exports (`num_bigint::bigint::BigInt`, which is `num::BigInt`). A path's type is nearly always re-exported by
 //! some of the modules on the way, or at the top of a crate that was asked for, so these are tried in one compilation
-//! of `use` lines. Answers about the image's own crates are kept on disk with it. Whether the type that is found is the
-//! very one is checked where a value is taken, and where there are two versions of a crate, one after the other is.
+//! of `use` lines. Where none of them is it, rustc is asked, which reads off the metadata of crates what is public.
+//! Answers about the image's own crates are kept on disk with it. Whether the type that is found is the very one is
+//! checked where a value is taken, and where there are two versions of a crate, one after the other is.
 
 use super::compiler::{Compiler, Prober};
 use crate::engine::parse::types::{CRATE, crate_of, for_each_path, map_paths};
@@ -130,23 +131,34 @@ impl Paths {
     }
 }
 
-/// Tries all candidates at once: a `use` line that compiles is an answer. The first is taken of each crate that they
-/// begin with.
+/// Names that code can write for these paths: likely ones are tried first, and then what rustc calls those that are left.
 fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, Vec<String>> {
-    let candidates: Vec<(&String, String)> = unknown
+    let likely = unknown.iter().map(|path| (path, path.clone())).collect::<Vec<_>>();
+    let mut found = tried(&likely, prober);
+    let left: Vec<&String> = unknown.iter().filter(|path| !found.contains_key(*path)).collect();
+    if !left.is_empty() {
+        found.extend(tried(&public(&left, prober), prober));
+    }
+    found
+}
+
+/// Tries all candidates at once for paths that are known as others: a `use` line that compiles is an answer. The first
+/// is taken of each crate that they begin with.
+fn tried(paths: &[(&String, String)], prober: &Prober) -> BTreeMap<String, Vec<String>> {
+    let candidates: Vec<(&String, String)> = paths
         .iter()
-        .flat_map(|path| candidates(path, prober.crates()).into_iter().map(move |c| (path, c)))
+        .flat_map(|(path, known_as)| {
+            candidates(known_as, prober.crates()).into_iter().map(move |candidate| (*path, candidate))
+        })
         .collect();
-    let head = "#![allow(warnings)]\nextern crate alloc;\nextern crate onelens_image;\n";
-    let mut probe = head.to_string();
+    let mut probe = HEAD.to_string();
     for (i, (_, candidate)) in candidates.iter().enumerate() {
         probe.push_str(&format!("use {candidate} as _P{i};\n"));
     }
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(bad_lines) = prober.lines_with_errors(&probe) else { return found };
-    let first_line = head.lines().count() + 1;
     for (i, (path, candidate)) in candidates.iter().enumerate() {
-        if !bad_lines.contains(&(first_line + i)) {
+        if !bad_lines.contains(&(FIRST_LINE + i)) {
             let known = found.entry((*path).clone()).or_default();
             if known.iter().all(|other| crate_of(other) != crate_of(candidate)) {
                 known.push(candidate.clone());
@@ -154,6 +166,68 @@ fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, Vec<Str
         }
     }
     found
+}
+
+/// What a probe begins with, on one line, and the number of the next.
+const HEAD: &str = "#![allow(warnings)] extern crate alloc; extern crate onelens_image;\n";
+const FIRST_LINE: usize = 2;
+
+/// How often names are asked for again that rustc has cut.
+const MOST_ROUNDS: usize = 3;
+
+/// The paths under which crates hand on types whose own paths are private, whatever modules and last name those have.
+///
+/// An error says that a path is private, and does not keep rustc from going on to the next, which names the type as it
+/// can be named. Of a name that nothing else has it says the last part alone, so something else has it here.
+fn public<'p>(paths: &[&'p String], prober: &Prober) -> Vec<(&'p String, String)> {
+    let last = |path: &str| path.rsplit("::").next().unwrap_or_default().to_string();
+    let mut taken: BTreeSet<String> = paths.iter().map(|path| last(path)).collect();
+    let places: Vec<(&String, String)> = paths
+        .iter()
+        .flat_map(|path| {
+            let rest = path.strip_prefix(crate_of(path)).unwrap_or_default();
+            roots(crate_of(path), prober.crates())
+                .into_iter()
+                .map(move |root| (*path, format!("{root}{rest}")))
+        })
+        .collect();
+    let mut found = Vec::new();
+    for _ in 0..MOST_ROUNDS {
+        let mut probe = HEAD.to_string();
+        // A type of its own, or what is in front of a trait's methods.
+        for (i, (_, place)) in places.iter().enumerate() {
+            probe.push_str(&format!(
+                "fn f{i}() {{ ::{place}::{NOTHING} }} fn g{i}() {{ <dyn ::{place}>::{NOTHING} }}\n"
+            ));
+        }
+        let taken_here: String = taken.iter().map(|name| format!("pub struct {name};")).collect();
+        probe.push_str(&format!("mod taken {{ {taken_here} }}\n"));
+        let Some(errors) = prober.errors(&probe) else { return found };
+        let named = errors.iter().filter_map(|(line, message)| {
+            let (path, _) = places.get(line.checked_sub(FIRST_LINE)?)?;
+            Some((*path, named_in(message["message"].as_str()?)?.to_string()))
+        });
+        let (whole, cut): (Vec<_>, Vec<_>) = named.partition(|(_, name)| name.contains("::"));
+        let before = taken.len();
+        taken.extend(cut.into_iter().map(|(_, name)| name));
+        found = whole;
+        if taken.len() == before {
+            break;
+        }
+    }
+    found
+}
+
+/// What no type has.
+const NOTHING: &str = "__onelens_nothing";
+
+/// The type's name in an error that says that the type has not what is asked of it.
+fn named_in(message: &str) -> Option<&str> {
+    let (_, after) = message.split_once(&format!("`{NOTHING}` found for "))?;
+    let name = after.split('`').nth(1)?;
+    let name = name.strip_prefix("(dyn ").or(name.strip_prefix("dyn ")).unwrap_or(name);
+    let end = name.find(|c: char| !(c.is_alphanumeric() || "_:#".contains(c))).unwrap_or(name.len());
+    Some(&name[..end])
 }
 
 /// Most modules of a path that are tried with and without each other.
@@ -174,24 +248,26 @@ fn candidates(path: &str, crates: &[(String, String)]) -> Vec<String> {
         (std::cmp::Reverse(kept.len()), std::cmp::Reverse(alike))
     });
     let mut all = Vec::new();
-    let (same, others): (Vec<_>, Vec<_>) = crates.iter().partition(|(_, library)| library == own);
-    let is_given = same.iter().any(|(name, _)| name == own);
-    let own_name = [own.to_string()].into_iter().filter(|_| !is_given);
-    for root in own_name.chain(same.iter().map(|(name, _)| name.clone())) {
-        all.extend(shortened.iter().map(|kept| joined(&root, kept, last)));
-    }
-    // The image hands on those of its own that a crate of the user's may have the name of.
-    if is_given && SHOWN.contains(own) {
-        let root = format!("onelens_image::{own}");
+    for root in roots(own, crates) {
         all.extend(shortened.iter().map(|kept| joined(&root, kept, last)));
     }
     let is_std = ["std", "core", "alloc"].contains(own);
-    for (name, _) in others.iter().filter(|_| !is_std) {
+    for (name, _) in crates.iter().filter(|(_, library)| library != own && !is_std) {
         all.push(joined(name, &[], last));
         all.push(joined(name, &["prelude"], last));
         all.extend(shortened.iter().filter(|kept| !kept.is_empty()).map(|kept| joined(name, kept, last)));
     }
     all
+}
+
+/// What a crate may be called in code: its own name, or those that the user gave it.
+fn roots(own: &str, crates: &[(String, String)]) -> Vec<String> {
+    let same = || crates.iter().filter(|(_, library)| library == own).map(|(name, _)| name.clone());
+    let is_given = same().any(|name| name == own);
+    let own_name = [own.to_string()].into_iter().filter(|_| !is_given);
+    // The image hands on those of its own that a crate of the user's may have the name of.
+    let handed_on = (is_given && SHOWN.contains(&own)).then(|| format!("onelens_image::{own}"));
+    own_name.chain(same()).chain(handed_on).collect()
 }
 
 fn joined(root: &str, modules: &[&str], last: &str) -> String {
@@ -211,6 +287,21 @@ mod tests {
             found,
             ["a::b::T", "a::T", "mine::b::T", "mine::T", "holder::T", "holder::prelude::T", "holder::b::T"]
         );
+    }
+
+    #[test]
+    fn the_name_of_a_type_is_read_off_an_error_of_rustc() {
+        let says = |what: &str| {
+            format!(
+                "no function or associated item named `__onelens_nothing` found for {what} in the current scope"
+            )
+        };
+        let name = |what: &str| named_in(&says(what)).map(str::to_string);
+        assert_eq!(name("struct `a::api::Wr<T, N>`").as_deref(), Some("a::api::Wr"));
+        assert_eq!(name("trait `dyn a::api::Tr`").as_deref(), Some("a::api::Tr"));
+        assert_eq!(name("trait `(dyn a::api::Tr<u8> + 'static)`").as_deref(), Some("a::api::Tr"));
+        assert_eq!(name("enum `Either<'a, T>`").as_deref(), Some("Either"));
+        assert_eq!(named_in("module `detail` is private"), None);
     }
 
     #[test]
