@@ -25,7 +25,13 @@ pub(crate) struct Accumulator {
 impl Accumulator {
     /// Of nothing yet, for the same model and target as these moments.
     pub(crate) fn new(like: &LayerMoments) -> Self {
-        let moments = LayerMoments::new_like(like);
+        let mut moments = LayerMoments::new_like(like);
+        // Sums read their zeros before they write. Fresh pages of zeros that are read and then written are made twice, and
+        // all processors are told of it; for wide models that takes seconds.
+        moments.layers.par_iter_mut().for_each(|m| {
+            m.s_xx.fill(0.0);
+            m.s_zx.fill(0.0);
+        });
         let widths = moments.layers.iter().map(|m| m.x_mean.len());
         let d_z = moments.layers.last().map_or(0, |m| m.z_mean.len());
         let other = (!moments.target_is_last_stream()).then_some(d_z);
