@@ -34,18 +34,30 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
     }
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(variables)) => Some(variables),
-        Ok(Err(Failure(cause))) => {
-            failed(cause);
+        Ok(Err(failure)) => {
+            ended(failure);
             None
         }
         Err(payload) => {
-            // A value that could not be shown (`onelens::session::fail`).
-            match payload.downcast::<onelens::Error>() {
-                Ok(error) => end_with_error(&error.to_string()),
-                Err(payload) => panicked(payload),
-            }
+            unwound(payload);
             None
         }
+    }
+}
+
+// What is called by `stage` is no part of it, and not inlined: every cell has a `stage` of its own, and each trait whose
+// method is found there makes rustc read all that implement it, in all crates.
+#[inline(never)]
+fn ended(Failure(cause): Failure) {
+    failed(cause);
+}
+
+#[inline(never)]
+fn unwound(payload: Box<dyn Any + Send>) {
+    // A value that could not be shown (`onelens::session::fail`).
+    match payload.downcast::<onelens::Error>() {
+        Ok(error) => end_with_error(&error.to_string()),
+        Err(payload) => panicked(payload),
     }
 }
 
