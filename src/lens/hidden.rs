@@ -143,10 +143,8 @@ impl<F: Real> Net<F> {
     }
 }
 
-/// Rows of a step, about.
+/// Rows of a step, about: whole chunks.
 const BATCH: usize = 1024;
-/// Chunks of a step, at least: work for all threads.
-const CHUNKS: usize = 4;
 
 impl HiddenLayer {
     /// Fits lenses to `tokens: [sequence, pos]` from `start` on; `moments` are those it was fitted to.
@@ -204,7 +202,7 @@ impl HiddenLayer {
         let white: Vec<Array2<f32>> = white.into_iter().map(|(w, _)| w.mapv(|x| x as f32)).collect();
         let n = inputs.n_chunks();
         let all: Vec<usize> = (0..n).collect();
-        let in_batch = BATCH.div_ceil(inputs.n_tokens().div_ceil(n)).max(CHUNKS);
+        let in_batch = BATCH.div_ceil(inputs.n_tokens().div_ceil(n));
         let n_batches = (n / in_batch).max(1);
         // What tells whether training has helped.
         let told_by = match decoding.d_vocab() {
@@ -226,7 +224,8 @@ impl HiddenLayer {
                     let through = part.as_ref().map_or((&decoding, &read.wanted), |(d, wanted)| (d, wanted));
                     let one =
                         |(&l, net): (&usize, &Net<f32>)| look_at(through, &read.streams[l], &white[l], net);
-                    let parts = asked.iter().zip(nets).map(one).collect::<Result<Vec<_>>>()?;
+                    // A step of one chunk has work for all threads.
+                    let parts = asked.par_iter().zip(nets).map(one).collect::<Result<Vec<_>>>()?;
                     Ok((read.wanted.p.nrows(), parts))
                 };
                 for (rows, parts) in round.par_iter().map(look).collect::<Result<Vec<_>>>()? {

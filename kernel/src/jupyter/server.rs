@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -71,6 +71,10 @@ struct Early {
     messages: Vec<Vec<Vec<u8>>>,
     bytes: usize,
 }
+
+/// How long after its first cell a client's socket for questions may still be on its way: the sockets of one client
+/// connect one after the other.
+const CONNECTING: Duration = Duration::from_millis(500);
 
 /// How much is kept for a first subscriber who may never come.
 const MAX_EARLY: usize = 32 << 20;
@@ -358,7 +362,14 @@ impl Kernel {
             return Input::Unavailable;
         }
         let identity = self.shell.identity(peer).unwrap_or_default();
-        let Some(client) = self.stdin.with_identity(&identity) else { return Input::Unavailable };
+        let asked = Instant::now();
+        let client = loop {
+            match self.stdin.with_identity(&identity) {
+                Some(client) => break client,
+                None if asked.elapsed() > CONNECTING => return Input::Unavailable,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
         let answers = lock(&self.answers);
         // Answers to questions that are no longer open.
         while answers.try_recv().is_ok() {}
