@@ -121,8 +121,10 @@ impl Last {
         let e = x.exp()?;
         let total = column(e.sum_keepdim(D::Minus1)?)?;
         let spread = column((&e * &x)?.sum_keepdim(D::Minus1)?)?;
-        // `Σ p (x' - x)`; what is lost of the sum of `p` is lost of nothing else.
-        let cross = column((&self.p * (&self.logits - logits)?)?.sum_keepdim(D::Minus1)?)?;
+        // `Σ p (x' - x)`. What has no probability adds nothing, however little the lens gives it.
+        let cross = (&self.p * (&self.logits - logits)?)?;
+        let cross = self.p.gt(0_f32)?.where_cond(&cross, &cross.zeros_like()?)?;
+        let cross = column(cross.sum_keepdim(D::Minus1)?)?;
         let (top, max) = (logits.argmax(D::Minus1)?.to_vec1::<u32>()?, column(max)?);
         let asked: Vec<u32> = self.next.iter().map(|next| next.unwrap_or(0)).collect();
         let asked = Tensor::from_vec(asked, (self.next.len(), 1), logits.device())?;

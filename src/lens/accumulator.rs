@@ -35,10 +35,12 @@ impl Accumulator {
         let widths = moments.layers.iter().map(|m| m.x_mean.len());
         let d_z = moments.layers.last().map_or(0, |m| m.z_mean.len());
         let other = (!moments.target_is_last_stream()).then_some(d_z);
+        let mut s_zz = Array2::zeros(if other.is_some() { (d_z, d_z) } else { (0, 0) });
+        s_zz.fill(0.0);
         Accumulator {
             waiting: widths.chain(other).map(Strips::new).collect(),
             n_waiting: 0,
-            s_zz: Array2::zeros(if other.is_some() { (d_z, d_z) } else { (0, 0) }),
+            s_zz,
             sum_p: Array1::zeros(moments.mean_prediction.len()),
             moments,
         }

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use ndarray::{Array1, Array2, ArrayView2};
 use rayon::prelude::*;
-
 use serde::{Deserialize, Serialize};
 
 use super::decoder::{Decoder, Decoding, Wanted};

@@ -34,8 +34,8 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
     }
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(variables)) => Some(variables),
-        Ok(Err(failure)) => {
-            ended(failure);
+        Ok(Err(Failure(cause))) => {
+            failed(cause);
             None
         }
         Err(payload) => {
@@ -45,13 +45,8 @@ pub fn stage<R>(names: &str, body: impl FnOnce() -> Result<R, Failure>) -> Optio
     }
 }
 
-// What is called by `stage` is no part of it, and not inlined: every cell has a `stage` of its own, and each trait whose
-// method is found there makes rustc read all that implement it, in all crates.
-#[inline(never)]
-fn ended(Failure(cause): Failure) {
-    failed(cause);
-}
-
+// Not in `stage`, which every cell compiles anew: each trait whose method is called there makes rustc read all that
+// implement it, in all crates.
 #[inline(never)]
 fn unwound(payload: Box<dyn Any + Send>) {
     // A value that could not be shown (`onelens::session::fail`).
