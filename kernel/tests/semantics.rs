@@ -84,6 +84,8 @@ fn run(session: &mut dyn CellRunner, code: &str) -> Ran {
             Output::Update { .. } | Output::Clear { .. } => {}
         })
         .err();
+    // As in a notebook: a compiler waits for the next cell.
+    session.settle();
     ran
 }
 

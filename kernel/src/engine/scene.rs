@@ -8,8 +8,9 @@ use crate::engine::session::Session;
 use std::collections::BTreeMap;
 
 impl Session {
-    /// Learns how the types that the last cell brought can be written.
+    /// Has a compiler wait for the next cell, and learns how the types that the last one brought can be written.
     pub(super) fn settle(&mut self) {
+        self.get_ready();
         self.paths.finish();
     }
 

@@ -114,6 +114,7 @@ impl Session {
             timing: false,
         };
         session.wait_until_ready()?;
+        session.get_ready();
         Ok(session)
     }
 
@@ -198,6 +199,13 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Has a compiler wait for the next cell.
+    pub(super) fn get_ready(&mut self) {
+        let head = generate::head(&self.scope.attributes, self.compiler.links());
+        let library = self.libraries.usable(&self.scope, &self.compiler);
+        self.compiler.get_ready(self.number + 1, &head.code, library.map(|library| library.path.as_path()));
     }
 
     fn learn_paths(&mut self) {

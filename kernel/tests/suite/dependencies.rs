@@ -20,12 +20,13 @@ fn session() -> Engine {
 /// Results and what the kernel said, or the error.
 fn run(engine: &mut Engine, code: &str) -> Result<(String, String), CellError> {
     let (mut result, mut said) = (String::new(), String::new());
-    engine.execute(code, &mut |output| match output {
+    let ran = engine.execute(code, &mut |output| match output {
         Output::Result(bundle) => result.push_str(&bundle[0].1),
         Output::Stderr(text) => said.push_str(&text),
         _ => {}
-    })?;
-    Ok((result, said))
+    });
+    engine.settle();
+    ran.map(|()| (result, said))
 }
 
 #[track_caller]

@@ -69,6 +69,7 @@ fn run(engine: &mut Engine, code: &str) -> Result<String, String> {
             shown.extend(plain.map(|(_, text)| text));
         }
     });
+    engine.settle();
     ran.map(|()| shown).map_err(|error| format!("{} {}", error.evalue, error.traceback.join("\n")))
 }
 

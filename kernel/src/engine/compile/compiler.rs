@@ -1,5 +1,7 @@
 //! One call of rustc: a cell's source in, a shared library or diagnostics out.
 
+use super::ahead::{self, HEAD, INPUT, Waiting};
+use super::generate::Generated;
 use super::linker;
 use crate::base::failure::Failure;
 use crate::base::os;
@@ -11,6 +13,7 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env::consts::DLL_SUFFIX;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -29,6 +32,8 @@ pub(in crate::engine) struct Compiler {
     /// Where the libraries are that cells link besides the image.
     library_folders: Vec<String>,
     control: Arc<Control>,
+    /// For the next cell.
+    waiting: RefCell<Option<Waiting>>,
     /// What rustc said about the last cell that did not compile.
     last_errors: RefCell<Vec<Value>>,
     /// The tokio that `:dep` brought has no runtime.
@@ -49,6 +54,10 @@ const LINKING: &str = "cell";
 /// The name of a cell's source, in diagnostics and in the locations of panics.
 pub(in crate::engine) fn cell_file(number: usize) -> String {
     format!("cell{number}.rs")
+}
+
+fn cell_library(number: usize) -> String {
+    format!("cell{number}{DLL_SUFFIX}")
 }
 
 /// A cell that runs meanwhile comes first.
@@ -84,7 +93,7 @@ impl Compiler {
         let mut arguments: Vec<String> = [
             "--edition=2024",
             "--error-format=json",
-            "--json=diagnostic-short",
+            "--json=diagnostic-short,artifacts",
             "-Cdebuginfo=0",
             "-Cprefer-dynamic",
             // At every level of optimisation: a wrong number is worse than a slow one.
@@ -110,6 +119,7 @@ impl Compiler {
             crates: Vec::new(),
             dependency_folders: vec![image.deps()],
             control,
+            waiting: RefCell::default(),
             last_errors: RefCell::default(),
             without_runtime: Cell::new(false),
             environment: BTreeMap::new(),
@@ -121,6 +131,7 @@ impl Compiler {
 
     /// For a folder that was removed and made anew.
     pub(in crate::engine) fn folder_is_new(&mut self) {
+        self.waiting.take();
         self.linker = linker::install(&self.folder, &self.image.library());
     }
 
@@ -181,30 +192,22 @@ impl Compiler {
     pub(super) fn compile(
         &self,
         number: usize,
-        source: &str,
+        generated: &Generated,
         items: Option<&Path>,
     ) -> Result<Compiled, Failure> {
-        let (path, file) = (self.folder.join(format!("cell{number}{DLL_SUFFIX}")), cell_file(number));
-        std::fs::write(self.folder.join(&file), source).map_err(|e| cannot_write(&self.folder, &e))?;
-        let with = |linker| {
-            let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib", linker);
-            command.arg(&file).arg("-o").arg(&path);
-            if let Some(items) = items {
-                command.arg(format!("--extern={CRATE}={}", items.display()));
-                command.args(finds_libraries_in(os::BESIDE, linker));
-            }
-            self.run(command)
-        };
-        let mut ran = with(self.linker.as_deref());
+        let source = &generated.source.code;
+        let linker = self.linker.as_deref();
+        let mut ran = self.run_waiting(number, source, generated.head, items)?;
+        if ran.is_none() {
+            ran = self.run(self.command(number, INPUT, items, linker), source)?;
+        }
         let is_of_linking =
             |message: &Value| message["message"].as_str().is_some_and(|m| m.starts_with("linking with"));
-        if matches!(&ran, Ok(Some((false, messages))) if messages.iter().any(is_of_linking))
-            && self.linker.is_some()
-        {
-            ran = with(None);
+        if matches!(&ran, Some((false, messages)) if messages.iter().any(is_of_linking)) && linker.is_some() {
+            ran = self.run(self.command(number, INPUT, items, None), source)?;
         }
-        let _ = std::fs::remove_file(self.folder.join(&file));
-        let Some((ok, messages)) = ran? else { return Ok(Compiled::Interrupted) };
+        let Some((ok, messages)) = ran else { return Ok(Compiled::Interrupted) };
+        let path = self.folder.join(cell_library(number));
         let is_warning = |message: &Value| message["level"] == "warning";
         if ok {
             return Ok(Compiled::Library {
@@ -213,7 +216,44 @@ impl Compiler {
             });
         }
         let _ = std::fs::remove_file(&path);
+        self.check_room(source)?;
         Ok(Compiled::Errors(messages.into_iter().filter(|m| !is_warning(m)).collect()))
+    }
+
+    /// A compiler that has no room to write does not say so in words for a notebook.
+    fn check_room(&self, source: &str) -> Result<(), Failure> {
+        let file = self.folder.join("room");
+        let written = std::fs::write(&file, source);
+        let _ = std::fs::remove_file(&file);
+        written.map_err(|error| {
+            Failure::new(
+                format!("cannot write to {}: {error}", self.folder.display()),
+                "make room there, or set TMPDIR to another folder and restart the kernel",
+            )
+        })
+    }
+
+    /// Starts a compiler for a cell that is to come, if it is compiled as all are.
+    pub(in crate::engine) fn get_ready(&self, number: usize, head: &str, items: Option<&Path>) {
+        let command = self.command(number, HEAD, items, self.linker.as_deref());
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.as_ref().is_none_or(|waiting| !waiting.is(&command, head)) {
+            // The old one ends before its file is another.
+            *waiting = None;
+            *waiting = Waiting::start(command, &self.folder, head);
+        }
+    }
+
+    /// rustc for a cell whose source comes from its standard input, by itself or included by `file`.
+    fn command(&self, number: usize, file: &str, items: Option<&Path>, linker: Option<&Path>) -> Command {
+        let mut command = self.rustc(if items.is_some() { LINKING } else { CRATE }, "cdylib", linker);
+        command.arg(file).arg(format!("--remap-path-prefix={INPUT}={}", cell_file(number)));
+        command.arg("-o").arg(self.folder.join(cell_library(number))).stdin(Stdio::piped());
+        if let Some(items) = items {
+            command.arg(format!("--extern={CRATE}={}", items.display()));
+            command.args(finds_libraries_in(os::BESIDE, linker));
+        }
+        command
     }
 
     /// Begins to compile a library of items; `None` if that cannot be.
@@ -268,31 +308,85 @@ impl Compiler {
         command
     }
 
-    fn run(&self, mut command: Command) -> Result<Option<(bool, Vec<Value>)>, Failure> {
+    /// What the compiler that waits says of a cell; `None` if there is none for it, or if it may say otherwise of the
+    /// cell by itself.
+    fn run_waiting(
+        &self,
+        number: usize,
+        source: &str,
+        head: usize,
+        items: Option<&Path>,
+    ) -> Result<Option<Said>, Failure> {
+        let command = self.command(number, HEAD, items, self.linker.as_deref());
+        let waiting = self.waiting.borrow_mut().take_if(|waiting| waiting.is(&command, &source[..head]));
+        let Some(child) = waiting.and_then(Waiting::into_child) else { return Ok(None) };
+        let said = self.listen(child, &ahead::without_head(source, head))?;
+        Ok(said.filter(|(ok, messages)| *ok || !messages.iter().any(ahead::is_of_inclusion)))
+    }
+
+    /// What rustc says of `source`; `None` if it was interrupted.
+    fn run(&self, mut command: Command, source: &str) -> Result<Option<Said>, Failure> {
+        if self.control.is_interrupted() {
+            return Ok(None);
+        }
         let child = command.spawn().map_err(|e| {
             Failure::new(
                 format!("the Rust compiler {} does not start: {e}", self.image.rustc().display()),
                 "restart the kernel, which finds the compiler anew",
             )
         })?;
+        self.listen(child, source)
+    }
+
+    /// Gives a compiler its source and collects what it says, until a library is there: then it ends by itself.
+    fn listen(&self, mut child: Child, source: &str) -> Result<Option<Said>, Failure> {
         self.control.compiling(Some(child.id()));
-        let output = child.wait_with_output();
+        let heard = hear(&mut child, source);
         self.control.compiling(None);
+        let linked = matches!(heard, Ok((true, ..)));
+        let status = (!linked).then(|| child.wait());
         if self.control.is_interrupted() {
             return Ok(None);
         }
-        let output = output.map_err(|e| Failure::of(format!("the Rust compiler cannot be read: {e}")))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let mut messages: Vec<Value> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        if !output.status.success() && messages.is_empty() {
+        let failed = |e| Failure::of(format!("the Rust compiler cannot be read: {e}"));
+        let (_, mut messages, text) = heard.map_err(failed)?;
+        let Some(status) = status else {
+            std::thread::spawn(move || child.wait_with_output());
+            return Ok(Some((true, messages)));
+        };
+        let status = status.map_err(failed)?;
+        if !status.success() && messages.is_empty() {
             messages.push(serde_json::json!({
                 "level": "error", "code": null, "spans": [], "children": [],
-                "message": format!("the Rust compiler ended with {}: {}", output.status, text.trim()),
+                "message": format!("the Rust compiler ended with {status}: {}", text.trim()),
             }));
         }
-        Ok(Some((output.status.success(), messages)))
+        Ok(Some((status.success(), messages)))
     }
+}
+
+/// Whether rustc has made a library, and its messages.
+type Said = (bool, Vec<Value>);
+
+/// Reads what rustc says until it has linked a library: whether it has, its messages, and the rest.
+fn hear(child: &mut Child, source: &str) -> std::io::Result<(bool, Vec<Value>, String)> {
+    if let Some(mut input) = child.stdin.take() {
+        // One that ends before it has read everything says why.
+        let _ = input.write_all(source.as_bytes());
+    }
+    let (mut messages, mut text, mut line) = (Vec::new(), String::new(), Vec::new());
+    let Some(said) = &mut child.stderr else { return Ok((false, messages, text)) };
+    let mut said = BufReader::new(said);
+    while said.read_until(b'\n', &mut line)? > 0 {
+        let spoken = String::from_utf8_lossy(&line);
+        match serde_json::from_str::<Value>(&spoken) {
+            Ok(message) if message["emit"] == "link" => return Ok((true, messages, text)),
+            Ok(message) => messages.push(message),
+            Err(_) => text.push_str(&spoken),
+        }
+        line.clear();
+    }
+    Ok((false, messages, text))
 }
 
 /// Compiles files of `use` lines.
@@ -338,11 +432,4 @@ impl Prober {
 
 fn messages(stderr: &str) -> Vec<Value> {
     stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn cannot_write(folder: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(
-        format!("cannot write to {}: {error}", folder.display()),
-        "make room there, or set TMPDIR to another folder and restart the kernel",
-    )
 }

@@ -82,7 +82,7 @@ impl Draft {
         loop {
             let generated = self.generate(*displays_itself, compiler);
             let linked = self.linked.as_ref().map(|linked| linked.path.as_path());
-            let compiled = compiler.compile(number, &generated.source.code, linked);
+            let compiled = compiler.compile(number, &generated, linked);
             let errors = match compiled.map_err(|failure| CellError::failed("CompileError", &failure))? {
                 Compiled::Library { path, warnings } => {
                     let source = generated.source;

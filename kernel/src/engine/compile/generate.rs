@@ -69,6 +69,8 @@ pub(super) struct Site {
 #[derive(Default)]
 pub(super) struct Generated {
     pub(super) source: Source,
+    /// How many bytes of it are the [`head`].
+    pub(super) head: usize,
     pub(super) sites: Vec<Site>,
     /// The code that takes each variable from before the cell.
     pub(super) takes: Vec<(Range<usize>, String)>,
@@ -86,6 +88,16 @@ pub(super) struct Generated {
 /// notebook should see.
 const LINTS: &str = "#![allow(unused, nonstandard_style)]\n#![warn(unused_must_use)]\n";
 const CRATES: &str = "extern crate alloc;\nextern crate onelens_image;\n";
+
+/// What a cell's crate starts with, whatever the cell is: `links` declare what `:dep` brought.
+pub(in crate::engine) fn head(attributes: &[Attribute], links: &str) -> Source {
+    let mut source = Source::default();
+    source.push(LINTS);
+    write_attributes(attributes, &mut source);
+    source.push(CRATES);
+    source.push(links);
+    source
+}
 
 /// The crate of the items in force, for cells to link that define none.
 pub(in crate::engine) fn library(scope: &Scope, homes: &Homes, links: &str) -> Source {
@@ -167,11 +179,8 @@ let __onelens_entered = __onelens_runtime.enter();
 
 impl Generator<'_> {
     pub(super) fn generate(&self) -> Generated {
-        let mut out = Generated::default();
-        out.source.push(LINTS);
-        write_attributes(self.attributes, &mut out.source);
-        out.source.push(CRATES);
-        out.source.push(self.links);
+        let source = head(self.attributes, self.links);
+        let mut out = Generated { head: source.code.len(), source, ..Generated::default() };
         self.write_items(&mut out.source);
         self.write_formats(&mut out.source);
         // A function of its own for each cell, so that types defined inside have `TypeId`s of their own.

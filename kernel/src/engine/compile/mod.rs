@@ -5,11 +5,12 @@
 //! | `scope` | what the crate holds besides the cell |
 //! | `generate` | the crate |
 //! | `draft`, `compiler`, `diagnostics` | rustc, again until moves are known; its errors told about the user's lines |
-//! | `linker` | linking sooner than rustc does by itself |
+//! | `ahead`, `linker` | starting rustc before there is a cell; linking sooner than rustc does by itself |
 //! | `library` | the items as a crate that cells link instead of compiling them again |
 //! | `paths` | how the next cell writes a variable's type |
 //! | `dependencies` | lines that begin with `:dep` |
 
+mod ahead;
 pub(super) mod compiler;
 pub(super) mod dependencies;
 pub(super) mod diagnostics;
