@@ -667,6 +667,48 @@ fn threads_and_pools_work_before_and_after() {
 }
 
 #[test]
+fn a_compiler_waits_for_the_next_cell_which_does_without_it_if_need_be() {
+    let mut n = Notebook::new();
+    n.ok("let mut x = 0;");
+    let supervisor = n.value("std::os::unix::process::parent_id()");
+    let words =
+        |process: &str| std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let folder = words(&supervisor).split('\0').nth(4).unwrap().to_string();
+    let waiting = || -> Vec<i32> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        numbers
+            .filter(|number| {
+                let words = words(&number.to_string());
+                words.contains(&folder) && words.split('\0').any(|word| word == "head.rs")
+            })
+            .collect()
+    };
+    // The last one may be about to end.
+    let wait_for = |count: usize| {
+        let begin = Instant::now();
+        while waiting().len() != count && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let found = waiting();
+        assert_eq!(found.len(), count, "{found:?}");
+        found
+    };
+    for cell in 1..4 {
+        assert_eq!(n.value("x += 1; x"), cell.to_string());
+        let compiler = wait_for(1)[0].to_string();
+        std::process::Command::new("kill").args(["-KILL", &compiler]).status().unwrap();
+    }
+    assert_eq!(n.value("x"), "3");
+    // Another level of optimisation is not what it was started for.
+    n.ok(":opt 1");
+    assert_eq!(n.value("x"), "3");
+    wait_for(1);
+    drop(n);
+    wait_for(0);
+}
+
+#[test]
 fn many_cells_leave_files_handles_and_processes_as_they_were() {
     let mut n = Notebook::new();
     n.ok("let mut x = 0;");

@@ -51,6 +51,9 @@ pub(in crate::engine) struct Compiler {
 /// The crate of a cell that links the library of items, which has the name that cells have else.
 const LINKING: &str = "cell";
 
+/// The message for a compiler that gave none.
+const ENDED: &str = "the Rust compiler ended with";
+
 /// The name of a cell's source, in diagnostics and in the locations of panics.
 pub(in crate::engine) fn cell_file(number: usize) -> String {
     format!("cell{number}.rs")
@@ -321,7 +324,12 @@ impl Compiler {
         let waiting = self.waiting.borrow_mut().take_if(|waiting| waiting.is(&command, &source[..head]));
         let Some(child) = waiting.and_then(Waiting::into_child) else { return Ok(None) };
         let said = self.listen(child, &ahead::without_head(source, head))?;
-        Ok(said.filter(|(ok, messages)| *ok || !messages.iter().any(ahead::is_of_inclusion)))
+        // What has waited for long may have been ended by others just now.
+        let may_be_otherwise = |message: &Value| {
+            ahead::is_of_inclusion(message)
+                || message["message"].as_str().is_some_and(|text| text.starts_with(ENDED))
+        };
+        Ok(said.filter(|(ok, messages)| *ok || !messages.iter().any(may_be_otherwise)))
     }
 
     /// What rustc says of `source`; `None` if it was interrupted.
@@ -358,7 +366,7 @@ impl Compiler {
         if !status.success() && messages.is_empty() {
             messages.push(serde_json::json!({
                 "level": "error", "code": null, "spans": [], "children": [],
-                "message": format!("the Rust compiler ended with {status}: {}", text.trim()),
+                "message": format!("{ENDED} {status}: {}", text.trim()),
             }));
         }
         Ok(Some((status.success(), messages)))
