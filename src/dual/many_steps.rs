@@ -1,4 +1,4 @@
-//! The expected loss of several gradient steps in context, plain or GD++, and the best step sizes.
+//! The expected loss of several gradient steps in context, plain or GD++, and of Newton's, and the best sizes.
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -57,6 +57,15 @@ pub struct StepSizes {
     pub loss: (f64, f64),
 }
 
+/// Newton's method in context: where it begins, and what it costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewtonSteps {
+    /// `α`, of the first guess `α S` at the inverse of `S`.
+    pub alpha: f64,
+    /// Expected loss `½ (ŷ - y)²` for each output, with its standard error over contexts.
+    pub loss: (f64, f64),
+}
+
 impl StepSizes {
     /// Describes the weights of the layers that take these steps on contexts of `n` pairs.
     pub fn construction(&self, d_in: usize, d_out: usize, n: usize) -> Construction {
@@ -99,18 +108,40 @@ impl ManySteps {
     /// Computes the expected loss for each output after steps of sizes `lr`, with `gamma` the `γ` of GD++ (0: plain),
     /// and its standard error.
     pub fn loss(&self, lr: &[f64], gamma: f64) -> (f64, f64) {
-        let loss = |s: &Spectrum| {
-            let mut sum = 0.0;
-            for (&mu, &weight) in s.values.iter().zip(&s.weights) {
-                let (mut m, mut t) = (1.0, 1.0);
-                for lr in lr {
-                    let squared = mu * t * t;
-                    m *= 1.0 - lr / self.n as f64 * squared;
-                    t *= 1.0 - gamma * squared;
-                }
-                sum += weight * m * m;
+        self.expected(|mu| {
+            let (mut m, mut t) = (1.0, 1.0);
+            for lr in lr {
+                let squared = mu * t * t;
+                m *= 1.0 - lr / self.n as f64 * squared;
+                t *= 1.0 - gamma * squared;
             }
-            0.5 * sum
+            m
+        })
+    }
+
+    /// Computes the expected loss of least squares by Newton's method for the inverse, as Fu et al. 2023
+    /// (arXiv:2310.17086) run it in context, and its standard error: `M ← 2 M - M S M` from `M = α S`, after which the
+    /// answer is `Σ_i y_i x_iᵀ M x_q`. An iteration squares what there is still to learn, `m ← m²` from `m = 1 - α μ²`.
+    ///
+    /// Begun at `M = α I` instead, `k` iterations are `2ᵏ` [steps of one size](Self::best_equal).
+    ///
+    /// ```
+    /// use onelens::dual::{Inputs, ManySteps};
+    /// let steps = ManySteps::new(&Inputs::uniform(10, 0.5)?, 10, 2000, 0)?;
+    /// // From nothing it learns nothing: ½ tr E[x xᵀ] = ½ · 10 / 12.
+    /// assert!((steps.newton_loss(3, 0.0).0 - 10.0 / 24.0).abs() < 1e-12);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn newton_loss(&self, n_iterations: usize, alpha: f64) -> (f64, f64) {
+        self.expected(|mu| (0..n_iterations).fold(1.0 - alpha * mu * mu, |m, _| m * m))
+    }
+
+    /// The expected loss if of the weight along an eigenvector of `S` with eigenvalue `μ` the share `left(μ)` is still
+    /// to be learnt, and its standard error.
+    fn expected(&self, left: impl Fn(f64) -> f64) -> (f64, f64) {
+        let loss = |s: &Spectrum| {
+            let along = s.values.iter().zip(&s.weights).map(|(&mu, &weight)| weight * left(mu).powi(2));
+            0.5 * along.sum::<f64>()
         };
         mean_and_standard_error(&self.contexts.iter().map(loss).collect::<Vec<_>>())
     }
@@ -121,6 +152,22 @@ impl ManySteps {
     pub fn best(&self, n_steps: usize) -> Result<StepSizes> {
         let start = vec![self.first_guess()?; steps(n_steps)?];
         let lr = minimise(|lr| self.loss(lr, 0.0).0, &start, 0.3 * start[0]);
+        Ok(StepSizes { loss: self.loss(&lr, 0.0), lr, gamma: 0.0 })
+    }
+
+    /// Finds the best size that all of `n_steps` plain steps have, as of layers that share their weights.
+    ///
+    /// ```
+    /// use onelens::dual::{Inputs, ManySteps};
+    /// let steps = ManySteps::new(&Inputs::uniform(10, 0.5)?, 10, 2000, 0)?;
+    /// let (equal, free) = (steps.best_equal(2)?, steps.best(2)?);
+    /// assert!(equal.lr[0] == equal.lr[1] && equal.loss.0 > free.loss.0);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn best_equal(&self, n_steps: usize) -> Result<StepSizes> {
+        let n = steps(n_steps)?;
+        let start = self.first_guess()?;
+        let lr = vec![minimise(|lr| self.loss(&vec![lr[0]; n], 0.0).0, &[start], 0.3 * start)[0]; n];
         Ok(StepSizes { loss: self.loss(&lr, 0.0), lr, gamma: 0.0 })
     }
 
@@ -140,6 +187,25 @@ impl ManySteps {
         start.push(0.3);
         let (lr, gamma) = parts(&minimise(loss, &start, 0.3));
         Ok(StepSizes { loss: self.loss(&lr, gamma), lr, gamma })
+    }
+
+    /// Finds the `α` from which `n_iterations` of Newton's method lose least, and the [loss](Self::newton_loss).
+    ///
+    /// Fails without iterations.
+    ///
+    /// ```
+    /// use onelens::dual::{Inputs, ManySteps};
+    /// let steps = ManySteps::new(&Inputs::uniform(10, 0.5)?, 10, 2000, 0)?;
+    /// let (once, twice) = (steps.best_newton(1)?, steps.best_newton(2)?);
+    /// assert!(twice.loss.0 < once.loss.0);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn best_newton(&self, n_iterations: usize) -> Result<NewtonSteps> {
+        let n = steps(n_iterations)?;
+        // The square of the best single step, so that one size fits all inputs.
+        let unit = (self.first_guess()? / self.n as f64).powi(2);
+        let alpha = minimise(|x| self.newton_loss(n, x[0] * unit).0, &[1.0], 0.3)[0] * unit;
+        Ok(NewtonSteps { alpha, loss: self.newton_loss(n, alpha) })
     }
 
     /// The best size of a single step, exactly.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`DualForm`] | a trained linear layer is attention over its training history | Irie et al. 2022 |
 //! | [`OneStep`] | the exact loss of one gradient step in context | von Oswald et al. 2022, Ahn et al. 2023 |
-//! | [`ManySteps`] | the expected loss of several steps, plain or GD++, and the best step sizes | von Oswald et al. 2022 |
+//! | [`ManySteps`] | the expected loss of several steps, plain, GD++ or Newton's, and the best sizes | von Oswald et al. 2022, Fu et al. 2023 |
 //! | [`LinearAttention`] | a layer of linear self-attention is a gradient step | von Oswald et al. 2022 |
 //! | [`PredictiveCoding`] | a layer that predicts and corrects is a gradient step on the prediction of the next embedding | |
 //! | [`Hopfield`] | softmax attention is a descent on an energy; so is cross-attention between latents and data | Ramsauer et al. 2020 |
@@ -48,7 +48,7 @@ pub use fit::{LinearAttentionFit, LinearAttentionTraining};
 pub use heads::{ContextSplit, FeatureCurve, HeadRelaxation, RandomFeatures};
 pub use hopfield::{Hopfield, Retrieval};
 pub use linear_attention::{Construction, LinearAttention, LinearAttentionLayer, Mask};
-pub use many_steps::{ManySteps, StepSizes};
+pub use many_steps::{ManySteps, NewtonSteps, StepSizes};
 pub use one_step::{Inputs, OneStep};
 pub use predictive::{
     Kernel, PredictiveCache, PredictiveCoding, PredictiveConfig, PredictiveHook, PredictiveLayer,

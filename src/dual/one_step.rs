@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use super::dual_form::finite;
-use crate::num::{Cholesky, Real, Rng, normal, uniform, uniform_f32, uniform_index};
+use crate::num::{Cholesky, Real, Rng, SymmetricEigen, normal, uniform, uniform_f32, uniform_index};
 use crate::{Error, ErrorKind, Result};
 
 /// The most dimensions for which fourth moments are held, `64⁴` numbers or 134 MB.
@@ -176,12 +176,13 @@ fn fourth_moments(d: usize, moment: impl Fn(usize, usize, usize, usize) -> f64) 
 }
 
 /// One step of (preconditioned) gradient descent from zero weights, on contexts of `n` pairs with `y = w x`,
-/// `w ~ N(0, I)`.
+/// `w ~ N(0, I)` or [of another second moment](OneStep::with_weights).
 ///
 /// After the step the answer to a query is `ŷ = Σ_i y_i x_iᵀ Γ x_q` with `Γ = (η/n) I` for plain descent (von Oswald et
 /// al. 2022) and any matrix for preconditioned descent (Ahn et al. 2023). The expected loss `½ E (ŷ - y_q)²` over
-/// contexts, queries and tasks is a quadratic in `Γ`: with `C = E x xᵀ` and
-/// `Q = E[S S] = n E[x xᵀ x xᵀ] + n (n - 1) C²`, where `S = Σ x_i x_iᵀ`, `½ (tr C - 2 n tr(C Γ C) + tr(Γᵀ Q Γ C))`.
+/// contexts, queries and tasks is a quadratic in `Γ`: with `C = E x xᵀ`, `W = E wᵀ w` for each output, and
+/// `Q = E[S W S] = n E[x xᵀ W x xᵀ] + n (n - 1) C W C`, where `S = Σ x_i x_iᵀ`, it is
+/// `½ (tr W C - 2 n tr(W C Γ C) + tr(Γᵀ Q Γ C))`.
 ///
 /// ```
 /// use onelens::dual::{Inputs, OneStep};
@@ -195,19 +196,59 @@ fn fourth_moments(d: usize, moment: impl Fn(usize, usize, usize, usize) -> f64) 
 pub struct OneStep {
     inputs: Inputs,
     n: usize,
-    /// `Q = E[S S]`.
+    /// `W = E[wᵀ w]`.
+    weights: Array2<f64>,
+    /// `Q = E[S W S]`.
     q: Array2<f64>,
 }
 
 impl OneStep {
     /// Makes the step on contexts of `n` pairs.
     pub fn new(inputs: Inputs, n: usize) -> Result<Self> {
+        let weights = Array2::eye(inputs.d());
+        Self::with_weights(inputs, n, weights)
+    }
+
+    /// Makes the step for tasks whose weights have the second moment `E[wᵀ w]: [d, d]` for each output, for instance a
+    /// covariance. Nothing else of their distribution matters.
+    ///
+    /// Fails if it is not a second moment of `d` numbers, that is, symmetric without a negative direction.
+    ///
+    /// ```
+    /// use ndarray::array;
+    /// use onelens::dual::{Inputs, OneStep};
+    /// // One input of two matters: the other has no share in what there is to learn, ½ · E x₁² = 1 / 24.
+    /// let step = OneStep::with_weights(Inputs::uniform(2, 0.5)?, 4, array![[1.0, 0.0], [0.0, 0.0]])?;
+    /// assert!((step.loss_at_scale(0.0) - 1.0 / 24.0).abs() < 1e-15);
+    /// # Ok::<(), onelens::Error>(())
+    /// ```
+    pub fn with_weights(inputs: Inputs, n: usize, weights: Array2<f64>) -> Result<Self> {
         if n == 0 {
             return Err(Error::new(ErrorKind::Config, "the context has 0 pairs", "use at least one pair"));
         }
+        let d = inputs.d();
+        let refused = |what: String| {
+            let help = format!("pass E[wᵀ w], [{d}, {d}], for instance the covariance of weights around 0");
+            Error::new(ErrorKind::Data, what, help)
+        };
+        if weights.dim() != (d, d) {
+            return Err(refused(format!(
+                "a second moment of weights of shape {:?} does not fit inputs of {d} coordinates",
+                weights.dim()
+            )));
+        }
+        finite("the second moment of the weights", weights.iter())?;
+        let largest = weights.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        let least = SymmetricEigen::new(weights.view())?.values.iter().copied().fold(f64::INFINITY, f64::min);
+        let asymmetry = (&weights - &weights.t()).iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        if asymmetry > 1e-9 * largest || least < -1e-9 * largest {
+            return Err(refused(format!(
+                "no weights have this second moment: entries across the diagonal differ by up to {asymmetry:e}, and the least eigenvalue is {least:e}"
+            )));
+        }
         let (count, c) = (n as f64, &inputs.second);
-        let q = inputs.sandwich(Array2::eye(inputs.d()).view()) * count + c.dot(c) * (count * (count - 1.0));
-        Ok(OneStep { inputs, n, q })
+        let q = inputs.sandwich(weights.view()) * count + c.dot(&weights).dot(c) * (count * (count - 1.0));
+        Ok(OneStep { inputs, n, weights, q })
     }
 
     /// Computes the expected loss of `Γ: [d, d]`.
@@ -224,17 +265,16 @@ impl OneStep {
         }
         let c = &self.inputs.second;
         let gamma_c = gamma.dot(c);
-        let cross = self.n as f64 * c.dot(&gamma_c).diag().sum();
+        let cross = self.n as f64 * self.weights.dot(c).dot(&gamma_c).diag().sum();
         // tr(Γᵀ Q Γ C): the sum over entries of (Q Γ C) ∘ Γ, C being symmetric.
         let square = (self.q.dot(&gamma_c) * gamma).sum();
-        Ok(0.5 * (c.diag().sum() - 2.0 * cross + square))
+        Ok(0.5 * (self.unlearnt() - 2.0 * cross + square))
     }
 
     /// Computes the expected loss of plain descent with `η/n = scale`.
     pub fn loss_at_scale(&self, scale: f64) -> f64 {
-        let c = &self.inputs.second;
         let (linear, square) = self.traces();
-        0.5 * (c.diag().sum() - 2.0 * scale * linear + scale * scale * square)
+        0.5 * (self.unlearnt() - 2.0 * scale * linear + scale * scale * square)
     }
 
     /// Finds the best `η/n` of plain descent.
@@ -243,16 +283,22 @@ impl OneStep {
         linear / square
     }
 
-    /// Finds the best `Γ = n Q⁻¹ C`, which is no worse than any scale.
+    /// Finds the best `Γ = n Q⁻¹ C W`, which is no worse than any scale.
     ///
-    /// Fails if some direction of the inputs has no variance.
+    /// Fails if some direction of the inputs has no variance, or no share in any target.
     pub fn best_preconditioner(&self) -> Result<Array2<f64>> {
-        Ok(Cholesky::new(self.q.view())?.solve((&self.inputs.second * self.n as f64).view()))
+        Ok(Cholesky::new(self.q.view())?
+            .solve((self.inputs.second.dot(&self.weights) * self.n as f64).view()))
     }
 
-    /// `n tr(C C)` and `tr(Q C)`.
+    /// `tr(W C)`: twice the loss of no step.
+    fn unlearnt(&self) -> f64 {
+        (&self.weights * &self.inputs.second).sum()
+    }
+
+    /// `n tr(W C C)` and `tr(Q C)`.
     fn traces(&self) -> (f64, f64) {
         let c = &self.inputs.second;
-        (self.n as f64 * (c * c).sum(), (&self.q * c).sum())
+        (self.n as f64 * (&self.weights * &c.dot(c)).sum(), (&self.q * c).sum())
     }
 }

@@ -163,6 +163,49 @@ fn exact_one_step_loss_is_the_papers_number_and_the_mean_of_many_tasks() {
     }
 }
 
+/// Weights of another law, against the mean over every context and query that there are.
+#[test]
+fn one_step_for_targets_of_any_second_moment_costs_what_all_contexts_cost() {
+    let rows = array![[1.0, 0.3], [-0.4, 0.8], [0.2, -1.1]];
+    let weights = array![[2.0, -0.6], [-0.6, 0.5]];
+    let step = OneStep::with_weights(Inputs::empirical(rows.clone()).unwrap(), 2, weights.clone()).unwrap();
+    let by_hand = |gamma: &Array2<f64>| {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (i, j, k) in (0..27).map(|t| (t / 9, t / 3 % 3, t % 3)) {
+            let x = array![[rows[(i, 0)], rows[(i, 1)]], [rows[(j, 0)], rows[(j, 1)]]];
+            let query = rows.row(k);
+            let left = &query - &x.t().dot(&x).dot(gamma).dot(&query);
+            sum += 0.5 * left.dot(&weights.dot(&left));
+            count += 1.0;
+        }
+        sum / count
+    };
+    for gamma in [array![[0.2, -0.1], [0.05, 0.3]], Array2::zeros((2, 2)), Array2::eye(2) * 0.4] {
+        let loss = step.loss(gamma.view()).unwrap();
+        assert!((loss - by_hand(&gamma)).abs() < 1e-12, "{gamma}: {loss}");
+    }
+    assert!((step.loss_at_scale(0.4) - by_hand(&(Array2::eye(2) * 0.4))).abs() < 1e-12);
+    let (scale, best) = (step.best_scale(), step.best_preconditioner().unwrap());
+    let slope = (step.loss_at_scale(scale + 1e-4) - step.loss_at_scale(scale - 1e-4)) / 2e-4;
+    assert!(slope.abs() < 1e-9, "{slope}");
+    for i in 0..4 {
+        let at = |by: f64| {
+            let mut moved = best.clone();
+            moved[(i / 2, i % 2)] += by;
+            step.loss(moved.view()).unwrap()
+        };
+        assert!(((at(1e-4) - at(-1e-4)) / 2e-4).abs() < 1e-9 && at(0.0) < at(1e-4).min(at(-1e-4)));
+    }
+    let refused = |weights: Array2<f64>| {
+        let error = OneStep::with_weights(Inputs::empirical(rows.clone()).unwrap(), 2, weights).unwrap_err();
+        assert!(error.help().contains("[2, 2]"), "{error}");
+        error.what().to_string()
+    };
+    assert!(refused(Array2::eye(3)).contains("(3, 3)"));
+    assert!(refused(array![[1.0, 0.0], [0.0, -1.0]]).contains("-1e0"));
+    assert!(refused(array![[1.0, 0.5], [0.0, 1.0]]).contains("5e-1"));
+}
+
 #[test]
 fn best_preconditioner_is_where_the_loss_has_no_slope_and_beats_every_scale() {
     let step = OneStep::new(Inputs::gaussian(array![[1.0, 0.4], [0.4, 0.2]]).unwrap(), 5).unwrap();

@@ -176,6 +176,52 @@ fn many_steps_cost_what_the_layers_that_take_them_lose() {
     }
 }
 
+/// The losses are those of an independent calculation.
+#[test]
+fn two_steps_of_one_size_lose_more_than_two_free_ones() {
+    let many = ManySteps::new(&Inputs::uniform(10, 0.5).unwrap(), 10, 4000, 0).unwrap();
+    for (steps, expected) in [(many.best_equal(2).unwrap(), 0.157), (many.best(2).unwrap(), 0.141)] {
+        let (loss, error) = steps.loss;
+        assert!((loss - expected).abs() < 5e-4 + 3.0 * error, "{steps:?}");
+    }
+    let (one, free) = (many.best_equal(1).unwrap(), many.best(1).unwrap());
+    assert!((one.lr[0] - free.lr[0]).abs() < 1e-4, "{one:?}, {free:?}");
+}
+
+/// Newton's iterations against the matrices that they are about, on the same contexts: `½ E ‖(I - M S)ᵀ x‖²`.
+#[test]
+fn newtons_iterations_cost_what_their_matrices_lose_and_descent_begun_alike_is_gradient_steps() {
+    let (inputs, n, contexts) = (Inputs::uniform(4, 0.5).unwrap(), 6, 20);
+    let many = ManySteps::new(&inputs, n, contexts, 3).unwrap();
+    let by_matrices = |n_iterations: usize, first: &dyn Fn(&Array2<f64>) -> Array2<f64>| {
+        let losses = (0..contexts as u64).map(|i| {
+            let mut rng = rng(3, i);
+            let mut x = Array2::zeros((n, 4));
+            x.rows_mut().into_iter().for_each(|mut row| row.assign(&inputs.draw(&mut rng).unwrap()));
+            let s = x.t().dot(&x);
+            let mut m = first(&s);
+            for _ in 0..n_iterations {
+                m = 2.0 * &m - m.dot(&s).dot(&m);
+            }
+            let left = Array2::<f64>::eye(4) - m.dot(&s);
+            // Coordinates of a query are independent with variance 1 / 12.
+            0.5 * left.mapv(|x| x * x).sum() / 12.0
+        });
+        losses.sum::<f64>() / contexts as f64
+    };
+    for (n_iterations, alpha) in [(0, 0.7), (1, 0.7), (3, 0.4)] {
+        let expected = by_matrices(n_iterations, &|s| alpha * s);
+        let loss = many.newton_loss(n_iterations, alpha).0;
+        assert!((loss - expected).abs() < 1e-12, "{n_iterations}, {alpha}: {loss}, {expected}");
+        let steps = vec![alpha * n as f64; 1 << n_iterations];
+        let expected = by_matrices(n_iterations, &|_| alpha * Array2::eye(4));
+        assert!((many.loss(&steps, 0.0).0 - expected).abs() < 1e-12, "{n_iterations} from {alpha} I");
+    }
+    let best = many.best_newton(2).unwrap();
+    let at = |by: f64| many.newton_loss(2, best.alpha * (1.0 + by)).0;
+    assert!(((at(1e-4) - at(-1e-4)) / 2e-4).abs() < 1e-5 && at(0.0) < at(0.1).min(at(-0.1)), "{best:?}");
+}
+
 #[test]
 fn best_step_sizes_are_where_the_loss_has_no_slope() {
     let many = ManySteps::new(&Inputs::uniform(10, 0.5).unwrap(), 10, 500, 2).unwrap();
@@ -208,5 +254,7 @@ fn bad_memories_slots_and_step_counts_are_sentences() {
     assert!(Slots::default().step(x.view(), Array2::zeros((2, 3)).view()).is_err());
     let inputs = Inputs::uniform(2, 0.5).unwrap();
     assert!(ManySteps::new(&inputs, 0, 10, 0).is_err());
-    assert!(ManySteps::new(&inputs, 3, 10, 0).unwrap().best(0).unwrap_err().what().contains("0 steps"));
+    let many = ManySteps::new(&inputs, 3, 10, 0).unwrap();
+    assert!(many.best(0).unwrap_err().what().contains("0 steps"));
+    assert!(many.best_newton(0).unwrap_err().what().contains("0 steps"));
 }
