@@ -157,6 +157,8 @@ impl ManySteps {
 
     /// Finds the best size that all of `n_steps` plain steps have, as of layers that share their weights.
     ///
+    /// Fails without steps.
+    ///
     /// ```
     /// use onelens::dual::{Inputs, ManySteps};
     /// let steps = ManySteps::new(&Inputs::uniform(10, 0.5)?, 10, 2000, 0)?;

@@ -1,6 +1,6 @@
 //! rustc, started before there is a cell for it.
 //!
-//! Half of the time in which a small cell is compiled goes by until rustc has read what all cells have in common: its
+//! A third of the time in which a small cell is compiled goes by until rustc has read what all cells have in common: its
 //! own code, and the metadata of the library and of some hundred crates. So a compiler is started when a cell has ended
 //! and waits for the next one. It is given a file with the [head](super::generate::head) of a cell's crate, which names
 //! the crates, and then includes its standard input. rustc loads the crates that a file names before it expands what
