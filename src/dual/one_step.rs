@@ -212,7 +212,7 @@ impl OneStep {
     /// Makes the step for tasks whose weights have the second moment `E[wᵀ w]: [d, d]` for each output, for instance a
     /// covariance. Nothing else of their distribution matters.
     ///
-    /// Fails if it is not a second moment of `d` numbers, that is, symmetric without a negative direction.
+    /// Fails if it is not a second moment of `d` numbers, that is, symmetric without a negative direction, or all 0.
     ///
     /// ```
     /// use ndarray::array;
@@ -241,6 +241,9 @@ impl OneStep {
         let largest = weights.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         let least = SymmetricEigen::new(weights.view())?.values.iter().copied().fold(f64::INFINITY, f64::min);
         let asymmetry = (&weights - &weights.t()).iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        if largest == 0.0 {
+            return Err(refused("weights that are all 0 leave nothing to learn".into()));
+        }
         if asymmetry > 1e-9 * largest || least < -1e-9 * largest {
             return Err(refused(format!(
                 "no weights have this second moment: entries across the diagonal differ by up to {asymmetry:e}, and the least eigenvalue is {least:e}"

@@ -202,6 +202,7 @@ fn one_step_for_targets_of_any_second_moment_costs_what_all_contexts_cost() {
         error.what().to_string()
     };
     assert!(refused(Array2::eye(3)).contains("(3, 3)"));
+    assert!(refused(Array2::zeros((2, 2))).contains("all 0"));
     assert!(refused(array![[1.0, 0.0], [0.0, -1.0]]).contains("-1e0"));
     assert!(refused(array![[1.0, 0.5], [0.0, 1.0]]).contains("5e-1"));
 }
