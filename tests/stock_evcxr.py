@@ -48,10 +48,12 @@ def main(kernel: Path, notebooks: list[Path], values: list[str]) -> int:
             started = time.monotonic()
             client.execute_cell(book.cells[0], 0)
             print(f"the library in stock evcxr: {time.monotonic() - started:.0f} s", flush=True)
-            return max([run(client, notebook, values) for notebook in notebooks], default=0)
+            # Clearing has evcxr read all crates again.
+            befores = [[], *([nbformat.v4.new_code_cell(":clear"), LIBRARY.copy()] for _ in notebooks[1:])]
+            return max([run(client, *book, values) for book in zip(befores, notebooks)], default=0)
 
 
-def run(client: NotebookClient, notebook: Path, values: list[str]) -> int:
+def run(client: NotebookClient, before: list[nbformat.NotebookNode], notebook: Path, values: list[str]) -> int:
     book = nbformat.read(notebook, as_version=4)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -59,7 +61,7 @@ def run(client: NotebookClient, notebook: Path, values: list[str]) -> int:
         if "parameters" in cell.metadata.get("tags", []):
             for name, value in (given.split("=", 1) for given in values):
                 cell.source = re.sub(rf"(?m)^(let {name}\b[^=]*= ).*;$", rf"\g<1>{value};", cell.source)
-    book.cells = [nbformat.v4.new_code_cell(":clear"), LIBRARY.copy(), *book.cells]
+    book.cells = [*before, *book.cells]
     client.nb = book
     started = time.monotonic()
     for index, cell in enumerate(book.cells):
