@@ -69,7 +69,7 @@ pub struct LayerEvidence {
     /// The lower bound of the alignment, above that of shuffled updates, is over 0.
     pub aligned: bool,
     /// The left-out fraction, the alignment or the share of the truth that blocks bring is [`BEYOND`] or more above
-    /// that of every control that has learned.
+    /// that of every control that has learned, if any has.
     pub beats_controls: bool,
 }
 
@@ -178,6 +178,11 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
         true => " No other trained network stands beside it.",
         false => "",
     };
+    let beaten = match (controls.is_empty(), have_learned.is_empty()) {
+        (true, _) => "no control stands beside it".into(),
+        (false, true) => "no control has learned half as much, to be beaten".into(),
+        (false, false) => format!("{} beat every control", of(count(&|l| l.beats_controls))),
+    };
     let no_control = || {
         let names: Vec<&str> = controls.iter().map(|c| c.name.as_str()).collect();
         (supported && !names.is_empty() && have_learned.is_empty()).then(|| {
@@ -212,10 +217,9 @@ pub fn decide(network: &Summary, rotated: &Summary, controls: &[&Summary]) -> Ve
     } else {
         let sentence = format!(
             "Mixed: a lens of other layers reads {} ({mean:.0} % on average), lenses of single layers read most others in {}, {blocks} the reading nearer to \
-             the truth, and {} beat every control; {}.",
+             the truth, and {beaten}; {}.",
             of(reading),
             of(count(&|l| l.one_basis)),
-            of(count(&|l| l.beats_controls)),
             match crossing {
                 Some(l) => format!("from stream {l} on it reads 90 % or more"),
                 None => "it never stays at 90 % or more".into(),

@@ -248,3 +248,14 @@ fn each_made_up_network_is_recognised() {
     }
     assert!(rates.iter().all(|(_, right)| 20 * right >= 19 * seeds), "{rates:?}");
 }
+
+#[test]
+fn a_control_that_learned_nothing_is_not_said_to_be_beaten() {
+    let [network, rotated] = summaries(Made::Turning, 0, false);
+    let [learned, _] = summaries(Made::Hierarchy, 50, false);
+    let [nothing, _] = summaries(Made::Elsewhere, 50, false);
+    let said = |controls: &[&Summary]| decide(&network, &rotated, controls).sentence;
+    assert!(said(&[&learned]).contains(" beat every control; "), "{}", said(&[&learned]));
+    assert!(said(&[&nothing]).contains("no control has learned half as much, to be beaten; "));
+    assert!(said(&[]).contains("no control stands beside it; "));
+}
