@@ -48,9 +48,12 @@ def main(kernel: Path, notebooks: list[Path], values: list[str]) -> int:
             started = time.monotonic()
             client.execute_cell(book.cells[0], 0)
             print(f"the library in stock evcxr: {time.monotonic() - started:.0f} s", flush=True)
-            # Clearing has evcxr read all crates again.
-            befores = [[], *([nbformat.v4.new_code_cell(":clear"), LIBRARY.copy()] for _ in notebooks[1:])]
-            return max([run(client, *book, values) for book in zip(befores, notebooks)], default=0)
+            status = 0
+            for number, notebook in enumerate(notebooks):
+                # A kernel that has just started has nothing to clear, and clearing has evcxr read all crates again.
+                before = [nbformat.v4.new_code_cell(":clear"), LIBRARY.copy()] if number else []
+                status = max(status, run(client, before, notebook, values))
+            return status
 
 
 def run(client: NotebookClient, before: list[nbformat.NotebookNode], notebook: Path, values: list[str]) -> int:
