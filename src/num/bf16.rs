@@ -1,5 +1,5 @@
-//! Products of numbers rounded to `bf16`, summed in `f32`: twice as many multiplications a cycle where the processor
-//! has instructions for them.
+//! Products of numbers rounded to `bf16`, summed in `f32`: on AMD's processors with instructions for it, twice as many
+//! multiplications a cycle.
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -16,9 +16,13 @@ fn rounded(x: f32) -> u32 {
 /// `c ← a b` of what `a` and `b` are when rounded. Panics if the sizes do not fit.
 pub(super) fn product_into(c: ArrayViewMut2<f32>, a: ArrayView2<f32>, b: ArrayView2<f32>) {
     #[cfg(target_arch = "x86_64")]
-    if x86::is_there() {
+    if x86::is_there() && x86::is_faster() {
         return x86::product_into(c, a, b);
     }
+    portable_product_into(c, a, b);
+}
+
+fn portable_product_into(c: ArrayViewMut2<f32>, a: ArrayView2<f32>, b: ArrayView2<f32>) {
     let near = |x: f32| f32::from_bits(rounded(x));
     matmul_into(c, a.mapv(near).view(), b.mapv(near).view());
 }
@@ -26,7 +30,7 @@ pub(super) fn product_into(c: ArrayViewMut2<f32>, a: ArrayView2<f32>, b: ArrayVi
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_permutexvar_epi16,
+        __cpuid, __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_permutexvar_epi16,
         _mm512_set1_epi32, _mm512_setzero_ps,
     };
 
@@ -44,6 +48,13 @@ mod x86 {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// Whether that is more multiplications a second than in `f32`. Where it was measured, AMD's processors do twice as
+    /// many, and Intel's half as many.
+    pub(super) fn is_faster() -> bool {
+        let vendor = __cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
     }
 
     /// How many rows the tiles have that `m` rows are cut into.
@@ -279,6 +290,18 @@ mod tests {
         assert!(f32::from_bits(rounded(f32::from_bits(0x7f80_0001))).is_nan());
     }
 
+    type Product = fn(ArrayViewMut2<f32>, ArrayView2<f32>, ArrayView2<f32>);
+
+    /// All that this machine can do, whichever is faster.
+    fn ways() -> Vec<Product> {
+        let mut ways: Vec<Product> = vec![portable_product_into];
+        #[cfg(target_arch = "x86_64")]
+        if x86::is_there() {
+            ways.push(x86::product_into);
+        }
+        ways
+    }
+
     #[test]
     fn a_product_of_any_size_and_layout_is_the_sum_of_products_of_what_is_rounded() {
         for (m, k, n) in [(1, 1, 1), (3, 5, 31), (14, 8, 32), (27, 33, 65), (40, 2, 7), (2, 0, 3)] {
@@ -291,11 +314,13 @@ mod tests {
             let (a_turned, b_turned) = (turned(&a), turned(&b));
             for a in [a.view(), a_turned.t()] {
                 for b in [b.view(), b_turned.t()] {
-                    let mut c = Array2::from_elem((m, n), f32::NAN);
-                    product_into(c.view_mut(), a, b);
-                    for ((i, j), &c) in c.indexed_iter() {
-                        let sum: f64 = (0..k).map(|p| whole_a(i, p) * whole_b(p, j)).sum();
-                        assert_eq!(f64::from(c), sum, "{m} x {k} x {n} at {i}, {j}");
+                    for way in ways() {
+                        let mut c = Array2::from_elem((m, n), f32::NAN);
+                        way(c.view_mut(), a, b);
+                        for ((i, j), &c) in c.indexed_iter() {
+                            let sum: f64 = (0..k).map(|p| whole_a(i, p) * whole_b(p, j)).sum();
+                            assert_eq!(f64::from(c), sum, "{m} x {k} x {n} at {i}, {j}");
+                        }
                     }
                 }
             }

@@ -43,7 +43,7 @@ pub enum Precision {
     #[default]
     F32,
     /// Of numbers rounded to `bf16` (8 bits of significand), summed in `f32`, as PyTorch does with
-    /// `set_float32_matmul_precision("medium")`. On processors with instructions for it (`avx512_bf16` in
+    /// `set_float32_matmul_precision("medium")`. On AMD's processors with instructions for it (`avx512_bf16` in
     /// Linux's `/proc/cpuinfo`) a pass over a batch takes some 0.7 of the time; on all others it is rounded alike, and
     /// not faster.
     Bf16,
