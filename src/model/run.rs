@@ -26,8 +26,8 @@ pub(crate) fn parts<'a>(tokens: &'a Array2<u32>, kept: Option<&'a mut Activation
 }
 
 /// The same where nothing is summed over parts, so that there need be no more of them than processors share well:
-/// weights are packed for a product once in each part. What is rounded first is summed row by row, and no number then
-/// depends on how many rows there are.
+/// weights are packed for a product once in each part. Of what is rounded first nobody needs the last digit, which may
+/// depend on how many rows there are.
 pub(crate) fn parts_of_pass<'a>(
     tokens: &'a Array2<u32>,
     kept: Option<&'a mut ActivationCache>,

@@ -33,6 +33,7 @@ mod x86 {
         __cpuid, __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_permutexvar_epi16,
         _mm512_set1_epi32, _mm512_setzero_ps,
     };
+    use std::sync::LazyLock;
 
     use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
@@ -53,8 +54,12 @@ mod x86 {
     /// Whether that is more multiplications a second than in `f32`. Where it was measured, AMD's processors do twice as
     /// many, and Intel's half as many.
     pub(super) fn is_faster() -> bool {
-        let vendor = __cpuid(0);
-        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
+        // Asked once: in a virtual machine the answer takes microseconds.
+        static IS_INTEL: LazyLock<bool> = LazyLock::new(|| {
+            let vendor = __cpuid(0);
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+        });
+        !*IS_INTEL
     }
 
     /// How many rows the tiles have that `m` rows are cut into.
