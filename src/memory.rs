@@ -1,5 +1,8 @@
-//! Whether what is asked for fits into the machine's memory: a sentence beforehand instead of a process that the system
-//! ends.
+//! The machine's memory: whether what is asked for fits, so that there is a sentence beforehand instead of a process that
+//! the system ends; and using again what was taken.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -9,7 +12,14 @@ pub(crate) fn check(bytes: u128, what: &str, help: &str) -> Result<()> {
     if bytes < WORTH_ASKING {
         return Ok(());
     }
-    match free() {
+    let is_too_much = |free: Option<u64>| free.is_some_and(|free| bytes > u128::from(free));
+    let mut free_now = free();
+    if is_too_much(free_now) {
+        // What was left by others may count as taken.
+        *spare() = Vec::new();
+        free_now = free();
+    }
+    match free_now {
         Some(free) if bytes > u128::from(free) => Err(Error::new(
             ErrorKind::Memory,
             format!("{what} take {}, and {} are free", in_words(bytes), in_words(free.into())),
@@ -46,6 +56,113 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Numbers for what is written whole before it is read, in memory that the last ones left, if that is of their size:
+/// memory that a process has never touched comes zeroed from the system, and taking it can last as long as computing
+/// what is written there. What is left belongs to the system whenever it needs it.
+pub(crate) struct Reused {
+    numbers: Vec<f32>,
+    /// How many of them are in use.
+    len: usize,
+}
+
+/// What the last ones left.
+static SPARE: Mutex<Vec<f32>> = Mutex::new(Vec::new());
+
+fn spare() -> MutexGuard<'static, Vec<f32>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reused {
+    /// Fewer come from the allocator as fast.
+    const WORTH_IT: usize = 2 << 20;
+
+    /// So many numbers, whatever they are.
+    pub(crate) fn unwritten(len: usize) -> Self {
+        if len >= Reused::WORTH_IT {
+            let mut spare = spare();
+            if (len..=2 * len).contains(&spare.len()) {
+                return Reused { numbers: std::mem::take(&mut spare), len };
+            }
+        }
+        let numbers = vec![0.0; len];
+        if len >= Reused::WORTH_IT {
+            advise(&numbers, Advice::LargePages);
+        }
+        Reused { numbers, len }
+    }
+}
+
+impl Drop for Reused {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.numbers);
+        // Only where the system can have it back.
+        if left.len() >= Reused::WORTH_IT && advise(&left, Advice::TakeIfNeeded) {
+            let before = std::mem::replace(&mut *spare(), left);
+            drop(before);
+        }
+    }
+}
+
+impl Deref for Reused {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.numbers[..self.len]
+    }
+}
+
+impl DerefMut for Reused {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.numbers[..self.len]
+    }
+}
+
+impl Clone for Reused {
+    fn clone(&self) -> Self {
+        let mut copy = Reused::unwritten(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl PartialEq for Reused {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+/// What the system is told about memory.
+enum Advice {
+    /// It will be written whole.
+    LargePages,
+    /// Nobody needs what it holds: pages can be taken away, and are zeros then.
+    TakeIfNeeded,
+}
+
+/// Whether the system has heard it.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn advise(numbers: &[f32], advice: Advice) -> bool {
+    const PAGE: usize = 4096;
+    let start = numbers.as_ptr() as usize;
+    let (from, to) = (start.next_multiple_of(PAGE), (start + 4 * numbers.len()) / PAGE * PAGE);
+    let advice = match advice {
+        Advice::LargePages => libc::MADV_HUGEPAGE,
+        Advice::TakeIfNeeded => libc::MADV_FREE,
+    };
+    // SAFETY: whole pages inside a live allocation of numbers, of which every pattern of bits is one. Large pages change
+    // how the system backs them, not what they hold. Pages that it may take away hold what they held, or zeros, until
+    // they are written; whoever gets them from `Reused::unwritten` writes before reading.
+    unsafe { libc::madvise(from as *mut libc::c_void, to.saturating_sub(from), advice) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_: &[f32], advice: Advice) -> bool {
+    match advice {
+        Advice::LargePages | Advice::TakeIfNeeded => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +172,19 @@ mod tests {
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   24016 kB\n"), Some(24016 * 1024));
         assert_eq!(available("MemTotal: 9 kB\n"), None);
         assert_eq!((in_words(1_500_000), in_words(206_158_430_208)), ("1.5 MB".into(), "206.2 GB".into()));
+    }
+
+    #[test]
+    fn memory_is_handed_on_and_holds_what_is_written() {
+        let n = Reused::WORTH_IT;
+        for round in 0..3 {
+            let mut numbers = Reused::unwritten(n + round);
+            numbers.fill(round as f32);
+            let copy = numbers.clone();
+            drop(numbers);
+            assert_eq!(copy.len(), n + round);
+            assert!(copy.iter().all(|&x| x == round as f32));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::model::{Config, Transformer, check_width};
-use crate::nn::{rms_norm, rms_norm_in};
+use crate::nn::rms_norm;
 use crate::num::Real;
 
 /// What stands on the left of `z = A h_l + b`.
@@ -56,7 +56,7 @@ impl Scale {
     pub(crate) fn of_all<F: Real>(self, streams: Vec<Array2<F>>) -> Vec<Array2<F>> {
         match self {
             Scale::AsItIs => streams,
-            Scale::UnitRms => streams.into_iter().map(|h| rms_norm_in(h, NOTHING).0).collect(),
+            Scale::UnitRms => streams.into_iter().map(|h| rms_norm(h.view(), NOTHING).0).collect(),
         }
     }
 }

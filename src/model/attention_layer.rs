@@ -14,7 +14,7 @@ use super::{BlockParams, Hook, Matrix};
 use crate::nn::{
     Head, HeadMut, HeadWork, Norm, Scoring, attention_scores, attention_scores_backward, gain_bias,
     gain_bias_backward_in, linear_attention, linear_attention_backward, linear_backward, linear_backward_to,
-    mask_rows, rotary, rotary_backward, softmax_backward, softmax_rows,
+    mask_rows, rotary_backward, rotary_in, softmax_backward, softmax_rows,
 };
 use crate::num::{add_matmul, dot, largest, matmul, matmul_into, wide};
 
@@ -57,8 +57,8 @@ pub(crate) fn attend(
         (k, k_norm) = qk_norm(k, width, c.eps, p.k_norm.view());
     }
     if let Some(table) = net.rotary(l) {
-        q = rotary(q.view(), c.d_head, table);
-        k = rotary(k.view(), c.d_head, table);
+        rotary_in(&mut q, c.d_head, table);
+        rotary_in(&mut k, c.d_head, table);
         taps.forward(Hook::RotQ(l), &mut q);
         taps.forward(Hook::RotK(l), &mut k);
     }

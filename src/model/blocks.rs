@@ -11,6 +11,17 @@ pub(crate) const BLOCK: usize = 32;
 /// Numbers of a block of the kinds that are called `K`: parts with scales of their own.
 const SUPER_BLOCK: usize = 256;
 
+/// Every block of `bytes` becomes numbers of `to`. Calls nothing that might not be inlined, such as a closure or `zip`:
+/// that would have the oldest vector instructions.
+macro_rules! each {
+    ($bytes:expr, $to:expr, $number:ident) => {{
+        let (blocks, numbers) = ($bytes.as_chunks().0, $to.as_chunks_mut().0);
+        for (i, y) in numbers.iter_mut().enumerate() {
+            $number(&blocks[i], y);
+        }
+    }};
+}
+
 /// The kinds of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocks {
@@ -67,16 +78,16 @@ impl Blocks {
     #[inline(always)]
     pub(crate) fn decode(self, bytes: &[u8], to: &mut [f32]) {
         match self {
-            Blocks::Q8_0 => each(bytes, to, q8_0),
-            Blocks::Q4_0 => each(bytes, to, q4_0),
-            Blocks::Q4_1 => each(bytes, to, q4_1),
-            Blocks::Q5_0 => each(bytes, to, q5_0),
-            Blocks::Q5_1 => each(bytes, to, q5_1),
-            Blocks::Q2K => each(bytes, to, q2_k),
-            Blocks::Q3K => each(bytes, to, q3_k),
-            Blocks::Q4K => each(bytes, to, q4_k),
-            Blocks::Q5K => each(bytes, to, q5_k),
-            Blocks::Q6K => each(bytes, to, q6_k),
+            Blocks::Q8_0 => each!(bytes, to, q8_0),
+            Blocks::Q4_0 => each!(bytes, to, q4_0),
+            Blocks::Q4_1 => each!(bytes, to, q4_1),
+            Blocks::Q5_0 => each!(bytes, to, q5_0),
+            Blocks::Q5_1 => each!(bytes, to, q5_1),
+            Blocks::Q2K => each!(bytes, to, q2_k),
+            Blocks::Q3K => each!(bytes, to, q3_k),
+            Blocks::Q4K => each!(bytes, to, q4_k),
+            Blocks::Q5K => each!(bytes, to, q5_k),
+            Blocks::Q6K => each!(bytes, to, q6_k),
         }
     }
 }
@@ -87,44 +98,36 @@ pub(crate) fn scale(block: &[u8], at: usize) -> f32 {
     half(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// Every block of `bytes`, of `SIZE` bytes, becomes `N` numbers of `to`.
-#[inline(always)]
-fn each<const SIZE: usize, const N: usize>(
-    bytes: &[u8],
-    to: &mut [f32],
-    number: impl Fn(&[u8; SIZE], &mut [f32; N]),
-) {
-    for (y, block) in to.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0) {
-        number(block, y);
-    }
-}
-
 /// `d q`, with `q` in one signed byte.
 #[inline(always)]
 fn q8_0(block: &[u8; 34], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
-    y.iter_mut().zip(&block[2..]).for_each(|(y, &q)| *y = d * f32::from(q as i8));
+    let (q, mut numbers): ([u8; BLOCK], _) = (*bytes_at(block, 2), [0.0; BLOCK]);
+    for i in 0..BLOCK {
+        numbers[i] = d * f32::from(q[i] as i8);
+    }
+    *y = numbers;
 }
 
 /// `d (q - 8)`, with `q` in four bits.
 #[inline(always)]
 fn q4_0(block: &[u8; 18], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
-    nibbles(y, &block[2..], |q| d * (q - 8.0));
+    nibbles(y, bytes_at(block, 2), |q| d * (q - 8.0));
 }
 
 /// `d q + m`, with `q` in four bits.
 #[inline(always)]
 fn q4_1(block: &[u8; 20], y: &mut [f32; BLOCK]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
-    nibbles(y, &block[4..], |q| d * q + m);
+    nibbles(y, bytes_at(block, 4), |q| d * q + m);
 }
 
 /// `d (q - 16)`, with `q` in four bits and a fifth.
 #[inline(always)]
 fn q5_0(block: &[u8; 22], y: &mut [f32; BLOCK]) {
     let d = scale(block, 0);
-    nibbles(y, &block[6..], |q| q);
+    nibbles(y, bytes_at(block, 6), |q| q);
     add_fifth(y, &block[2..]);
     y.iter_mut().for_each(|y| *y = d * (*y - 16.0));
 }
@@ -133,17 +136,29 @@ fn q5_0(block: &[u8; 22], y: &mut [f32; BLOCK]) {
 #[inline(always)]
 fn q5_1(block: &[u8; 24], y: &mut [f32; BLOCK]) {
     let (d, m) = (scale(block, 0), scale(block, 2));
-    nibbles(y, &block[8..], |q| q);
+    nibbles(y, bytes_at(block, 8), |q| q);
     add_fifth(y, &block[4..]);
     y.iter_mut().for_each(|y| *y = d * *y + m);
 }
 
-/// The low halves of sixteen bytes, then the high ones.
+/// The bytes of a block from `at` on.
 #[inline(always)]
-fn nibbles(y: &mut [f32; BLOCK], bytes: &[u8], number: impl Fn(f32) -> f32) {
-    let (low, high) = y.split_at_mut(BLOCK / 2);
-    low.iter_mut().zip(bytes).for_each(|(y, &b)| *y = number(f32::from(b & 15)));
-    high.iter_mut().zip(bytes).for_each(|(y, &b)| *y = number(f32::from(b >> 4)));
+fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..].first_chunk().expect("a block is as long as its kind says")
+}
+
+/// The low halves of sixteen bytes, then the high ones. All are read before the first is written, so that they become
+/// vectors whatever the compiler knows of `y`.
+#[inline(always)]
+fn nibbles(y: &mut [f32; BLOCK], bytes: &[u8; BLOCK / 2], number: impl Fn(f32) -> f32) {
+    let (bytes, mut numbers) = (*bytes, [0.0; BLOCK]);
+    for i in 0..BLOCK / 2 {
+        numbers[i] = number(f32::from(bytes[i] & 15));
+    }
+    for i in 0..BLOCK / 2 {
+        numbers[BLOCK / 2 + i] = number(f32::from(bytes[i] >> 4));
+    }
+    *y = numbers;
 }
 
 /// Sixteen for each of the 32 bits that is set.

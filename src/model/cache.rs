@@ -6,6 +6,7 @@ use ndarray::{Array, Array2, Array3, Array4, ArrayD, ArrayViewD, ArrayViewMutD, 
 
 use super::hook::no_stream;
 use super::{Config, Hook};
+use crate::memory::Reused;
 use crate::{Error, ErrorKind, Result};
 
 /// The activations of one forward pass, or the gradients of one backward pass. Every accessor returns an owned array
@@ -28,7 +29,7 @@ use crate::{Error, ErrorKind, Result};
 pub struct ActivationCache {
     config: Config,
     /// What each hook keeps, one after another in the order of hooks.
-    numbers: Vec<f32>,
+    numbers: Reused,
     places: BTreeMap<Hook, Place>,
 }
 
@@ -46,8 +47,8 @@ impl Place {
 }
 
 impl ActivationCache {
-    /// Zeros for these hooks, which the model has.
-    pub(crate) fn zeros(config: &Config, hooks: &[Hook], n_seqs: usize, n_pos: usize) -> Self {
+    /// Room for these hooks, which the model has. What a pass does not write, its [`Taps`](super::taps::Taps) clear.
+    pub(crate) fn unwritten(config: &Config, hooks: &[Hook], n_seqs: usize, n_pos: usize) -> Self {
         let mut places: BTreeMap<Hook, Place> = hooks
             .iter()
             .map(|&hook| (hook, Place { from: 0, shape: hook.shape(config, n_seqs, n_pos) }))
@@ -57,7 +58,12 @@ impl ActivationCache {
             place.from = n;
             n += place.len();
         }
-        ActivationCache { config: config.clone(), numbers: zeros(n), places }
+        ActivationCache { config: config.clone(), numbers: Reused::unwritten(n), places }
+    }
+
+    /// Sets every number to zero.
+    pub(crate) fn clear(&mut self) {
+        self.numbers.fill(0.0);
     }
 
     /// The arrays in parts of `n_seqs` sequences, for threads to fill.
@@ -266,24 +272,4 @@ impl std::fmt::Debug for ActivationCache {
             bytes as f64 / 1e6
         )
     }
-}
-
-/// Zeros in pages as large as there are: a cache is written once, and taking it from the system in small pages takes as
-/// long as computing it.
-#[allow(unsafe_code)]
-fn zeros(n: usize) -> Vec<f32> {
-    let numbers = vec![0.0; n];
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4096;
-        const WORTH_IT: usize = 8 << 20;
-        let start = numbers.as_ptr() as usize;
-        let (from, to) = (start.next_multiple_of(PAGE), (start + 4 * n) / PAGE * PAGE);
-        if 4 * n >= WORTH_IT {
-            // SAFETY: whole pages inside a live allocation; the advice changes how the system backs them, not what they
-            // hold. That it may be refused does not matter.
-            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
-        }
-    }
-    numbers
 }

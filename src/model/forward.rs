@@ -10,6 +10,7 @@ use super::attention_layer::{AttentionTape, attend};
 use super::mlp_layer::{MlpTape, mlp};
 use super::network::{Network, Past};
 use super::norm_layer::{NormHooks, NormTape, norm};
+use super::run::N_PARTS;
 use super::taps::Taps;
 use super::{Config, Hook, Params};
 use crate::nn::{Norm, linear, linear_in, soft_cap};
@@ -156,27 +157,22 @@ pub(crate) fn normalise_last(net: &Network, parts: &mut [Passing]) -> Vec<Array2
         .collect()
 }
 
-/// The logits of what the final norm gave, each into its place, which is filled with nothing else. Every processor
-/// reads out tokens of its own, whose weights are expanded there.
-pub(crate) fn unembed_into(net: &Network, rows: Vec<(Array2<f32>, ArrayViewMut2<f32>)>) {
+/// The logits of what the final norm gave, `x: [rows, d_model]`, into `logits: [rows, d_vocab]`. Every processor reads
+/// out tokens of its own, whose weights are expanded there; where that would leave some without work, rows of its own.
+pub(crate) fn unembed_into(net: &Network, x: ArrayView2<f32>, mut logits: ArrayViewMut2<f32>) {
     let (p, d_vocab) = (net.params, net.config.d_vocab);
-    let (read, mut places): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-    // For each piece of the vocabulary its columns of each part.
-    let mut pieces: Vec<Vec<ArrayViewMut2<f32>>> = Vec::new();
-    pieces.resize_with(d_vocab.div_ceil(VOCAB_AT_A_TIME), Vec::new);
-    for place in &mut places {
-        pieces
-            .iter_mut()
-            .zip(place.axis_chunks_iter_mut(Axis(1), VOCAB_AT_A_TIME))
-            .for_each(|(all, part)| all.push(part));
-    }
-    pieces.into_par_iter().enumerate().for_each(|(i, parts)| {
+    let is_large = d_vocab > N_PARTS * VOCAB_AT_A_TIME;
+    let rows_at_a_time = if is_large { x.nrows() } else { x.nrows().div_ceil(N_PARTS) };
+    let pieces: Vec<_> = logits.axis_chunks_iter_mut(Axis(1), VOCAB_AT_A_TIME).enumerate().collect();
+    pieces.into_par_iter().for_each(|(i, mut logits)| {
         let tokens = i * VOCAB_AT_A_TIME..d_vocab.min((i + 1) * VOCAB_AT_A_TIME);
         let expanded = p.unembedding_is_packed().then(|| p.unembedding_of(tokens.clone()));
         let w = expanded.as_ref().map(|w| w.view());
         let w = w.unwrap_or_else(|| p.unembedding().slice_move(s![.., tokens.clone()]));
-        parts.into_par_iter().zip(&read).for_each(|(mut logits, x)| {
-            net.precision.matmul_into(logits.view_mut(), x.view(), w);
+        let rows = logits.axis_chunks_iter_mut(Axis(0), rows_at_a_time);
+        let rows: Vec<_> = rows.zip(x.axis_chunks_iter(Axis(0), rows_at_a_time)).collect();
+        rows.into_par_iter().for_each(|(mut logits, x)| {
+            net.precision.matmul_into(logits.view_mut(), x, w);
             if !p.b_u.is_empty() {
                 logits += &p.b_u.slice(s![tokens.clone()]);
             }

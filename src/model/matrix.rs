@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::numbers::Numbers;
 use crate::nn::linear_in;
-use crate::num::{Precision, matmul};
+use crate::num::{Precision, ROWS_TURNED_TOGETHER, matmul, turn};
 
 /// A matrix of weights, `[in, out]`: `f32` of its own, or as a file stores it (`bf16`, `f16`, quantised), which takes
 /// no more memory than the file does.
@@ -62,8 +62,8 @@ impl Clone for Stored {
 pub(super) const EXPAND_FROM: usize = 8;
 /// Rows of a stored matrix that one task decodes.
 const ROWS_AT_A_TIME: usize = 64;
-/// Rows of a stored matrix that become columns together: a line of the cache for each column.
-const TURNED_TOGETHER: usize = 16;
+/// Columns that become rows together, each in a page of its own: those that a processor finds at once are so many.
+const COLUMNS_AT_A_TIME: usize = 64;
 
 impl Stored {
     fn n_rows(&self) -> usize {
@@ -75,17 +75,6 @@ impl Stored {
         self.rows.as_ref().map_or(i, |rows| rows[i] as usize)
     }
 
-    /// Rows of the stored orientation as `f32`, `[rows, columns]`. On one thread: who expands holds a lock, and a
-    /// thread that takes on other work meanwhile could come to wait for itself.
-    fn decode(&self, rows: Range<usize>) -> Array2<f32> {
-        let mut out = Array2::<f32>::zeros((rows.len(), self.columns.len()));
-        for (mut to, i) in out.rows_mut().into_iter().zip(rows) {
-            let to = to.as_slice_mut().expect("a row of a new array");
-            self.numbers.decode(self.row(i), self.columns.clone(), to);
-        }
-        out
-    }
-
     /// Whether so few rows read the weights where they lie: a single row always, up to [`EXPAND_FROM`] where they would
     /// have to be expanded.
     fn is_read_by(&self, n_rows: usize) -> bool {
@@ -93,33 +82,74 @@ impl Stored {
         n_rows < most && self.expanded.get().is_none()
     }
 
-    /// The transpose of [`decode`](Stored::decode), `[columns, rows]`: row by row, as products want their weights,
-    /// which would otherwise turn them over once for every part of a batch.
-    fn decode_transposed(&self, rows: Range<usize>) -> Array2<f32> {
-        let (n_rows, n_columns) = (rows.len(), self.columns.len());
-        let mut out = Array2::<f32>::zeros((n_columns, n_rows));
+    /// How many stored columns become rows together: whole blocks, and few enough that the rows are in few pages.
+    fn turned_together(&self) -> usize {
+        let width = self.numbers.block().max(COLUMNS_AT_A_TIME);
+        if self.columns.start.is_multiple_of(width) { width } else { self.columns.len() }
+    }
+
+    /// These stored rows in some columns of the matrix, the other way round: `to` is `[columns, rows]`. Row by row is
+    /// how products want their weights, which would otherwise turn them over once for every part of a batch.
+    fn turn(&self, rows: Range<usize>, columns: Range<usize>, to: &mut [f32]) {
+        let (n_rows, n_columns) = (rows.len(), columns.len());
+        let columns = self.columns.start + columns.start..self.columns.start + columns.end;
+        let mut band = vec![0.0; ROWS_TURNED_TOGETHER * n_columns];
+        let mut stored = Vec::with_capacity(ROWS_TURNED_TOGETHER);
+        for first in (0..n_rows).step_by(ROWS_TURNED_TOGETHER) {
+            let width = ROWS_TURNED_TOGETHER.min(n_rows - first);
+            stored.clear();
+            stored.extend((first..first + width).map(|i| self.row(rows.start + i)));
+            self.numbers.decode_rows(&stored, columns.clone(), &mut band[..width * n_columns]);
+            turn(&mut to[first..], n_rows, &band, n_columns, width, n_columns);
+        }
+    }
+
+    /// These stored rows the other way round, `[columns, rows]`.
+    fn turned(&self, rows: Range<usize>) -> Array2<f32> {
+        let mut out = Array2::<f32>::zeros((self.columns.len(), rows.len()));
         let flat = out.as_slice_mut().expect("a new array lies in one piece");
-        let mut band = vec![0.0; TURNED_TOGETHER * n_columns];
-        for first in (0..n_rows).step_by(TURNED_TOGETHER) {
-            let width = TURNED_TOGETHER.min(n_rows - first);
-            for (i, row) in band.chunks_exact_mut(n_columns).take(width).enumerate() {
-                self.numbers.decode(self.row(rows.start + first + i), self.columns.clone(), row);
-            }
-            for (column, to) in flat.chunks_exact_mut(n_rows).enumerate() {
-                for (i, to) in to[first..first + width].iter_mut().enumerate() {
-                    *to = band[i * n_columns + column];
-                }
-            }
+        let together = self.turned_together();
+        for (i, to) in flat.chunks_mut((together * rows.len()).max(1)).enumerate() {
+            let columns = i * together..i * together + to.len() / rows.len();
+            self.turn(rows.clone(), columns, to);
         }
         out
     }
 
-    /// All of it, `[in, out]`.
-    fn in_our_order(&self) -> Array2<f32> {
-        match self.transposed {
-            true => self.decode_transposed(0..self.n_rows()),
-            false => self.decode(0..self.n_rows()),
+    /// How many numbers [`fill`](Stored::fill) fills at a time.
+    fn numbers_at_a_time(&self) -> usize {
+        let rows = if self.transposed { self.turned_together() } else { ROWS_AT_A_TIME };
+        (rows * self.dim().1).max(1)
+    }
+
+    /// Part `i` of the numbers, `[in, out]`.
+    fn fill(&self, i: usize, to: &mut [f32]) {
+        let width = self.dim().1;
+        let first = i * self.numbers_at_a_time() / width;
+        if self.transposed {
+            return self.turn(0..width, first..first + to.len() / width, to);
         }
+        for (row, to) in to.chunks_exact_mut(width).enumerate() {
+            self.numbers.decode(self.row(first + row), self.columns.clone(), to);
+        }
+    }
+
+    /// All of it, `[in, out]`. On one thread: who expands holds a lock, and a thread that takes on other work meanwhile
+    /// could come to wait for itself.
+    fn in_our_order(&self) -> Array2<f32> {
+        let mut out = Array2::<f32>::zeros(self.dim());
+        let flat = out.as_slice_mut().expect("a new array lies in one piece");
+        flat.chunks_mut(self.numbers_at_a_time()).enumerate().for_each(|(i, to)| self.fill(i, to));
+        out
+    }
+
+    /// The same on all threads, for a matrix that nobody else has yet, into `spare` if that is of its size.
+    fn expand_on_all(&self, spare: Option<Array2<f32>>) {
+        let spare = spare.filter(|spare| spare.dim() == self.dim());
+        let mut out = spare.unwrap_or_else(|| Array2::zeros(self.dim()));
+        let flat = out.as_slice_mut().expect("a new array lies in one piece");
+        flat.par_chunks_mut(self.numbers_at_a_time()).enumerate().for_each(|(i, to)| self.fill(i, to));
+        self.expanded.get_or_init(|| out);
     }
 
     /// The numbers where they lie, if they are `f32` and wanted in this order.
@@ -247,6 +277,24 @@ impl Matrix {
         }
     }
 
+    /// Expands it on all threads, where [`view`](Matrix::view) would have to; for a matrix that nobody else has yet.
+    /// `spare` is memory to use again.
+    pub(super) fn expand(&self, spare: Option<Array2<f32>>) {
+        match &self.0 {
+            Repr::Own(_) => {}
+            Repr::Stored(stored) if self.is_packed() => stored.expand_on_all(spare),
+            Repr::Stored(_) => {}
+        }
+    }
+
+    /// What it was expanded to.
+    pub(super) fn into_expanded(self) -> Option<Array2<f32>> {
+        match self.0 {
+            Repr::Own(_) => None,
+            Repr::Stored(stored) => stored.expanded.into_inner(),
+        }
+    }
+
     /// Makes the matrix `f32` of its own, row by row.
     pub(crate) fn make_own(&mut self) -> &mut Array2<f32> {
         if let Repr::Stored(stored) = &self.0 {
@@ -295,7 +343,7 @@ impl Matrix {
         match &self.0 {
             Repr::Own(own) => part(own),
             // Rows of the tensor as it lies there.
-            Repr::Stored(stored) if stored.transposed != of_transpose => stored.decode_transposed(range),
+            Repr::Stored(stored) if stored.transposed != of_transpose => stored.turned(range),
             Repr::Stored(stored) => part(stored.expand()),
         }
     }

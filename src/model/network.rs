@@ -144,9 +144,9 @@ impl<'a> Network<'a> {
         match &*expanded {
             Some((block, weights)) if *block == at => BlockRef::Expanded(weights.clone()),
             Some(_) | None => {
-                // The old one first, so that two are never there at once.
-                *expanded = None;
-                let weights = Arc::new(stored.expanded());
+                // In the memory of the old one, so that two are never there at once.
+                let before = expanded.take().and_then(|(_, weights)| Arc::into_inner(weights));
+                let weights = Arc::new(stored.expanded(before));
                 *expanded = Some((at, weights.clone()));
                 BlockRef::Expanded(weights)
             }

@@ -32,6 +32,7 @@ impl FileBytes {
         }
     }
 
+    #[inline]
     pub(crate) fn all(&self) -> &[u8] {
         match self {
             FileBytes::Mapped(map) => map,
@@ -168,6 +169,11 @@ impl Numbers {
         plain.then(|| bytemuck::try_cast_slice(bytes).ok())?
     }
 
+    /// Numbers that are stored together.
+    pub(crate) fn block(&self) -> usize {
+        self.kind.block()
+    }
+
     pub(crate) fn kind_name(&self) -> &'static str {
         self.kind.name()
     }
@@ -214,6 +220,7 @@ impl Numbers {
         out
     }
 
+    #[inline]
     fn row(&self, row: usize) -> &[u8] {
         let size = self.bytes_of(self.n_columns);
         &self.file.all()[self.bytes.clone()][row * size..(row + 1) * size]
@@ -221,16 +228,20 @@ impl Numbers {
 
     /// Columns of a row as `f32`, into `to`, which has as many places.
     pub(crate) fn decode(&self, row: usize, columns: Range<usize>, to: &mut [f32]) {
-        if self.kind.block() > 1 && columns != (0..self.n_columns) {
-            let mut whole = vec![0.0; self.n_columns];
-            decode(self.kind, self.row(row), &mut whole);
-            return to.copy_from_slice(&whole[columns]);
+        self.decode_rows(&[row], columns, to);
+    }
+
+    /// Columns of some rows as `f32`, row by row into `to`, which has as many places.
+    pub(crate) fn decode_rows(&self, rows: &[usize], columns: Range<usize>, to: &mut [f32]) {
+        let block = self.kind.block();
+        if columns.start.is_multiple_of(block) && columns.end.is_multiple_of(block) {
+            return Decode { numbers: self, rows, columns, to }.run();
         }
-        let size = self.kind.block_bytes();
-        let whole = self.row(row);
-        let bytes =
-            if self.kind.block() == 1 { &whole[columns.start * size..columns.end * size] } else { whole };
-        decode(self.kind, bytes, to);
+        let mut whole = vec![0.0; self.n_columns];
+        for (&row, to) in rows.iter().zip(to.chunks_exact_mut(columns.len())) {
+            self.decode(row, 0..self.n_columns, &mut whole);
+            to.copy_from_slice(&whole[columns.clone()]);
+        }
     }
 
     /// What [`dots`](Numbers::dots) needs of a vector.
@@ -288,13 +299,11 @@ fn brain(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-fn decode(kind: Kind, bytes: &[u8], to: &mut [f32]) {
-    Decode { kind, bytes, to }.run();
-}
-
+/// Whole blocks of some rows.
 struct Decode<'a> {
-    kind: Kind,
-    bytes: &'a [u8],
+    numbers: &'a Numbers,
+    rows: &'a [usize],
+    columns: Range<usize>,
     to: &'a mut [f32],
 }
 
@@ -309,22 +318,34 @@ impl pulp::NullaryFnOnce for Decode<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Decode { kind, bytes, to } = self;
-        match kind {
-            Kind::F32 => {
-                to.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(y, &b)| *y = f32::from_le_bytes(b));
+        let Decode { numbers, rows, columns, to } = self;
+        let kind = numbers.kind;
+        let (block, size) = (kind.block(), kind.block_bytes());
+        let bytes = columns.start / block * size..columns.end / block * size;
+        // Without closures and `zip`, which may not be inlined, and would have the oldest vector instructions then.
+        for (i, to) in to.chunks_exact_mut(columns.len().max(1)).enumerate() {
+            let bytes = &numbers.row(rows[i])[bytes.clone()];
+            match kind {
+                Kind::F32 => {
+                    let numbers = &bytes.as_chunks::<4>().0[..to.len()];
+                    for (i, y) in to.iter_mut().enumerate() {
+                        *y = f32::from_le_bytes(numbers[i]);
+                    }
+                }
+                Kind::F16 => {
+                    let numbers = &bytes.as_chunks::<2>().0[..to.len()];
+                    for (i, y) in to.iter_mut().enumerate() {
+                        *y = half(u16::from_le_bytes(numbers[i]));
+                    }
+                }
+                Kind::Bf16 => {
+                    let numbers = &bytes.as_chunks::<2>().0[..to.len()];
+                    for (i, y) in to.iter_mut().enumerate() {
+                        *y = brain(u16::from_le_bytes(numbers[i]));
+                    }
+                }
+                Kind::Blocks(blocks) => blocks.decode(bytes, to),
             }
-            Kind::F16 => {
-                to.iter_mut()
-                    .zip(bytes.as_chunks::<2>().0)
-                    .for_each(|(y, &b)| *y = half(u16::from_le_bytes(b)));
-            }
-            Kind::Bf16 => {
-                to.iter_mut()
-                    .zip(bytes.as_chunks::<2>().0)
-                    .for_each(|(y, &b)| *y = brain(u16::from_le_bytes(b)));
-            }
-            Kind::Blocks(blocks) => blocks.decode(bytes, to),
         }
     }
 }

@@ -222,14 +222,19 @@ impl BlockParams {
         self.matrices().into_iter().any(Matrix::is_packed)
     }
 
-    /// A copy whose matrices are `f32`, for one pass. Weights of its own are not copied by this: ask
-    /// [`is_packed`](BlockParams::is_packed).
-    pub(crate) fn expanded(&self) -> BlockParams {
+    /// A copy whose matrices are `f32`, for one pass, in the memory of the block `before` it if there is one. Weights of
+    /// its own are not copied by this: ask [`is_packed`](BlockParams::is_packed).
+    pub(crate) fn expanded(&self, before: Option<BlockParams>) -> BlockParams {
         let block = self.clone();
-        block.matrices().into_par_iter().for_each(|matrix| {
-            matrix.view();
-        });
+        let spare = before.map_or_else(Default::default, BlockParams::into_expanded);
+        block.matrices().into_par_iter().zip(spare).for_each(|(matrix, spare)| matrix.expand(spare));
         block
+    }
+
+    /// What its [`matrices`](BlockParams::matrices) were expanded to.
+    fn into_expanded(self) -> [Option<Array2<f32>>; 8] {
+        let BlockParams { w_q, w_k, w_v, w_o, w_router, w_gate, w_in, w_out, .. } = self;
+        [w_q, w_k, w_v, w_o, w_router, w_gate, w_in, w_out].map(Matrix::into_expanded)
     }
 
     fn zeros(c: &Config) -> Self {
@@ -570,9 +575,7 @@ impl Params {
         let all = self.clone();
         let embeddings = [&all.w_e, &all.w_pos, &all.w_u];
         let matrices = all.blocks.iter().flat_map(BlockParams::matrices).chain(embeddings);
-        matrices.collect::<Vec<_>>().into_par_iter().for_each(|matrix| {
-            matrix.view();
-        });
+        matrices.collect::<Vec<_>>().into_par_iter().for_each(|matrix| matrix.expand(None));
         all
     }
 

@@ -1,6 +1,6 @@
 //! One pass over a batch: with a mask, with interventions, no further than it is asked to go.
 
-use ndarray::{Array2, Array3, Axis, s};
+use ndarray::{Array2, Array3, Axis, concatenate, s};
 
 use super::forward::{Passing, normalise_last, pass_layers, unembed_into};
 use super::hook::no_stream;
@@ -238,6 +238,9 @@ impl<'a> Pass<'a> {
             "pass fewer sequences at a time, keep less, or ask for `last_logits`, `loss` or lenses, which hold little",
         )?;
         let mut cache = model.empty_cache(batch, keep);
+        if self.mask.is_some() {
+            cache.clear();
+        }
         let per_seq = wanted.rows_of_seq(batch.1);
         let mut all = Array2::zeros((batch.0 * per_seq, wanted.width(&model.config)));
         self.for_groups(|pass, group| {
@@ -281,7 +284,7 @@ impl<'a> Pass<'a> {
         self.interventions.iter().try_for_each(|i| i.check(&model.config, n_seqs, n_pos))?;
         let net = Network::new(&model.config, &model.params, n_pos).with(self.precision);
         let hooks = kept.hooks();
-        let parts = parts_of_pass(self.tokens, Some(kept), self.precision);
+        let parts = parts_of_pass(self.tokens, Some(kept));
         let seqs_of_part = parts[0].tokens.nrows();
         let mut passing: Vec<Passing> = parts
             .into_iter()
@@ -317,8 +320,9 @@ impl<'a> Pass<'a> {
                     let last = s![n_pos - 1..;n_pos, ..];
                     normalised.iter_mut().for_each(|rows| *rows = rows.slice(last).to_owned());
                 }
-                let places = rows.axis_chunks_iter_mut(Axis(0), seqs_of_part * per_seq);
-                unembed_into(&net, normalised.into_iter().zip(places).collect());
+                let parts: Vec<_> = normalised.iter().map(|part| part.view()).collect();
+                let read = concatenate(Axis(0), &parts).expect("parts are equally wide");
+                unembed_into(&net, read.view(), rows.view_mut());
             }
         }
         Ok(rows)

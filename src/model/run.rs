@@ -7,7 +7,6 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayViewMutD, Axis};
 
 use super::{ActivationCache, Hook, Intervention, Transformer};
 use crate::Result;
-use crate::num::Precision;
 
 /// How many parts a batch is cut into. Fixed, and the parts are summed in order, so that results do not depend on the
 /// number of threads.
@@ -25,19 +24,21 @@ pub(crate) fn parts<'a>(tokens: &'a Array2<u32>, kept: Option<&'a mut Activation
     in_parts(N_PARTS, tokens, kept)
 }
 
-/// The same where nothing is summed over parts, so that there need be no more of them than processors share well:
-/// weights are packed for a product once in each part. Of what is rounded first nobody needs the last digit, which may
-/// depend on how many rows there are.
+/// Rows from which on the numbers of a product do not depend on how many rows there are: up to so many, `gemm` may sum
+/// in another order.
+const MANY_ROWS: usize = 256;
+
+/// The same where nothing is summed over parts, so that there need be no more of them than processors: weights are
+/// packed for a product once in each part. Parts stay so large that results do not depend on the number of threads.
 pub(crate) fn parts_of_pass<'a>(
     tokens: &'a Array2<u32>,
     kept: Option<&'a mut ActivationCache>,
-    precision: Precision,
 ) -> Vec<Part<'a>> {
-    let per_thread = match precision {
-        Precision::F32 => 2,
-        Precision::Bf16 => 1,
-    };
-    in_parts(N_PARTS.min(per_thread * rayon::current_num_threads()), tokens, kept)
+    let n_threads = rayon::current_num_threads().min(N_PARTS);
+    let (n_seqs, n_pos) = tokens.dim();
+    let each = n_seqs.div_ceil(n_threads);
+    let last = (n_seqs - 1) % each + 1;
+    in_parts(if last * n_pos > MANY_ROWS { n_threads } else { N_PARTS }, tokens, kept)
 }
 
 fn in_parts<'a>(n: usize, tokens: &'a Array2<u32>, kept: Option<&'a mut ActivationCache>) -> Vec<Part<'a>> {
@@ -110,13 +111,13 @@ impl Transformer {
         self.pass(tokens).with(interventions).logits_and_cache(keep)
     }
 
-    /// Zeros for what `keep` asks for of a batch of this shape.
+    /// Room for what `keep` asks for of a batch of this shape.
     pub(crate) fn empty_cache(
         &self,
         (n_seqs, n_pos): (usize, usize),
         keep: &dyn Fn(Hook) -> bool,
     ) -> ActivationCache {
         let hooks: Vec<Hook> = Hook::all(&self.config).into_iter().filter(|hook| keep(*hook)).collect();
-        ActivationCache::zeros(&self.config, &hooks, n_seqs, n_pos)
+        ActivationCache::unwritten(&self.config, &hooks, n_seqs, n_pos)
     }
 }

@@ -18,12 +18,30 @@ pub(crate) struct Taps<'a> {
     n_pos: usize,
     /// This part of each array that is kept.
     kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
+    /// The hooks that were kept already; the others hold what was there before.
+    written: BTreeSet<Hook>,
+}
+
+/// What was not reached is zero.
+impl Drop for Taps<'_> {
+    fn drop(&mut self) {
+        let unwritten = self.kept.iter_mut().filter(|(hook, _)| !self.written.contains(hook));
+        unwritten.for_each(|(_, kept)| kept.fill(0.0));
+    }
 }
 
 impl<'a> Taps<'a> {
     /// Hooks that change and keep nothing.
     pub(crate) fn none(config: &'a Config) -> Self {
-        Taps { config, interventions: &[], first_seq: 0, batch: 0, n_pos: 0, kept: BTreeMap::new() }
+        Taps {
+            config,
+            interventions: &[],
+            first_seq: 0,
+            batch: 0,
+            n_pos: 0,
+            kept: BTreeMap::new(),
+            written: BTreeSet::new(),
+        }
     }
 
     /// Hooks of the part that begins at `first_seq` of a batch of `batch` sequences with `n_pos` positions; the
@@ -35,7 +53,7 @@ impl<'a> Taps<'a> {
         (batch, n_pos): (usize, usize),
         kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
     ) -> Self {
-        Taps { config, interventions, first_seq, batch, n_pos, kept }
+        Taps { config, interventions, first_seq, batch, n_pos, kept, written: BTreeSet::new() }
     }
 
     /// Whether the activation is changed here.
@@ -77,21 +95,26 @@ impl<'a> Taps<'a> {
                 }
             }
         }
-        if let Some(kept) = self.kept.get_mut(&hook) {
-            copy(kept, x.as_slice());
-        }
+        self.copy(hook, x.as_slice());
     }
 
     /// Keeps an activation that is not changed.
     pub(crate) fn keep(&mut self, hook: Hook, x: &Array2<f32>) {
-        if let Some(kept) = self.kept.get_mut(&hook) {
-            copy(kept, x.as_slice());
-        }
+        self.copy(hook, x.as_slice());
     }
 
-    /// Where an activation that is not changed is kept, for whoever computes it to write it there, row by row.
+    /// Where an activation that is not changed is kept, for whoever computes it to write all of it there, row by row.
     pub(crate) fn place(&mut self, hook: Hook) -> Option<&mut [f32]> {
-        self.kept.get_mut(&hook).map(|kept| kept.as_slice_mut().expect("kept in one piece"))
+        let kept = self.kept.get_mut(&hook)?;
+        self.written.insert(hook);
+        Some(kept.as_slice_mut().expect("kept in one piece"))
+    }
+
+    /// Keeps numbers that lie row by row.
+    fn copy(&mut self, hook: Hook, from: Option<&[f32]>) {
+        if let Some(to) = self.place(hook) {
+            to.copy_from_slice(from.expect("an activation is stored row by row"));
+        }
     }
 
     /// Keeps the gradient of the activation, then stops it where the activation was replaced.
@@ -100,9 +123,7 @@ impl<'a> Taps<'a> {
             return;
         }
         let mut dx = self.shaped(hook, dx);
-        if let Some(kept) = self.kept.get_mut(&hook) {
-            copy(kept, dx.as_slice());
-        }
+        self.copy(hook, dx.as_slice());
         for i in self.interventions.iter().filter(|i| i.hook == hook) {
             match i.change {
                 Change::Add(_) => continue,
@@ -170,8 +191,24 @@ impl<'a> Taps<'a> {
     }
 }
 
-/// Copies numbers that both sides hold row by row.
-fn copy(to: &mut ArrayViewMutD<f32>, from: Option<&[f32]>) {
-    let to = to.as_slice_mut().expect("kept in one piece");
-    to.copy_from_slice(from.expect("an activation is stored row by row"));
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn what_a_pass_does_not_reach_is_zero_whatever_was_there_before() {
+        let config =
+            Config { d_vocab: 5, d_model: 2, d_head: 1, n_heads: 2, n_layers: 1, ..Default::default() };
+        let hooks = [Hook::Embed, Hook::ResidPre(0), Hook::ResidPost(0)];
+        let mut before = [[7.0_f32; 2]; 3];
+        let views =
+            before.iter_mut().map(|numbers| ArrayViewMutD::from_shape(vec![1, 1, 2], numbers).unwrap());
+        let mut taps = Taps::new(&config, &[], 0, (1, 1), hooks.into_iter().zip(views).collect());
+        taps.keep(Hook::Embed, &array![[1.0, 2.0]]);
+        taps.forward(Hook::ResidPre(0), &mut array![[3.0, 4.0]]);
+        drop(taps);
+        assert_eq!(before, [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]);
+    }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use ndarray::{Array2, CowArray, Ix2};
 
 use super::Scoring;
-use crate::num::{Real, RowBounds, Strided, dot, largest, sum, tiled_product, wide_fn};
+use crate::num::{Real, RowBounds, Strided, dot, largest, sum, tiled_product, turn, wide_fn};
 
 /// One head of `[pos, head · d_head]`: the numbers from its first one on, and the width of all heads together.
 #[derive(Clone, Copy)]
@@ -180,30 +180,7 @@ const VECTOR: usize = 16;
 fn transpose<F: Real>(to: &mut Vec<F>, from: Head<F>, n_pos: usize, d_head: usize) {
     to.resize(n_pos * d_head, F::zero());
     if n_pos > 0 && d_head > 0 {
-        turn(to, from.numbers, from.width, n_pos, d_head);
-    }
-}
-
-wide_fn! {
-    fn turn<'a, F>(to: &'a mut [F], from: &'a [F], width: usize, n_pos: usize, d_head: usize) {
-        /// Positions at a time: what is written then lies together.
-        const BLOCK: usize = 16;
-        let mut t = 0;
-        while t + BLOCK <= n_pos {
-            let rows = &from[t * width..];
-            for i in 0..d_head {
-                let column: &mut [F; BLOCK] = to[i * n_pos + t..].first_chunk_mut().expect("a block of positions");
-                for (s, to) in column.iter_mut().enumerate() {
-                    *to = rows[s * width + i];
-                }
-            }
-            t += BLOCK;
-        }
-        for t in t..n_pos {
-            for i in 0..d_head {
-                to[i * n_pos + t] = from[t * width + i];
-            }
-        }
+        turn(to, n_pos, from.numbers, from.width, n_pos, d_head);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
-use crate::num::{Real, dot, sum, wide_fn};
+use crate::num::{Real, dot, push_all, sum, wide_fn};
 
 /// Applies layer normalisation without gain and bias, `y = (x - mean) / sqrt(var + eps)` per row.
 ///
@@ -89,7 +89,7 @@ wide_fn! {
     fn scale_and_shift<'a, F>(y: &'a mut Vec<F>, x: &'a [F], gain: &'a [F], bias: &'a [F]) {
         for row in x.chunks_exact(gain.len().max(1)) {
             let from = y.len();
-            y.extend(row.iter().zip(gain).map(|(&x, &gain)| x * gain));
+            push_all(y, row, gain, |x, gain| x * gain);
             y[from..].iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
         }
     }

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::layer_norm::reciprocal_root;
-use crate::num::{Real, dot, wide_fn};
+use crate::num::{Real, dot, push_all, wide_fn};
 
 /// Computes `y = x / sqrt(mean(x²) + eps)` per row, without gain.
 ///
@@ -16,24 +16,19 @@ use crate::num::{Real, dot, wide_fn};
 /// assert_eq!((y, rstd), (array![[0.2, 1.4000000000000001]], array![0.1]));
 /// ```
 pub fn rms_norm<F: Real>(x: ArrayView2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
-    rms_norm_in(x.as_standard_layout().into_owned(), eps)
-}
-
-/// The same in place of `x`, if that is stored row by row.
-pub(crate) fn rms_norm_in<F: Real>(x: Array2<F>, eps: f64) -> (Array2<F>, Array1<F>) {
-    let mut y = if x.is_standard_layout() { x } else { x.as_standard_layout().into_owned() };
-    let mut rstd = Array1::zeros(y.nrows());
-    let width = y.ncols();
-    let slices = (y.as_slice_mut().expect("contiguous"), rstd.as_slice_mut().expect("contiguous"));
-    normalize(slices.0, slices.1, width, eps);
-    (y, rstd)
+    let x = x.as_standard_layout();
+    let (mut y, mut rstd) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.nrows()));
+    normalize(&mut y, &mut rstd, x.as_slice().expect("contiguous"), x.ncols(), eps);
+    rstd.resize(x.nrows(), F::zero());
+    (Array2::from_shape_vec(x.dim(), y).expect("as many numbers"), rstd.into())
 }
 
 wide_fn! {
-    fn normalize<'a, F>(y: &'a mut [F], rstd: &'a mut [F], width: usize, eps: f64) {
-        for (row, rstd) in y.chunks_exact_mut(width.max(1)).zip(rstd) {
-            *rstd = reciprocal_root(dot(row, row), width, eps);
-            row.iter_mut().for_each(|x| *x *= *rstd);
+    fn normalize<'a, F>(y: &'a mut Vec<F>, rstd: &'a mut Vec<F>, x: &'a [F], width: usize, eps: f64) {
+        for row in x.chunks_exact(width.max(1)) {
+            let r = reciprocal_root(dot(row, row), width, eps);
+            push_all(y, row, row, |x, _| x * r);
+            rstd.push(r);
         }
     }
 }

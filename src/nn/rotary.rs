@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-use crate::num::{Real, wide};
+use crate::num::{Real, wide_fn};
 
 /// Which dimensions of a head turn together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,41 +48,39 @@ impl<F: Real> RotaryTable<F> {
         }
     }
 
-    fn turn(&self, x: ArrayView2<F>, d_head: usize, direction: F) -> Array2<F> {
-        let mut y = x.as_standard_layout().into_owned();
+    fn turn(&self, x: &mut Array2<F>, d_head: usize, direction: F) {
         let (n_pos, n_pairs) = self.cos.dim();
-        let width = y.ncols();
-        let rows = y.as_slice_mut().expect("a fresh array is contiguous").chunks_exact_mut(width);
+        let width = x.ncols();
+        let x = x.as_slice_mut().expect("queries and keys lie row by row");
         let cos = self.cos.as_slice().expect("a table is contiguous");
         let sin = self.sin.as_slice().expect("a table is contiguous");
-        wide(|| {
-            for (row, y) in rows.enumerate() {
-                let at = (row % n_pos) * n_pairs;
-                let (cos, sin) = (&cos[at..at + n_pairs], &sin[at..at + n_pairs]);
-                for head in y.chunks_exact_mut(d_head) {
-                    match self.pairs {
-                        Pairs::Adjacent => {
-                            let pairs = head.chunks_exact_mut(2).zip(cos).zip(sin);
-                            for ((pair, &cos), &sin) in pairs {
-                                let [a, b] = [pair[0], pair[1]];
-                                pair[0] = a * cos - b * direction * sin;
-                                pair[1] = a * direction * sin + b * cos;
-                            }
-                        }
-                        Pairs::Half => {
-                            let (first, second) = head.split_at_mut(n_pairs);
-                            let pairs = first.iter_mut().zip(second).zip(cos).zip(sin);
-                            for (((x_a, x_b), &cos), &sin) in pairs {
-                                let [a, b] = [*x_a, *x_b];
-                                *x_a = a * cos - b * direction * sin;
-                                *x_b = a * direction * sin + b * cos;
-                            }
-                        }
+        for (row, x) in x.chunks_exact_mut(width.max(1)).enumerate() {
+            let at = (row % n_pos) * n_pairs;
+            turn_row(x, self.pairs, d_head, &cos[at..at + n_pairs], &sin[at..at + n_pairs], direction);
+        }
+    }
+}
+
+wide_fn! {
+    fn turn_row<'a, F>(x: &'a mut [F], pairs: Pairs, d_head: usize, cos: &'a [F], sin: &'a [F], direction: F) {
+        for head in x.chunks_exact_mut(d_head) {
+            match pairs {
+                Pairs::Adjacent => {
+                    for (i, pair) in head.as_chunks_mut::<2>().0[..cos.len()].iter_mut().enumerate() {
+                        let ([a, b], cos, sin) = (*pair, cos[i], sin[i]);
+                        *pair = [a * cos - b * direction * sin, a * direction * sin + b * cos];
+                    }
+                }
+                Pairs::Half => {
+                    let (first, second) = head.split_at_mut(cos.len());
+                    for (i, x_a) in first.iter_mut().enumerate() {
+                        let (a, b, cos, sin) = (*x_a, second[i], cos[i], sin[i]);
+                        *x_a = a * cos - b * direction * sin;
+                        second[i] = a * direction * sin + b * cos;
                     }
                 }
             }
-        });
-        y
+        }
     }
 }
 
@@ -98,10 +96,19 @@ impl<F: Real> RotaryTable<F> {
 /// assert_eq!(y, array![[1.0, 0.0, 7.0], [1_f64.cos(), 1_f64.sin(), 7.0]]);
 /// ```
 pub fn rotary<F: Real>(x: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) -> Array2<F> {
-    table.turn(x, d_head, F::one())
+    let mut y = x.as_standard_layout().into_owned();
+    table.turn(&mut y, d_head, F::one());
+    y
+}
+
+/// The same in place of `x`.
+pub(crate) fn rotary_in<F: Real>(x: &mut Array2<F>, d_head: usize, table: &RotaryTable<F>) {
+    table.turn(x, d_head, F::one());
 }
 
 /// Computes `dx`, the gradient turned back.
 pub fn rotary_backward<F: Real>(dy: ArrayView2<F>, d_head: usize, table: &RotaryTable<F>) -> Array2<F> {
-    table.turn(dy, d_head, -F::one())
+    let mut dx = dy.as_standard_layout().into_owned();
+    table.turn(&mut dx, d_head, -F::one());
+    dx
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::num::{Real, wide_fn};
+use crate::num::{Real, push_all, wide_fn};
 
 /// Computes `silu(gate) ∘ linear`, with `silu(x) = x / (1 + e⁻ˣ)`, element by element; both `[pos, d_mlp]`.
 ///
@@ -11,17 +11,15 @@ use crate::num::{Real, wide_fn};
 /// assert_eq!(swiglu(array![[0.0, 100.0]].view(), array![[5.0, 5.0]].view()), array![[0.0, 500.0]]);
 /// ```
 pub fn swiglu<F: Real>(gate: ArrayView2<F>, linear: ArrayView2<F>) -> Array2<F> {
-    let mut y = gate.as_standard_layout().into_owned();
-    let linear = linear.as_standard_layout();
-    apply(y.as_slice_mut().expect("contiguous"), linear.as_slice().expect("contiguous"));
-    y
+    let mut y = Vec::with_capacity(gate.len());
+    let (gate, linear) = (gate.as_standard_layout(), linear.as_standard_layout());
+    apply(&mut y, gate.as_slice().expect("contiguous"), linear.as_slice().expect("contiguous"));
+    Array2::from_shape_vec(gate.dim(), y).expect("as many numbers as there are gates")
 }
 
 wide_fn! {
-    fn apply<'a, F>(y: &'a mut [F], linear: &'a [F]) {
-        for (y, &linear) in y.iter_mut().zip(linear) {
-            *y = *y * sigmoid(*y) * linear;
-        }
+    fn apply<'a, F>(y: &'a mut Vec<F>, gate: &'a [F], linear: &'a [F]) {
+        push_all(y, gate, linear, |gate, linear| gate * sigmoid(gate) * linear);
     }
 }
 

@@ -17,6 +17,7 @@ mod rank;
 mod real;
 mod student;
 mod tiles;
+mod turn;
 mod wide;
 
 #[cfg(feature = "lapack")]
@@ -38,5 +39,6 @@ pub use rank::{Mantel, mantel, spearman};
 pub use real::Real;
 pub(crate) use student::{student_cdf, student_quantile};
 pub(crate) use tiles::{RowBounds, Strided, tiled_product};
+pub(crate) use turn::{ROWS_TURNED_TOGETHER, turn};
 pub use wide::wide;
-pub(crate) use wide::{dot, largest, sum, wide_fn};
+pub(crate) use wide::{dot, largest, push_all, sum, wide_fn};

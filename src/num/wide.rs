@@ -61,14 +61,34 @@ fn sum_of_lanes<F: Real>(lanes: [F; LANES], rest: F) -> F {
     lanes[0] + rest
 }
 
+/// Appends `f(x, y)` for each number of `x` and the one of `y` at its place, without filling the memory first.
+#[inline(always)]
+pub(crate) fn push_all<F: Real>(to: &mut Vec<F>, x: &[F], y: &[F], f: impl Fn(F, F) -> F) {
+    /// Numbers that are appended at a time: each time takes as long as computing some.
+    const AT_A_TIME: usize = 8 * LANES;
+    let ((x_chunks, x_rest), (y_chunks, y_rest)) = (x.as_chunks::<AT_A_TIME>(), y.as_chunks::<AT_A_TIME>());
+    let mut new = [F::zero(); AT_A_TIME];
+    for (chunk, x) in x_chunks.iter().enumerate() {
+        let y = &y_chunks[chunk];
+        for i in 0..AT_A_TIME {
+            new[i] = f(x[i], y[i]);
+        }
+        to.extend_from_slice(&new);
+    }
+    for (i, &x) in x_rest.iter().enumerate() {
+        new[i] = f(x, y_rest[i]);
+    }
+    to.extend_from_slice(&new[..x_rest.len()]);
+}
+
 /// `Σ x`.
 #[inline(always)]
 pub(crate) fn sum<F: Real>(x: &[F]) -> F {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [F::zero(); LANES];
     for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += x;
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
         }
     }
     sum_of_lanes(lanes, rest.iter().fold(F::zero(), |sum, &x| sum + x))
@@ -95,16 +115,35 @@ pub(crate) fn largest<F: Real>(x: &[F]) -> F {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut lanes = [F::neg_infinity(); LANES];
     for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, x);
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    lanes.iter().chain(rest).fold(F::neg_infinity(), |largest, &x| larger(largest, x))
+    let mut largest = F::neg_infinity();
+    for lane in lanes {
+        largest = larger(largest, lane);
+    }
+    for &x in rest {
+        largest = larger(largest, x);
+    }
+    largest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_pushed_is_the_function_of_both_at_each_place() {
+        for n in [0_usize, 1, 128, 300] {
+            let x: Vec<f64> = (0..n).map(|i| i as f64).collect();
+            let y: Vec<f64> = x.iter().map(|x| 100.0 * x).collect();
+            let mut to = vec![7.0];
+            push_all(&mut to, &x, &y, |x, y| y - x);
+            assert_eq!(to[0], 7.0);
+            assert_eq!(to[1..], x.iter().map(|x| 99.0 * x).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn sums_in_lanes_are_the_sums_of_their_definition() {
