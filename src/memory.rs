@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -15,8 +16,7 @@ pub(crate) fn check(bytes: u128, what: &str, help: &str) -> Result<()> {
     let is_too_much = |free: Option<u64>| free.is_some_and(|free| bytes > u128::from(free));
     let mut free_now = free();
     if is_too_much(free_now) {
-        // What was left by others may count as taken.
-        *spare() = Vec::new();
+        Spare::lock().numbers = Vec::new();
         free_now = free();
     }
     match free_now {
@@ -56,9 +56,9 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Numbers for what is written whole before it is read, in memory that the last ones left, if that is of their size:
-/// memory that a process has never touched comes zeroed from the system, and taking it can last as long as computing
-/// what is written there. What is left belongs to the system whenever it needs it.
+/// Numbers for what is written whole before it is read, in memory that the last ones left a moment ago, if that is of
+/// their size: memory that a process has never touched comes zeroed from the system, and taking it can last as long as
+/// computing what is written there.
 pub(crate) struct Reused {
     numbers: Vec<f32>,
     /// How many of them are in use.
@@ -66,10 +66,56 @@ pub(crate) struct Reused {
 }
 
 /// What the last ones left.
-static SPARE: Mutex<Vec<f32>> = Mutex::new(Vec::new());
+struct Spare {
+    numbers: Vec<f32>,
+    /// When it goes back to the system.
+    until: Option<Instant>,
+    /// Whether a thread waits for that.
+    is_watched: bool,
+}
 
-fn spare() -> MutexGuard<'static, Vec<f32>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+static SPARE: Mutex<Spare> = Mutex::new(Spare { numbers: Vec::new(), until: None, is_watched: false });
+
+/// How long it stays: in a loop over batches the next pass begins when the last cache is dropped.
+const STAYS: Duration = Duration::from_secs(2);
+
+impl Spare {
+    fn lock() -> MutexGuard<'static, Spare> {
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(numbers: Vec<f32>) {
+        let mut spare = Spare::lock();
+        let before = std::mem::replace(&mut spare.numbers, numbers);
+        spare.until = Some(Instant::now() + STAYS);
+        let is_watched = std::mem::replace(&mut spare.is_watched, true);
+        drop(spare);
+        drop(before);
+        if !is_watched && std::thread::Builder::new().name("spare memory".into()).spawn(Spare::watch).is_err()
+        {
+            Spare::give_back();
+        }
+    }
+
+    /// Waits until nobody has left anything for a while.
+    fn watch() {
+        loop {
+            let until = Spare::lock().until;
+            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                Some(left) if !left.is_zero() => std::thread::sleep(left),
+                Some(_) | None => return Spare::give_back(),
+            }
+        }
+    }
+
+    fn give_back() {
+        let mut spare = Spare::lock();
+        spare.is_watched = false;
+        let numbers = std::mem::take(&mut spare.numbers);
+        // Others need not wait for the system.
+        drop(spare);
+        drop(numbers);
+    }
 }
 
 impl Reused {
@@ -79,26 +125,19 @@ impl Reused {
     /// So many numbers, whatever they are.
     pub(crate) fn unwritten(len: usize) -> Self {
         if len >= Reused::WORTH_IT {
-            let mut spare = spare();
-            if (len..=2 * len).contains(&spare.len()) {
-                return Reused { numbers: std::mem::take(&mut spare), len };
+            let mut spare = Spare::lock();
+            if (len..=2 * len).contains(&spare.numbers.len()) {
+                return Reused { numbers: std::mem::take(&mut spare.numbers), len };
             }
         }
-        let numbers = vec![0.0; len];
-        if len >= Reused::WORTH_IT {
-            advise(&numbers, Advice::LargePages);
-        }
-        Reused { numbers, len }
+        Reused { numbers: vec![0.0; len], len }
     }
 }
 
 impl Drop for Reused {
     fn drop(&mut self) {
-        let left = std::mem::take(&mut self.numbers);
-        // Only where the system can have it back.
-        if left.len() >= Reused::WORTH_IT && advise(&left, Advice::TakeIfNeeded) {
-            let before = std::mem::replace(&mut *spare(), left);
-            drop(before);
+        if self.numbers.len() >= Reused::WORTH_IT {
+            Spare::leave(std::mem::take(&mut self.numbers));
         }
     }
 }
@@ -131,38 +170,6 @@ impl PartialEq for Reused {
     }
 }
 
-/// What the system is told about memory.
-enum Advice {
-    /// It will be written whole.
-    LargePages,
-    /// Nobody needs what it holds: pages can be taken away, and are zeros then.
-    TakeIfNeeded,
-}
-
-/// Whether the system has heard it.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code)]
-fn advise(numbers: &[f32], advice: Advice) -> bool {
-    const PAGE: usize = 4096;
-    let start = numbers.as_ptr() as usize;
-    let (from, to) = (start.next_multiple_of(PAGE), (start + 4 * numbers.len()) / PAGE * PAGE);
-    let advice = match advice {
-        Advice::LargePages => libc::MADV_HUGEPAGE,
-        Advice::TakeIfNeeded => libc::MADV_FREE,
-    };
-    // SAFETY: whole pages inside a live allocation of numbers, of which every pattern of bits is one. Large pages change
-    // how the system backs them, not what they hold. Pages that it may take away hold what they held, or zeros, until
-    // they are written; whoever gets them from `Reused::unwritten` writes before reading.
-    unsafe { libc::madvise(from as *mut libc::c_void, to.saturating_sub(from), advice) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise(_: &[f32], advice: Advice) -> bool {
-    match advice {
-        Advice::LargePages | Advice::TakeIfNeeded => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,25 +181,30 @@ mod tests {
         assert_eq!((in_words(1_500_000), in_words(206_158_430_208)), ("1.5 MB".into(), "206.2 GB".into()));
     }
 
+    /// All that has to do with what is left, which the process has once.
     #[test]
-    fn memory_is_handed_on_and_holds_what_is_written() {
-        let n = Reused::WORTH_IT;
-        for round in 0..3 {
-            let mut numbers = Reused::unwritten(n + round);
-            numbers.fill(round as f32);
-            let copy = numbers.clone();
-            drop(numbers);
-            assert_eq!(copy.len(), n + round);
-            assert!(copy.iter().all(|&x| x == round as f32));
-        }
-    }
+    fn memory_is_handed_on_and_then_given_back() {
+        let mut numbers = Reused::unwritten(Reused::WORTH_IT + 5);
+        numbers.fill(1.0);
+        let place = numbers.as_ptr();
+        drop(numbers);
+        let next = Reused::unwritten(Reused::WORTH_IT);
+        assert_eq!(next.len(), Reused::WORTH_IT);
+        // Too small a cache gets memory of its own.
+        let small = Reused::unwritten(3);
+        assert_eq!((&*small, next.as_ptr()), (&[0.0; 3][..], place));
+        drop((next, small));
+        std::thread::sleep(STAYS + Duration::from_millis(500));
+        let spare = Spare::lock();
+        assert!(spare.numbers.is_empty() && !spare.is_watched);
+        drop(spare);
 
-    #[test]
-    fn more_than_any_machine_has_is_refused_with_both_numbers() {
         check(1000, "a thousand bytes", "").unwrap();
         if free().is_some() {
+            drop(Reused::unwritten(Reused::WORTH_IT));
             let e = check(u128::from(u64::MAX), "all logits", "ask for fewer").unwrap_err();
             assert!(e.to_string().starts_with("all logits take 18446744073.7 GB"), "{e}");
+            assert!(Spare::lock().numbers.is_empty(), "more than any machine has needs what is left");
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::memory::Reused;
 use crate::{Error, ErrorKind, Result};
 
 /// The activations of one forward pass, or the gradients of one backward pass. Every accessor returns an owned array
-/// that a notebook can keep.
+/// that a notebook can keep. The memory of a large cache is used for the next one of its size, if that comes within
+/// two seconds after the first is dropped.
 ///
 /// Layers count from 0; `resid_pre(0)` is the embedding, `resid_pre(l)` equals `resid_post(l - 1)` unless the input is
 /// injected again.

@@ -173,11 +173,13 @@ pub(crate) fn unembed_into(net: &Network, x: ArrayView2<f32>, mut logits: ArrayV
         let rows: Vec<_> = rows.zip(x.axis_chunks_iter(Axis(0), rows_at_a_time)).collect();
         rows.into_par_iter().for_each(|(mut logits, x)| {
             net.precision.matmul_into(logits.view_mut(), x, w);
-            if !p.b_u.is_empty() {
-                logits += &p.b_u.slice(s![tokens.clone()]);
-            }
+            let bias = p.b_u.as_slice().expect("a vector lies in one piece").get(tokens.clone());
             for mut row in logits.rows_mut() {
-                scale_and_cap(net.config, row.as_slice_mut().expect("a row lies in one piece"));
+                let row = row.as_slice_mut().expect("a row lies in one piece");
+                for (x, bias) in row.iter_mut().zip(bias.unwrap_or_default()) {
+                    *x += bias;
+                }
+                scale_and_cap(net.config, row);
             }
         });
     });

@@ -365,20 +365,25 @@ impl Dot<'_> {
     }
 }
 
-/// `Σ f(bytes) x` for numbers that are stored one by one, in two sets of lanes that do not wait for each other.
-#[inline(always)]
-fn dot_of<const SIZE: usize>(bytes: &[u8], x: &[f32], number: impl Fn([u8; SIZE]) -> f32) -> f32 {
-    let numbers = bytes.as_chunks::<SIZE>().0;
-    let (chunks, rest) = numbers.as_chunks::<{ 2 * LANES }>();
-    let (x_chunks, x_rest) = x.as_chunks::<{ 2 * LANES }>();
-    let mut lanes = [0.0_f32; 2 * LANES];
-    for (w, x) in chunks.iter().zip(x_chunks) {
-        for i in 0..2 * LANES {
-            lanes[i] += number(w[i]) * x[i];
+/// `Σ number(bytes) x` for numbers that are stored one by one, in two sets of lanes that do not wait for each other.
+macro_rules! dot_of {
+    ($bytes:expr, $x:expr, |$stored:ident| $number:expr) => {{
+        let (chunks, rest) = $bytes.as_chunks().0.as_chunks::<{ 2 * LANES }>();
+        let (x_chunks, x_rest) = $x.as_chunks::<{ 2 * LANES }>();
+        let mut lanes = [0.0_f32; 2 * LANES];
+        for (chunk, w) in chunks.iter().enumerate() {
+            let x = &x_chunks[chunk];
+            for i in 0..2 * LANES {
+                let $stored = w[i];
+                lanes[i] += $number * x[i];
+            }
         }
-    }
-    let rest: f32 = rest.iter().zip(x_rest).map(|(&w, &x)| number(w) * x).sum();
-    lanes.iter().sum::<f32>() + rest
+        let mut sum_of_rest = 0.0;
+        for (i, &$stored) in rest.iter().enumerate() {
+            sum_of_rest += $number * x_rest[i];
+        }
+        lanes.iter().sum::<f32>() + sum_of_rest
+    }};
 }
 
 impl pulp::NullaryFnOnce for Dot<'_> {
@@ -390,13 +395,14 @@ impl pulp::NullaryFnOnce for Dot<'_> {
         let x_blocks = x.as_chunks::<BLOCK>().0;
         let mut lanes = [0.0_f32; LANES];
         let mut rest = 0.0;
+        // Loops count here too.
         match kind {
-            Kind::F32 => return Some(dot_of(bytes, x, f32::from_le_bytes)),
-            Kind::F16 => return Some(dot_of(bytes, x, |b| half(u16::from_le_bytes(b)))),
-            Kind::Bf16 => return Some(dot_of(bytes, x, |b| brain(u16::from_le_bytes(b)))),
+            Kind::F32 => return Some(dot_of!(bytes, x, |b| f32::from_le_bytes(b))),
+            Kind::F16 => return Some(dot_of!(bytes, x, |b| half(u16::from_le_bytes(b)))),
+            Kind::Bf16 => return Some(dot_of!(bytes, x, |b| brain(u16::from_le_bytes(b)))),
             Kind::Blocks(Blocks::Q8_0) => {
-                for (block, x) in bytes.chunks_exact(2 + BLOCK).zip(x_blocks) {
-                    let (d, q) = (scale(block, 0), &block[2..2 + BLOCK]);
+                for (at, block) in bytes.as_chunks::<{ 2 + BLOCK }>().0.iter().enumerate() {
+                    let (d, q, x) = (scale(block, 0), &block[2..], &x_blocks[at]);
                     for i in 0..LANES {
                         let pair =
                             f32::from(q[i] as i8) * x[i] + f32::from(q[LANES + i] as i8) * x[LANES + i];
@@ -405,16 +411,16 @@ impl pulp::NullaryFnOnce for Dot<'_> {
                 }
             }
             Kind::Blocks(Blocks::Q4_0) => {
-                for ((block, x), sum) in bytes.chunks_exact(2 + BLOCK / 2).zip(x_blocks).zip(sums) {
+                for (at, block) in bytes.as_chunks::<{ 2 + BLOCK / 2 }>().0.iter().enumerate() {
                     let d = scale(block, 0);
-                    add_nibbles(&mut lanes, &block[2..2 + BLOCK / 2], d, x);
-                    rest -= 8.0 * d * sum;
+                    add_nibbles(&mut lanes, &block[2..], d, &x_blocks[at]);
+                    rest -= 8.0 * d * sums[at];
                 }
             }
             Kind::Blocks(Blocks::Q4_1) => {
-                for ((block, x), sum) in bytes.chunks_exact(4 + BLOCK / 2).zip(x_blocks).zip(sums) {
-                    add_nibbles(&mut lanes, &block[4..4 + BLOCK / 2], scale(block, 0), x);
-                    rest += scale(block, 2) * sum;
+                for (at, block) in bytes.as_chunks::<{ 4 + BLOCK / 2 }>().0.iter().enumerate() {
+                    add_nibbles(&mut lanes, &block[4..], scale(block, 0), &x_blocks[at]);
+                    rest += scale(block, 2) * sums[at];
                 }
             }
             Kind::Blocks(

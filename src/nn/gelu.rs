@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::num::{Real, wide_fn};
+use crate::num::{Real, push_all, wide_fn};
 
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const CUBIC: f64 = 0.044715;
@@ -16,9 +16,9 @@ const CUBIC: f64 = 0.044715;
 /// ```
 pub fn gelu<F: Real>(x: ArrayView2<F>) -> Array2<F> {
     let x_rows = x.as_standard_layout();
-    let mut y = Array2::zeros(x.dim());
-    apply(y.as_slice_mut().expect("contiguous"), x_rows.as_slice().expect("contiguous"));
-    y
+    let mut y = Vec::with_capacity(x.len());
+    apply(&mut y, x_rows.as_slice().expect("contiguous"));
+    Array2::from_shape_vec(x.dim(), y).expect("as many numbers")
 }
 
 /// `σ(2u)` with `u = √(2/π) (x + 0.044715 x³)`, so that `½ (1 + tanh u) = σ(2u)` costs one exponential and one
@@ -30,10 +30,8 @@ fn gate<F: Real>(x: F) -> F {
 }
 
 wide_fn! {
-    fn apply<'a, F>(y: &'a mut [F], x: &'a [F]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * gate(x);
-        }
+    fn apply<'a, F>(y: &'a mut Vec<F>, x: &'a [F]) {
+        push_all(y, x, x, |x, _| x * gate(x));
     }
 }
 

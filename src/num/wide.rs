@@ -45,6 +45,9 @@ macro_rules! wide_fn {
 }
 pub(crate) use wide_fn;
 
+// The loops here count, and call no closure of another function: `zip` and `fold` may be left out of line, and then have
+// the oldest instructions.
+
 /// Sums that run in this many lanes at once, always in the same order, whatever instructions there are.
 const LANES: usize = 16;
 
@@ -91,7 +94,11 @@ pub(crate) fn sum<F: Real>(x: &[F]) -> F {
             lanes[i] += chunk[i];
         }
     }
-    sum_of_lanes(lanes, rest.iter().fold(F::zero(), |sum, &x| sum + x))
+    let mut sum_of_rest = F::zero();
+    for &x in rest {
+        sum_of_rest += x;
+    }
+    sum_of_lanes(lanes, sum_of_rest)
 }
 
 /// `Σ x y`.
@@ -99,12 +106,16 @@ pub(crate) fn sum<F: Real>(x: &[F]) -> F {
 pub(crate) fn dot<F: Real>(x: &[F], y: &[F]) -> F {
     let ((x_chunks, x_rest), (y_chunks, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     let mut lanes = [F::zero(); LANES];
-    for (x, y) in x_chunks.iter().zip(y_chunks) {
+    for (chunk, x) in x_chunks.iter().enumerate() {
+        let y = &y_chunks[chunk];
         for i in 0..LANES {
             lanes[i] += x[i] * y[i];
         }
     }
-    let rest = x_rest.iter().zip(y_rest).fold(F::zero(), |sum, (&x, &y)| sum + x * y);
+    let mut rest = F::zero();
+    for (i, &x) in x_rest.iter().enumerate() {
+        rest += x * y_rest[i];
+    }
     sum_of_lanes(lanes, rest)
 }
 

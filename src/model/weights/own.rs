@@ -135,7 +135,10 @@ pub(crate) fn write_document(
         }
     }
     let about = json!({ "version": VERSION, "config": config, "provenance": provenance, "state": state });
-    let crc = checksum(&about, tensors.iter().map(|(name, (_, bytes))| (name.as_str(), bytes.as_slice())));
+    let crc = checksum(
+        &in_order(&about),
+        tensors.iter().map(|(name, (_, bytes))| (name.as_str(), bytes.as_slice())),
+    );
     let mut about = about;
     about["crc32"] = json!(crc);
     let shown = path.display().to_string();
@@ -175,7 +178,9 @@ fn parse_document(shown: &str, bytes: Vec<u8>) -> Result<Document> {
         None => return Err(foreign("does not tell its format".into())),
     }
     let told = about.as_object_mut().and_then(|o| o.remove("crc32")).and_then(|crc| crc.as_u64());
-    if told != Some(u64::from(checksum(&about, tensors.bytes()))) {
+    let in_order = checksum(&in_order(&about), tensors.bytes());
+    // Of earlier files it is that of the names in whichever order the program that wrote them kept.
+    if told != Some(in_order.into()) && told != Some(checksum(&about, tensors.bytes()).into()) {
         return Err(foreign("is damaged: its checksum does not fit its content".into()));
     }
     let (config, provenance) = (about["config"].take(), about["provenance"].take());
@@ -187,6 +192,13 @@ fn parse_document(shown: &str, bytes: Vec<u8>) -> Result<Document> {
 }
 
 /// CRC-32 over what the file says, then over the name and the bytes of every tensor in the order of names.
+/// The same with its names in order, which one build of serde_json keeps and another does not.
+fn in_order(about: &Value) -> Value {
+    let mut about = about.clone();
+    about.sort_all_objects();
+    about
+}
+
 fn checksum<'a>(about: &Value, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(about.to_string().as_bytes());
@@ -195,4 +207,32 @@ fn checksum<'a>(about: &Value, tensors: impl Iterator<Item = (&'a str, &'a [u8])
         crc.update(bytes);
     }
     crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_whichever_order_its_names_are_in() {
+        let model = Transformer::new(Config { d_vocab: 5, n_layers: 1, ..Default::default() }).unwrap();
+        let path = std::env::temp_dir().join(format!("onelens-order-{}.safetensors", std::process::id()));
+        model.save(&path, &Provenance::default()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let about: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()[KEY]).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let parts: Vec<String> =
+            about.as_object().unwrap().iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+        let mut backwards = parts.clone();
+        backwards.reverse();
+        for parts in [parts, backwards] {
+            let about = HashMap::from([(KEY.to_string(), format!("{{{}}}", parts.join(",")))]);
+            let bytes = safetensors::serialize(file.iter(), Some(about)).unwrap();
+            let mut document = parse_document("a file", bytes).unwrap();
+            assert_eq!(document.config, model.config);
+            assert!(document.params("").unwrap() == model.params);
+        }
+    }
 }
