@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn rows_become_columns_whatever_their_number() {
-        for (n_rows, n_columns) in [(1, 1), (15, 3), (16, 5), (33, 2)] {
+        for (n_rows, n_columns) in [(1, 1), (15, 3), (16, 5), (33, 2), (16, 16), (35, 40)] {
             let (width, to_width) = (n_columns + 2, n_rows + 3);
             let from: Vec<f32> = (0..n_rows * width).map(|i| i as f32).collect();
             let mut to = vec![-1.0; n_columns * to_width];
