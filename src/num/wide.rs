@@ -45,8 +45,7 @@ macro_rules! wide_fn {
 }
 pub(crate) use wide_fn;
 
-// The loops here count, and call no closure of another function: `zip` and `fold` may be left out of line, and then have
-// the oldest instructions.
+// The loops here count: `zip` and `fold` may be left out of line, and then have the oldest instructions.
 
 /// Sums that run in this many lanes at once, always in the same order, whatever instructions there are.
 const LANES: usize = 16;

@@ -191,14 +191,14 @@ fn parse_document(shown: &str, bytes: Vec<u8>) -> Result<Document> {
     Ok(Document { shown: shown.into(), config, provenance, state: about["state"].take(), tensors })
 }
 
-/// CRC-32 over what the file says, then over the name and the bytes of every tensor in the order of names.
-/// The same with its names in order, which one build of serde_json keeps and another does not.
+/// The same with its names in order: one build of serde_json keeps the order in which they come, another sorts them.
 fn in_order(about: &Value) -> Value {
     let mut about = about.clone();
     about.sort_all_objects();
     about
 }
 
+/// CRC-32 over what the file says, then over the name and the bytes of every tensor in the order of names.
 fn checksum<'a>(about: &Value, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(about.to_string().as_bytes());
