@@ -28,7 +28,7 @@ pub(crate) struct AttentionTape {
     /// What normalised the queries and the keys, if that is done.
     q_norm: Option<QkTape>,
     k_norm: Option<QkTape>,
-    /// `[sequence, head, query pos, key pos]`.
+    /// `[sequence, head, query pos, key pos]`. Empty without a tape, unless there is another use for it.
     pattern: Array4<f32>,
     /// What the softmax gave before an intervention changed it.
     unchanged_pattern: Option<Array4<f32>>,
@@ -69,10 +69,11 @@ pub(crate) fn attend(
         return (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern: None, z }, out);
     }
     let n_seqs = x.nrows() / net.n_pos;
-    let mut pattern = Array4::zeros((n_seqs, c.n_heads, net.n_pos, net.n_pos));
-    let mut unchanged_pattern = None;
+    let (mut pattern, mut unchanged_pattern) = (Array4::zeros((0, 0, 0, 0)), None);
+    let all_patterns = || Array4::zeros((n_seqs, c.n_heads, net.n_pos, net.n_pos));
     let mut z = Array2::zeros(q.dim());
     if changes_pattern(l, taps) {
+        pattern = all_patterns();
         unchanged_pattern = patterns(net, l, &q, &k, &mut pattern, taps);
         for_heads(net, n_seqs, |sequence, head, at, kv_at| {
             let pattern = pattern.slice(s![sequence, head, .., ..]);
@@ -80,33 +81,27 @@ pub(crate) fn attend(
         });
     } else {
         match c.attention {
-            Attention::Softmax => {
-                let mut work = HeadWork::new(c.scoring(l, 0), net.n_pos, c.d_head);
-                let patterns = pattern.as_slice_mut().expect("contiguous");
-                let mut patterns = patterns.chunks_exact_mut(net.n_pos * net.n_pos);
-                let mut kept =
-                    taps.place(Hook::AttnScores(l)).map(|s| s.chunks_exact_mut(net.n_pos * net.n_pos));
-                for_heads(net, n_seqs, |sequence, head, _, _| {
-                    let (row, column, kv_column) = net.corner(sequence, head);
-                    let read = [
-                        Head::at(&q, row, column),
-                        Head::at(&k, row, kv_column),
-                        Head::at(&v, row, kv_column),
-                    ];
-                    let scores = kept.as_mut().and_then(Iterator::next);
-                    let pattern = patterns.next().expect("a pattern for each head");
-                    work.set_slope(c.scoring(l, head).slope);
-                    work.forward(read, scores, pattern, HeadMut::at(&mut z, row, column));
-                });
+            Attention::Softmax if taps.keeps_tape() => {
+                pattern = all_patterns();
+                let to = pattern.as_slice_mut().expect("contiguous");
+                attend_softmax(net, l, [&q, &k, &v], &mut z, Some(to), taps.place(Hook::AttnScores(l)));
+                taps.forward(Hook::Pattern(l), &mut pattern);
             }
-            Attention::Linear => for_heads(net, n_seqs, |sequence, head, at, kv_at| {
-                let (head_z, head_pattern) =
-                    linear_attention(q.slice(at), k.slice(kv_at), v.slice(kv_at), c.mask);
-                z.slice_mut(at).assign(&head_z);
-                pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
-            }),
+            Attention::Softmax => {
+                let [patterns, scores] = taps.places([Hook::Pattern(l), Hook::AttnScores(l)]);
+                attend_softmax(net, l, [&q, &k, &v], &mut z, patterns, scores);
+            }
+            Attention::Linear => {
+                pattern = all_patterns();
+                for_heads(net, n_seqs, |sequence, head, at, kv_at| {
+                    let (head_z, head_pattern) =
+                        linear_attention(q.slice(at), k.slice(kv_at), v.slice(kv_at), c.mask);
+                    z.slice_mut(at).assign(&head_z);
+                    pattern.slice_mut(s![sequence, head, .., ..]).assign(&head_pattern);
+                });
+                taps.forward(Hook::Pattern(l), &mut pattern);
+            }
         }
-        taps.forward(Hook::Pattern(l), &mut pattern);
     }
     taps.forward(Hook::Z(l), &mut z);
     let mut out = p.w_o.apply(z.view(), p.b_o.view(), net.precision);
@@ -121,6 +116,36 @@ pub(crate) fn attend(
         }
     }
     (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern, z }, out)
+}
+
+/// Softmax attention of all heads into `z`. `patterns` and `scores` get what it did, `[sequence, head, query pos, key
+/// pos]`; where nobody wants the patterns, one at a time is there.
+fn attend_softmax(
+    net: &Network,
+    l: usize,
+    [q, k, v]: [&Array2<f32>; 3],
+    z: &mut Array2<f32>,
+    mut patterns: Option<&mut [f32]>,
+    mut scores: Option<&mut [f32]>,
+) {
+    let c = net.config;
+    let size = net.n_pos * net.n_pos;
+    let mut work = HeadWork::new(c.scoring(l, 0), net.n_pos, c.d_head);
+    let mut own = vec![0.0; if patterns.is_none() { size } else { 0 }];
+    for_heads(net, z.nrows() / net.n_pos, |sequence, head, _, _| {
+        let (row, column, kv_column) = net.corner(sequence, head);
+        let read = [Head::at(q, row, column), Head::at(k, row, kv_column), Head::at(v, row, kv_column)];
+        let pattern = next_of(&mut patterns, size).unwrap_or(&mut own);
+        work.set_slope(c.scoring(l, head).slope);
+        work.forward(read, next_of(&mut scores, size), pattern, HeadMut::at(z, row, column));
+    });
+}
+
+/// Takes the next `size` numbers.
+fn next_of<'a>(numbers: &mut Option<&'a mut [f32]>, size: usize) -> Option<&'a mut [f32]> {
+    let (next, rest) = numbers.take()?.split_at_mut(size);
+    *numbers = Some(rest);
+    Some(next)
 }
 
 /// What the heads read where positions came before: causal softmax attention of `q` over the keys and values of the

@@ -76,7 +76,7 @@ pub(crate) fn forward(net: &Network, tokens: ArrayView2<u32>, taps: &mut Taps) -
 /// The logits after the last of the next `tokens` of one sequence, `[d_vocab]`, and the keys and values with theirs.
 pub(crate) fn next_logits(net: Network, tokens: &[u32]) -> (Array1<f32>, Past) {
     let (c, p) = (net.config, net.params);
-    let mut taps = Taps::none(c);
+    let mut taps = Taps::none(c).without_tape();
     let tokens = ArrayView2::from_shape((1, tokens.len()), tokens).expect("one row");
     let embed = embed_tokens(&net, tokens, &mut taps);
     let mut stream = None;
@@ -101,7 +101,7 @@ pub(crate) struct Passing<'a> {
 
 impl<'a> Passing<'a> {
     pub(crate) fn new(tokens: ArrayView2<'a, u32>, taps: Taps<'a>) -> Self {
-        Passing { tokens, taps, embed: Array2::zeros((0, 0)), stream: None }
+        Passing { tokens, taps: taps.without_tape(), embed: Array2::zeros((0, 0)), stream: None }
     }
 
     /// The stream after the layers that were passed.
@@ -129,7 +129,7 @@ pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing], n_layers: usize)
 /// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else. All pass a layer before the next
 /// begins, so that its weights are expanded once.
 pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
-    let taps = || Taps::none(net.config);
+    let taps = || Taps::none(net.config).without_tape();
     let mut all: Vec<_> =
         parts.par_iter().map(|tokens| vec![embed_tokens(net, *tokens, &mut taps())]).collect();
     for l in 0..net.config.n_layers {

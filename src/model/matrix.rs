@@ -127,6 +127,8 @@ impl Stored {
         let width = self.dim().1;
         let first = i * self.numbers_at_a_time() / width;
         if self.transposed {
+            // So that what is written line by line, page after page, is in a cache: numbers in a row come there sooner.
+            to.iter_mut().for_each(|x| *x = 0.0);
             return self.turn(0..width, first..first + to.len() / width, to);
         }
         for (row, to) in to.chunks_exact_mut(width).enumerate() {

@@ -4,12 +4,12 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
 
 use super::Hook;
 use super::taps::Taps;
-use crate::nn::{Norm, gain_bias, gain_bias_backward_in};
+use crate::nn::{Norm, gain_bias, gain_bias_backward_in, gain_bias_in};
 
 /// What a norm did.
 #[derive(Clone)]
 pub(crate) struct NormTape {
-    /// The rows normalised, before the gain. Empty without a norm.
+    /// The rows normalised, before the gain. Empty without a norm, and without a tape.
     y: Array2<f32>,
     /// What the rows were multiplied by. Empty without a norm.
     rstd: Array1<f32>,
@@ -52,7 +52,13 @@ pub(crate) fn norm(
             unchanged_rstd = Some(std::mem::replace(&mut rstd, changed));
         }
     }
-    let mut out = gain_bias(y.view(), gain, bias);
+    let mut out;
+    if taps.keeps_tape() {
+        out = gain_bias(y.view(), gain, bias);
+    } else {
+        gain_bias_in(&mut y, gain, bias);
+        out = std::mem::take(&mut y);
+    }
     if let Some(hooks) = hooks {
         taps.forward(hooks.normalized, &mut out);
     }

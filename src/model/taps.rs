@@ -20,6 +20,8 @@ pub(crate) struct Taps<'a> {
     kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
     /// The hooks that were kept already; the others hold what was there before.
     written: BTreeSet<Hook>,
+    /// Whether layers keep what a backward pass needs.
+    tape: bool,
 }
 
 /// What was not reached is zero.
@@ -41,6 +43,7 @@ impl<'a> Taps<'a> {
             n_pos: 0,
             kept: BTreeMap::new(),
             written: BTreeSet::new(),
+            tape: true,
         }
     }
 
@@ -53,7 +56,18 @@ impl<'a> Taps<'a> {
         (batch, n_pos): (usize, usize),
         kept: BTreeMap<Hook, ArrayViewMutD<'a, f32>>,
     ) -> Self {
-        Taps { config, interventions, first_seq, batch, n_pos, kept, written: BTreeSet::new() }
+        Taps { config, interventions, first_seq, batch, n_pos, kept, written: BTreeSet::new(), tape: true }
+    }
+
+    /// The same for a pass that nobody goes back through: layers need not keep what they did.
+    pub(crate) fn without_tape(mut self) -> Self {
+        self.tape = false;
+        self
+    }
+
+    /// Whether layers keep what a backward pass needs.
+    pub(crate) fn keeps_tape(&self) -> bool {
+        self.tape
     }
 
     /// Whether the activation is changed here.
@@ -108,6 +122,18 @@ impl<'a> Taps<'a> {
         let kept = self.kept.get_mut(&hook)?;
         self.written.insert(hook);
         Some(kept.as_slice_mut().expect("kept in one piece"))
+    }
+
+    /// [`place`](Taps::place) of two hooks.
+    pub(crate) fn places(&mut self, hooks: [Hook; 2]) -> [Option<&mut [f32]>; 2] {
+        let mut places = [None, None];
+        for (hook, kept) in &mut self.kept {
+            if let Some(i) = hooks.iter().position(|wanted| wanted == hook) {
+                self.written.insert(*hook);
+                places[i] = kept.as_slice_mut();
+            }
+        }
+        places
     }
 
     /// Keeps numbers that lie row by row.

@@ -202,13 +202,21 @@ wide_fn! {
         for (row, bounds) in scores.chunks_exact_mut(rows.len()).zip(rows) {
             // What is hidden up to the next whole vector comes along and becomes zero: cheaper than single numbers.
             let n_whole = bounds.n_columns.next_multiple_of(VECTOR).min(row.len());
-            row[bounds.n_columns..n_whole].fill(F::neg_infinity());
+            for i in bounds.n_columns..n_whole {
+                row[i] = F::neg_infinity();
+            }
             let (row, hidden) = row.split_at_mut(n_whole);
             let max = largest(row);
-            row.iter_mut().for_each(|x| *x = ((*x - max) * scale).exp_real());
+            for i in 0..row.len() {
+                row[i] = ((row[i] - max) * scale).exp_real();
+            }
             let share = F::one() / sum(row);
-            row.iter_mut().for_each(|x| *x *= share);
-            hidden.fill(F::zero());
+            for i in 0..row.len() {
+                row[i] *= share;
+            }
+            for i in 0..hidden.len() {
+                hidden[i] = F::zero();
+            }
         }
     }
 }

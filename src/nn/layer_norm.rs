@@ -85,6 +85,26 @@ pub fn gain_bias<F: Real>(x: ArrayView2<F>, gain: ArrayView1<F>, bias: ArrayView
     Array2::from_shape_vec(x.dim(), y).expect("as many rows")
 }
 
+/// The same in place of `x`.
+pub(crate) fn gain_bias_in<F: Real>(x: &mut Array2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) {
+    let (gain, bias) = (gain.as_standard_layout(), bias.as_standard_layout());
+    let (gain, bias) = (gain.as_slice().expect("contiguous"), bias.as_slice().expect("contiguous"));
+    scale_and_shift_in(x.as_slice_mut().expect("contiguous"), gain, bias);
+}
+
+wide_fn! {
+    fn scale_and_shift_in<'a, F>(x: &'a mut [F], gain: &'a [F], bias: &'a [F]) {
+        for row in x.chunks_exact_mut(gain.len().max(1)) {
+            for (i, x) in row.iter_mut().enumerate() {
+                *x *= gain[i];
+            }
+            for (i, x) in row[..bias.len()].iter_mut().enumerate() {
+                *x += bias[i];
+            }
+        }
+    }
+}
+
 wide_fn! {
     fn scale_and_shift<'a, F>(y: &'a mut Vec<F>, x: &'a [F], gain: &'a [F], bias: &'a [F]) {
         for row in x.chunks_exact(gain.len().max(1)) {

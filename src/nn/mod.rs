@@ -34,7 +34,7 @@ pub use gelu::{gelu, gelu_backward};
 pub use gelu_exact::{gelu_exact, gelu_exact_backward};
 pub(crate) use heads::{Head, HeadMut, HeadWork};
 pub use layer_norm::{gain_bias, gain_bias_backward, layer_norm, layer_norm_backward};
-pub(crate) use layer_norm::{gain_bias_backward_in, layer_norm_backward_in};
+pub(crate) use layer_norm::{gain_bias_backward_in, gain_bias_in, layer_norm_backward_in};
 pub(crate) use linear::{add_rows, linear_backward_to, linear_in};
 pub use linear::{linear, linear_backward};
 pub use linear_attention::{linear_attention, linear_attention_backward, mask_rows};

@@ -20,9 +20,18 @@ pub(crate) struct Strided<'a, F> {
     pub(crate) transposed: bool,
 }
 
-/// Rows of a tile, and its columns: what fits the registers.
+/// Rows of a tile, and its columns: what fits 16 registers of eight numbers. Two tiles beside each other fit 32 of
+/// sixteen.
 const HEIGHT: usize = 6;
 const WIDTH: usize = 16;
+
+/// Whether a register holds a row of a tile in `f32`, and there are 32 of them.
+fn fits_two_tiles() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 wide_fn! {
     /// `c[i, j] = Σ_p a[i, p] b[p, j]`, for as many `j` and over those `p` that `rows[i]` asks for; with `add`, added
@@ -115,6 +124,11 @@ fn columns_of<F: Real, const R: usize>(
     n_columns: usize,
 ) {
     let mut j = 0;
+    let two_fit = fits_two_tiles();
+    while two_fit && j + 2 * WIDTH <= n_columns {
+        two_tiles(&mut c[j..], c_width, add, n, a, &b[j..], b_width);
+        j += 2 * WIDTH;
+    }
     while j + WIDTH <= n_columns {
         tile::<F, R, WIDTH>(&mut c[j..], c_width, add, n, a, &b[j..], b_width);
         j += WIDTH;
@@ -142,8 +156,8 @@ fn tile<F: Real, const R: usize, const W: usize>(
 ) {
     let mut sums = [[F::zero(); W]; R];
     for p in 0..n {
-        let a = a(p);
         let b: &[F; W] = b[p * b_width..].first_chunk().expect("a row of b has the columns of c");
+        let a = a(p);
         for r in 0..R {
             for w in 0..W {
                 // One rounding, as in `gemm`.
@@ -151,6 +165,47 @@ fn tile<F: Real, const R: usize, const W: usize>(
             }
         }
     }
+    write(c, c_width, add, &sums);
+}
+
+/// Two tiles beside each other: while one waits for its sums, the other adds. In loops of their own, which the compiler
+/// unrolls.
+#[inline(always)]
+fn two_tiles<F: Real, const R: usize>(
+    c: &mut [F],
+    c_width: usize,
+    add: bool,
+    n: usize,
+    a: impl Fn(usize) -> [F; R],
+    b: &[F],
+    b_width: usize,
+) {
+    let (mut left, mut right) = ([[F::zero(); WIDTH]; R], [[F::zero(); WIDTH]; R]);
+    for p in 0..n {
+        let b: &[F; 2 * WIDTH] = b[p * b_width..].first_chunk().expect("a row of b has the columns of c");
+        let a = a(p);
+        for r in 0..R {
+            for w in 0..WIDTH {
+                left[r][w] = a[r].mul_add(b[w], left[r][w]);
+            }
+        }
+        for r in 0..R {
+            for w in 0..WIDTH {
+                right[r][w] = a[r].mul_add(b[WIDTH + w], right[r][w]);
+            }
+        }
+    }
+    write(c, c_width, add, &left);
+    write(&mut c[WIDTH..], c_width, add, &right);
+}
+
+#[inline(always)]
+fn write<F: Real, const R: usize, const W: usize>(
+    c: &mut [F],
+    c_width: usize,
+    add: bool,
+    sums: &[[F; W]; R],
+) {
     for r in 0..R {
         let row: &mut [F; W] = c[r * c_width..].first_chunk_mut().expect("a row of c has its columns");
         for w in 0..W {

@@ -63,24 +63,19 @@ fn sum_of_lanes<F: Real>(lanes: [F; LANES], rest: F) -> F {
     lanes[0] + rest
 }
 
-/// Appends `f(x, y)` for each number of `x` and the one of `y` at its place, without filling the memory first.
+/// Appends `f(x, y)` for each number of `x` and the one of `y` at its place, without filling the memory first. Panics if
+/// `y` has fewer.
+#[allow(unsafe_code)]
 #[inline(always)]
 pub(crate) fn push_all<F: Real>(to: &mut Vec<F>, x: &[F], y: &[F], f: impl Fn(F, F) -> F) {
-    /// Numbers that are appended at a time: each time takes as long as computing some.
-    const AT_A_TIME: usize = 8 * LANES;
-    let ((x_chunks, x_rest), (y_chunks, y_rest)) = (x.as_chunks::<AT_A_TIME>(), y.as_chunks::<AT_A_TIME>());
-    let mut new = [F::zero(); AT_A_TIME];
-    for (chunk, x) in x_chunks.iter().enumerate() {
-        let y = &y_chunks[chunk];
-        for i in 0..AT_A_TIME {
-            new[i] = f(x[i], y[i]);
-        }
-        to.extend_from_slice(&new);
+    let (n, y) = (x.len(), &y[..x.len()]);
+    to.reserve(n);
+    let new = &mut to.spare_capacity_mut()[..n];
+    for i in 0..n {
+        new[i].write(f(x[i], y[i]));
     }
-    for (i, &x) in x_rest.iter().enumerate() {
-        new[i] = f(x, y_rest[i]);
-    }
-    to.extend_from_slice(&new[..x_rest.len()]);
+    // SAFETY: room for `n` more was reserved, and each of them was just written.
+    unsafe { to.set_len(to.len() + n) };
 }
 
 /// `Σ x`.
@@ -129,10 +124,14 @@ pub(crate) fn largest<F: Real>(x: &[F]) -> F {
             lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    let mut largest = F::neg_infinity();
-    for lane in lanes {
-        largest = larger(largest, lane);
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = larger(lanes[i], lanes[i + n]);
+        }
     }
+    let mut largest = lanes[0];
     for &x in rest {
         largest = larger(largest, x);
     }

@@ -25,6 +25,7 @@ const HARMLESS: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_commit_hash",
+    "_model_name_or_path",
     "_name_or_path",
     "_num_labels",
     "add_prefix_space",
