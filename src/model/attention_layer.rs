@@ -483,3 +483,38 @@ fn for_heads(net: &Network, n_seqs: usize, mut each: impl FnMut(usize, usize, At
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Config, Mlp, Transformer};
+
+    #[test]
+    fn a_pass_that_keeps_no_tape_gives_the_numbers_of_one_that_does() {
+        let small =
+            Config { d_vocab: 11, d_model: 16, n_layers: 2, n_heads: 4, d_head: 4, ..Config::default() };
+        let gated = Config {
+            norm: Norm::Rms,
+            mlp: Mlp::SwiGlu,
+            n_kv_heads: Some(2),
+            qk_norm: QkNorm::Head,
+            attention_cap: Some(5.0),
+            ..small.clone()
+        };
+        let linear = Config { attention: Attention::Linear, ..small.clone() };
+        let tokens = Array2::from_shape_fn((3, 6), |(i, j)| ((i * 5 + j * 3) % 11) as u32);
+        for config in [small, gated, linear] {
+            let model = Transformer::new(config).unwrap();
+            let tape = model.tape(tokens.view());
+            let (logits, cache) = model.run_with_cache(&tokens).unwrap();
+            assert_eq!(model.forward(&tokens).unwrap(), logits, "with the patterns kept, and one at a time");
+            let near = |a: &f32, b: &f32| (a - b).abs() < 1e-5;
+            assert!(logits.iter().zip(&tape.logits).all(|(a, b)| near(a, b)));
+            for (l, block) in tape.blocks.iter().enumerate() {
+                let pattern = cache.pattern(l).unwrap();
+                assert_eq!(pattern.dim(), block.attention.pattern.dim());
+                assert!(pattern.iter().zip(&block.attention.pattern).all(|(a, b)| near(a, b)), "layer {l}");
+            }
+        }
+    }
+}

@@ -130,7 +130,7 @@ impl<'a> Taps<'a> {
         for (hook, kept) in &mut self.kept {
             if let Some(i) = hooks.iter().position(|wanted| wanted == hook) {
                 self.written.insert(*hook);
-                places[i] = kept.as_slice_mut();
+                places[i] = Some(kept.as_slice_mut().expect("kept in one piece"));
             }
         }
         places

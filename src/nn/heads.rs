@@ -202,20 +202,20 @@ wide_fn! {
         for (row, bounds) in scores.chunks_exact_mut(rows.len()).zip(rows) {
             // What is hidden up to the next whole vector comes along and becomes zero: cheaper than single numbers.
             let n_whole = bounds.n_columns.next_multiple_of(VECTOR).min(row.len());
-            for i in bounds.n_columns..n_whole {
-                row[i] = F::neg_infinity();
+            for x in &mut row[bounds.n_columns..n_whole] {
+                *x = F::neg_infinity();
             }
             let (row, hidden) = row.split_at_mut(n_whole);
             let max = largest(row);
-            for i in 0..row.len() {
-                row[i] = ((row[i] - max) * scale).exp_real();
+            for x in &mut *row {
+                *x = ((*x - max) * scale).exp_real();
             }
             let share = F::one() / sum(row);
-            for i in 0..row.len() {
-                row[i] *= share;
+            for x in row {
+                *x *= share;
             }
-            for i in 0..hidden.len() {
-                hidden[i] = F::zero();
+            for x in hidden {
+                *x = F::zero();
             }
         }
     }

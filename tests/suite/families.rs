@@ -320,6 +320,20 @@ fn marks_of_published_checkpoints_are_no_obstacle() {
     assert!(e.what().contains("`quantization_config`") && e.help().contains("GGUF"), "{e}");
 }
 
+/// What transformers 5.24 writes of a model that it has read from a GGUF file, besides what it writes of all.
+#[test]
+fn a_folder_that_transformers_made_of_a_gguf_file_is_read() {
+    let marks = [
+        ("_model_name_or_path", json!("Smollm2 135M 8k Lc100K Mix1 Ep2")),
+        ("dtype", json!("float32")),
+        ("pretraining_tp", json!(1)),
+        ("unk_token_id", json!(0)),
+    ];
+    let tokens = Array2::from_shape_vec((1, 3), vec![1, 2, 3]).unwrap();
+    let (plain, marked) = (with("llama_linear", &[]).unwrap(), with("llama_linear", &marks).unwrap());
+    assert_eq!(marked.forward(&tokens).unwrap(), plain.forward(&tokens).unwrap());
+}
+
 #[test]
 fn settings_of_the_wrong_type_or_kind_are_refused_by_name() {
     for (name, setting, value, named) in [
