@@ -70,16 +70,13 @@ def ours(*arguments):
     return program("real_peer", *arguments)
 
 
-def timed(n, work, replaces=False):
-    """Mean milliseconds of `n` runs after one, and what the last gave. What one gave is gone before the next begins, or, if
-    that replaces it, when that is there, as in a variable of a notebook whose cell is run again.
-    """
-    last = work()
+def timed(n, work):
+    """Mean milliseconds of `n` runs after one, and what the last gave. What one gave is gone before the next begins."""
+    work()
     begin = time.perf_counter()
-    for _ in range(n):
-        if not replaces:
-            last = None
-        last = work()
+    for _ in range(n - 1):
+        work()
+    last = work()
     return (time.perf_counter() - begin) * 1e3 / n, last
 
 
@@ -109,19 +106,18 @@ def forward_row(name, model, peer, setting, precision=""):
     return Row(work=work, ours=run_ours, peer=run_peer, same=roughly if precision else near)
 
 
-def cache_row(name, model, peer, load, setting, precision="", dropped=False):
+def cache_row(name, model, peer, load, setting, precision=""):
     """What both keep under one name must be the same."""
     loaded = []
 
     def run_ours():
-        out = ours("cache" + ("_dropped" if dropped else "") + precision, model, setting.batch, CACHES)
+        out = ours("cache" + precision, model, setting.batch, CACHES)
         return out["seconds"] * 1e3, (out["hooks"], out["logits"], dict(out["kept"]))
 
     def run_peer():
         if not loaded:
             loaded.append(load())
-        tokens = torch.tensor(setting.tokens)
-        ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(tokens), replaces=not dropped)
+        ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(torch.tensor(setting.tokens)))
         logits = getattr(logits, "logits", logits)
         # Its root mean square norms keep what is normalised before the gain under the name under which ours, as all norms of
         # HookedTransformer but that one, keep what the block reads.
@@ -136,7 +132,7 @@ def cache_row(name, model, peer, load, setting, precision="", dropped=False):
         print(f"    {ours[0]} activations of ours, {peer[0]} of the peer, {len(shared)} under one name", flush=True)
         return alike(ours[1], peer[1]) and len(shared) > 100 and all(alike(ours[2][n], peer[2][n]) for n in shared)
 
-    work = f"run_with_cache{precision}, every hook, {name}, {'dropped before the next' if dropped else 'replaced by the next'}, {peer}"
+    work = f"run_with_cache{precision}, every hook, {name}, against {peer}"
     return Row(work=work, ours=run_ours, peer=run_peer, same=same)
 
 
@@ -193,7 +189,6 @@ def rows(setting):
     yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
     lens = functools.cache(lambda: transformer_lens(setting))
     yield cache_row(smollm2, setting.gguf, "TransformerLens", lens, setting)
-    yield cache_row(smollm2, setting.gguf, "TransformerLens", lens, setting, dropped=True)
     yield cache_row(smollm2, setting.gguf, "TransformerLens in f32", lens, setting, "_bf16")
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536

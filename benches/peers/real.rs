@@ -3,10 +3,8 @@
 //!
 //! ```text
 //! real_peer shape FILE                      # saves a network of the shape of GPT-2 small, with chance weights
-//! real_peer forward MODEL TOKENS N          # N passes over the rows of tokens in the JSON file
-//! real_peer cache MODEL TOKENS N            # the same with every activation kept until the next pass has ended
-//! real_peer cache_dropped MODEL TOKENS N    # kept until the next pass begins
-//! real_peer forward_bf16|cache_bf16 MODEL TOKENS N    # with products of what is rounded to bf16
+//! real_peer forward|cache MODEL TOKENS N    # N passes over the rows of tokens in the JSON file
+//! real_peer forward_bf16|cache_bf16 MODEL TOKENS N    # the same with products of what is rounded to bf16
 //! real_peer generate MODEL TOKENS N         # N tokens after the first row, the most probable ones
 //! ```
 
@@ -23,29 +21,17 @@ use serde_json::{Value, json};
 /// Of both sides: the first is of caches and page tables.
 const WARM_UP: usize = 1;
 
-/// How long what a run gave is there.
-#[derive(Clone, Copy, PartialEq)]
-enum Kept {
-    UntilTheNextBegins,
-    /// As a variable of a notebook whose cell is run again.
-    UntilTheNextIsThere,
-}
-
-/// Mean seconds of `n` runs of `work`, and what the last gave.
-fn timed<T>(n: usize, kept: Kept, work: impl Fn() -> Result<T>) -> Result<(f64, T)> {
-    let mut last = None;
+/// Mean seconds of `n` runs of `work`, and what the last gave. What one gave is gone before the next begins.
+fn timed<T>(n: usize, work: impl Fn() -> Result<T>) -> Result<(f64, T)> {
     for _ in 0..WARM_UP {
-        last = Some(work()?);
+        work()?;
     }
     let begin = Instant::now();
-    for _ in 0..n {
-        if kept == Kept::UntilTheNextBegins {
-            drop(last.take());
-        }
-        last = Some(work()?);
+    for _ in 1..n {
+        work()?;
     }
-    let seconds = begin.elapsed().as_secs_f64() / n as f64;
-    Ok((seconds, last.expect("there was a run")))
+    let last = work()?;
+    Ok((begin.elapsed().as_secs_f64() / n as f64, last))
 }
 
 fn size(a: &ArrayD<f32>) -> f64 {
@@ -81,17 +67,12 @@ fn run(work: &str, model: &str, tokens: &str, n: usize) -> Result<Value> {
     let precision = if work.ends_with("_bf16") { Precision::Bf16 } else { Precision::F32 };
     match work {
         "forward" | "forward_bf16" => {
-            let (seconds, logits) =
-                timed(n, Kept::UntilTheNextBegins, || model.pass(&tokens).precision(precision).logits())?;
+            let (seconds, logits) = timed(n, || model.pass(&tokens).precision(precision).logits())?;
             Ok(json!({ "opened": opened, "seconds": seconds, "logits": size(&logits.into_dyn()) }))
         }
-        "cache" | "cache_dropped" | "cache_bf16" => {
-            let kept = match work {
-                "cache_dropped" => Kept::UntilTheNextBegins,
-                _ => Kept::UntilTheNextIsThere,
-            };
+        "cache" | "cache_bf16" => {
             let pass = model.pass(&tokens).precision(precision);
-            let (seconds, (logits, cache)) = timed(n, kept, || pass.logits_and_cache(&|_| true))?;
+            let (seconds, (logits, cache)) = timed(n, || pass.logits_and_cache(&|_| true))?;
             let hooks = cache.hooks();
             // Scores are minus infinity where the mask hides.
             let finite = hooks.iter().filter(|h| !matches!(h, Hook::AttnScores(_)));
@@ -104,7 +85,7 @@ fn run(work: &str, model: &str, tokens: &str, n: usize) -> Result<Value> {
         }
         "generate" => {
             let prompt = tokens.row(0).to_vec();
-            let (seconds, all) = timed(1, Kept::UntilTheNextBegins, || model.generate_greedy(&prompt, n))?;
+            let (seconds, all) = timed(1, || model.generate_greedy(&prompt, n))?;
             Ok(json!({ "opened": opened, "seconds": seconds, "tokens": all }))
         }
         _ => Err(Error::new(ErrorKind::Config, format!("`{work}` is no row"), "see the head of real.rs")),
