@@ -1,16 +1,18 @@
 """A real language model, SmolLM2-135M-Instruct, and the shape of GPT-2 small, against transformers and TransformerLens on the CPU.
 
-Both sides open the same file: ours keeps the four bits in which it is stored, transformers has no way to run them on a CPU and expands
-them to f32 once, which is not timed. The file lies in $ONELENS_DATA, else in ../shared/data, below smollm2. The shape of GPT-2 small has
-chance weights, which ours draws. The last rows have no peer: they say which share of the peak of the `gemm` crate, measured at once
-before, the matrix products of a forward pass reach.
+Both sides open the same file: ours keeps the four bits in which it is stored, and expands them in each pass; transformers has no way to
+run them on a CPU and expands them to f32 once, which is not timed. "From f32" is what transformers then has, in a folder of its own. The file lies in $ONELENS_DATA, else in ../shared/data, below smollm2. The shape of GPT-2 small has
+chance weights, which ours draws. The last rows have no peer: they say which share of what the `gemm` crate reaches in a cache, for as
+long as a pass and at once after it, the matrix products of a forward pass reach: the median of the pairs.
 """
 
 import contextlib
+import copy
 import functools
 import json
 import os
 import random
+import statistics
 import subprocess
 import tempfile
 import time
@@ -41,7 +43,19 @@ class Setting:
         ours("shape", self.shape)
         model = AutoModelForCausalLM.from_pretrained(self.gguf.parent, gguf_file=FILE, dtype=torch.float32)
         self.smollm2 = model.eval()
+        self.f32 = folder / "smollm2-f32"
+        save(model, self.f32)
         self.gpt = Gpt(read_safetensors(self.shape), 12).eval()
+
+
+def save(model, folder):
+    """A model that was read from four bits, in the f32 that it has now: by itself transformers does not save one."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
 
 
 @contextlib.contextmanager
@@ -172,8 +186,8 @@ def flop(layers, per_block, d_model, d_vocab):
 
 def share_row(name, model, work, setting):
     def run():
-        peak = program("rows", "peak")["gflops"]
-        return 100 * work / ours("forward", model, setting.batch, FORWARDS)["seconds"] / 1e9 / peak, None
+        pairs = ours("share", model, setting.batch, FORWARDS)["pairs"]
+        return statistics.median(100 * work / seconds / 1e9 / gflops for seconds, gflops in pairs), None
 
     return Row(work=f"forward, {name}, share of gemm's peak", ours=run, peer=None, unit="%", why_no_peer="the peak itself is 100 %")
 
@@ -181,6 +195,7 @@ def share_row(name, model, work, setting):
 def rows(setting):
     smollm2, gpt2 = "SmolLM2-135M", "GPT-2 small's shape"
     yield forward_row(f"{smollm2}, against transformers", setting.gguf, lambda t: setting.smollm2(t).logits, setting)
+    yield forward_row(f"{smollm2} from f32, against transformers", setting.f32, lambda t: setting.smollm2(t).logits, setting)
     yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
     yield forward_row(f"{smollm2}, against transformers in f32", setting.gguf, lambda t: setting.smollm2(t).logits, setting, "_bf16")
     yield forward_row(f"{gpt2}, against PyTorch in f32", setting.shape, setting.gpt, setting, "_bf16")
@@ -193,4 +208,5 @@ def rows(setting):
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
     yield share_row(smollm2, setting.gguf, flop(30, per_block, 576, 49152), setting)
+    yield share_row(f"{smollm2} from f32", setting.f32, flop(30, per_block, 576, 49152), setting)
     yield share_row(gpt2, setting.shape, flop(12, 12 * 768 * 768, 768, 50257), setting)

@@ -5,8 +5,12 @@
 //! real_peer shape FILE                      # saves a network of the shape of GPT-2 small, with chance weights
 //! real_peer forward|cache MODEL TOKENS N    # N passes over the rows of tokens in the JSON file
 //! real_peer forward_bf16|cache_bf16 MODEL TOKENS N    # the same with products of what is rounded to bf16
+//! real_peer share MODEL TOKENS N            # N times a pass, and what gemm reaches for as long at once after it
 //! real_peer generate MODEL TOKENS N         # N tokens after the first row, the most probable ones
 //! ```
+
+#[path = "../peak.rs"]
+mod peak;
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,6 +20,7 @@ use onelens::model::{Config, Hook, Provenance, Transformer};
 use onelens::ndarray::{Array2, ArrayD};
 use onelens::num::Precision;
 use onelens::{Error, ErrorKind, Result};
+use peak::gemm_rate_for;
 use serde_json::{Value, json};
 
 /// Of both sides: the first is of caches and page tables.
@@ -69,6 +74,11 @@ fn run(work: &str, model: &str, tokens: &str, n: usize) -> Result<Value> {
         "forward" | "forward_bf16" => {
             let (seconds, logits) = timed(n, || model.pass(&tokens).precision(precision).logits())?;
             Ok(json!({ "opened": opened, "seconds": seconds, "logits": size(&logits.into_dyn()) }))
+        }
+        "share" => {
+            let one = || timed(1, || model.pass(&tokens).precision(precision).logits());
+            let pairs = (0..n).map(|_| one().map(|(seconds, _)| [seconds, gemm_rate_for(seconds) / 1e9]));
+            Ok(json!({ "opened": opened, "pairs": pairs.collect::<Result<Vec<_>>>()? }))
         }
         "cache" | "cache_bf16" => {
             let pass = model.pass(&tokens).precision(precision);

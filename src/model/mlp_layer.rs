@@ -22,7 +22,7 @@ pub(crate) enum MlpTape {
 #[derive(Clone)]
 pub(crate) struct Hidden {
     pre: Array2<f32>,
-    /// What the gate multiplies, if there is one.
+    /// What the gate multiplies, if there is one; neither is of use without a tape.
     pre_linear: Option<Array2<f32>>,
     post: Array2<f32>,
 }
@@ -52,12 +52,22 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
         let mut gate = p.w_gate.apply(x, p.b_gate.view(), net.precision);
         taps.forward(Hook::MlpPre(l), &mut gate);
         taps.forward(Hook::MlpPreLinear(l), &mut hidden);
-        post = activation.gate(gate.view(), hidden.view());
-        (pre, pre_linear) = (gate, Some(hidden));
+        if taps.keeps_tape() {
+            post = activation.gate(gate.view(), hidden.view());
+            (pre, pre_linear) = (gate, Some(hidden));
+        } else {
+            activation.gate_in(&gate, &mut hidden);
+            (pre, pre_linear, post) = (gate, None, hidden);
+        }
     } else {
         taps.forward(Hook::MlpPre(l), &mut hidden);
-        post = activation.forward(hidden.view());
-        (pre, pre_linear) = (hidden, None);
+        if taps.keeps_tape() {
+            post = activation.forward(hidden.view());
+            (pre, pre_linear) = (hidden, None);
+        } else {
+            activation.forward_in(&mut hidden);
+            (pre, pre_linear, post) = (Array2::zeros((0, 0)), None, hidden);
+        }
     }
     taps.forward(Hook::MlpPost(l), &mut post);
     let out = p.w_out.apply(post.view(), p.b_out.view(), net.precision);

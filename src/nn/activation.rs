@@ -8,6 +8,9 @@ use super::{
 };
 use crate::num::Real;
 
+/// Numbers that are worked on in place at a time: what comes of them stays in the first cache until it is copied.
+const AT_A_TIME: usize = 1 << 12;
+
 /// A nonlinearity, applied element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
@@ -35,6 +38,23 @@ impl Activation {
             Activation::Gelu => gelu_exact(x),
             Activation::Relu => relu(x),
             Activation::Silu => swiglu(x, Array2::ones(x.dim()).view()),
+        }
+    }
+
+    /// [`forward`](Activation::forward) in place.
+    pub(crate) fn forward_in<F: Real>(self, x: &mut Array2<F>) {
+        for x in x.as_slice_mut().expect("contiguous").chunks_mut(AT_A_TIME) {
+            let y = self.forward(one_row(x));
+            x.copy_from_slice(y.as_slice().expect("contiguous"));
+        }
+    }
+
+    /// [`gate`](Activation::gate) in place of `linear`.
+    pub(crate) fn gate_in<F: Real>(self, gate: &Array2<F>, linear: &mut Array2<F>) {
+        let gate = gate.as_slice().expect("contiguous").chunks(AT_A_TIME);
+        for (gate, linear) in gate.zip(linear.as_slice_mut().expect("contiguous").chunks_mut(AT_A_TIME)) {
+            let y = self.gate(one_row(gate), one_row(linear));
+            linear.copy_from_slice(y.as_slice().expect("contiguous"));
         }
     }
 
@@ -78,6 +98,29 @@ impl Activation {
                 let dlinear = self.forward(gate) * dy;
                 (self.backward(&dy * &linear, gate), dlinear)
             }
+        }
+    }
+}
+
+/// Numbers as one row.
+fn one_row<F>(x: &[F]) -> ArrayView2<'_, F> {
+    ArrayView2::from_shape((1, x.len()), x).expect("a row of all of them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_place_the_numbers_are_the_same() {
+        let x = Array2::from_shape_fn((3, AT_A_TIME), |(i, j)| (i as f64 - 1.0) * 0.01 * j as f64);
+        let gates = &x * 0.3 - 1.0;
+        for activation in [Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu] {
+            let (mut alone, mut gated) = (x.clone(), x.clone());
+            activation.forward_in(&mut alone);
+            activation.gate_in(&gates, &mut gated);
+            assert_eq!(alone, activation.forward(x.view()));
+            assert_eq!(gated, activation.gate(gates.view(), x.view()));
         }
     }
 }
