@@ -1,9 +1,10 @@
 """A real language model, SmolLM2-135M-Instruct, and the shape of GPT-2 small, against transformers and TransformerLens on the CPU.
 
 Both sides open the same file: ours keeps the four bits in which it is stored, and expands them in each pass; transformers has no way to
-run them on a CPU and expands them to f32 once, which is not timed. "From f32" is what transformers then has, in a folder of its own. The file lies in $ONELENS_DATA, else in ../shared/data, below smollm2. The shape of GPT-2 small has
-chance weights, which ours draws. The last rows have no peer: they say which share of what the `gemm` crate reaches in a cache, for as
-long as a pass and at once after it, the matrix products of a forward pass reach: the median of the pairs.
+run them on a CPU and expands them to f32 once, which is not timed. "From f32" is what transformers then has, in a folder of its own.
+The file lies in $ONELENS_DATA, else in ../shared/data, below smollm2. The shape of GPT-2 small has chance weights, which ours draws. The
+last rows have no peer: they say which share of what the `gemm` crate reaches in a cache, for as long as a pass and at once after it, the
+matrix products of a forward pass reach: the median of the pairs.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ def save(model, folder):
 
 @contextlib.contextmanager
 def setting():
-    build = ["cargo", "build", "--quiet", "-p", "onelens", "--example", "real_peer", "--example", "rows"]
+    build = ["cargo", "build", "--quiet", "-p", "onelens", "--example", "real_peer"]
     subprocess.run(build, cwd=ROOT, check=True)
     places = [Path(p) for p in (os.environ.get("ONELENS_DATA"), ROOT.parent / "shared" / "data") if p]
     data = next((p for p in places if (p / "smollm2" / FILE).exists()), None)
@@ -73,15 +74,11 @@ def setting():
         yield Setting(Path(folder), data)
 
 
-def program(name, *arguments):
-    run = subprocess.run([TARGET / "debug/examples" / name, *map(str, arguments)], capture_output=True, text=True)
+def ours(*arguments):
+    run = subprocess.run([TARGET / "debug/examples/real_peer", *map(str, arguments)], capture_output=True, text=True)
     if run.returncode != 0:
         raise Failed(run.stderr.strip())
     return json.loads(run.stdout)
-
-
-def ours(*arguments):
-    return program("real_peer", *arguments)
 
 
 def timed(n, work):

@@ -128,6 +128,7 @@ impl Stored {
         let first = i * self.numbers_at_a_time() / width;
         if self.transposed {
             // So that what is written line by line, page after page, is in a cache: numbers in a row come there sooner.
+            // Not by `fill`, which is compiled by itself and with the oldest instructions.
             to.iter_mut().for_each(|x| *x = 0.0);
             return self.turn(0..width, first..first + to.len() / width, to);
         }

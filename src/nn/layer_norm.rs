@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
-use crate::num::{Real, dot, push_all, sum, wide_fn};
+use crate::num::{Real, dot, sum, wide_fn};
 
 /// Applies layer normalisation without gain and bias, `y = (x - mean) / sqrt(var + eps)` per row.
 ///
@@ -77,23 +77,20 @@ wide_fn! {
 /// assert_eq!(gain_bias(array![[1.0, 2.0]].view(), array![3.0, 3.0].view(), array![0.0, 1.0].view()), array![[3.0, 7.0]]);
 /// ```
 pub fn gain_bias<F: Real>(x: ArrayView2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) -> Array2<F> {
-    let x_rows = x.as_standard_layout();
-    let (gain, bias) = (gain.as_standard_layout(), bias.as_standard_layout());
-    let (gain, bias) = (gain.as_slice().expect("contiguous"), bias.as_slice().expect("contiguous"));
-    let mut y = Vec::with_capacity(x.len());
-    scale_and_shift(&mut y, x_rows.as_slice().expect("contiguous"), gain, bias);
-    Array2::from_shape_vec(x.dim(), y).expect("as many rows")
+    let mut y = x.as_standard_layout().into_owned();
+    gain_bias_in(&mut y, gain, bias);
+    y
 }
 
 /// The same in place of `x`.
 pub(crate) fn gain_bias_in<F: Real>(x: &mut Array2<F>, gain: ArrayView1<F>, bias: ArrayView1<F>) {
     let (gain, bias) = (gain.as_standard_layout(), bias.as_standard_layout());
     let (gain, bias) = (gain.as_slice().expect("contiguous"), bias.as_slice().expect("contiguous"));
-    scale_and_shift_in(x.as_slice_mut().expect("contiguous"), gain, bias);
+    scale_and_shift(x.as_slice_mut().expect("contiguous"), gain, bias);
 }
 
 wide_fn! {
-    fn scale_and_shift_in<'a, F>(x: &'a mut [F], gain: &'a [F], bias: &'a [F]) {
+    fn scale_and_shift<'a, F>(x: &'a mut [F], gain: &'a [F], bias: &'a [F]) {
         for row in x.chunks_exact_mut(gain.len().max(1)) {
             for (i, x) in row.iter_mut().enumerate() {
                 *x *= gain[i];
@@ -101,16 +98,6 @@ wide_fn! {
             for (i, x) in row[..bias.len()].iter_mut().enumerate() {
                 *x += bias[i];
             }
-        }
-    }
-}
-
-wide_fn! {
-    fn scale_and_shift<'a, F>(y: &'a mut Vec<F>, x: &'a [F], gain: &'a [F], bias: &'a [F]) {
-        for row in x.chunks_exact(gain.len().max(1)) {
-            let from = y.len();
-            push_all(y, row, gain, |x, gain| x * gain);
-            y[from..].iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
         }
     }
 }

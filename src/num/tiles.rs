@@ -158,18 +158,24 @@ fn tile<F: Real, const R: usize, const W: usize>(
     for p in 0..n {
         let b: &[F; W] = b[p * b_width..].first_chunk().expect("a row of b has the columns of c");
         let a = a(p);
-        for r in 0..R {
-            for w in 0..W {
-                // One rounding, as in `gemm`.
-                sums[r][w] = a[r].mul_add(b[w], sums[r][w]);
-            }
-        }
+        add_term(&mut sums, a, *b);
     }
     write(c, c_width, add, &sums);
 }
 
-/// Two tiles beside each other: while one waits for its sums, the other adds. In loops of their own, which the compiler
-/// unrolls.
+/// A term of each sum of a tile.
+#[inline(always)]
+fn add_term<F: Real, const R: usize, const W: usize>(sums: &mut [[F; W]; R], a: [F; R], b: [F; W]) {
+    for r in 0..R {
+        for w in 0..W {
+            // One rounding, as in `gemm`.
+            sums[r][w] = a[r].mul_add(b[w], sums[r][w]);
+        }
+    }
+}
+
+/// Two tiles beside each other: while one waits for its sums, the other adds. One of twice the width would not be
+/// unrolled by the compiler.
 #[inline(always)]
 fn two_tiles<F: Real, const R: usize>(
     c: &mut [F],
@@ -182,18 +188,11 @@ fn two_tiles<F: Real, const R: usize>(
 ) {
     let (mut left, mut right) = ([[F::zero(); WIDTH]; R], [[F::zero(); WIDTH]; R]);
     for p in 0..n {
-        let b: &[F; 2 * WIDTH] = b[p * b_width..].first_chunk().expect("a row of b has the columns of c");
+        let b = b[p * b_width..].as_chunks().0;
+        let (b_left, b_right) = (b[0], b[1]);
         let a = a(p);
-        for r in 0..R {
-            for w in 0..WIDTH {
-                left[r][w] = a[r].mul_add(b[w], left[r][w]);
-            }
-        }
-        for r in 0..R {
-            for w in 0..WIDTH {
-                right[r][w] = a[r].mul_add(b[WIDTH + w], right[r][w]);
-            }
-        }
+        add_term(&mut left, a, b_left);
+        add_term(&mut right, a, b_right);
     }
     write(c, c_width, add, &left);
     write(&mut c[WIDTH..], c_width, add, &right);
