@@ -9,12 +9,12 @@ matrix products of a forward pass reach: the median of the pairs.
 
 import contextlib
 import copy
-import functools
 import json
 import os
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -67,11 +67,16 @@ def setting():
     data = next((p for p in places if (p / "smollm2" / FILE).exists()), None)
     if data is None:
         raise SystemExit(f"{FILE} is not there: set ONELENS_DATA to the folder with smollm2/{FILE}")
+    prepare()
+    with tempfile.TemporaryDirectory() as folder:
+        yield Setting(Path(folder), data)
+
+
+def prepare():
+    """On all processors, from files alone, without gradients."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_grad_enabled(False)
     torch.set_num_threads(os.cpu_count())
-    with tempfile.TemporaryDirectory() as folder:
-        yield Setting(Path(folder), data)
 
 
 def ours(*arguments):
@@ -117,25 +122,20 @@ def forward_row(name, model, peer, setting, precision=""):
     return Row(work=work, ours=run_ours, peer=run_peer, same=roughly if precision else near)
 
 
-def cache_row(name, model, peer, load, setting, precision=""):
-    """What both keep under one name must be the same."""
-    loaded = []
+def cache_row(name, model, peer, kind, setting, precision=""):
+    """What both keep under one name must be the same. Each side has a process of its own: what a process did before
+    decides whether a gigabyte of memory costs it milliseconds or a second."""
 
     def run_ours():
         out = ours("cache" + precision, model, setting.batch, CACHES)
         return out["seconds"] * 1e3, (out["hooks"], out["logits"], dict(out["kept"]))
 
     def run_peer():
-        if not loaded:
-            loaded.append(load())
-        ms, (logits, cache) = timed(CACHES, lambda: loaded[0].run_with_cache(torch.tensor(setting.tokens)))
-        logits = getattr(logits, "logits", logits)
-        # Its root mean square norms keep what is normalised before the gain under the name under which ours, as all norms of
-        # HookedTransformer but that one, keep what the block reads.
-        read = {name: name.replace("hook_normalized", "hook_out") for name in cache}
-        kept = {name: cache[read[name] if read[name] in cache else name] for name in cache}
-        kept = {name: size(x) for name, x in kept.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
-        return ms, (len(cache), size(logits), kept)
+        script = [sys.executable, "-B", __file__, kind, setting.folder, setting.gguf]
+        run = subprocess.run(script, capture_output=True, text=True)
+        if run.returncode != 0:
+            raise Failed(run.stderr.strip())
+        return json.loads(run.stdout.splitlines()[-1])
 
     def same(ours, peer):
         alike = roughly if precision else near
@@ -143,20 +143,35 @@ def cache_row(name, model, peer, load, setting, precision=""):
         print(f"    {ours[0]} activations of ours, {peer[0]} of the peer, {len(shared)} under one name", flush=True)
         return alike(ours[1], peer[1]) and len(shared) > 100 and all(alike(ours[2][n], peer[2][n]) for n in shared)
 
-    work = f"run_with_cache{precision}, every hook, {name}, against {peer}"
+    work = f"run_with_cache{precision}, all it keeps, {name}, against {peer}"
     return Row(work=work, ours=run_ours, peer=run_peer, same=same)
 
 
-def transformer_lens(setting):
+def caches(kind, folder, gguf):
+    """The peer's side of a row of caches: mean milliseconds, and what was computed."""
+    model = Gpt(read_safetensors(folder / "gpt2-small"), 12).eval() if kind == "gpt2" else transformer_lens(folder, gguf)
+    tokens = torch.tensor(json.loads((folder / "batch.json").read_text()))
+    ms, (logits, cache) = timed(CACHES, lambda: model.run_with_cache(tokens))
+    logits = getattr(logits, "logits", logits)
+    # Its root mean square norms keep what is normalised before the gain under the name under which ours, as all norms of
+    # HookedTransformer but that one, keep what the block reads.
+    read = {name: name.replace("hook_normalized", "hook_out") for name in cache}
+    kept = {name: cache[read[name] if read[name] in cache else name] for name in cache}
+    kept = {name: size(x) for name, x in kept.items() if torch.is_tensor(x) and torch.isfinite(x).all()}
+    return ms, (len(cache), size(logits), kept)
+
+
+def transformer_lens(folder, gguf):
     """Takes seconds to import. It asks for a configuration and a tokenizer where the name says, and for weights nowhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from transformer_lens.model_bridge import TransformerBridge
-    name = setting.folder / "smollm2"
-    tokenizer = AutoTokenizer.from_pretrained(setting.gguf.parent, gguf_file=FILE)
-    setting.smollm2.config.save_pretrained(name)
+    name = str(folder / "smollm2-named")
+    network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=FILE, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=FILE)
+    network.config.save_pretrained(name)
     tokenizer.save_pretrained(name)
-    bridge = TransformerBridge.boot_transformers(str(name), hf_model=setting.smollm2, tokenizer=tokenizer, device="cpu")
+    bridge = TransformerBridge.boot_transformers(name, hf_model=network, tokenizer=tokenizer, device="cpu")
     # Under the names of HookedTransformer, which are ours.
     bridge.enable_compatibility_mode(no_processing=True)
     return bridge
@@ -196,14 +211,17 @@ def rows(setting):
     yield forward_row(f"{gpt2}, against PyTorch", setting.shape, setting.gpt, setting)
     yield forward_row(f"{smollm2}, against transformers in f32", setting.gguf, lambda t: setting.smollm2(t).logits, setting, "_bf16")
     yield forward_row(f"{gpt2}, against PyTorch in f32", setting.shape, setting.gpt, setting, "_bf16")
-    # Before TransformerLens puts its hooks into the same network.
     yield generate_row(setting)
-    yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", lambda: setting.gpt, setting)
-    lens = functools.cache(lambda: transformer_lens(setting))
-    yield cache_row(smollm2, setting.gguf, "TransformerLens", lens, setting)
-    yield cache_row(smollm2, setting.gguf, "TransformerLens in f32", lens, setting, "_bf16")
+    yield cache_row(gpt2, setting.shape, "PyTorch that keeps the same", "gpt2", setting)
+    yield cache_row(smollm2, setting.gguf, "TransformerLens", "lens", setting)
+    yield cache_row(smollm2, setting.gguf, "TransformerLens in f32", "lens", setting, "_bf16")
     # Queries and outputs, keys and values of three heads of nine, three matrices of the gated MLP.
     per_block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
     yield share_row(smollm2, setting.gguf, flop(30, per_block, 576, 49152), setting)
     yield share_row(f"{smollm2} from f32", setting.f32, flop(30, per_block, 576, 49152), setting)
     yield share_row(gpt2, setting.shape, flop(12, 12 * 768 * 768, 768, 50257), setting)
+
+
+if __name__ == "__main__":
+    prepare()
+    print(json.dumps(caches(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))

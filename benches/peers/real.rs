@@ -82,7 +82,9 @@ fn run(work: &str, model: &str, tokens: &str, n: usize) -> Result<Value> {
         }
         "cache" | "cache_bf16" => {
             let pass = model.pass(&tokens).precision(precision);
-            let (seconds, (logits, cache)) = timed(n, || pass.logits_and_cache(&|_| true))?;
+            // What `run_with_cache` keeps, on both sides: nobody computes what single heads add unless asked.
+            let keep = |hook| !matches!(hook, Hook::Result(_));
+            let (seconds, (logits, cache)) = timed(n, || pass.logits_and_cache(&keep))?;
             let hooks = cache.hooks();
             // Scores are minus infinity where the mask hides.
             let finite = hooks.iter().filter(|h| !matches!(h, Hook::AttnScores(_)));

@@ -13,7 +13,7 @@ use super::norm_layer::{NormHooks, NormTape, norm};
 use super::run::N_PARTS;
 use super::taps::Taps;
 use super::{Config, Hook, Params};
-use crate::nn::{Norm, linear, linear_in, soft_cap};
+use crate::nn::{Norm, add_to, linear, linear_in, soft_cap};
 use crate::num::Precision;
 
 /// What one block did. Rows are `sequence · pos`.
@@ -110,37 +110,41 @@ impl<'a> Passing<'a> {
     }
 }
 
-/// Takes all parts through the first `n_layers` layers. All pass a layer before the next begins, so that its weights
-/// are expanded once; of what happens, only the stream is kept.
+/// Takes all parts through the first `n_layers` layers; of what happens, only the stream is kept.
 pub(crate) fn pass_layers(net: &Network, parts: &mut [Passing], n_layers: usize) {
     parts.par_iter_mut().for_each(|part| part.embed = embed_tokens(net, part.tokens, &mut part.taps));
-    for l in 0..n_layers {
-        // Before the threads come, who would wait for each other here.
-        drop(net.block(l));
-        parts.par_iter_mut().for_each(|part| {
-            let stream = part.stream.take();
-            let before = stream.as_ref().unwrap_or(&part.embed);
-            let after = block(net, l, before, &part.embed, &mut part.taps).resid_post;
-            part.stream = Some(after);
-        });
-    }
+    for_layers(net, parts, n_layers, |part, l| {
+        let stream = part.stream.take();
+        let before = stream.as_ref().unwrap_or(&part.embed);
+        let after = block(net, l, before, &part.embed, &mut part.taps).resid_post;
+        part.stream = Some(after);
+    });
 }
 
-/// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else. All pass a layer before the next
-/// begins, so that its weights are expanded once.
+/// The residual streams `h_0 ..= h_L` of each part of a batch, and nothing else.
 pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Array2<f32>>> {
     let taps = || Taps::none(net.config).without_tape();
     let mut all: Vec<_> =
         parts.par_iter().map(|tokens| vec![embed_tokens(net, *tokens, &mut taps())]).collect();
-    for l in 0..net.config.n_layers {
+    for_layers(net, &mut all, net.config.n_layers, |streams, l| {
+        let next = block(net, l, &streams[l], &streams[0], &mut taps()).resid_post;
+        streams.push(next);
+    });
+    all
+}
+
+/// Takes every part of a batch through the first `n_layers` layers. Where there are more parts than processors, or
+/// weights have to be expanded, all pass a layer before the next begins, so that its weights are read from memory and
+/// expanded once; elsewhere nobody waits.
+fn for_layers<P: Send>(net: &Network, parts: &mut [P], n_layers: usize, pass: impl Fn(&mut P, usize) + Sync) {
+    if parts.len() <= rayon::current_num_threads() && (0..n_layers).all(|l| !net.expands(l)) {
+        return parts.par_iter_mut().for_each(|part| (0..n_layers).for_each(|l| pass(part, l)));
+    }
+    for l in 0..n_layers {
         // Before the threads come, who would wait for each other here.
         drop(net.block(l));
-        all.par_iter_mut().for_each(|streams| {
-            let next = block(net, l, &streams[l], &streams[0], &mut taps()).resid_post;
-            streams.push(next);
-        });
+        parts.par_iter_mut().for_each(|part| pass(part, l));
     }
-    all
 }
 
 /// Tokens of the vocabulary whose unembedding is expanded at a time: little enough to stay in a cache for all parts.
@@ -259,7 +263,7 @@ pub(super) fn block(
     }
     taps.forward(Hook::AttnOut(l), &mut out);
     if c.residual != Residual::None {
-        out += pre;
+        add_to(&mut out, pre);
     }
     if c.norm_at.sum() {
         normed = Some(norm_in(after, &mut out, p.ln1_w.view(), p.ln1_b.view(), ln1_hooks(l), taps));
@@ -288,7 +292,7 @@ pub(super) fn block(
         }
         taps.forward(Hook::MlpOut(l), &mut mlp_out);
         if c.residual != Residual::None {
-            mlp_out += &out;
+            add_to(&mut mlp_out, &out);
         }
         if c.norm_at.sum() {
             normed = Some(norm_in(after, &mut mlp_out, gain, bias, ln2_hooks(l), taps));

@@ -137,7 +137,7 @@ impl<'a> Network<'a> {
     pub(crate) fn block(&self, l: usize) -> BlockRef<'a> {
         let at = self.block_of(l);
         let stored = &self.params.blocks[at];
-        if self.as_stored || !stored.is_packed() {
+        if !self.expands(l) {
             return BlockRef::Own(stored);
         }
         let mut expanded = self.expanded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +151,11 @@ impl<'a> Network<'a> {
                 BlockRef::Expanded(weights)
             }
         }
+    }
+
+    /// Whether the weights of layer `l` have to be expanded.
+    pub(crate) fn expands(&self, l: usize) -> bool {
+        !self.as_stored && self.params.blocks[self.block_of(l)].is_packed()
     }
 
     /// Whether the embedding is added again before layer `l`.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     gelu, gelu_backward_in, gelu_exact, gelu_exact_backward, relu, relu_backward, swiglu, swiglu_backward,
+    swiglu_in,
 };
 use crate::num::Real;
 
@@ -53,8 +54,13 @@ impl Activation {
     pub(crate) fn gate_in<F: Real>(self, gate: &Array2<F>, linear: &mut Array2<F>) {
         let gate = gate.as_slice().expect("contiguous").chunks(AT_A_TIME);
         for (gate, linear) in gate.zip(linear.as_slice_mut().expect("contiguous").chunks_mut(AT_A_TIME)) {
-            let y = self.gate(one_row(gate), one_row(linear));
-            linear.copy_from_slice(y.as_slice().expect("contiguous"));
+            match self {
+                Activation::Silu => swiglu_in(gate, linear),
+                Activation::GeluTanh | Activation::Gelu | Activation::Relu => {
+                    let y = self.gate(one_row(gate), one_row(linear));
+                    linear.copy_from_slice(y.as_slice().expect("contiguous"));
+                }
+            }
         }
     }
 

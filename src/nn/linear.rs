@@ -87,9 +87,15 @@ pub(crate) fn add_rows<F: Real>(mut sums: ArrayViewMut1<F>, rows: ArrayView2<F>)
     add_each(sums.as_slice_mut().expect("contiguous"), rows.as_slice().expect("contiguous"));
 }
 
+/// Adds `x` to `sums`, which has its shape; both lie row by row.
+pub(crate) fn add_to<F: Real>(sums: &mut Array2<F>, x: &Array2<F>) {
+    let numbers = "an activation is stored row by row";
+    add_each(sums.as_slice_mut().expect(numbers), x.as_slice().expect(numbers));
+}
+
 wide_fn! {
     fn add_each<'a, F>(sums: &'a mut [F], rows: &'a [F]) {
-        for row in rows.chunks_exact(sums.len()) {
+        for row in rows.chunks_exact(sums.len().max(1)) {
             sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
         }
     }

@@ -23,6 +23,16 @@ wide_fn! {
     }
 }
 
+wide_fn! {
+    /// [`swiglu`] in place of `linear`, which has as many numbers as there are gates.
+    pub(crate) fn swiglu_in<'a, F>(gate: &'a [F], linear: &'a mut [F]) {
+        let gate = &gate[..linear.len()];
+        for i in 0..linear.len() {
+            linear[i] = gate[i] * sigmoid(gate[i]) * linear[i];
+        }
+    }
+}
+
 /// Computes `(dgate, dlinear)`, with `silu'(x) = σ + x σ (1 - σ)`.
 pub fn swiglu_backward<F: Real>(
     dy: ArrayView2<F>,
