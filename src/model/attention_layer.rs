@@ -18,8 +18,8 @@ use crate::nn::{
 };
 use crate::num::{add_matmul, dot, largest, matmul, matmul_into, wide};
 
-/// What attention did; rows are `sequence · pos`, heads side by side.
-#[derive(Clone)]
+/// What attention did; rows are `sequence · pos`, heads side by side. Without a tape all is empty.
+#[derive(Clone, Default)]
 pub(crate) struct AttentionTape {
     /// What is compared: turned, if positions are rotary.
     q: Array2<f32>,
@@ -28,7 +28,7 @@ pub(crate) struct AttentionTape {
     /// What normalised the queries and the keys, if that is done.
     q_norm: Option<QkTape>,
     k_norm: Option<QkTape>,
-    /// `[sequence, head, query pos, key pos]`. Empty without a tape, unless there is another use for it.
+    /// `[sequence, head, query pos, key pos]`.
     pattern: Array4<f32>,
     /// What the softmax gave before an intervention changed it.
     unchanged_pattern: Option<Array4<f32>>,
@@ -65,8 +65,7 @@ pub(crate) fn attend(
     if let Some(past) = &net.past {
         let z = attend_after(net, l, &q, &k, &v, &mut past.lock().unwrap_or_else(PoisonError::into_inner));
         let out = p.w_o.apply(z.view(), p.b_o.view(), net.precision);
-        let pattern = Array4::zeros((0, 0, 0, 0));
-        return (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern: None, z }, out);
+        return (AttentionTape::default(), out);
     }
     let n_seqs = x.nrows() / net.n_pos;
     let (mut pattern, mut unchanged_pattern) = (Array4::zeros((0, 0, 0, 0)), None);
@@ -114,6 +113,10 @@ pub(crate) fn attend(
                 out += &p.b_o;
             }
         }
+    }
+    if !taps.keeps_tape() {
+        // Their memory is for what comes next: it is in a cache.
+        return (AttentionTape::default(), out);
     }
     (AttentionTape { q, k, v, q_norm, k_norm, pattern, unchanged_pattern, z }, out)
 }

@@ -13,6 +13,7 @@ use super::norm_layer::{NormHooks, NormTape, norm};
 use super::run::N_PARTS;
 use super::taps::Taps;
 use super::{Config, Hook, Params};
+use crate::memory;
 use crate::nn::{Norm, add_to, linear, linear_in, soft_cap};
 use crate::num::Precision;
 
@@ -137,6 +138,7 @@ pub(crate) fn streams_of(net: &Network, parts: &[ArrayView2<u32>]) -> Vec<Vec<Ar
 /// weights have to be expanded, all pass a layer before the next begins, so that its weights are read from memory and
 /// expanded once; elsewhere nobody waits.
 fn for_layers<P: Send>(net: &Network, parts: &mut [P], n_layers: usize, pass: impl Fn(&mut P, usize) + Sync) {
+    memory::keep_freed();
     if parts.len() <= rayon::current_num_threads() && (0..n_layers).all(|l| !net.expands(l)) {
         return parts.par_iter_mut().for_each(|part| (0..n_layers).for_each(|l| pass(part, l)));
     }

@@ -21,8 +21,9 @@ pub(crate) enum MlpTape {
 /// The hidden layer of an MLP.
 #[derive(Clone)]
 pub(crate) struct Hidden {
+    /// Empty without a tape.
     pre: Array2<f32>,
-    /// What the gate multiplies, if there is one; neither is of use without a tape.
+    /// What the gate multiplies, if there is one and there is a tape.
     pre_linear: Option<Array2<f32>>,
     post: Array2<f32>,
 }
@@ -57,7 +58,7 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
             (pre, pre_linear) = (gate, Some(hidden));
         } else {
             activation.gate_in(&gate, &mut hidden);
-            (pre, pre_linear, post) = (gate, None, hidden);
+            (pre, pre_linear, post) = (Array2::default((0, 0)), None, hidden);
         }
     } else {
         taps.forward(Hook::MlpPre(l), &mut hidden);
@@ -66,7 +67,7 @@ pub(crate) fn mlp(net: &Network, l: usize, x: ArrayView2<f32>, taps: &mut Taps) 
             (pre, pre_linear) = (hidden, None);
         } else {
             activation.forward_in(&mut hidden);
-            (pre, pre_linear, post) = (Array2::zeros((0, 0)), None, hidden);
+            (pre, pre_linear, post) = (Array2::default((0, 0)), None, hidden);
         }
     }
     taps.forward(Hook::MlpPost(l), &mut post);
