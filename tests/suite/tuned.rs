@@ -165,7 +165,8 @@ fn a_part_of_the_vocabulary_leads_nearly_as_far_and_all_of_it_just_as_far() {
 fn the_search_ends_where_the_gradient_is_small() {
     let (model, train, _) = small();
     let moments = LayerMoments::collect(&model, &train).unwrap();
-    let own = Ridge::default().own(&moments).unwrap();
+    // Far from the best lens: near it the search ends where rounding in f32 hides what is left, at some 4e-5.
+    let own = Ridge { lambda: 3.0, towards: Towards::Zero }.own(&moments).unwrap();
     let begin = Refine { epochs: 0, lbfgs_steps: 0, ..Default::default() }
         .fit(&model, &own, &moments, &train)
         .unwrap();
@@ -174,7 +175,7 @@ fn the_search_ends_where_the_gradient_is_small() {
         .unwrap();
     for l in 0..3 {
         let (before, after) = (begin.gradient_norm[l], end.gradient_norm[l]);
-        assert!(after < 0.1 * before, "stream {l}: {before:e} and {after:e}");
+        assert!(after < 1e-3 * before, "stream {l}: {before:e} and {after:e}");
     }
 }
 

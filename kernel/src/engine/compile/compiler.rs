@@ -411,12 +411,12 @@ impl Prober {
         &self.crates
     }
 
-    /// The lines of `source` with errors; `None` if rustc did not run.
+    /// The lines of `source` with errors; `None` if rustc did not run, or not to its end.
     pub(in crate::engine) fn lines_with_errors(&self, source: &str) -> Option<BTreeSet<usize>> {
         Some(self.errors(source)?.into_iter().map(|(line, _)| line).collect())
     }
 
-    /// The errors of `source`, each with the lines that it is about; `None` if rustc did not run.
+    /// The errors of `source`, each with the lines that it is about; `None` if rustc did not run, or not to its end.
     pub(super) fn errors(&self, source: &str) -> Option<Vec<(usize, Value)>> {
         std::fs::write(self.folder.join("probe.rs"), source).ok()?;
         let output = Command::new(&self.rustc)
@@ -434,7 +434,14 @@ impl Prober {
             let lines: Vec<u64> = primary.filter_map(|span| span["line_start"].as_u64()).collect();
             lines.into_iter().map(move |line| (line as usize, message.clone()))
         });
-        Some(with_lines.collect())
+        let with_lines: Vec<_> = with_lines.collect();
+        // One that was ended from outside, or could not write, has found no fault in any line, or not in all.
+        let is_whole = match output.status.code() {
+            Some(0) => true,
+            Some(1) => !with_lines.is_empty(),
+            _ => false,
+        };
+        is_whole.then_some(with_lines)
     }
 }
 

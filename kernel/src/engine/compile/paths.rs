@@ -15,10 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
+/// Names that code can write, for paths.
+type Found = BTreeMap<String, Vec<String>>;
+
 /// What is known about the public paths of types.
 pub(in crate::engine) struct Paths {
     /// The first is the answer, if the type's crate is there once; else each is of another version, perhaps.
-    known: BTreeMap<String, Vec<String>>,
+    known: Found,
     /// What was looked for, with or without success.
     tried: BTreeSet<String>,
     file: PathBuf,
@@ -27,7 +30,7 @@ pub(in crate::engine) struct Paths {
     /// Names of crates that several crates have, as of two versions.
     ambiguous: BTreeSet<String>,
     /// A probe under way, while the user reads what the last cell put out.
-    pending: Option<JoinHandle<BTreeMap<String, Vec<String>>>>,
+    pending: Option<JoinHandle<Option<Found>>>,
 }
 
 impl Paths {
@@ -61,7 +64,9 @@ impl Paths {
         if !unknown.is_empty() {
             self.tried.extend(unknown.iter().cloned());
             let prober = compiler.prober();
-            self.pending = Some(std::thread::spawn(move || find(&unknown, &prober)));
+            // A compiler that something has ended is asked once more.
+            self.pending =
+                Some(std::thread::spawn(move || find(&unknown, &prober).or_else(|| find(&unknown, &prober))));
         }
     }
 
@@ -95,7 +100,11 @@ impl Paths {
 
     /// Waits for what [`learn_later`](Self::learn_later) began.
     pub(in crate::engine) fn finish(&mut self) {
-        let Some(Ok(found)) = self.pending.take().map(JoinHandle::join) else { return };
+        let Some(asked) = self.pending.take() else { return };
+        let Ok(Some(found)) = asked.join() else {
+            self.tried.clear();
+            return;
+        };
         // In another session `:dep` may give the same names to other crates.
         let lasts =
             |path: &str| self.lasting.contains(crate_of(path)) && !self.ambiguous.contains(crate_of(path));
@@ -132,19 +141,20 @@ impl Paths {
 }
 
 /// Names that code can write for these paths: likely ones are tried first, and then what rustc calls those that are left.
-fn find(unknown: &BTreeSet<String>, prober: &Prober) -> BTreeMap<String, Vec<String>> {
+/// `None` if rustc did not run to its end.
+fn find(unknown: &BTreeSet<String>, prober: &Prober) -> Option<Found> {
     let likely = unknown.iter().map(|path| (path, path.clone())).collect::<Vec<_>>();
-    let mut found = tried(&likely, prober);
+    let mut found = tried(&likely, prober)?;
     let left: Vec<&String> = unknown.iter().filter(|path| !found.contains_key(*path)).collect();
     if !left.is_empty() {
-        found.extend(tried(&public(&left, prober), prober));
+        found.extend(tried(&public(&left, prober)?, prober)?);
     }
-    found
+    Some(found)
 }
 
 /// Tries all candidates at once for paths that are known as others: a `use` line that compiles is an answer. The first
 /// is taken of each crate that they begin with.
-fn tried(paths: &[(&String, String)], prober: &Prober) -> BTreeMap<String, Vec<String>> {
+fn tried(paths: &[(&String, String)], prober: &Prober) -> Option<Found> {
     let candidates: Vec<(&String, String)> = paths
         .iter()
         .flat_map(|(path, known_as)| {
@@ -155,8 +165,8 @@ fn tried(paths: &[(&String, String)], prober: &Prober) -> BTreeMap<String, Vec<S
     for (i, (_, candidate)) in candidates.iter().enumerate() {
         probe.push_str(&format!("use {candidate} as _P{i};\n"));
     }
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let Some(bad_lines) = prober.lines_with_errors(&probe) else { return found };
+    let bad_lines = prober.lines_with_errors(&probe)?;
+    let mut found = Found::new();
     for (i, (path, candidate)) in candidates.iter().enumerate() {
         if !bad_lines.contains(&(FIRST_LINE + i)) {
             let known = found.entry((*path).clone()).or_default();
@@ -165,7 +175,7 @@ fn tried(paths: &[(&String, String)], prober: &Prober) -> BTreeMap<String, Vec<S
             }
         }
     }
-    found
+    Some(found)
 }
 
 /// What a probe begins with, on one line, and the number of the next.
@@ -179,7 +189,7 @@ const MOST_ROUNDS: usize = 3;
 ///
 /// An error says that a path is private, and does not keep rustc from going on to the next, which names the type as it
 /// can be named. Of a name that nothing else has it says the last part alone, so something else has it here.
-fn public<'p>(paths: &[&'p String], prober: &Prober) -> Vec<(&'p String, String)> {
+fn public<'p>(paths: &[&'p String], prober: &Prober) -> Option<Vec<(&'p String, String)>> {
     let last = |path: &str| path.rsplit("::").next().unwrap_or_default().to_string();
     let mut taken: BTreeSet<String> = paths.iter().map(|path| last(path)).collect();
     let places: Vec<(&String, String)> = paths
@@ -202,7 +212,7 @@ fn public<'p>(paths: &[&'p String], prober: &Prober) -> Vec<(&'p String, String)
         }
         let taken_here: String = taken.iter().map(|name| format!("pub struct {name};")).collect();
         probe.push_str(&format!("mod taken {{ {taken_here} }}\n"));
-        let Some(errors) = prober.errors(&probe) else { return found };
+        let errors = prober.errors(&probe)?;
         let named = errors.iter().filter_map(|(line, message)| {
             let (path, _) = places.get(line.checked_sub(FIRST_LINE)?)?;
             Some((*path, named_in(message["message"].as_str()?)?.to_string()))
@@ -215,7 +225,7 @@ fn public<'p>(paths: &[&'p String], prober: &Prober) -> Vec<(&'p String, String)
             break;
         }
     }
-    found
+    Some(found)
 }
 
 /// What no type has.

@@ -153,6 +153,12 @@ impl Process {
                 self.drain(on_text);
                 return Event::Report(report);
             }
+            // A dead worker's last frames were there before the notice of its death, but one wait for both may have looked
+            // at the channel before them, and at the notices after that.
+            if !self.notice_bytes.is_empty() && available(&self.channel) > 0 {
+                append(&mut self.channel, &mut self.frames);
+                continue;
+            }
             if let Some(ended) = frame::decode(&mut self.notice_bytes) {
                 self.drain(on_text);
                 return ended.map_or_else(|e| Event::Report(unreadable(&e)), Event::Ended);
@@ -179,7 +185,6 @@ impl Process {
                 self.nap();
                 continue;
             }
-            // A dead worker's last frames come before the notice of its death.
             if ready.channel && append(&mut self.channel, &mut self.frames) {
                 continue;
             }
