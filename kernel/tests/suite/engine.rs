@@ -48,6 +48,13 @@ impl Notebook {
         ran
     }
 
+    /// The folder with the session's files, from the command line of its supervisor.
+    fn folder(&mut self) -> String {
+        let supervisor = self.value("std::os::unix::process::parent_id()");
+        let command_line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
+        command_line.split('\0').nth(4).unwrap().to_string()
+    }
+
     /// Runs a cell that must fail with this class and a text that contains these words.
     #[track_caller]
     fn fails(&mut self, code: &str, ename: &str, words: &str) -> CellError {
@@ -670,10 +677,9 @@ fn threads_and_pools_work_before_and_after() {
 fn a_compiler_waits_for_the_next_cell_which_does_without_it_if_need_be() {
     let mut n = Notebook::new();
     n.ok("let mut x = 0;");
-    let supervisor = n.value("std::os::unix::process::parent_id()");
+    let folder = n.folder();
     let words =
         |process: &str| std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-    let folder = words(&supervisor).split('\0').nth(4).unwrap().to_string();
     let waiting = || -> Vec<i32> {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -706,12 +712,24 @@ fn a_compiler_waits_for_the_next_cell_which_does_without_it_if_need_be() {
 }
 
 #[test]
+fn cells_are_linked_by_rustcs_own_means_where_the_kernels_cannot_be_run() {
+    let mut n = Notebook::new();
+    n.ok("let x = 2;");
+    let link = Path::new(&n.folder()).join("link");
+    // As by a process that was started while it was written, and has not got to its own program.
+    let open = std::fs::OpenOptions::new().append(true).open(&link).unwrap();
+    assert_eq!(n.value("x + 1"), "3");
+    drop(open);
+    std::fs::remove_file(&link).unwrap();
+    assert_eq!(n.value("x + 2"), "4");
+}
+
+#[test]
 fn many_cells_leave_files_handles_and_processes_as_they_were() {
     let mut n = Notebook::new();
     n.ok("let mut x = 0;");
     let supervisor = n.value("std::os::unix::process::parent_id()");
-    let command_line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
-    let folder = command_line.split('\0').nth(4).unwrap().to_string();
+    let folder = n.folder();
     // A compiler removes its own when the cell runs already.
     let files = || {
         let count = || std::fs::read_dir(&folder).unwrap().count();

@@ -51,6 +51,10 @@ pub(in crate::engine) struct Compiler {
 /// The crate of a cell that links the library of items, which has the name that cells have else.
 const LINKING: &str = "cell";
 
+/// How rustc's errors about a linker begin: it failed, it is not there, or cannot be run, as while a process that is just
+/// starting still has it open.
+const OF_LINKING: [&str; 3] = ["linking with", "linker `", "could not exec the linker"];
+
 /// The message for a compiler that gave none.
 const ENDED: &str = "the Rust compiler ended with";
 
@@ -204,8 +208,11 @@ impl Compiler {
         if ran.is_none() {
             ran = self.run(self.command(number, INPUT, items, linker), source)?;
         }
-        let is_of_linking =
-            |message: &Value| message["message"].as_str().is_some_and(|m| m.starts_with("linking with"));
+        let is_of_linking = |message: &Value| {
+            message["message"]
+                .as_str()
+                .is_some_and(|text| OF_LINKING.iter().any(|words| text.starts_with(words)))
+        };
         if matches!(&ran, Some((false, messages)) if messages.iter().any(is_of_linking)) && linker.is_some() {
             ran = self.run(self.command(number, INPUT, items, None), source)?;
         }
@@ -447,4 +454,26 @@ impl Prober {
 
 fn messages(stderr: &str) -> Vec<Value> {
     stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_did_not_come_to_its_end_says_nothing_of_any_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let says = |script: &str| {
+            let (rustc, folder) = (PathBuf::from("sh"), folder.path().to_path_buf());
+            let arguments = ["-c", script].map(String::from).into();
+            Prober { rustc, folder, arguments, crates: Vec::new() }.lines_with_errors("use a::B;\n")
+        };
+        let error = |spans: &str| format!(r#"echo '{{"level":"error","spans":[{spans}]}}' >&2"#);
+        let of_a_line = error(r#"{"is_primary":true,"line_start":3}"#);
+        assert_eq!(says("exit 0"), Some(BTreeSet::new()));
+        assert_eq!(says(&format!("{of_a_line}; exit 1")), Some(BTreeSet::from([3])));
+        assert_eq!(says("kill -9 $$"), None);
+        assert_eq!(says(&format!("{of_a_line}; exit 101")), None, "it broke down on the way");
+        assert_eq!(says(&format!("{}; exit 1", error(""))), None, "as where it cannot write");
+    }
 }

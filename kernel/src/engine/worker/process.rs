@@ -331,3 +331,39 @@ impl Drop for Process {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use onelens_wire::session::End;
+
+    #[test]
+    fn what_a_worker_said_comes_before_the_notice_of_its_end_even_if_that_was_read_first() {
+        let mut child = Command::new("true").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let [commands, channel, acknowledge, notices] = [(); 4].map(|()| std::io::pipe().unwrap());
+        let mut process = Process {
+            child,
+            commands: commands.1,
+            channel: channel.0,
+            acknowledge: acknowledge.1,
+            notices: notices.0,
+            stdout,
+            stderr,
+            life: None,
+            input: StandardInput::default(),
+            frames: Vec::new(),
+            notice_bytes: frame::encode(&Ended { process: 7, end: End::Exit(0) }),
+            stdout_text: Utf8::default(),
+            stderr_text: Utf8::default(),
+            handed_over: Instant::now(),
+        };
+        let mut worker = channel.1;
+        frame::write(&mut worker, &Report::Forked { copy: 8 }).unwrap();
+        frame::write(&mut worker, &Report::Lost).unwrap();
+        let mut next = || process.next(7, &mut |_| {});
+        assert!(matches!(next(), Event::Report(Report::Forked { copy: 8 })));
+        assert!(matches!(next(), Event::Report(Report::Lost)));
+        assert!(matches!(next(), Event::Ended(Ended { process: 7, end: End::Exit(0) })));
+    }
+}
