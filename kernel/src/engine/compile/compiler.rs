@@ -443,12 +443,8 @@ impl Prober {
         });
         let with_lines: Vec<_> = with_lines.collect();
         // One that was ended from outside, or could not write, has found no fault in any line, or not in all.
-        let is_whole = match output.status.code() {
-            Some(0) => true,
-            Some(1) => !with_lines.is_empty(),
-            _ => false,
-        };
-        is_whole.then_some(with_lines)
+        let found_faults = output.status.code() == Some(1) && !with_lines.is_empty();
+        (output.status.success() || found_faults).then_some(with_lines)
     }
 }
 
